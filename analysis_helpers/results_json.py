@@ -1,0 +1,298 @@
+"""The format of `results.json`: bytes to a `Run`, checked, and back.
+
+A file is decoded into typed structs that hold only the fields in use; everything else in it is ignored. What breaks a
+rule is a `RunError` that names the file, the field (its path in the JSON), the rule and the value.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from .checks import FloatArray, RunError, checked_array, checked_eta, checked_total, frozen
+from .runs import Measurement, Run, ScoreTerms, check_distinct_etas
+
+
+class _Diagnostics(msgspec.Struct, omit_defaults=True):
+    base_entropy: float
+    normalized_weights: list[float]
+    h_new: list[float]
+    token_counts: list[float]
+    ess: float | None = None
+    log_weights: list[float] | None = None
+    h_base: list[float] | None = None
+
+
+class _Entry(msgspec.Struct):
+    eta: float
+    delta_h_true: float
+    diagnostics: _Diagnostics
+
+
+class _True(msgspec.Struct):
+    entries: list[_Entry]
+
+
+class _Extras(msgspec.Struct, omit_defaults=True):
+    wjlogp_sum: float | None = None
+    jH_sum: float | None = None
+    denom_corr_unscaled: float | None = None
+    denom_corr_scaled: float | None = None
+
+
+class _Sequence(msgspec.Struct, omit_defaults=True):
+    gdotv: float
+    index: int | None = None
+    length: float | None = None
+    extras: _Extras | None = None
+    vhvv: float | None = None
+
+
+class _Meta(msgspec.Struct, omit_defaults=True):
+    scale: float | None = None
+    T_total: float | None = None
+    H_base_mean: float | None = None
+
+
+class _Approx(msgspec.Struct, omit_defaults=True):
+    delta_h_per_lr: float
+    per_sequence: list[_Sequence] | None = None
+    per_sequence_meta: _Meta | None = None
+
+
+class _Results(msgspec.Struct, rename={"true_": "true"}):
+    approx: _Approx
+    true_: _True
+
+
+_DECODER = msgspec.json.Decoder(_Results)
+_SCORE_FIELDS = ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
+
+
+def parse_run(data: bytes, source: str) -> Run:
+    """Return the run that the bytes of a results file describe; ``source`` is its name in messages."""
+    results = _decode(data, source)
+    tokens, measurements = _true_change(results.true_.entries, source)
+    approx, size = results.approx, len(tokens)
+    meta = approx.per_sequence_meta or _Meta()
+    per_lr = _finite(approx.delta_h_per_lr, "approx.delta_h_per_lr", source)
+    scale = None if meta.scale is None else _finite(meta.scale, "approx.per_sequence_meta.scale", source)
+    if approx.per_sequence is None:
+        return Run(tokens, measurements, per_lr, scale=scale, source=source)
+    sequences = _in_order(approx.per_sequence, size, source)
+    _check_lengths(sequences, tokens, source)
+    gdotv = checked_array([s.gdotv for s in sequences], "approx.per_sequence[].gdotv", source)
+    vhvv = _recorded([s.vhvv for s in sequences], "approx.per_sequence[].vhvv", source)
+    return Run(tokens, measurements, per_lr, gdotv, _score_terms(sequences, meta, source), vhvv, scale, source)
+
+
+def encode_run(run: Run) -> bytes:
+    """Return the bytes of the results file that describes the run: indented JSON, floats that read back exactly."""
+    entries = [_entry(run.token_counts, m) for m in run.measurements]
+    meta = _Meta(run.scale, run.total_tokens, run.score.h_base_mean if run.score else None)
+    results = _Results(_Approx(run.delta_h_per_lr, _sequences(run), meta), _True(entries))
+    return msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n"
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _decode(data: bytes, source: str) -> _Results:
+    try:
+        return _DECODER.decode(data)
+    except msgspec.ValidationError as error:
+        raise _shape_error(error, data, source) from None
+    except (msgspec.DecodeError, RecursionError):
+        pass  # not JSON by the standard: perhaps Python's dialect, with NaN and Infinity
+    tree = _parse_leniently(data, source)
+    try:
+        return msgspec.convert(tree, _Results)
+    except msgspec.ValidationError as error:
+        raise _shape_error(error, data, source) from None
+
+
+def _parse_leniently(data: bytes, source: str) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RunError(
+            source, "file", "must be UTF-8 text", f"byte {data[error.start]:#04x} at position {error.start}"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise RunError(
+            source, "file", "must be complete JSON", f"{error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise RunError(source, "file", "must not be nested so deeply that no parser can read it") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise RunError(source, "file", f"must be JSON that Python can read ({error})") from None
+
+
+def _shape_error(error: msgspec.ValidationError, data: bytes, source: str) -> RunError:
+    """Turn msgspec's "Expected `float`, got `str` - at `$.a.b[0]`" into file, field, rule and value."""
+    rule, _, where = str(error).partition(" - at `$")
+    path = where.rstrip("`").lstrip(".")
+    missing = re.fullmatch(r"Object missing required field `(.+)`", rule)
+    if missing:
+        return RunError(source, f"{path}.{missing[1]}".lstrip("."), "is missing")
+    wanted = re.match(r"Expected `([^`]*)`", rule)
+    described = f"must be {_PLAIN_TYPES.get(wanted[1], wanted[1])}" if wanted else f"is refused ({rule.lower()})"
+    return RunError(source, path or "file", described, _value_at(path, data))
+
+
+_PLAIN_TYPES = {
+    "float": "a number",
+    "float | null": "a number",
+    "int | null": "a whole number",
+    "array": "a list",
+    "array | null": "a list",
+    "object": "an object",
+    "object | null": "an object",
+}
+
+
+def _value_at(path: str, data: bytes) -> str:
+    try:
+        node = json.loads(data)
+        for key, index in re.findall(r"([A-Za-z_]\w*)|\[(\d+)\]", path):
+            node = node[key] if key else node[int(index)]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "something else"
+    text = json.dumps(node)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _true_change(entries: list[_Entry], source: str) -> tuple[FloatArray, tuple[Measurement, ...]]:
+    if not entries:
+        raise RunError(source, "true.entries", "must hold at least one step size", "an empty list")
+    field = "true.entries[{}].diagnostics.token_counts"
+    tokens = checked_array(entries[0].diagnostics.token_counts, field.format(0), source, nonnegative=True)
+    checked_total(tokens, field.format(0), source)
+    for k, entry in enumerate(entries):
+        if k and not np.array_equal(entry.diagnostics.token_counts, tokens):
+            raise RunError(source, field.format(k), f"must be the same as {field.format(0)}")
+    measurements = [_measurement(entry, f"true.entries[{k}]", tokens, source) for k, entry in enumerate(entries)]
+    check_distinct_etas(measurements, "true.entries[].eta", source)
+    return tokens, tuple(measurements)
+
+
+def _measurement(entry: _Entry, prefix: str, tokens: FloatArray, source: str) -> Measurement:
+    found, size, where = entry.diagnostics, len(tokens), f"{prefix}.diagnostics"
+
+    def column(name: str, values: list[float] | None, nonnegative: bool = False) -> FloatArray | None:
+        return (
+            None
+            if values is None
+            else checked_array(values, f"{where}.{name}", source, length=size, nonnegative=nonnegative)
+        )
+
+    weights = checked_array(
+        found.normalized_weights, f"{where}.normalized_weights", source, length=size, nonnegative=True
+    )
+    checked_total(frozen(weights * tokens), f"{where}.normalized_weights (times tokens)", source)
+    return Measurement(
+        eta=checked_eta(entry.eta, f"{prefix}.eta", source),
+        delta_h_true=_finite(entry.delta_h_true, f"{prefix}.delta_h_true", source),
+        base_entropy=_finite(found.base_entropy, f"{where}.base_entropy", source),
+        weights=weights,
+        h_new=checked_array(found.h_new, f"{where}.h_new", source, length=size),
+        h_base=column("h_base", found.h_base),
+        log_weights=column("log_weights", found.log_weights),
+        ess=None if found.ess is None else _finite(found.ess, f"{where}.ess", source),
+    )
+
+
+def _in_order(sequences: list[_Sequence], size: int, source: str) -> list[_Sequence]:
+    if len(sequences) != size:
+        rule = f"must have one entry for each of the {size} sequences"
+        raise RunError(source, "approx.per_sequence", rule, f"{len(sequences)} entries")
+    indices = [s.index for s in sequences]
+    if all(i is None for i in indices):
+        return sequences
+    if sorted(-1 if i is None else i for i in indices) != list(range(size)):
+        position = next(k for k, i in enumerate(indices) if i is None or not 0 <= i < size or i in indices[:k])
+        rule = f"must hold each of 0 to {size - 1} once"
+        raise RunError(source, "approx.per_sequence[].index", rule, f"{indices[position]} at position {position}")
+    return sorted(sequences, key=lambda s: s.index or 0)
+
+
+def _check_lengths(sequences: list[_Sequence], tokens: FloatArray, source: str) -> None:
+    # A different length shows that the linear terms belong to other sequences than the entropies.
+    for i, (sequence, count) in enumerate(zip(sequences, tokens, strict=True)):
+        if sequence.length is not None and sequence.length != count:
+            rule = f"must be the token count of that sequence, {count:g}"
+            raise RunError(source, f"approx.per_sequence[{i}].length", rule, sequence.length)
+
+
+def _score_terms(sequences: list[_Sequence], meta: _Meta, source: str) -> ScoreTerms | None:
+    extras = [s.extras or _Extras() for s in sequences]
+    prefix = "approx.per_sequence[].extras"
+    columns = {n: _recorded([getattr(e, n) for e in extras], f"{prefix}.{n}", source) for n in _SCORE_FIELDS}
+    wjlogp_sum, jh_sum, denom_corr = (columns[n] for n in _SCORE_FIELDS)
+    if wjlogp_sum is None or jh_sum is None or denom_corr is None or meta.H_base_mean is None:
+        return None
+    field = "approx.per_sequence_meta.H_base_mean"
+    mean = _finite(meta.H_base_mean, field, source)
+    if mean <= 0:
+        raise RunError(source, field, "must be positive", mean)
+    return ScoreTerms(wjlogp_sum, jh_sum, denom_corr, mean)
+
+
+def _recorded(values: list[float | None], name: str, source: str) -> FloatArray | None:
+    """Return the column, or None where no sequence has it; refuse one that only some sequences have."""
+    missing = sum(v is None for v in values)
+    if missing == len(values):
+        return None
+    if missing:
+        rule = "must be recorded for all sequences or for none"
+        raise RunError(source, name, rule, f"{len(values) - missing} of {len(values)}")
+    return checked_array(np.array(values, dtype=np.float64), name, source)
+
+
+def _finite(value: float, name: str, source: str) -> float:
+    if not np.isfinite(value):
+        raise RunError(source, name, "must be finite", value)
+    return float(value)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _entry(tokens: FloatArray, m: Measurement) -> _Entry:
+    def column(values: FloatArray | None) -> list[float] | None:
+        return None if values is None else values.tolist()
+
+    diagnostics = _Diagnostics(
+        m.base_entropy,
+        m.weights.tolist(),
+        m.h_new.tolist(),
+        _whole(tokens),
+        m.ess,
+        column(m.log_weights),
+        column(m.h_base),
+    )
+    return _Entry(m.eta, m.delta_h_true, diagnostics)
+
+
+def _sequences(run: Run) -> list[_Sequence] | None:
+    if run.gdotv is None:
+        return None
+    size, lengths = run.num_sequences, _whole(run.token_counts)
+    vhvv = [None] * size if run.vhvv is None else run.vhvv.tolist()
+    extras: list[_Extras | None] = [None] * size
+    if run.score is not None:
+        terms, scale = run.score, run.scale or 1.0 / run.total_tokens
+        corrections = terms.denom_corr_unscaled
+        columns = (terms.wjlogp_sum, terms.jH_sum, corrections, corrections * scale)
+        extras = [_Extras(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    rows = zip(run.gdotv.tolist(), range(size), lengths, extras, vhvv, strict=True)
+    return [_Sequence(*row) for row in rows]
+
+
+def _whole(tokens: FloatArray) -> list[float]:
+    """Write token counts as whole numbers where they are, as real files do."""
+    return [int(t) if t.is_integer() else t for t in tokens.tolist()]

@@ -1,0 +1,150 @@
+"""Results files on disk: find them in a batch folder, read them into runs, write runs."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from .checks import RunError, checked_choice
+from .results_json import encode_run, parse_run
+from .runs import Run
+
+RESULTS_FILE = "results.json"
+
+
+def load_runs(
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, on_error: str = "raise"
+) -> dict[str, Run]:
+    """Load runs from a batch folder, or from a list of results files.
+
+    Parameters
+    ----------
+    source
+        A batch folder such as ``data_samples/E_2048`` (keys of the answer: names of the run folders, in alphabetical
+        order), or paths of results files (keys: ``batch/run``, in the order given).
+    on_error
+        "raise" stops at the first bad file; "skip" leaves it out with one warning.
+
+    Returns
+    -------
+    dict
+        Name of the run -> `Run`.
+
+    Raises
+    ------
+    RunError
+        If a file breaks a rule, if no file could be loaded, or if the folder is missing or holds no runs: then the
+        message says what was looked for and what is there.
+    ValueError
+        If ``on_error`` is unknown or two paths give the same key.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> measured = {"h_new": {1e-6: [0.9]}, "log_weights": {1e-6: [0.0]}}
+    >>> run = Run.from_arrays(token_counts=[2], h_base=[1.0], gdotv=[-1.0], **measured)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_run(f"{folder}/E_1/run_01/results.json", run)
+    ...     load_runs(f"{folder}/E_1")["run_01"] == run
+    True
+    """
+    checked_choice(on_error, "on_error", ("raise", "skip"))
+    runs: dict[str, Run] = {}
+    failures: list[RunError] = []
+    for name, path in _named_paths(source).items():
+        try:
+            runs[name] = read_run(path)
+        except RunError as error:
+            if on_error == "raise":
+                raise
+            warnings.warn(f"skipped {name}: {error}", stacklevel=2)
+            failures.append(error)
+    if not runs:
+        raise failures[-1]
+    return runs
+
+
+def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
+    """Return the results files ``depth`` folders below ``folder``, sorted; say what is there where there are none.
+
+    Raises
+    ------
+    RunError
+        If the folder is missing, is not a folder, or holds no results file at that depth.
+    """
+    root, pattern = Path(folder), "/".join(["*"] * depth + [RESULTS_FILE])
+    if not root.is_dir():
+        kind = "is a file, not a folder" if root.exists() else "does not exist"
+        raise RunError(
+            str(root), "folder", f"{kind}; looked for {root / pattern}; {_what_is_in(_nearest_folder(root))}"
+        )
+    found = sorted(root.glob(pattern))
+    if not found:
+        raise RunError(str(root), "folder", f"holds no runs; looked for {root / pattern}; {_what_is_in(root)}")
+    return found
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Read one results file.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be read or breaks a rule.
+    """
+    return parse_run(read_bytes(path), str(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a results file, or raise a `RunError` that says why it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise RunError(str(path), "file", f"cannot be read ({error.strerror})") from None
+
+
+def write_run(path: str | os.PathLike[str], run: Run) -> None:
+    """Write a run as a results file that loads back equal; folders are made, an existing file is replaced in one step.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    partial.write_bytes(encode_run(run))
+    partial.replace(target)
+
+
+def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
+    if isinstance(source, (str, os.PathLike)):
+        if not Path(source).is_file():
+            return {path.parent.name: path for path in result_files(source)}
+        source = [source]
+    paths = [Path(p) for p in source]
+    if not paths:
+        raise ValueError("no results files given: source is an empty list of paths")
+    named = {f"{p.absolute().parent.parent.name}/{p.absolute().parent.name}": p for p in paths}
+    if len(named) < len(paths):
+        raise ValueError(
+            f"two of the {len(paths)} paths have the same batch and run name: {', '.join(map(str, paths))}"
+        )
+    return named
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next((p for p in path.absolute().parents if p.is_dir()), Path("/"))
+
+
+def _what_is_in(folder: Path, most: int = 8) -> str:
+    try:
+        names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir())
+    except OSError as error:
+        return f"{folder} cannot be listed ({error.strerror})"
+    shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    hint = next((n for n in names if any((folder / n).glob(f"*/{RESULTS_FILE}"))), None)
+    return f"in {folder} there is {shown or 'nothing'}" + (f" (is {folder / hint} the batch folder?)" if hint else "")
