@@ -1,0 +1,50 @@
+"""Did you measure your policy's entropy change on a large enough batch?
+
+The public names; see the README for what they answer, and `notebooks/` for how they are used. Importing this package
+imports NumPy, pandas and little else: plots, notebooks and their execution are imported where they are used.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from .checks import RunError
+from .err_rel import (
+    Comparison,
+    aggregate_err_rel,
+    collect_err_rel_across_runs,
+    compare_err_rel_distributions,
+    sample_err_rel_across_runs,
+    simulate_err_rel,
+    simulate_err_rel_across_runs,
+    summarize_err_rel_distribution,
+)
+from .estimators import per_sequence_contributions
+from .health import inventory
+from .pooling import reference_true_totals
+from .run_files import load_runs, write_run
+from .runs import Run
+from .synthetic import synthetic_runs, write_sample_data
+
+try:
+    __version__ = version("entropy-batch-diagnostics")
+except PackageNotFoundError:  # the source folder is on the path, but not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Comparison",
+    "Run",
+    "RunError",
+    "aggregate_err_rel",
+    "collect_err_rel_across_runs",
+    "compare_err_rel_distributions",
+    "inventory",
+    "load_runs",
+    "per_sequence_contributions",
+    "reference_true_totals",
+    "sample_err_rel_across_runs",
+    "simulate_err_rel",
+    "simulate_err_rel_across_runs",
+    "summarize_err_rel_distribution",
+    "synthetic_runs",
+    "write_run",
+    "write_sample_data",
+]

@@ -1,0 +1,349 @@
+"""The relative error of the linear approximation, ``err_rel = (linear - true) / reference``, as tables.
+
+The reference is a fixed scale, never a subset's own true change: that can cross zero, and the quotient then has no
+mean. Tables have a row for each run, eta and subset. What has to be left out is left out with a warning that names the
+run and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from .checks import FloatArray
+from .estimators import Columns, columns
+from .pooling import check_poolable, own_total, reference_for, reference_total, usable_runs
+from .runs import Run
+from .subsampling import subset_sums
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Synthetic subsets of large runs beside actual small runs, at one eta.
+
+    Attributes
+    ----------
+    eta, sample_size, estimator
+        Step size, subset size n, name of the estimator.
+    reference_total
+        Mean ``delta_h_true`` of the large runs at this eta (nats per token).
+    synthetic
+        A row for each subset: run, err_rel.
+    actual
+        A row for each small run: run, eta, err_rel.
+    summary
+        One row: eta, synthetic_mean, synthetic_std (ddof=1), synthetic_min, synthetic_max, actual_values (a list).
+    """
+
+    eta: float
+    sample_size: int
+    estimator: str
+    reference_total: float
+    synthetic: pd.DataFrame
+    actual: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def aggregate_err_rel(true_subset: ArrayLike, linear_subset: ArrayLike, true_total_full: float) -> float:
+    """Return ``(sum(linear) - sum(true)) / true_total_full`` over a subset's contributions; NaN where the total is 0.
+
+    Examples
+    --------
+    >>> aggregate_err_rel([-1.0, -1.0], [-1.5, -1.5], -4.0)
+    0.25
+    """
+    if true_total_full == 0:
+        return float("nan")
+    return float((np.sum(linear_subset) - np.sum(true_subset)) / true_total_full)
+
+
+def simulate_err_rel(
+    run: Run,
+    eta: float,
+    sample_size: int = 256,
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    estimator: str = "partial_sum",
+    sampler: str = "sequential",
+    reference: float | None = None,
+) -> FloatArray:
+    """Return err_rel on random subsets of one run, shape ``(num_samples,)``.
+
+    Parameters
+    ----------
+    run
+        The run whose sequences are drawn, without replacement.
+    eta
+        Step size.
+    sample_size
+        Sequences in a subset.
+    num_samples
+        Number of subsets.
+    seed
+        Seed of the call's one random stream.
+    estimator
+        "partial_sum" (the original's: full-batch contributions summed over the subset) or "ratio" (estimated anew on
+        it).
+    sampler
+        "sequential": one ``Generator.choice(N, sample_size, replace=False)`` a subset.
+    reference
+        What to divide by (nats per token); None: the run's own full-batch true total.
+
+    Raises
+    ------
+    RunError
+        If the run does not record what the estimator needs.
+    ValueError
+        If an argument is out of range, or the run has no such eta.
+
+    Examples
+    --------
+    >>> run = Run.from_arrays(
+    ...     token_counts=[2, 2],
+    ...     h_base=[1.0, 1.0],
+    ...     h_new={1e-6: [0.9, 0.9]},
+    ...     log_weights={1e-6: [0.0, 0.0]},
+    ...     gdotv=[-3e4, -3e4],
+    ... )
+    >>> simulate_err_rel(run, 1e-6, 1, num_samples=2, estimator="ratio").round(6)  # (-0.06 + 0.05) / -0.05
+    array([0.2, 0.2])
+    """
+    batch = columns(run, eta, estimator)
+    scale = own_total(run, eta, run.source) if reference is None else reference
+    sums = subset_sums(batch.values, sample_size, num_samples, np.random.default_rng(seed), sampler=sampler)
+    return _relative_error(batch, sums, scale)
+
+
+def simulate_err_rel_across_runs(
+    runs: Mapping[str, Run],
+    etas: Sequence[float],
+    sample_size: int = 256,
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    estimator: str = "partial_sum",
+    sampler: str = "sequential",
+    references: Mapping[float, float] | None = None,
+) -> pd.DataFrame:
+    """Return err_rel on random subsets of several runs: the numbers of `simulate_err_rel` for each run and eta.
+
+    One seed means the same subsets for every run of equal N, so they are drawn once.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, eta, err_rel; ``num_samples`` rows for each eta and run, in that order.
+
+    Raises
+    ------
+    RunError
+        If a run does not record what the estimator needs, or only some runs record the denominator correction.
+    ValueError
+        If an argument is out of range, no run has one of the etas, or every run is smaller than the subset.
+    """
+    usable = usable_runs(runs, etas, sample_size)
+    batches = [(name, eta, columns(runs[name], eta, estimator)) for eta, names in usable.items() for name in names]
+    values: dict[int, FloatArray] = {}
+    for size in {runs[name].num_sequences for name, _, _ in batches}:
+        same_size = [k for k, (name, _, _) in enumerate(batches) if runs[name].num_sequences == size]
+        together = np.hstack([batches[k][2].values for k in same_size])
+        sums = subset_sums(together, sample_size, num_samples, np.random.default_rng(seed), sampler=sampler)
+        splits = np.cumsum([batches[k][2].values.shape[1] for k in same_size])[:-1]
+        for k, own_sums in zip(same_size, np.split(sums, splits, axis=1), strict=True):
+            name, eta, batch = batches[k]
+            values[k] = _relative_error(batch, own_sums, reference_for(references, runs[name], eta, name))
+    return _long_table([(name, eta, values[k]) for k, (name, eta, _) in enumerate(batches)])
+
+
+def sample_err_rel_across_runs(
+    runs: Mapping[str, Run],
+    eta_values: Sequence[float],
+    *,
+    subset_size: int = 256,
+    samples_per_eta: int = 200,
+    seed: int = 0,
+    estimator: str = "partial_sum",
+    sampler: str = "sequential",
+    references: Mapping[float, float] | None = None,
+) -> pd.DataFrame:
+    """Return err_rel on random subsets of several runs, drawn from one stream: over eta, then run, then subset.
+
+    Unlike in `simulate_err_rel_across_runs`, no two runs or etas share their subsets.
+
+    Parameters
+    ----------
+    runs
+        Name -> run.
+    eta_values
+        Step sizes.
+    subset_size
+        Sequences in a subset.
+    samples_per_eta
+        Number of subsets for each eta and run.
+    seed, estimator, sampler
+        As in `simulate_err_rel`.
+    references
+        For each eta, what to divide by (nats per token); None: each run's own full-batch true total.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, eta, err_rel.
+
+    Raises
+    ------
+    RunError, ValueError
+        As `simulate_err_rel_across_runs`.
+    """
+    rng = np.random.default_rng(seed)
+    parts = []
+    for eta, names in usable_runs(runs, eta_values, subset_size, "subset_size").items():
+        for name in names:
+            batch = columns(runs[name], eta, estimator)
+            scale = reference_for(references, runs[name], eta, name)
+            sums = subset_sums(batch.values, subset_size, samples_per_eta, rng, sampler=sampler)
+            parts.append((name, eta, _relative_error(batch, sums, scale)))
+    return _long_table(parts)
+
+
+def collect_err_rel_across_runs(
+    runs: Mapping[str, Run], eta: float, true_total_ref: float, *, estimator: str = "partial_sum"
+) -> pd.DataFrame:
+    """Return the full-batch err_rel of each run at one eta, over a common reference total.
+
+    On its full batch every estimator gives the same number; the argument decides only what a run has to record.
+
+    Parameters
+    ----------
+    runs
+        Name -> run.
+    eta
+        Step size.
+    true_total_ref
+        What to divide by (nats per token), for instance from `reference_true_totals`.
+    estimator
+        "partial_sum" or "ratio".
+
+    Returns
+    -------
+    DataFrame
+        Columns run, eta, err_rel; a row for each run that has the eta.
+
+    Raises
+    ------
+    RunError, ValueError
+        As `simulate_err_rel_across_runs`.
+    """
+    parts = []
+    for found, names in usable_runs(runs, [eta], 1).items():
+        for name in names:
+            batch = columns(runs[name], found, estimator)
+            parts.append((name, found, _relative_error(batch, batch.values.sum(axis=0)[None], true_total_ref)))
+    return _long_table(parts)
+
+
+def summarize_err_rel_distribution(df: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each eta: mean, SD and variance (ddof=1), minimum, maximum and number of err_rel.
+
+    Parameters
+    ----------
+    df
+        Columns eta and err_rel, as from `sample_err_rel_across_runs`.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+
+    Examples
+    --------
+    >>> table = summarize_err_rel_distribution(pd.DataFrame({"eta": [1e-6, 1e-6], "err_rel": [0.0, 1.0]}))
+    >>> table.round(3).to_dict("records")[0]["std_err_rel"], int(table["num_samples"].iloc[0])
+    (0.707, 2)
+    """
+    missing = [name for name in ("eta", "err_rel") if name not in df.columns]
+    if missing:
+        raise ValueError(f"df must have the columns 'eta' and 'err_rel', got {list(df.columns)}")
+    groups = df.groupby("eta")["err_rel"]
+    columns_of = {f"{how}_err_rel": groups.agg(how) for how in ("mean", "std", "var", "min", "max")}
+    return pd.DataFrame({**columns_of, "num_samples": groups.size()}).reset_index()
+
+
+def compare_err_rel_distributions(
+    large_runs: Mapping[str, Run],
+    small_runs: Mapping[str, Run],
+    eta: float,
+    *,
+    sample_size: int = 256,
+    num_samples: int = 2000,
+    seed: int = 0,
+    estimator: str = "partial_sum",
+    sampler: str = "sequential",
+) -> Comparison:
+    """Compare err_rel on synthetic subsets of the large runs with err_rel of actual small runs.
+
+    For "partial_sum" the synthetic values are divided as in the original, each by its own run's true total, and the
+    actual ones by the reference total of the large runs; for the other estimators both sides are divided by the
+    reference total.
+
+    Parameters
+    ----------
+    large_runs, small_runs
+        Name -> run.
+    eta
+        Step size.
+    sample_size, num_samples, seed, estimator, sampler
+        As in `simulate_err_rel`; ``num_samples`` subsets for each large run.
+
+    Raises
+    ------
+    RunError, ValueError
+        As `simulate_err_rel_across_runs`.
+    """
+    [(found, names)] = usable_runs(large_runs, [eta], sample_size).items()
+    kept = {name: large_runs[name] for name in names}
+    check_poolable(
+        {f"{side} {k}": r for side, runs in (("large", kept), ("small", small_runs)) for k, r in runs.items()}
+    )
+    total = reference_total(kept, found)
+    synthetic = simulate_err_rel_across_runs(
+        kept,
+        [found],
+        sample_size,
+        num_samples=num_samples,
+        seed=seed,
+        estimator=estimator,
+        sampler=sampler,
+        references=None if estimator == "partial_sum" else {found: total},
+    )
+    actual = collect_err_rel_across_runs(small_runs, found, total, estimator=estimator)
+    summary = _comparison_summary(found, synthetic["err_rel"], actual["err_rel"])
+    return Comparison(found, sample_size, estimator, total, synthetic[["run", "err_rel"]], actual, summary)
+
+
+def _comparison_summary(eta: float, synthetic: pd.Series[float], actual: pd.Series[float]) -> pd.DataFrame:
+    row = {f"synthetic_{how}": synthetic.agg(how) for how in ("mean", "std", "min", "max")}
+    return pd.DataFrame([{"eta": eta, **row, "actual_values": actual.tolist()}])
+
+
+def _relative_error(batch: Columns, sums: FloatArray, reference: float) -> FloatArray:
+    true, linear = batch.estimate(sums)
+    if reference == 0:
+        return np.full(len(sums), np.nan)
+    return (linear - true) / reference
+
+
+def _long_table(parts: Sequence[tuple[str, float, FloatArray]]) -> pd.DataFrame:
+    lengths = [len(values) for _, _, values in parts]
+    return pd.DataFrame(
+        {
+            "run": np.repeat([name for name, _, _ in parts], lengths),
+            "eta": np.repeat([eta for _, eta, _ in parts], lengths),
+            "err_rel": np.concatenate([values for _, _, values in parts]),
+        }
+    )

@@ -1,0 +1,226 @@
+"""Estimators of (true change, linear change), each a function of a few column sums over a set of sequences.
+
+Sampling makes sums; an estimator turns sums into the two estimates; its standard error follows from its gradient at the
+full sums. So a new estimator is one function of sums, listed in `ESTIMATORS`: subsets, errors and plots come for
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checks import FloatArray, RunError, checked_choice, frozen
+from .runs import FIELDS_BEHIND, Run
+
+Array = NDArray[Any]  # float64, or complex128 while a gradient is taken
+
+_COMPLEX_STEP = 1e-20
+
+
+@dataclass(frozen=True)
+class FullBatch:
+    """What an estimator knows about the whole batch besides the sums over its subset.
+
+    Attributes
+    ----------
+    eta
+        Step size.
+    tokens, weighted_tokens
+        Sums over the full batch of T and w T.
+    base_entropy
+        Stored per-token entropy before the step (nats per token).
+    score_entropy
+        H_N of the denominator correction (nats per token); 0 where no correction is recorded.
+    """
+
+    eta: float
+    tokens: float
+    weighted_tokens: float
+    base_entropy: float
+    score_entropy: float
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A named estimator.
+
+    Attributes
+    ----------
+    columns
+        The columns whose sums it takes, in the order in which ``evaluate`` unpacks them.
+    evaluate
+        ``(sums, full) -> (true, linear)`` with sums of shape ``(..., columns)``; must accept complex sums.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    evaluate: Callable[[Array, FullBatch], tuple[Array, Array]]
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """One run at one eta, as an estimator sees it: ``values`` of shape ``(N, columns)``, and the full batch."""
+
+    estimator: Estimator
+    values: FloatArray
+    full: FullBatch
+
+    def estimate(self, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return (true, linear) for sums of shape ``(..., columns)``, in nats per token."""
+        return self.estimator.evaluate(sums, self.full)
+
+
+def _partial_sum(sums: Array, full: FullBatch) -> tuple[Array, Array]:
+    # The original's definition: full-batch contributions, summed over the subset and not rescaled.
+    tokens, w_h_new, g = np.moveaxis(sums, -1, 0)
+    true = w_h_new / full.weighted_tokens - tokens / full.tokens * full.base_entropy
+    return true, full.eta * g / full.tokens
+
+
+def _ratio(sums: Array, full: FullBatch) -> tuple[Array, Array]:
+    # As if the subset were the whole batch: R_S - H_S, and the linear terms with the subset's own entropy in the
+    # correction.
+    tokens, h_base, w_tokens, w_h_new, g, tokens_score = np.moveaxis(sums, -1, 0)
+    entropy = h_base / tokens
+    linear = full.eta / tokens * (g - (entropy - full.score_entropy) * tokens_score)
+    return w_h_new / w_tokens - entropy, linear
+
+
+ESTIMATORS = {
+    estimator.name: estimator
+    for estimator in (
+        Estimator("partial_sum", ("tokens", "w_h_new", "g"), _partial_sum),
+        Estimator("ratio", ("tokens", "h_base", "w_tokens", "w_h_new", "g", "tokens_score"), _ratio),
+    )
+}
+
+
+def columns(run: Run, eta: float, estimator: str = "ratio") -> Columns:
+    """Return the columns of a run at one eta that an estimator sums.
+
+    Raises
+    ------
+    RunError
+        If the run does not record what the estimator needs.
+    ValueError
+        If the run has no such eta, or the estimator is unknown.
+    """
+    chosen = ESTIMATORS[checked_choice(estimator, "estimator", ESTIMATORS)]
+    measured, tokens = run.measurement(eta), run.token_counts
+    assemble: dict[str, Callable[[], FloatArray]] = {
+        "tokens": lambda: tokens,
+        "h_base": lambda: _recorded(measured.h_base, run, "baseline_entropy"),
+        "w_tokens": lambda: measured.weights * tokens,
+        "w_h_new": lambda: measured.weights * measured.h_new,
+        "g": lambda: _recorded(run.gdotv, run, "linear") * run.total_tokens,
+        "tokens_score": lambda: tokens_times_score(run),
+    }
+    values = np.column_stack([assemble[name]() for name in chosen.columns])
+    full = FullBatch(
+        eta=measured.eta,
+        tokens=run.total_tokens,
+        weighted_tokens=float(measured.weights @ tokens),
+        base_entropy=measured.base_entropy,
+        score_entropy=run.score.h_base_mean if run.score else 0.0,
+    )
+    return Columns(chosen, frozen(values), full)
+
+
+def tokens_times_score(run: Run) -> FloatArray:
+    """Return T_i j_i, shape ``(N,)``; zeros where no denominator correction is recorded.
+
+    With zeros the linear term of "ratio" is ``eta / T_S * sum g``: there is no correction to remake on the subset.
+    """
+    if run.score is None:
+        return np.zeros(run.num_sequences)
+    return -run.score.denom_corr_unscaled / run.score.h_base_mean
+
+
+def estimate(run: Run, eta: float, estimator: str = "ratio") -> tuple[float, float]:
+    """Return the full-batch estimates (true, linear) in nats per token.
+
+    Examples
+    --------
+    >>> run = Run.from_arrays(
+    ...     token_counts=[2, 3],
+    ...     h_base=[1.0, 2.0],
+    ...     h_new={1e-6: [0.9, 1.8]},
+    ...     log_weights={1e-6: [0.0, 0.0]},
+    ...     gdotv=[-1.0, -2.0],
+    ... )
+    >>> [f"{x:.6g}" for x in estimate(run, 1e-6)]
+    ['-0.06', '-3e-06']
+    """
+    batch = columns(run, eta, estimator)
+    true, linear = batch.estimate(batch.values.sum(axis=0))
+    return float(true), float(linear)
+
+
+def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatArray]:
+    """Return what each sequence adds to the true and to the linear change, each of shape ``(N,)``, in nats per token.
+
+    ``true_i = w_i h_new_i / sum(w T) - T_i / sum(T) * base_entropy`` and ``linear_i = eta * gdotv_i``; each sums to its
+    total.
+
+    Parameters
+    ----------
+    run
+        The run; must record per-sequence linear terms.
+    eta
+        Step size, looked up with a relative tolerance of 1e-6.
+
+    Raises
+    ------
+    RunError
+        If the run is totals-only.
+    ValueError
+        If the run has no such eta.
+
+    Examples
+    --------
+    >>> run = Run.from_arrays(
+    ...     token_counts=[2, 3],
+    ...     h_base=[1.0, 2.0],
+    ...     h_new={1e-6: [0.9, 1.8]},
+    ...     log_weights={1e-6: [0.0, 0.0]},
+    ...     gdotv=[-1.0, -2.0],
+    ... )
+    >>> true_seq, linear_seq = per_sequence_contributions(run, 1e-6)
+    >>> [f"{x:.6g}" for x in true_seq], [f"{x:.6g}" for x in linear_seq]
+    (['-0.06', '0'], ['-1e-06', '-2e-06'])
+    """
+    batch = columns(run, eta, "partial_sum")
+    return batch.estimate(batch.values)
+
+
+def influence_values(batch: Columns) -> tuple[FloatArray, FloatArray]:
+    """Return psi for the true and for the linear estimate, each of shape ``(N,)``, in nats per token.
+
+    ``psi_i = N * x_i . grad f(sums)``, with the gradient by complex step, exact to rounding. The standard error of an
+    estimate on a fresh batch of size n is ``std(psi, ddof=1) / sqrt(n)`` (the infinitesimal jackknife: Efron, 1982,
+    chapter 6).
+    """
+    sums = batch.values.sum(axis=0)
+    moved = sums + 1j * _COMPLEX_STEP * np.eye(len(sums))
+    true, linear = batch.estimator.evaluate(moved, batch.full)
+    scale = len(batch.values) / _COMPLEX_STEP
+    return batch.values @ (np.imag(true) * scale), batch.values @ (np.imag(linear) * scale)
+
+
+def true_total_standard_error(run: Run, eta: float) -> float | None:
+    """Return the standard error of the run's true change at ``eta`` (nats per token); None where it cannot be had."""
+    if not {"linear", "baseline_entropy"} <= set(run.supports) or run.num_sequences < 2:
+        return None
+    psi, _ = influence_values(columns(run, eta, "ratio"))
+    return float(psi.std(ddof=1) / np.sqrt(len(psi)))
+
+
+def _recorded(values: FloatArray | None, run: Run, support: str) -> FloatArray:
+    if values is None:
+        raise RunError(run.source, FIELDS_BEHIND[support], "is needed here and not recorded in this run")
+    return values
