@@ -7,11 +7,10 @@ imports NumPy, pandas and little else: plots, notebooks and their execution are 
 from importlib.metadata import PackageNotFoundError, version
 
 from .checks import RunError
+from .comparison import Comparison, compare_err_rel_distributions
 from .err_rel import (
-    Comparison,
     aggregate_err_rel,
     collect_err_rel_across_runs,
-    compare_err_rel_distributions,
     sample_err_rel_across_runs,
     simulate_err_rel,
     simulate_err_rel_across_runs,

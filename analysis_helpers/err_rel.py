@@ -8,44 +8,16 @@ run and the reason.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .checks import FloatArray
+from .checks import FloatArray, checked_count
 from .estimators import Columns, columns
-from .pooling import check_poolable, own_total, reference_for, reference_total, usable_runs
+from .pooling import own_total, reference_for, usable_runs
 from .runs import Run
 from .subsampling import subset_sums
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Synthetic subsets of large runs beside actual small runs, at one eta.
-
-    Attributes
-    ----------
-    eta, sample_size, estimator
-        Step size, subset size n, name of the estimator.
-    reference_total
-        Mean ``delta_h_true`` of the large runs at this eta (nats per token).
-    synthetic
-        A row for each subset: run, err_rel.
-    actual
-        A row for each small run: run, eta, err_rel.
-    summary
-        One row: eta, synthetic_mean, synthetic_std (ddof=1), synthetic_min, synthetic_max, actual_values (a list).
-    """
-
-    eta: float
-    sample_size: int
-    estimator: str
-    reference_total: float
-    synthetic: pd.DataFrame
-    actual: pd.DataFrame
-    summary: pd.DataFrame
 
 
 def aggregate_err_rel(true_subset: ArrayLike, linear_subset: ArrayLike, true_total_full: float) -> float:
@@ -113,6 +85,7 @@ def simulate_err_rel(
     >>> simulate_err_rel(run, 1e-6, 1, num_samples=2, estimator="ratio").round(6)  # (-0.06 + 0.05) / -0.05
     array([0.2, 0.2])
     """
+    checked_count(sample_size, "sample_size", most=run.num_sequences, what_most=", the number of sequences")
     batch = columns(run, eta, estimator)
     scale = own_total(run, eta, run.source) if reference is None else reference
     sums = subset_sums(batch.values, sample_size, num_samples, np.random.default_rng(seed), sampler=sampler)
@@ -272,63 +245,6 @@ def summarize_err_rel_distribution(df: pd.DataFrame) -> pd.DataFrame:
     groups = df.groupby("eta")["err_rel"]
     columns_of = {f"{how}_err_rel": groups.agg(how) for how in ("mean", "std", "var", "min", "max")}
     return pd.DataFrame({**columns_of, "num_samples": groups.size()}).reset_index()
-
-
-def compare_err_rel_distributions(
-    large_runs: Mapping[str, Run],
-    small_runs: Mapping[str, Run],
-    eta: float,
-    *,
-    sample_size: int = 256,
-    num_samples: int = 2000,
-    seed: int = 0,
-    estimator: str = "partial_sum",
-    sampler: str = "sequential",
-) -> Comparison:
-    """Compare err_rel on synthetic subsets of the large runs with err_rel of actual small runs.
-
-    For "partial_sum" the synthetic values are divided as in the original, each by its own run's true total, and the
-    actual ones by the reference total of the large runs; for the other estimators both sides are divided by the
-    reference total.
-
-    Parameters
-    ----------
-    large_runs, small_runs
-        Name -> run.
-    eta
-        Step size.
-    sample_size, num_samples, seed, estimator, sampler
-        As in `simulate_err_rel`; ``num_samples`` subsets for each large run.
-
-    Raises
-    ------
-    RunError, ValueError
-        As `simulate_err_rel_across_runs`.
-    """
-    [(found, names)] = usable_runs(large_runs, [eta], sample_size).items()
-    kept = {name: large_runs[name] for name in names}
-    check_poolable(
-        {f"{side} {k}": r for side, runs in (("large", kept), ("small", small_runs)) for k, r in runs.items()}
-    )
-    total = reference_total(kept, found)
-    synthetic = simulate_err_rel_across_runs(
-        kept,
-        [found],
-        sample_size,
-        num_samples=num_samples,
-        seed=seed,
-        estimator=estimator,
-        sampler=sampler,
-        references=None if estimator == "partial_sum" else {found: total},
-    )
-    actual = collect_err_rel_across_runs(small_runs, found, total, estimator=estimator)
-    summary = _comparison_summary(found, synthetic["err_rel"], actual["err_rel"])
-    return Comparison(found, sample_size, estimator, total, synthetic[["run", "err_rel"]], actual, summary)
-
-
-def _comparison_summary(eta: float, synthetic: pd.Series[float], actual: pd.Series[float]) -> pd.DataFrame:
-    row = {f"synthetic_{how}": synthetic.agg(how) for how in ("mean", "std", "min", "max")}
-    return pd.DataFrame([{"eta": eta, **row, "actual_values": actual.tolist()}])
 
 
 def _relative_error(batch: Columns, sums: FloatArray, reference: float) -> FloatArray:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .checks import RunError
 from .estimators import per_sequence_contributions
+from .pooling import known_eta, usable_runs
 from .results_json import parse_run
 from .run_files import read_bytes, result_files
 from .runs import Run
@@ -73,6 +76,77 @@ def integrity_problems(run: Run) -> list[str]:
                 f"delta_h_true at eta {m.eta!r} is {m.delta_h_true:.7g}, its contributions sum to {true_sum:.7g}"
             )
     return problems
+
+
+def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
+    """Return the stored totals of each run at each eta.
+
+    Parameters
+    ----------
+    batches
+        Name of the batch folder -> name of the run -> run.
+
+    Returns
+    -------
+    DataFrame
+        Columns batch, run, eta, sequences, true, linear (nats per token), ess_share (effective sample size over N).
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> run_totals({"E_32": synthetic_runs(1, 32)})[["batch", "run", "eta", "sequences"]].to_dict("records")[0]
+    {'batch': 'E_32', 'run': 'run_01', 'eta': 1.6e-06, 'sequences': 32}
+    """
+    rows = [
+        {
+            "batch": batch,
+            "run": name,
+            "eta": m.eta,
+            "sequences": run.num_sequences,
+            "true": m.delta_h_true,
+            "linear": m.eta * run.delta_h_per_lr,
+            "ess_share": float(m.weights.sum() ** 2 / (m.weights @ m.weights)) / run.num_sequences,
+        }
+        for batch, runs in batches.items()
+        for name, run in runs.items()
+        for m in run.measurements
+    ]
+    return pd.DataFrame(rows).sort_values(["eta", "batch", "run"], ignore_index=True)
+
+
+def contribution_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
+    """Return contributions at one eta: columns run, true, linear (nats per token), a row for each sequence."""
+    parts = []
+    for name in usable_runs(runs, [eta], 1)[known_eta(runs, eta)]:
+        true_seq, linear_seq = per_sequence_contributions(runs[name], eta)
+        parts.append(pd.DataFrame({"run": name, "true": true_seq, "linear": linear_seq}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def contribution_tails(contributions: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each run and kind, how spread out and how heavy-tailed its contributions are.
+
+    Parameters
+    ----------
+    contributions
+        From `contribution_table`.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, kind ("true", "linear"), total and sd (nats per token), largest (in SDs from the mean),
+        top_1pct_share (of the sum of squares about the mean, in the 1 % of sequences furthest out; 0.06 for a normal
+        distribution).
+    """
+    rows = []
+    for run, table in contributions.groupby("run"):
+        for kind in ("true", "linear"):
+            values = table[kind].to_numpy()
+            squares = np.sort((values - values.mean()) ** 2)[::-1]
+            top = squares[: max(1, len(squares) // 100)].sum() / squares.sum()
+            sd = float(values.std(ddof=1))
+            rows.append((run, kind, float(values.sum()), sd, float(np.sqrt(squares[0])) / sd, float(top)))
+    return pd.DataFrame(rows, columns=["run", "kind", "total", "sd", "largest", "top_1pct_share"])
 
 
 def _inventory_row(path: Path, seen: dict[bytes, str]) -> dict[str, object]:

@@ -66,6 +66,25 @@ def load_runs(
     return runs
 
 
+def load_batches(data_root: str | os.PathLike[str], *, on_error: str = "raise") -> dict[str, dict[str, Run]]:
+    """Load every run below a data root: name of the batch folder -> name of the run -> `Run`, in alphabetical order.
+
+    Parameters
+    ----------
+    data_root
+        Folder of batch folders, such as ``data_samples``.
+    on_error
+        As in `load_runs`.
+
+    Raises
+    ------
+    RunError
+        As `load_runs`; with "skip", if a batch folder has no run that could be loaded.
+    """
+    batches = sorted({path.parent.parent for path in result_files(data_root, depth=2)})
+    return {batch.name: load_runs(batch, on_error=on_error) for batch in batches}
+
+
 def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
     """Return the results files ``depth`` folders below ``folder``, sorted; say what is there where there are none.
 
