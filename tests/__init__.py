@@ -1,0 +1,1 @@
+"""Tests mirror the package: a file for each module, each test a claim about behaviour."""

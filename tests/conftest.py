@@ -1,0 +1,38 @@
+"""Shared data: the sample data of the repository, and real runs where RESEARCH_RUNS says where they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+from analysis_helpers import Run, load_runs
+
+REPOSITORY = Path(__file__).parent.parent
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="session")
+def sample_root() -> Path:
+    return REPOSITORY / "data_samples"
+
+
+@pytest.fixture(scope="session")
+def large_runs(sample_root: Path) -> dict[str, Run]:
+    return load_runs(sample_root / "E_2048")
+
+
+@pytest.fixture(scope="session")
+def small_runs(sample_root: Path) -> dict[str, Run]:
+    return load_runs(sample_root / "E_256")
+
+
+@pytest.fixture(scope="session")
+def research_root() -> Path:
+    place = os.environ.get("RESEARCH_RUNS")
+    if not place:
+        pytest.skip("RESEARCH_RUNS is not set: it names a folder with the published runs E_2048 and E_256")
+    return Path(place)
