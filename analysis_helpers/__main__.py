@@ -1,0 +1,101 @@
+"""The command line: ``python -m analysis_helpers inventory | report | simulate | refresh``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from . import RunError, __version__, inventory, write_sample_data
+from .notebook import readable
+
+
+@click.group()
+@click.version_option(__version__, prog_name="analysis_helpers")
+def main() -> None:
+    """Did you measure your policy's entropy change on a large enough batch?"""
+
+
+@main.command("inventory")
+@click.argument("data_root", type=click.Path(path_type=Path))
+def inventory_command(data_root: Path) -> None:
+    """List the runs below DATA_ROOT, with what they support and what is wrong with them.
+
+    Exits with status 1 if a run has a problem.
+    """
+    try:
+        table = inventory(data_root)
+    except RunError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(readable(table).to_string(index=False))
+    if (table["problem"] != "").any():
+        sys.exit(1)
+
+
+@main.command()
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Folder of batch folders [default: the notebooks' own]."
+)
+@click.option("--eta", type=float, help="Step size; fills eta, or etas as a list of one.")
+@click.option("--subset-size", type=int, help="Sequences in a subset.")
+@click.option("--notebooks", type=click.Path(path_type=Path), help="Folder of notebooks.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder to write to."
+)
+def report(
+    data_root: Path | None, eta: float | None, subset_size: int | None, notebooks: Path | None, out: Path
+) -> None:
+    """Run the notebooks once and write their pages; the last line is the path of the first page.
+
+    Exits with status 1 if a notebook failed; the pages then say which and why.
+    """
+    from .execute import find_notebooks, run_notebooks
+    from .pages import write_report
+
+    root = None if data_root is None else str(data_root.resolve())
+    given = {"data_root": root, "eta": eta, "subset_size": subset_size}
+    parameters = {name: value for name, value in given.items() if value is not None}
+    executions = []
+    try:
+        for execution in run_notebooks(
+            find_notebooks(notebooks), parameters, out / "notebooks", progress=_on_terminal()
+        ):
+            executions.append(execution)
+            click.echo(f"{execution.name}: {execution.error or 'done'}", err=True)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(write_report(executions, out))
+    if any(execution.error for execution in executions):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("root", type=click.Path(path_type=Path))
+def simulate(root: Path) -> None:
+    """Write the sample data, runs whose true answer is known, to ROOT."""
+    write_sample_data(root)
+    click.echo(root)
+
+
+@main.command("refresh")
+@click.option("--notebooks", type=click.Path(path_type=Path), help="Folder of notebooks.")
+def refresh_command(notebooks: Path | None) -> None:
+    """Run the notebooks in place with their defaults and store their outputs, metadata clean."""
+    from .execute import find_notebooks, refresh
+
+    try:
+        paths = find_notebooks(notebooks)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    for path in paths:
+        refresh(path)
+        click.echo(path)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m analysis_helpers")

@@ -1,0 +1,232 @@
+"""What a notebook needs around its numbers: checked parameters, readable tables, an answer on top, a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .checks import canonical_eta
+from .run_files import RESULTS_FILE
+
+RESULT_MIME = "application/vnd.analysis.result+json"
+RESULT_DIGITS = 10  # stored numbers agree across processors to this many significant digits
+
+
+class ParameterError(ValueError):
+    """A notebook parameter that breaks a rule; a notebook stops with its one sentence instead of a traceback."""
+
+    def _render_traceback_(self) -> list[str]:  # asked for by IPython
+        return [f"{type(self).__name__}: {self}"]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Notebook parameters, checked and of the right types; those that a notebook does not have keep these defaults."""
+
+    data_root: Path
+    large_batch: str = ""
+    small_batch: str = ""
+    eta: float = math.nan
+    etas: tuple[float, ...] = ()
+    subset_size: int = 0
+    num_samples: int = 0
+    samples_per_eta: int = 0
+    seed: int = 0
+    record: Mapping[str, object] = field(default_factory=dict)
+    """What to store with a result: the parameters that the notebook has, with the data root as it was given."""
+
+
+def check_parameters(given: Mapping[str, object]) -> Parameters:
+    """Return notebook parameters as the types that they mean, or stop with one sentence.
+
+    Papermill delivers ``2e-6`` from the command line as a string and ``1e3`` as a float; both are understood. Batch
+    folders must exist below the data root.
+
+    Parameters
+    ----------
+    given
+        Name -> value, as in the notebook's parameters cell; ``data_root`` is required.
+
+    Raises
+    ------
+    ParameterError
+        If a name is unknown or a value breaks a rule.
+
+    Examples
+    --------
+    >>> checked = check_parameters({"data_root": ".", "eta": "2e-6", "subset_size": 1e3})
+    >>> checked.eta, checked.subset_size
+    (2e-06, 1000)
+    >>> check_parameters({"data_root": ".", "subset_size": 256.5})
+    Traceback (most recent call last):
+        ...
+    analysis_helpers.notebook.ParameterError: subset_size must be a whole number of at least 1, got 256.5
+    """
+    if "data_root" not in given:
+        raise ParameterError("data_root must be given")
+    root = resolve_data_root(given["data_root"])
+    checked: dict[str, Any] = {"data_root": root}
+    for name, value in given.items():
+        if name in ("large_batch", "small_batch"):
+            checked[name] = _batch_folder(name, value, root)
+        elif name == "eta":
+            checked[name] = _eta(name, value)
+        elif name == "etas":
+            checked[name] = _etas(name, value)
+        elif name in ("subset_size", "num_samples", "samples_per_eta"):
+            checked[name] = _whole(name, value, least=1)
+        elif name == "seed":
+            checked[name] = _whole(name, value, least=0)
+        elif name != "data_root":
+            known = ", ".join(f.name for f in fields(Parameters) if f.name != "record")
+            raise ParameterError(f"{name} is not a parameter; there are {known}")
+    return Parameters(**checked, record={**checked, "data_root": str(given["data_root"])})
+
+
+def resolve_data_root(data_root: object) -> Path:
+    """Return the folder of a relative path: below the working folder or, if not there, below `notebooks_folder`.
+
+    That folder is looked for in the working folder and above it, then beside the package; so the default
+    ``../data_samples`` works in JupyterLab, under nbval, and under papermill from anywhere in the repository.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such folder.
+    """
+    if not isinstance(data_root, (str, Path)) or not str(data_root):
+        raise ParameterError(f"data_root must be the path of a folder, got {data_root!r}")
+    folder = notebooks_folder()
+    for base in (Path(), *([folder] if folder else [])):
+        if (base / data_root).is_dir():
+            return base / data_root
+    raise ParameterError(
+        f"data_root must be a folder that exists, got {str(data_root)!r} (working folder: {Path.cwd()})"
+    )
+
+
+def notebooks_folder() -> Path | None:
+    """Return the folder ``notebooks`` beside the package, else in the working folder or the nearest one above it."""
+    here = Path.cwd()
+    places = (Path(__file__).resolve().parent.parent, here, *here.parents)
+    return next((place / "notebooks" for place in places if (place / "notebooks").is_dir()), None)
+
+
+def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """Return a table with numbers as short text: for reading, and for comparing stored output on any machine.
+
+    Examples
+    --------
+    >>> readable(pd.DataFrame({"eta": [1.6e-06], "err_rel": [0.48123]}))
+           eta err_rel
+    0  1.6e-06   0.481
+    """
+
+    def text(value: object) -> str:
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:.{digits}g}"
+        if isinstance(value, (list, tuple)):
+            return ", ".join(map(text, value))
+        return "" if value is pd.NA else str(value)
+
+    return table.map(text)
+
+
+class Answer:
+    """The answer in brief: a place at the top of a notebook, filled in when the numbers are there."""
+
+    def __init__(self) -> None:
+        from IPython.display import Markdown, display  # only notebooks need it
+
+        self._place = display(Markdown("*Run all cells: the answer is computed below.*"), display_id=True)
+
+    def say(self, sentences: Iterable[str]) -> None:
+        """Show the sentences at the top, and here."""
+        from IPython.display import Markdown, display
+
+        text = Markdown("\n".join(f"- {sentence}" for sentence in sentences))
+        if self._place is not None:
+            self._place.update(text)
+        display(text)
+
+
+def show_result(notebook: str, parameters: Parameters, rows: pd.DataFrame) -> None:
+    """Display a notebook's result for collection: parameters in use, and a row for each estimate.
+
+    Parameters
+    ----------
+    notebook
+        Name of the notebook, without ending.
+    parameters
+        From `check_parameters`.
+    rows
+        The numbers; 10 significant digits are kept.
+    """
+    from IPython.display import display
+
+    from analysis_helpers import __version__
+
+    payload = {
+        "notebook": notebook,
+        "version": __version__,
+        "parameters": {k: _stored(v) for k, v in parameters.record.items()},
+        "rows": [{k: _stored(v) for k, v in row.items()} for row in rows.to_dict("records")],
+    }
+    summary = f"result for collection: {len(rows)} rows"
+    display({RESULT_MIME: payload, "text/plain": summary}, raw=True)
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_stored(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.{RESULT_DIGITS - 1}e}") if math.isfinite(value) else None
+    return value
+
+
+def _batch_folder(name: str, value: object, root: Path) -> str:
+    there = sorted({path.parent.parent.name for path in root.glob(f"*/*/{RESULTS_FILE}")})
+    if not isinstance(value, str) or value not in there:
+        listed = ", ".join(there) if there else "none"
+        raise ParameterError(f"{name} must be a batch folder in {root} (there: {listed}), got {value!r}")
+    return value
+
+
+def _eta(name: str, value: object) -> float:
+    number = _number(value)
+    if not 0 < number < math.inf:
+        raise ParameterError(f"{name} must be a positive step size, got {value!r}")
+    return canonical_eta(number)
+
+
+def _etas(name: str, value: object) -> tuple[float, ...]:
+    parts: object = value
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.strip("[] ").split(",")]
+    elif isinstance(value, (int, float)):
+        parts = [value]
+    if not isinstance(parts, (list, tuple)) or not parts:
+        raise ParameterError(f"{name} must be a list of step sizes, got {value!r}")
+    return tuple(_eta(name, part) for part in parts)
+
+
+def _whole(name: str, value: object, *, least: int) -> int:
+    number = _number(value)
+    if not (math.isfinite(number) and number.is_integer() and number >= least):
+        raise ParameterError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return int(number)
+
+
+def _number(value: object) -> float:
+    """Return a number given as a number or as text; NaN, which no rule accepts, for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan

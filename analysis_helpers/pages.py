@@ -1,0 +1,133 @@
+"""Executed notebooks to HTML: a page each, figures as files, and a first page with answers, figures and tables.
+
+The first page takes each notebook's answer in brief, and the cells tagged ``key``: texts, figures and tables, in their
+order.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .execute import Execution
+
+KEY_TAG = "key"
+
+
+@dataclass
+class _Section:
+    """What the first page shows of one notebook."""
+
+    name: str
+    title: str
+    error: str = ""
+    answer: str = ""
+    parameters: dict[str, object] = field(default_factory=dict)
+    blocks: list[str] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
+
+
+def write_report(executions: Sequence[Execution], out: Path) -> Path:
+    """Write the pages of a report and return the path of the first one, ``out/index.html``.
+
+    Parameters
+    ----------
+    executions
+        Notebooks that were run.
+    out
+        Folder for the pages; figures go to ``out/figures`` as PNG and SVG.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [_section(execution, out) for execution in executions]
+    environment = Environment(loader=PackageLoader("analysis_helpers"), autoescape=True)
+    index = out / "index.html"
+    index.write_text(environment.get_template("index.html").render(sections=sections), encoding="utf-8")
+    return index
+
+
+def notebook_page(path: Path) -> str:
+    """Return an executed notebook as one HTML page that loads nothing from a network."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="")
+    exporter.embed_images = True
+    body, _ = exporter.from_filename(str(path))
+    return str(body)
+
+
+def save_figures(notebook: Any, folder: Path, stem: str) -> list[str]:
+    """Write every figure of an executed notebook as ``stem-1.png``, ``stem-1.svg`` and so on; return the stems used."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stems: list[str] = []
+    for data in _displayed(notebook.cells):
+        if "image/png" not in data:
+            continue
+        stems.append(f"{stem}-{len(stems) + 1}")
+        (folder / f"{stems[-1]}.png").write_bytes(base64.b64decode(data["image/png"]))
+        if "image/svg+xml" in data:
+            (folder / f"{stems[-1]}.svg").write_text(data["image/svg+xml"], encoding="utf-8")
+    return stems
+
+
+def collected_result(notebook: Any) -> dict[str, Any]:
+    """Return the result that an executed notebook displayed for collection; empty where it did not come so far."""
+    from .notebook import RESULT_MIME
+
+    found = [data[RESULT_MIME] for data in _displayed(notebook.cells) if RESULT_MIME in data]
+    return dict(found[-1]) if found else {}
+
+
+def _section(execution: Execution, out: Path) -> _Section:
+    import nbformat
+
+    section = _Section(execution.name, execution.name, execution.error)
+    if not execution.path.is_file():
+        return section
+    notebook = nbformat.read(execution.path, as_version=4)
+    (out / f"{execution.name}.html").write_text(notebook_page(execution.path), encoding="utf-8")
+    section.title = _title(notebook) or execution.name
+    section.figures = save_figures(notebook, out / "figures", execution.name)
+    section.parameters = collected_result(notebook).get("parameters", {})
+    answers = [data["text/markdown"] for data in _displayed(notebook.cells) if "text/markdown" in data]
+    section.answer = _html_of(answers[0]) if answers and not execution.error else ""
+    key_cells = [cell for cell in notebook.cells if KEY_TAG in cell.metadata.get("tags", [])]
+    section.blocks = [block for cell in key_cells for block in _blocks(cell, section.title)]
+    return section
+
+
+def _blocks(cell: Any, title: str) -> list[str]:
+    from markupsafe import escape
+
+    if cell.cell_type == "markdown":
+        return [_html_of(cell.source)]
+    blocks = []
+    for data in _displayed([cell]):
+        if "image/png" in data:
+            encoded = data["image/png"].replace("\n", "")
+            blocks.append(f'<img alt="{escape(title)}" src="data:image/png;base64,{encoded}">')
+        elif "text/html" in data:
+            blocks.append(f'<div class="table">{data["text/html"]}</div>')
+    return blocks
+
+
+def _displayed(cells: Sequence[Any]) -> list[dict[str, Any]]:
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    return [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]
+
+
+def _title(notebook: Any) -> str:
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    found = re.search(r"^# (.+)$", texts[0], re.MULTILINE) if texts else None
+    return found[1] if found else ""
+
+
+def _html_of(markdown: str) -> str:
+    from nbconvert.filters.markdown import markdown2html
+
+    return str(markdown2html(markdown))
