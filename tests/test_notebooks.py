@@ -1,0 +1,171 @@
+"""The notebooks: run for real, stored as they run, and right with other parameters from another folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+
+from analysis_helpers import Run
+from analysis_helpers.notebook import RESULT_MIME
+from analysis_helpers.pages import collected_result
+from tests.building import plain_estimate
+from tests.conftest import REPOSITORY
+
+papermill = pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def markdown_outputs(notebook: Any) -> list[str]:
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    return [output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+
+
+@pytest.fixture
+def run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that runs a notebook through plain papermill from another folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, **parameters: Any) -> Any:
+        source, target = REPOSITORY / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb"
+        papermill.execute_notebook(source, target, parameters=parameters, progress_bar=False)
+        return read(target)
+
+    return run
+
+
+@every_notebook
+def test_every_code_cell_was_run_in_order_and_none_stores_an_error(path: Path) -> None:
+    cells = code_cells(read(path))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
+
+
+@every_notebook
+def test_metadata_are_clean_and_the_kernel_is_python3(path: Path) -> None:
+    notebook = read(path)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+
+
+@every_notebook
+def test_only_the_place_of_the_answer_is_left_out_of_the_comparison_of_outputs(path: Path) -> None:
+    ignored = [cell for cell in code_cells(read(path)) if "nbval-ignore-output" in cell.metadata.get("tags", [])]
+    assert [cell.source.splitlines()[-1] for cell in ignored] == ["answer = Answer()"]
+
+
+@every_notebook
+def test_cells_are_short_and_leave_functions_to_the_package(path: Path) -> None:
+    for cell in code_cells(read(path)):
+        assert len(cell.source.splitlines()) <= 15
+        assert "def " not in cell.source
+
+
+@every_notebook
+def test_parameters_are_annotated_literals_that_papermill_understands(path: Path) -> None:
+    [cell] = [cell for cell in code_cells(read(path)) if "parameters" in cell.metadata.get("tags", [])]
+    known = papermill.inspect_notebook(path)
+    assert len(known) == len(cell.source.splitlines())
+    assert all(entry["inferred_type_name"] != "None" and entry["help"] for entry in known.values())
+
+
+@every_notebook
+def test_the_essay_has_its_parts_in_order(path: Path) -> None:
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    places = [text.index(part) for part in ("# ", "## Answer in brief", "## Parameters", "## Summary", "## Limits")]
+    assert places == sorted(places)
+    assert "**How to read it.**" in text
+
+
+@every_notebook
+def test_the_answer_on_top_is_the_one_computed_below_and_the_result_is_shown_once(path: Path) -> None:
+    notebook = read(path)
+    top, bottom = markdown_outputs(notebook)
+    assert top == bottom
+    assert "computed below" not in top
+    results = [o for cell in code_cells(notebook) for o in cell.outputs if RESULT_MIME in o.get("data", {})]
+    assert len(results) == 1
+    assert collected_result(notebook)["notebook"] == path.stem
+
+
+def test_totals_of_the_small_batch_are_those_stored_in_the_files(run_elsewhere: Any, sample_root: Path) -> None:
+    notebook = run_elsewhere("01_load_runs", large_batch="E_256", eta="3.2e-6")
+    result = collected_result(notebook)
+    assert result["parameters"] == {"data_root": "../data_samples", "large_batch": "E_256", "eta": 3.2e-6}
+    [row] = [r for r in result["rows"] if (r["batch"], r["run"], r["eta"]) == ("E_256", "run_03", 3.2e-6)]
+    stored = json.loads((sample_root / "E_256" / "run_03" / "results.json").read_text())
+    [entry] = [e for e in stored["true"]["entries"] if e["eta"] == 3.2e-6]
+    assert row["true"] == pytest.approx(entry["delta_h_true"], rel=1e-9)
+    assert row["linear"] == pytest.approx(3.2e-6 * stored["approx"]["delta_h_per_lr"], rel=1e-9)
+
+
+def test_a_comparison_with_other_parameters_gives_the_numbers_of_plain_loops(
+    run_elsewhere: Any, large_runs: dict[str, Run], small_runs: dict[str, Run]
+) -> None:
+    eta, size, draws = 3.2e-6, 64, 20
+    notebook = run_elsewhere("02_batch_size_comparison", eta=eta, subset_size=64.0, num_samples=draws, seed=7)
+    reference = float(np.mean([run.measurement(eta).delta_h_true for run in large_runs.values()]))
+    expected: dict[str, list[float]] = {"partial_sum": [], "ratio": []}
+    for run in large_runs.values():
+        for estimator, values in expected.items():
+            rng = np.random.default_rng(7)
+            scale = reference if estimator == "ratio" else run.measurement(eta).delta_h_true
+            for _ in range(draws):
+                true, linear = plain_estimate(run, eta, rng.choice(2048, size=size, replace=False).tolist(), estimator)
+                values.append((linear - true) / scale)
+    for row in collected_result(notebook)["rows"]:
+        plain = expected[row["estimator"]]
+        assert (row["eta"], row["subset_size"]) == (eta, size)
+        assert row["synthetic_mean"] == pytest.approx(np.mean(plain), rel=1e-8)
+        assert row["synthetic_std"] == pytest.approx(np.std(plain, ddof=1), rel=1e-8)
+        actual = [(eta * r.delta_h_per_lr - r.measurement(eta).delta_h_true) / reference for r in small_runs.values()]
+        assert row["actual_values"] == pytest.approx(actual, rel=1e-8)
+    assert "The actual runs have 256 sequences, not 64" in markdown_outputs(notebook)[0]
+
+
+def test_a_distribution_with_other_parameters_gives_the_numbers_of_plain_loops(
+    run_elsewhere: Any, large_runs: dict[str, Run]
+) -> None:
+    etas, size, draws = [3.2e-6, 1.6e-6], 32, 15
+    notebook = run_elsewhere(
+        "03_subsampling_distribution", etas="[3.2e-6, 1.6e-6]", subset_size=size, samples_per_eta=draws, seed=1
+    )
+    for estimator in ("partial_sum", "ratio"):
+        rng = np.random.default_rng(1)
+        for eta in etas:
+            reference = float(np.mean([run.measurement(eta).delta_h_true for run in large_runs.values()]))
+            plain = []
+            for run in large_runs.values():
+                scale = reference if estimator == "ratio" else run.measurement(eta).delta_h_true
+                for _ in range(draws):
+                    true, linear = plain_estimate(
+                        run, eta, rng.choice(2048, size=size, replace=False).tolist(), estimator
+                    )
+                    plain.append((linear - true) / scale)
+            [row] = [r for r in collected_result(notebook)["rows"] if (r["estimator"], r["eta"]) == (estimator, eta)]
+            assert row["mean_err_rel"] == pytest.approx(np.mean(plain), rel=1e-8)
+            assert row["std_err_rel"] == pytest.approx(np.std(plain, ddof=1), rel=1e-8)
+            assert row["num_samples"] == len(plain)
+
+
+def test_a_bad_parameter_stops_a_notebook_with_one_sentence(run_elsewhere: Any) -> None:
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        run_elsewhere("02_batch_size_comparison", eta=-1)
+    assert caught.value.evalue == "eta must be a positive step size, got -1"
+    assert caught.value.traceback == ["ParameterError: eta must be a positive step size, got -1"]
