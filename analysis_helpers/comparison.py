@@ -70,6 +70,14 @@ def compare_err_rel_distributions(
     ------
     RunError, ValueError
         As `simulate_err_rel_across_runs`.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> large, small = synthetic_runs(2, 512), synthetic_runs(3, 64, seed=1)
+    >>> comparison = compare_err_rel_distributions(large, small, 1.6e-6, sample_size=64, estimator="ratio")
+    >>> len(comparison.synthetic), len(comparison.actual)
+    (4000, 3)
     """
     [(found, names)] = usable_runs(large_runs, [eta], sample_size).items()
     kept = {name: large_runs[name] for name in names}

@@ -118,6 +118,13 @@ def simulate_err_rel_across_runs(
         If a run does not record what the estimator needs, or only some runs record the denominator correction.
     ValueError
         If an argument is out of range, no run has one of the etas, or every run is smaller than the subset.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> table = simulate_err_rel_across_runs(synthetic_runs(2, 512), [1.6e-6], 64, num_samples=100)
+    >>> table.groupby("run").size().to_dict()
+    {'run_01': 100, 'run_02': 100}
     """
     usable = usable_runs(runs, etas, sample_size)
     batches = [(name, eta, columns(runs[name], eta, estimator)) for eta, names in usable.items() for name in names]
@@ -172,6 +179,13 @@ def sample_err_rel_across_runs(
     ------
     RunError, ValueError
         As `simulate_err_rel_across_runs`.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> table = sample_err_rel_across_runs(synthetic_runs(2, 512), [1.6e-6, 3.2e-6], subset_size=64, samples_per_eta=50)
+    >>> table.groupby("eta").size().to_dict()
+    {1.6e-06: 100, 3.2e-06: 100}
     """
     rng = np.random.default_rng(seed)
     parts = []
@@ -211,6 +225,14 @@ def collect_err_rel_across_runs(
     ------
     RunError, ValueError
         As `simulate_err_rel_across_runs`.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> from analysis_helpers import reference_true_totals
+    >>> runs = synthetic_runs(2, 512)
+    >>> list(collect_err_rel_across_runs(runs, 1.6e-6, reference_true_totals(runs)[1.6e-6])["run"])
+    ['run_01', 'run_02']
     """
     parts = []
     for found, names in usable_runs(runs, [eta], 1).items():

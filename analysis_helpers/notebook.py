@@ -177,7 +177,7 @@ def show_result(notebook: str, parameters: Parameters, rows: pd.DataFrame) -> No
         "parameters": {k: _stored(v) for k, v in parameters.record.items()},
         "rows": [{k: _stored(v) for k, v in row.items()} for row in rows.to_dict("records")],
     }
-    summary = f"result for collection: {len(rows)} rows"
+    summary = f"result for collection: {len(rows)} {'row' if len(rows) == 1 else 'rows'}"
     display({RESULT_MIME: payload, "text/plain": summary}, raw=True)
 
 

@@ -25,6 +25,7 @@ class _Section:
     name: str
     title: str
     error: str = ""
+    page: str = ""
     answer: str = ""
     parameters: dict[str, object] = field(default_factory=dict)
     blocks: list[str] = field(default_factory=list)
@@ -90,7 +91,8 @@ def _section(execution: Execution, out: Path) -> _Section:
     if not execution.path.is_file():
         return section
     notebook = nbformat.read(execution.path, as_version=4)
-    (out / f"{execution.name}.html").write_text(notebook_page(execution.path), encoding="utf-8")
+    section.page = f"{execution.name}.html"
+    (out / section.page).write_text(notebook_page(execution.path), encoding="utf-8")
     section.title = _title(notebook) or execution.name
     section.figures = save_figures(notebook, out / "figures", execution.name)
     section.parameters = collected_result(notebook).get("parameters", {})

@@ -167,7 +167,9 @@ def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
 def _at_eta(df: pd.DataFrame, eta: float) -> pd.Series[float]:
     values: pd.Series[float] = df.loc[np.isclose(df["eta"], eta, rtol=ETA_TOLERANCE, atol=0.0), "err_rel"]
     if values.empty:
-        raise ValueError(f"df has no row with eta {eta!r}; there are {', '.join(map(repr, df['eta'].unique()))}")
+        raise ValueError(
+            f"df has no row with eta {eta!r}; there are {', '.join(map(repr, df['eta'].unique().tolist()))}"
+        )
     return values
 
 

@@ -131,6 +131,16 @@ def write_run(path: str | os.PathLike[str], run: Run) -> None:
     ------
     OSError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> import tempfile
+    >>> run = synthetic_runs(1, 16)["run_01"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_run(f"{folder}/E_16/run_01/results.json", run)
+    ...     read_run(f"{folder}/E_16/run_01/results.json") == run
+    True
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

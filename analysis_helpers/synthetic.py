@@ -213,6 +213,14 @@ def write_sample_data(root: str | os.PathLike[str]) -> None:
     ----------
     root
         Folder to write to; made where it is missing. Files of the same names are replaced, others are left alone.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     write_sample_data(root)
+    ...     sorted(path.name for path in Path(root).iterdir())
+    ['E_2048', 'E_256', 'exact_change.json']
     """
     folder, policy = Path(root), default_policy()
     exact: dict[str, dict[str, object]] = {}
