@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from analysis_helpers import Run
-from analysis_helpers.checks import FloatArray
 
 ETAS = (1e-6, 2e-6)
 
@@ -47,7 +47,7 @@ def totals_only_run() -> Run:
     )
 
 
-def plain_estimate(run: Run, eta: float, chosen: FloatArray | list[int], estimator: str) -> tuple[float, float]:
+def plain_estimate(run: Run, eta: float, chosen: Iterable[int], estimator: str) -> tuple[float, float]:
     """Return (true, linear) on the chosen sequences, by plain loops over the formulas."""
     [measured] = [m for m in run.measurements if abs(m.eta / eta - 1) < 1e-6]
     tokens_all = sum(run.token_counts)

@@ -1,0 +1,117 @@
+"""The shape of the package, kept: imports run one way, each library has its place, importing is cheap."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import analysis_helpers
+
+PACKAGE = Path(analysis_helpers.__file__).parent
+
+# A module imports only modules that stand above it.
+ORDER = [
+    "checks",
+    "runs",
+    "results_json",
+    "run_files",
+    "policy",
+    "synthetic",
+    "estimators",
+    "subsampling",
+    "pooling",
+    "err_rel",
+    "partial_sum",
+    "comparison",
+    "health",
+    "wording",
+    "plots",
+    "notebook",
+    "execute",
+    "pages",
+    "__init__",
+    "__main__",
+]
+# Libraries with a place of their own; NumPy and the standard library may be used everywhere.
+PLACES = {
+    "msgspec": {"results_json"},
+    "pandas": {"err_rel", "partial_sum", "comparison", "health", "wording", "plots", "notebook"},
+    "matplotlib": {"plots"},
+    "IPython": {"notebook"},
+    "papermill": {"execute"},
+    "nbclient": {"execute"},
+    "traitlets": {"execute"},
+    "nbformat": {"execute", "pages"},
+    "nbconvert": {"pages"},
+    "jinja2": {"pages"},
+    "markupsafe": {"pages"},
+    "click": {"__main__"},
+}
+
+
+def imports_of(name: str) -> set[str]:
+    """Return what a module imports: ``.name`` for one of ours, the top-level name for others."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            found |= {f".{node.module}"} if node.module else {".__init__"}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert sorted(ORDER) == sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_run_one_way(name: str) -> None:
+    above = {f".{module}" for module in ORDER[: ORDER.index(name)]}
+    assert {module for module in imports_of(name) if module.startswith(".")} <= above
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_each_library_is_used_only_where_it_belongs(name: str) -> None:
+    others = {module for module in imports_of(name) if not module.startswith(".")} - set(sys.stdlib_module_names)
+    for module in others - {"numpy", "analysis_helpers"}:
+        assert name in PLACES.get(module, set()), f"{name} imports {module}"
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import analysis_helpers, sys; print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"matplotlib", "scipy", "IPython", "papermill", "nbformat", "nbclient", "nbconvert", "jinja2", "click"}
+    assert heavy & {module.split(".")[0] for module in output} == set()
+    assert "pandas" in output
+
+
+def test_public_functions_swallow_no_options() -> None:
+    for name in analysis_helpers.__all__:
+        thing = getattr(analysis_helpers, name)
+        kinds = {parameter.kind for parameter in inspect.signature(thing).parameters.values()}
+        assert inspect.Parameter.VAR_KEYWORD not in kinds or issubclass(thing, Exception), name
+
+
+def test_public_names_are_sorted_exist_and_have_docstrings() -> None:
+    names = analysis_helpers.__all__
+    assert names == sorted(names)
+    assert all(getattr(analysis_helpers, name).__doc__ for name in names)
+
+
+def test_public_functions_have_a_doctest() -> None:
+    for name in analysis_helpers.__all__:
+        thing = getattr(analysis_helpers, name)
+        if inspect.isfunction(thing):
+            assert ">>>" in (thing.__doc__ or ""), name
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_modules_stay_small_enough_to_read(name: str) -> None:
+    assert len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 350

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis_helpers import Run, RunError, inventory, write_run
+from analysis_helpers.health import contribution_table, contribution_tails, integrity_problems, run_totals
+from analysis_helpers.results_json import encode_run
+from tests.building import random_run, totals_only_run
+
+
+def test_the_inventory_lists_every_file_with_what_it_supports(sample_root: Path) -> None:
+    table = inventory(sample_root)
+    assert list(table.columns) == ["batch", "run", "sequences", "etas", "supports", "same_as", "problem"]
+    assert list(zip(table["batch"], table["run"], strict=True)) == [
+        (f"E_{size}", f"run_0{k}") for size in (2048, 256) for k in (1, 2, 3, 4)
+    ]
+    assert table["sequences"].tolist() == [2048] * 4 + [256] * 4
+    assert (table["problem"] == "").all()
+    assert (table["same_as"] == "").all()
+    assert table["etas"].iloc[0] == (1.6e-6, 3.2e-6)
+    assert table["supports"].iloc[0] == "linear, score, baseline_entropy"
+
+
+def test_bad_files_and_copies_are_listed_and_nothing_is_raised(tmp_path: Path) -> None:
+    for k in (1, 2):
+        write_run(tmp_path / "E_12" / f"run_0{k}" / "results.json", random_run(seed=k))
+    shutil.copytree(tmp_path / "E_12" / "run_01", tmp_path / "E_9" / "run_01")
+    shutil.copytree(tmp_path / "E_12" / "run_01", tmp_path / "E_9" / "run_02")
+    (tmp_path / "E_12" / "run_02" / "results.json").write_bytes(encode_run(random_run())[:-20])
+    (tmp_path / "E_12" / "run_03" / "results.json").mkdir(parents=True)
+    table = inventory(tmp_path)
+    assert table["same_as"].tolist() == ["", "", "", "E_12/run_01", "E_12/run_01"]
+    assert table["problem"].iloc[0] == ""
+    assert table["problem"].iloc[1].startswith("file must be complete JSON, got ")
+    assert table["problem"].iloc[2] == "file cannot be read (Is a directory)"
+    assert table["sequences"].isna().tolist() == [False, True, True, False, False]
+
+
+def test_a_missing_data_root_is_an_error_that_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RunError, match=r"nowhere: folder does not exist; .* there is other/"):
+        inventory(tmp_path / "nowhere")
+
+
+def test_a_stored_total_that_its_contributions_do_not_sum_to_is_a_problem(tmp_path: Path) -> None:
+    run = random_run()
+    off = dataclasses.replace(run.measurements[1], delta_h_true=run.measurements[1].delta_h_true * (1 + 2e-6))
+    altered = dataclasses.replace(run, measurements=(run.measurements[0], off))
+    [problem] = integrity_problems(altered)
+    assert problem.startswith("delta_h_true at eta 2e-06 is ")
+    write_run(tmp_path / "E_12" / "run_01" / "results.json", altered)
+    assert inventory(tmp_path)["problem"].tolist() == [problem]
+
+
+def test_a_difference_within_one_part_in_a_million_is_no_problem() -> None:
+    run = random_run()
+    assert integrity_problems(dataclasses.replace(run, delta_h_per_lr=run.delta_h_per_lr * (1 + 5e-7))) == []
+
+
+def test_altered_linear_terms_and_scales_are_problems() -> None:
+    run = random_run()
+    assert run.gdotv is not None
+    assert run.scale is not None
+    moved = run.gdotv.copy()
+    moved[3] *= 2
+    [problem] = integrity_problems(dataclasses.replace(run, gdotv=moved))
+    assert "approx.delta_h_per_lr is" in problem
+    [problem] = integrity_problems(dataclasses.replace(run, scale=run.scale * 2))
+    assert "approx.per_sequence_meta.scale is" in problem
+
+
+def test_a_totals_only_run_has_nothing_to_disagree_with() -> None:
+    assert integrity_problems(totals_only_run()) == []
+
+
+def test_totals_are_listed_by_eta_batch_and_run() -> None:
+    run = random_run()
+    table = run_totals({"E_12": {"run_01": run, "run_02": random_run(seed=2)}, "E_2": {"run_01": totals_only_run()}})
+    assert list(table.columns) == ["batch", "run", "eta", "sequences", "true", "linear", "ess_share"]
+    assert table["eta"].tolist() == [1e-6, 1e-6, 1e-6, 2e-6, 2e-6]
+    first = table.iloc[0]
+    assert (first["true"], first["linear"]) == (run.measurements[0].delta_h_true, 1e-6 * run.delta_h_per_lr)
+    ess = run.measurements[0].ess
+    assert ess is not None
+    assert first["ess_share"] == pytest.approx(ess / 12, rel=1e-12)
+
+
+def test_contributions_have_a_row_a_sequence(large_runs: dict[str, Run]) -> None:
+    table = contribution_table(large_runs, 1.6e-6)
+    assert len(table) == 4 * 2048
+    totals = table.groupby("run")["true"].sum()
+    for name, run in large_runs.items():
+        assert totals[name] == pytest.approx(run.measurement(1.6e-6).delta_h_true, rel=1e-9)
+
+
+def test_tails_measure_the_largest_and_the_top_hundredth() -> None:
+    values = np.array([0.0] * 198 + [10.0, -10.0])
+    table = contribution_tails(pd.DataFrame({"run": "run_01", "true": values, "linear": np.arange(200.0)}))
+    true, linear = table.to_dict("records")
+    assert true["top_1pct_share"] == 1.0
+    assert true["sd"] == pytest.approx(np.sqrt(200 / 199))
+    assert true["largest"] == pytest.approx(10 / np.sqrt(200 / 199))
+    assert linear["kind"] == "linear"
+    assert linear["top_1pct_share"] == pytest.approx(2 * 99.5**2 / np.sum((np.arange(200) - 99.5) ** 2))
+
+
+def test_contributions_at_an_unknown_eta_say_which_there_are() -> None:
+    with pytest.raises(ValueError, match="no run has eta 5e-06; there are 1e-06, 2e-06"):
+        contribution_table({"run_01": random_run()}, 5e-6)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from analysis_helpers.__main__ import main
+from analysis_helpers.results_json import encode_run
+from tests.building import random_run
+from tests.conftest import REPOSITORY
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_inventory_is_printed(sample_root: Path) -> None:
+    result = call("inventory", sample_root)
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) == 9
+    assert "1.6e-06, 3.2e-06" in result.output
+
+
+def test_an_inventory_with_a_problem_has_exit_status_1(tmp_path: Path) -> None:
+    bad = tmp_path / "E_12" / "run_01" / "results.json"
+    bad.parent.mkdir(parents=True)
+    bad.write_bytes(encode_run(random_run())[:100])
+    result = call("inventory", tmp_path)
+    assert result.exit_code == 1
+    assert "file must be complete JSON" in result.output
+
+
+def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
+    result = call("inventory", tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert re.fullmatch(r"Error: .*nowhere: folder does not exist; looked for .*\n", result.output)
+
+
+def test_simulate_writes_the_sample_data(tmp_path: Path) -> None:
+    result = call("simulate", tmp_path / "made")
+    assert result.exit_code == 0
+    assert len(list((tmp_path / "made").rglob("results.json"))) == 8
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    assert found is not None
+    assert found[1] in call("--version").output
+
+
+def test_a_report_of_no_notebooks_is_one_sentence(tmp_path: Path) -> None:
+    result = call("report", "--notebooks", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.output == f"Error: no notebooks (*.ipynb) in {tmp_path}\n"
+
+
+def test_an_eta_that_is_no_number_is_refused_by_name() -> None:
+    result = call("report", "--eta", "small")
+    assert result.exit_code == 2
+    assert "Invalid value for '--eta': 'small' is not a valid float" in result.output
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a report with non-default parameters; return its folder."""
+    folder = tmp_path_factory.mktemp("report")
+    result = call("report", "--out", folder, "--eta", "3.2e-6", "--subset-size", "128")
+    assert result.exit_code == 0, result.output
+    assert Path(result.stdout.splitlines()[-1]) == folder / "index.html"
+    return folder
+
+
+def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(report: Path) -> None:
+    page = (report / "index.html").read_text(encoding="utf-8")
+    for name, figures in (("01_load_runs", 2), ("02_batch_size_comparison", 1), ("03_subsampling_distribution", 2)):
+        assert f'href="{name}.html"' in page
+        assert (report / f"{name}.html").stat().st_size > 100_000
+        assert len(list((report / "figures").glob(f"{name}-*.png"))) == figures
+        assert len(list((report / "figures").glob(f"{name}-*.svg"))) == figures
+    assert "computed below" not in page
+    assert "etas = [3.2e-06]" in page
+    assert page.count("subset_size = 128") == 2
+    assert "At eta 3.2e-06, one batch of 128" in page
+
+
+def test_pages_load_nothing_from_a_network(report: Path) -> None:
+    for page in report.glob("*.html"):
+        loaded = re.findall(
+            r"""<(?:script|link|img|iframe)[^>]*\s(?:src|href)=["'](?!data:)([^"']+)""", page.read_text("utf-8")
+        )
+        assert loaded == [], f"{page.name} loads {loaded}"
+
+
+def test_a_report_on_a_missing_data_root_says_so_on_the_page_and_exits_with_1(tmp_path: Path) -> None:
+    result = call("report", "--data-root", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert page.count("This notebook stopped:") == 3
+    assert "ParameterError: data_root must be a folder that exists" in page

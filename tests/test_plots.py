@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.patches import StepPatch
+
+from analysis_helpers import Comparison, Run, compare_err_rel_distributions
+from analysis_helpers.estimators import ESTIMATORS
+from analysis_helpers.health import contribution_table, run_totals
+from analysis_helpers.plots import (
+    COLOURS,
+    ESTIMATOR_LABELS,
+    plot_contribution_tails,
+    plot_err_rel_comparison,
+    plot_err_rel_comparisons,
+    plot_err_rel_histograms,
+    plot_totals,
+)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def comparison(large_runs: dict[str, Run], small_runs: dict[str, Run]) -> Comparison:
+    return compare_err_rel_distributions(large_runs, small_runs, 1.6e-6, num_samples=50, estimator="ratio")
+
+
+def bars(ax: Axes) -> StepPatch:
+    [patch] = [p for p in ax.patches if isinstance(p, StepPatch)]
+    return patch
+
+
+def test_every_estimator_has_a_colour_and_a_label_of_its_own() -> None:
+    assert set(ESTIMATORS) <= set(COLOURS)
+    assert set(ESTIMATORS) == set(ESTIMATOR_LABELS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_a_comparison_is_a_histogram_of_60_bins_and_a_dashed_line_per_actual_run(comparison: Comparison) -> None:
+    ax = plot_err_rel_comparison(comparison)
+    counts, edges, _ = bars(ax).get_data()
+    assert len(counts) == 60
+    assert counts.sum() == len(comparison.synthetic)
+    assert (edges[0], edges[-1]) == (comparison.synthetic["err_rel"].min(), comparison.synthetic["err_rel"].max())
+    lines = [line for line in ax.lines if str(line.get_label()).startswith("actual")]
+    assert [np.asarray(line.get_xdata())[0] for line in lines] == comparison.actual["err_rel"].tolist()
+    assert all(line.get_linestyle() != "-" for line in lines)
+    legend = ax.get_legend()
+    assert legend is not None
+    assert len(legend.get_texts()) == 5
+    assert "relative error" in ax.get_xlabel()
+    assert ax.get_ylabel() == "number of subsets"
+
+
+def test_a_comparison_is_drawn_on_the_axes_given(comparison: Comparison) -> None:
+    _, ax = plt.subplots()
+    assert plot_err_rel_comparison(comparison, ax=ax) is ax
+    assert len(plt.get_fignums()) == 1
+
+
+def test_comparisons_side_by_side_share_their_scale(comparison: Comparison) -> None:
+    left, right = plot_err_rel_comparisons([comparison, comparison]).axes
+    assert left.get_xlim() == right.get_xlim()
+    assert left.get_shared_x_axes().joined(left, right)
+
+
+def test_histograms_have_a_panel_an_eta_on_one_scale_and_count_every_row() -> None:
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame({"eta": [1e-6] * 300 + [2e-6] * 200, "err_rel": rng.normal(size=500)})
+    axes = plot_err_rel_histograms(df, [1e-6, 2e-6 * (1 + 1e-9)], estimator="ratio").axes
+    assert [bars(ax).get_data()[0].sum() for ax in axes] == [300, 200]
+    assert axes[0].get_shared_y_axes().joined(*axes)
+    assert np.array_equal(bars(axes[0]).get_data()[1], bars(axes[1]).get_data()[1])
+    assert all("eta" in ax.get_title() and ax.get_xlabel() for ax in axes)
+
+
+def test_an_eta_without_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="df has no row with eta 3e-06; there are 1e-06"):
+        plot_err_rel_histograms(pd.DataFrame({"eta": [1e-6], "err_rel": [0.0]}), [3e-6])
+
+
+def test_totals_have_a_panel_an_eta_and_two_marks_a_run(large_runs: dict[str, Run]) -> None:
+    table = run_totals({"E_2048": large_runs})
+    for ax, eta in zip(plot_totals(table).axes, [1.6e-6, 3.2e-6], strict=True):
+        marks = {str(line.get_label()): np.asarray(line.get_ydata()) for line in ax.lines}
+        rows = table[table["eta"] == eta]
+        assert marks["true"] == pytest.approx(rows["true"].to_numpy() * 1e3)
+        assert marks["linear"] == pytest.approx(rows["linear"].to_numpy() * 1e3)
+
+
+def test_five_etas_take_two_rows_of_panels() -> None:
+    df = pd.DataFrame({"eta": np.repeat(np.arange(1, 6) * 1e-6, 10), "err_rel": np.arange(50.0)})
+    assert len(plot_err_rel_histograms(df, (np.arange(1, 6) * 1e-6).tolist()).axes) == 5
+
+
+def test_tails_start_at_all_sequences_and_end_at_the_last(large_runs: dict[str, Run]) -> None:
+    [ax] = plot_contribution_tails(contribution_table(large_runs, 1.6e-6)).axes
+    for line in ax.lines[:2]:
+        share = np.asarray(line.get_ydata(), dtype=float)
+        assert share[0] == 1.0
+        assert share[-1] == pytest.approx(1 / (4 * 2048))
+    assert ax.get_yscale() == "log"
+
+
+def test_no_plot_changes_the_global_style(comparison: Comparison) -> None:
+    before = dict(plt.rcParams)
+    plot_err_rel_comparisons([comparison])
+    assert dict(plt.rcParams) == before

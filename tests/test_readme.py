@@ -1,0 +1,59 @@
+"""What the README shows must run as written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from analysis_helpers import inventory
+from analysis_helpers.execute import find_notebooks
+from tests.conftest import REPOSITORY
+from tests.test_architecture import ORDER
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_example_of_writing_a_run_writes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrays = {
+        "lengths": [3, 4],
+        "entropy_before": [1.5, 2.0],
+        "entropy_after": [1.4, 1.9],
+        "log_ratio": [0.0, 0.1],
+        "linear_terms": [-1.0, -2.0],
+    }
+    exec(BLOCKS[0], arrays)
+    assert inventory(tmp_path / "my_runs")[["batch", "run", "problem"]].to_numpy().tolist() == [["E_256", "run_01", ""]]
+
+
+def test_the_example_of_a_comparison_prints_its_summary(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    exec(BLOCKS[1], {})
+    assert "synthetic_std" in capsys.readouterr().out
+
+
+def test_every_example_is_tested_here() -> None:
+    assert len(BLOCKS) == 2
+
+
+def test_every_module_and_notebook_is_listed() -> None:
+    listed = set(re.findall(r"`(\w+)`", README))
+    assert {name for name in ORDER if not name.startswith("_")} <= listed
+    assert all(f"notebooks/{path.name}" in README for path in find_notebooks())
+
+
+def test_local_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def test_every_make_target_named_here_exists() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", README)) <= targets
