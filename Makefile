@@ -1,0 +1,57 @@
+# Every target sets up what it needs: Python 3.11 or newer, git and make are all that has to be there.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+# Options of `make report`, as in: make report DATA_ROOT=my_runs ETA=3.2e-6 SUBSET_SIZE=128
+REPORT_OPTIONS := $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(ETA),--eta "$(ETA)") \
+	$(if $(SUBSET_SIZE),--subset-size "$(SUBSET_SIZE)") $(if $(OUT),--out "$(OUT)")
+
+.PHONY: help report test test-slow lint lab notebooks samples constraints clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+report: $(READY) ## Run the notebooks and write reports/index.html
+	@$(RUN) -m analysis_helpers report $(REPORT_OPTIONS)
+
+test: $(READY) lint ## Run everything that is quick: lint, types, tests, doctests, notebooks
+	$(RUN) -m pytest -m "not slow" -n 2 --dist loadfile
+	$(RUN) -m pytest --nbval --nbval-current-env -n 2 --dist loadfile notebooks
+
+test-slow: $(READY) ## Run the tests that take long
+	$(RUN) -m pytest -m slow
+
+lint: $(READY) ## Check style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+lab: $(READY) ## Open JupyterLab on the notebooks
+	$(RUN) -m jupyter lab --notebook-dir=notebooks
+
+notebooks: $(READY) ## Run the notebooks in place and store their outputs
+	$(RUN) -m analysis_helpers refresh
+
+samples: $(READY) ## Make data_samples anew
+	$(RUN) -m analysis_helpers simulate data_samples
+
+constraints: ## Pin the newest versions that fit, in constraints.txt
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(RUN) -m pip freeze --exclude-editable > constraints.txt
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) reports build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: try make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "The venv module of $(PYTHON) does not work (on Debian and Ubuntu: install python3-venv)"; exit 1; }
+	@echo "Installing into $(VENV) (once; a minute or two)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
+	@touch $(READY)
