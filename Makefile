@@ -5,9 +5,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-# Options of `make report`, as in: make report DATA_ROOT=my_runs ETA=3.2e-6 SUBSET_SIZE=128
-REPORT_OPTIONS := $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(ETA),--eta "$(ETA)") \
-	$(if $(SUBSET_SIZE),--subset-size "$(SUBSET_SIZE)") $(if $(OUT),--out "$(OUT)")
+# Options of `make report`, as in: make report DATA_ROOT=my_runs LARGE_BATCH=E_1024 ETA=3.2e-6 SUBSET_SIZE=128
+option = $(if $($(1)),--$(2) "$($(1))")
+REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,large-batch) \
+	$(call option,SMALL_BATCH,small-batch) $(call option,ETA,eta) $(call option,SUBSET_SIZE,subset-size) \
+	$(call option,OUT,out)
 
 .PHONY: help report test test-slow lint lab notebooks samples constraints clean
 

@@ -35,16 +35,26 @@ def inventory_command(data_root: Path) -> None:
 
 @main.command()
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder of batch folders [default: the notebooks' own]."
+    "--data-root",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    help="Folder of batch folders [default: the notebooks' own].",
 )
-@click.option("--eta", type=float, help="Step size; fills eta, or etas as a list of one.")
-@click.option("--subset-size", type=int, help="Sequences in a subset.")
+@click.option("--large-batch", help="Batch folder that subsets are drawn from.")
+@click.option("--small-batch", help="Batch folder of actual runs.")
+@click.option("--eta", type=click.FloatRange(0, min_open=True), help="Step size; fills eta, or etas as a list of one.")
+@click.option("--subset-size", type=click.IntRange(1), help="Sequences in a subset.")
 @click.option("--notebooks", type=click.Path(path_type=Path), help="Folder of notebooks.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder to write to."
+    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder of pages."
 )
 def report(
-    data_root: Path | None, eta: float | None, subset_size: int | None, notebooks: Path | None, out: Path
+    data_root: str | None,
+    large_batch: str | None,
+    small_batch: str | None,
+    eta: float | None,
+    subset_size: int | None,
+    notebooks: Path | None,
+    out: Path,
 ) -> None:
     """Run the notebooks once and write their pages; the last line is the path of the first page.
 
@@ -53,14 +63,18 @@ def report(
     from .execute import find_notebooks, run_notebooks
     from .pages import write_report
 
-    root = None if data_root is None else str(data_root.resolve())
-    given = {"data_root": root, "eta": eta, "subset_size": subset_size}
-    parameters = {name: value for name, value in given.items() if value is not None}
+    parameters = {
+        "data_root": data_root,
+        "large_batch": large_batch,
+        "small_batch": small_batch,
+        "eta": eta,
+        "subset_size": subset_size,
+    }
+    given = {name: value for name, value in parameters.items() if value is not None}
     executions = []
     try:
-        for execution in run_notebooks(
-            find_notebooks(notebooks), parameters, out / "notebooks", progress=_on_terminal()
-        ):
+        paths = find_notebooks(notebooks)
+        for execution in run_notebooks(paths, given, out / "notebooks", progress=sys.stderr.isatty()):
             executions.append(execution)
             click.echo(f"{execution.name}: {execution.error or 'done'}", err=True)
     except ValueError as error:
@@ -91,10 +105,6 @@ def refresh_command(notebooks: Path | None) -> None:
     for path in paths:
         refresh(path)
         click.echo(path)
-
-
-def _on_terminal() -> bool:
-    return sys.stderr.isatty()
 
 
 if __name__ == "__main__":

@@ -57,10 +57,20 @@ def test_a_report_of_no_notebooks_is_one_sentence(tmp_path: Path) -> None:
     assert result.output == f"Error: no notebooks (*.ipynb) in {tmp_path}\n"
 
 
-def test_an_eta_that_is_no_number_is_refused_by_name() -> None:
-    result = call("report", "--eta", "small")
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--eta", "small", "'small' is not a valid float"),
+        ("--eta", "-1", "-1.0 is not in the range x>0"),
+        ("--subset-size", "256.5", "'256.5' is not a valid integer"),
+        ("--subset-size", "0", "0 is not in the range x>=1"),
+        ("--data-root", "nowhere", "Directory 'nowhere' does not exist"),
+    ],
+)
+def test_a_bad_option_is_refused_by_name_before_anything_runs(option: str, value: str, message: str) -> None:
+    result = call("report", option, value)
     assert result.exit_code == 2
-    assert "Invalid value for '--eta': 'small' is not a valid float" in result.output
+    assert f"Invalid value for '{option}': {message}" in result.output
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +104,11 @@ def test_pages_load_nothing_from_a_network(report: Path) -> None:
         assert loaded == [], f"{page.name} loads {loaded}"
 
 
-def test_a_report_on_a_missing_data_root_says_so_on_the_page_and_exits_with_1(tmp_path: Path) -> None:
-    result = call("report", "--data-root", tmp_path / "nowhere", "--out", tmp_path / "out")
+def test_a_report_whose_notebooks_fail_says_so_on_the_page_and_exits_with_1(tmp_path: Path) -> None:
+    result = call("report", "--data-root", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 1
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert page.count("This notebook stopped:") == 3
-    assert "ParameterError: data_root must be a folder that exists" in page
+    assert (
+        f"ParameterError: large_batch must be a batch folder in {tmp_path} (there: none), got &#39;E_2048&#39;" in page
+    )
