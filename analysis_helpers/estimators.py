@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checks import FloatArray, RunError, checked_choice, frozen
-from .runs import FIELDS_BEHIND, Run
+from .runs import FIELDS_BEHIND, Run, ScoreTerms
 
 Array = NDArray[Any]  # float64, or complex128 while a gradient is taken
 
@@ -53,12 +53,16 @@ class Estimator:
     ----------
     columns
         The columns whose sums it takes, in the order in which ``evaluate`` unpacks them.
+    degree
+        0 where the estimate does not change when all sums are scaled alike (as if the subset were the whole batch), 1
+        where it scales with them (a sum over the subset).
     evaluate
         ``(sums, full) -> (true, linear)`` with sums of shape ``(..., columns)``; must accept complex sums.
     """
 
     name: str
     columns: tuple[str, ...]
+    degree: int
     evaluate: Callable[[Array, FullBatch], tuple[Array, Array]]
 
 
@@ -91,11 +95,19 @@ def _ratio(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     return w_h_new / w_tokens - entropy, linear
 
 
+def _matched(sums: Array, full: FullBatch) -> tuple[Array, Array]:
+    # The exact derivative of R_S - H_S itself, in place of the recorded linear terms: no noise of its own.
+    tokens, h_base, w_tokens, w_h_new, tokens_score, direct = np.moveaxis(sums, -1, 0)
+    entropy = h_base / tokens
+    return w_h_new / w_tokens - entropy, full.eta / tokens * (direct - entropy * tokens_score)
+
+
 ESTIMATORS = {
     estimator.name: estimator
     for estimator in (
-        Estimator("partial_sum", ("tokens", "w_h_new", "g"), _partial_sum),
-        Estimator("ratio", ("tokens", "h_base", "w_tokens", "w_h_new", "g", "tokens_score"), _ratio),
+        Estimator("partial_sum", ("tokens", "w_h_new", "g"), 1, _partial_sum),
+        Estimator("ratio", ("tokens", "h_base", "w_tokens", "w_h_new", "g", "tokens_score"), 0, _ratio),
+        Estimator("matched", ("tokens", "h_base", "w_tokens", "w_h_new", "tokens_score", "direct"), 0, _matched),
     )
 }
 
@@ -119,8 +131,9 @@ def columns(run: Run, eta: float, estimator: str = "ratio") -> Columns:
         "w_h_new": lambda: measured.weights * measured.h_new,
         "g": lambda: _recorded(run.gdotv, run, "linear") * run.total_tokens,
         "tokens_score": lambda: tokens_times_score(run),
+        "direct": lambda: _direct_terms(run, _recorded(measured.h_base, run, "baseline_entropy")),
     }
-    values = np.column_stack([assemble[name]() for name in chosen.columns])
+    values = np.stack([assemble[name]() for name in chosen.columns]).T  # columns contiguous, for sampling
     full = FullBatch(
         eta=measured.eta,
         tokens=run.total_tokens,
@@ -139,6 +152,21 @@ def tokens_times_score(run: Run) -> FloatArray:
     if run.score is None:
         return np.zeros(run.num_sequences)
     return -run.score.denom_corr_unscaled / run.score.h_base_mean
+
+
+def scores(run: Run) -> FloatArray:
+    """Return the score of each sequence, j_i, shape ``(N,)``: the derivative of its log-probability along the update.
+
+    Its mean is 0 when the sequences really come from the policy that was differentiated.
+
+    Raises
+    ------
+    RunError
+        If the run does not record the score.
+    """
+    _score_terms(run)
+    empty = run.token_counts == 0
+    return np.where(empty, 0.0, tokens_times_score(run) / np.where(empty, 1.0, run.token_counts))
 
 
 def estimate(run: Run, eta: float, estimator: str = "ratio") -> tuple[float, float]:
@@ -218,6 +246,16 @@ def true_total_standard_error(run: Run, eta: float) -> float | None:
         return None
     psi, _ = influence_values(columns(run, eta, "ratio"))
     return float(psi.std(ddof=1) / np.sqrt(len(psi)))
+
+
+def _direct_terms(run: Run, h_base: FloatArray) -> FloatArray:
+    return _score_terms(run).jH_sum + h_base * scores(run)
+
+
+def _score_terms(run: Run) -> ScoreTerms:
+    if run.score is None:
+        raise RunError(run.source, FIELDS_BEHIND["score"], "is needed here and not recorded in this run")
+    return run.score
 
 
 def _recorded(values: FloatArray | None, run: Run, support: str) -> FloatArray:

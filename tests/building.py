@@ -53,7 +53,7 @@ def plain_estimate(run: Run, eta: float, chosen: Iterable[int], estimator: str) 
     tokens_all = sum(run.token_counts)
     assert run.gdotv is not None
     assert measured.h_base is not None
-    tokens = h_base = w_tokens = w_h_new = linear = tokens_score = 0.0
+    tokens = h_base = w_tokens = w_h_new = linear = tokens_score = direct = 0.0
     for i in (int(i) for i in chosen):
         tokens += run.token_counts[i]
         h_base += measured.h_base[i]
@@ -61,9 +61,13 @@ def plain_estimate(run: Run, eta: float, chosen: Iterable[int], estimator: str) 
         w_h_new += measured.weights[i] * measured.h_new[i]
         linear += run.gdotv[i]
         if run.score is not None:
-            tokens_score -= run.score.denom_corr_unscaled[i] / run.score.h_base_mean
+            t_j = -run.score.denom_corr_unscaled[i] / run.score.h_base_mean
+            tokens_score += t_j
+            direct += run.score.jH_sum[i] + measured.h_base[i] * t_j / run.token_counts[i]
     if estimator == "partial_sum":
         all_w_tokens = sum(w * t for w, t in zip(measured.weights, run.token_counts, strict=True))
         return w_h_new / all_w_tokens - tokens / tokens_all * measured.base_entropy, eta * linear
+    if estimator == "matched":
+        return w_h_new / w_tokens - h_base / tokens, eta * (direct - h_base / tokens * tokens_score) / tokens
     correction = (h_base / tokens - run.score.h_base_mean) * tokens_score if run.score is not None else 0.0
     return w_h_new / w_tokens - h_base / tokens, eta * (linear * tokens_all - correction) / tokens

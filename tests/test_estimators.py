@@ -5,7 +5,6 @@ import pytest
 
 from analysis_helpers import Run, RunError, per_sequence_contributions
 from analysis_helpers.estimators import (
-    ESTIMATORS,
     columns,
     estimate,
     influence_values,
@@ -15,8 +14,10 @@ from analysis_helpers.estimators import (
 from tests.building import ETAS, plain_estimate, random_run, totals_only_run
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("score", [True, False])
+@pytest.mark.parametrize(
+    ("estimator", "score"),
+    [("partial_sum", True), ("partial_sum", False), ("ratio", True), ("ratio", False), ("matched", True)],
+)
 @pytest.mark.parametrize("eta", ETAS)
 def test_sums_give_what_plain_loops_give_on_any_subset(estimator: str, score: bool, eta: float) -> None:
     run = random_run(score=score)
@@ -26,9 +27,9 @@ def test_sums_give_what_plain_loops_give_on_any_subset(estimator: str, score: bo
         assert batch.estimate(sums) == pytest.approx(plain_estimate(run, eta, chosen, estimator), rel=1e-11)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", ["partial_sum", "ratio"])
 @pytest.mark.parametrize("eta", ETAS)
-def test_on_the_full_batch_every_estimator_gives_the_stored_totals(estimator: str, eta: float) -> None:
+def test_on_the_full_batch_recorded_linear_terms_give_the_stored_totals(estimator: str, eta: float) -> None:
     run = random_run()
     expected = (run.measurement(eta).delta_h_true, eta * run.delta_h_per_lr)
     assert estimate(run, eta, estimator) == pytest.approx(expected, rel=1e-10)
@@ -136,5 +137,5 @@ def test_what_a_run_lacks_is_named_with_the_run_and_the_field() -> None:
 def test_unknown_etas_and_estimators_say_what_there_is() -> None:
     with pytest.raises(ValueError, match="no eta 5e-06 in this run; there are 1e-06, 2e-06"):
         estimate(random_run(), 5e-6)
-    with pytest.raises(ValueError, match="estimator must be one of 'partial_sum', 'ratio', got 'mean'"):
+    with pytest.raises(ValueError, match="estimator must be one of 'partial_sum', 'ratio', 'matched', got 'mean'"):
         estimate(random_run(), 1e-6, "mean")

@@ -54,7 +54,7 @@ def test_columns_side_by_side_share_their_subsets() -> None:
         (0, 1, "sequential", "subset_size must be a whole number of at least 1, got 0"),
         (2.0, 1, "sequential", "subset_size must be a whole number of at least 1, got 2.0"),
         (2, 0, "sequential", "num_samples must be a whole number of at least 1, got 0"),
-        (2, 1, "bootstrap", "sampler must be one of 'sequential', got 'bootstrap'"),
+        (2, 1, "bootstrap", "sampler must be one of 'sequential', 'disjoint', got 'bootstrap'"),
     ],
 )
 def test_bad_arguments_are_named(size: int, samples: int, sampler: str, message: str) -> None:
