@@ -77,9 +77,10 @@ def report(
         for execution in run_notebooks(paths, given, out / "notebooks", progress=sys.stderr.isatty()):
             executions.append(execution)
             click.echo(f"{execution.name}: {execution.error or 'done'}", err=True)
-    except ValueError as error:
+        index = write_report(executions, out)
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    click.echo(write_report(executions, out))
+    click.echo(index)
     if any(execution.error for execution in executions):
         sys.exit(1)
 

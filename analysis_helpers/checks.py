@@ -30,6 +30,10 @@ class RunError(ValueError):
         super().__init__(f"{file}: {field} {rule}{got}")
 
 
+class RunWarning(UserWarning):
+    """Something about runs that a reader of the numbers should know: what was left out, or what to doubt."""
+
+
 def canonical_eta(eta: float) -> float:
     """Return a step size rounded to 12 significant digits, so that 0.1 + 0.2 and 0.3 are one key.
 

@@ -53,9 +53,10 @@ def compare_err_rel_distributions(
 ) -> Comparison:
     """Compare err_rel on synthetic subsets of the large runs with err_rel of actual small runs.
 
-    For "partial_sum" the synthetic values are divided as in the original, each by its own run's true total, and the
-    actual ones by the reference total of the large runs; for the other estimators both sides are divided by the
-    reference total.
+    Only with "ratio" are the two comparable: `analysis_helpers.partial_sum` says why. "partial_sum" is the default
+    because published figures use it. For "partial_sum" the synthetic values are divided as in the original, each by its
+    own run's true total, and the actual ones by the reference total of the large runs; for the other estimators both
+    sides are divided by the reference total.
 
     Parameters
     ----------

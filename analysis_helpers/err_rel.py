@@ -23,11 +23,19 @@ from .subsampling import subset_sums
 def aggregate_err_rel(true_subset: ArrayLike, linear_subset: ArrayLike, true_total_full: float) -> float:
     """Return ``(sum(linear) - sum(true)) / true_total_full`` over a subset's contributions; NaN where the total is 0.
 
+    Raises
+    ------
+    ValueError
+        If the contributions are not of one length.
+
     Examples
     --------
     >>> aggregate_err_rel([-1.0, -1.0], [-1.5, -1.5], -4.0)
     0.25
     """
+    if np.shape(true_subset) != np.shape(linear_subset):
+        shapes = f"{np.shape(true_subset)} and {np.shape(linear_subset)}"
+        raise ValueError(f"true_subset and linear_subset must have one shape, got {shapes}")
     if true_total_full == 0:
         return float("nan")
     return float((np.sum(linear_subset) - np.sum(true_subset)) / true_total_full)

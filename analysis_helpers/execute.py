@@ -11,10 +11,12 @@ from pathlib import Path
 
 from .notebook import notebooks_folder
 
-# Figures come out as PNG and as SVG; the history database, which kernels would share, is left out.
+# Figures come out as PNG and as SVG. The history database, which kernels would share, is left out, and so is what a
+# kernel says on the terminal about being stopped.
 _KERNEL_CONFIG = """
 c.InlineBackend.figure_formats = {"png", "svg"}
 c.HistoryManager.enabled = False
+c.Application.log_level = "CRITICAL"
 """
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .checks import RunError
+from .checks import RunError, RunWarning
 from .estimators import per_sequence_contributions
 from .pooling import known_eta, usable_runs
 from .results_json import parse_run
@@ -115,9 +116,15 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
 
 
 def contribution_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
-    """Return contributions at one eta: columns run, true, linear (nats per token), a row for each sequence."""
-    parts = []
+    """Return contributions at one eta: columns run, true, linear (nats per token), a row for each sequence.
+
+    Totals-only runs have none; they are left out with a warning.
+    """
+    parts = [pd.DataFrame({"run": [], "true": [], "linear": []}).astype({"run": str, "true": float, "linear": float})]
     for name in usable_runs(runs, [eta], 1)[known_eta(runs, eta)]:
+        if "linear" not in runs[name].supports:
+            warnings.warn(f"skipped {name}: it has no per-sequence terms, only totals", RunWarning, stacklevel=2)
+            continue
         true_seq, linear_seq = per_sequence_contributions(runs[name], eta)
         parts.append(pd.DataFrame({"run": name, "true": true_seq, "linear": linear_seq}))
     return pd.concat(parts, ignore_index=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 
-from .checks import canonical_eta
+from .checks import RunWarning, canonical_eta
 from .run_files import RESULTS_FILE
 
 RESULT_MIME = "application/vnd.analysis.result+json"
@@ -126,33 +127,50 @@ def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
            eta err_rel
     0  1.6e-06   0.481
     """
-
-    def text(value: object) -> str:
-        if isinstance(value, float):
-            return "" if math.isnan(value) else f"{value:.{digits}g}"
-        if isinstance(value, (list, tuple)):
-            return ", ".join(map(text, value))
-        return "" if value is pd.NA else str(value)
-
-    return table.map(text)
+    shown: pd.DataFrame = table.apply(
+        lambda column: column.map(lambda value: _text(value, 0 if column.name in ("eta", "etas") else digits))
+    )
+    return shown
 
 
 class Answer:
-    """The answer in brief: a place at the top of a notebook, filled in when the numbers are there."""
+    """The answer in brief: a place at the top of a notebook, filled in when the numbers are there.
+
+    From here on, warnings about runs are kept and told with the answer, each once, where a reader sees them.
+    """
 
     def __init__(self) -> None:
         from IPython.display import Markdown, display  # only notebooks need it
 
         self._place = display(Markdown("*Run all cells: the answer is computed below.*"), display_id=True)
+        self._warnings: dict[str, None] = {}
+        self._show_others = warnings.showwarning
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = self._keep
 
     def say(self, sentences: Iterable[str]) -> None:
-        """Show the sentences at the top, and here."""
+        """Show the sentences and the warnings so far at the top, and here."""
         from IPython.display import Markdown, display
 
-        text = Markdown("\n".join(f"- {sentence}" for sentence in sentences))
+        doubts = [f"**Note:** {message}." for message in self._warnings]
+        text = Markdown("\n".join(f"- {sentence}" for sentence in [*sentences, *doubts]))
         if self._place is not None:
             self._place.update(text)
         display(text)
+
+    def _keep(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, RunWarning):
+            self._warnings[str(message)] = None
+        else:
+            self._show_others(message, category, filename, lineno, file, line)
 
 
 def show_result(notebook: str, parameters: Parameters, rows: pd.DataFrame) -> None:
@@ -181,6 +199,17 @@ def show_result(notebook: str, parameters: Parameters, rows: pd.DataFrame) -> No
     display({RESULT_MIME: payload, "text/plain": summary}, raw=True)
 
 
+def _text(value: object, digits: int) -> str:
+    """Return a number with so many significant digits, trailing zeros kept; with 0, as many as it takes."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return ""
+        return f"{value:#.{digits}g}".rstrip(".") if digits else f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(part, digits) for part in value)
+    return "" if value is pd.NA else str(value)
+
+
 def _stored(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_stored(v) for v in value]
@@ -193,7 +222,8 @@ def _batch_folder(name: str, value: object, root: Path) -> str:
     there = sorted({path.parent.parent.name for path in root.glob(f"*/*/{RESULTS_FILE}")})
     if not isinstance(value, str) or value not in there:
         listed = ", ".join(there) if there else "none"
-        raise ParameterError(f"{name} must be a batch folder in {root} (there: {listed}), got {value!r}")
+        hint = "; is it a batch folder itself?" if any(root.glob(f"*/{RESULTS_FILE}")) else ""
+        raise ParameterError(f"{name} must be a batch folder in {root} (there: {listed}{hint}), got {value!r}")
     return value
 
 

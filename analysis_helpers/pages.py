@@ -17,6 +17,13 @@ from .execute import Execution
 
 KEY_TAG = "key"
 
+# A figure or table wider than the page is fitted or scrolled, not cut off.
+_FIT = """<style>
+.jp-RenderedImage img, .jp-RenderedSVG svg { max-width: 100%; height: auto; }
+.jp-RenderedHTMLCommon { overflow-x: auto; }
+</style>
+"""
+
 
 @dataclass
 class _Section:
@@ -59,7 +66,7 @@ def notebook_page(path: Path) -> str:
     exporter = HTMLExporter(require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="")
     exporter.embed_images = True
     body, _ = exporter.from_filename(str(path))
-    return str(body)
+    return str(body).replace("</head>", f"{_FIT}</head>", 1)
 
 
 def save_figures(notebook: Any, folder: Path, stem: str) -> list[str]:
@@ -99,6 +106,8 @@ def _section(execution: Execution, out: Path) -> _Section:
     answers = [data["text/markdown"] for data in _displayed(notebook.cells) if "text/markdown" in data]
     section.answer = _html_of(answers[0]) if answers and not execution.error else ""
     key_cells = [cell for cell in notebook.cells if KEY_TAG in cell.metadata.get("tags", [])]
+    if execution.error:  # what to read into figures that are not there would only confuse
+        key_cells = [cell for cell in key_cells if cell.cell_type == "code"]
     section.blocks = [block for cell in key_cells for block in _blocks(cell, section.title)]
     return section
 

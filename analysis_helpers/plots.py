@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .checks import ETA_TOLERANCE
 from .comparison import Comparison
@@ -18,12 +19,13 @@ from .comparison import Comparison
 COLOURS = {
     "partial_sum": "#0072B2",
     "ratio": "#009E73",
+    "matched": "#E69F00",
     "actual": "#D55E00",
     "true": "#000000",
     "linear": "#CC79A7",
     "guide": "#808080",
 }
-ESTIMATOR_LABELS = {"partial_sum": "partial sum", "ratio": "ratio"}
+ESTIMATOR_LABELS = {"partial_sum": "partial sum", "ratio": "ratio", "matched": "matched"}
 ERR_REL_LABEL = "relative error, (linear - true) / reference"
 CHANGE_LABEL = "change of entropy (10⁻³ nats per token)"
 
@@ -157,7 +159,7 @@ def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
     normal = [2 * (1 - NormalDist().cdf(x)) for x in grid]
     ax.plot(grid, normal, color=COLOURS["guide"], linestyle=":", label="normal distribution")
     ax.set_yscale("log")
-    ax.set_ylim(0.5 / len(contributions), 1.2)
+    ax.set_ylim(0.5 / max(len(contributions), 1), 1.2)
     ax.set_xlabel("distance of a contribution from its mean (SDs)")
     ax.set_ylabel("share of sequences further out")
     ax.legend(fontsize=8, frameon=False)
@@ -174,15 +176,15 @@ def _at_eta(df: pd.DataFrame, eta: float) -> pd.Series[float]:
 
 
 def _panels(count: int, *, share_x: bool = False, share_y: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure with up to three panels a row; every panel keeps its tick labels."""
-    columns = min(count, 3)
+    """Return a figure with up to two panels a row, as wide as a page; every panel keeps its tick labels."""
+    columns = min(count, 2)
     rows = -(-count // columns)
     figure, axes = plt.subplots(
         rows,
         columns,
         figsize=(_PANEL[0] * columns, _PANEL[1] * rows),
         dpi=_DPI,
-        layout="constrained",
+        layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
         sharex=share_x,
         sharey=share_y,
         squeeze=False,

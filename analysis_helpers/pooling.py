@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .checks import RunError, checked_count, same_eta
+from .checks import RunError, RunWarning, checked_count, same_eta
 from .estimators import true_total_standard_error
 from .runs import Run
 
@@ -30,11 +30,11 @@ def usable_runs(
     RunError
         If the runs must not be pooled.
     """
-    if len(etas) == 0:
-        raise ValueError("no etas given")
+    if isinstance(etas, (str, float, int)) or len(etas) == 0:
+        raise ValueError(f"etas must be a list of at least one step size, got {etas!r}")
     check_poolable(runs)
-    checked_count(size, argument)
-    large_enough = _at_least(runs, size, argument)
+    _warn_of_copies(runs)
+    large_enough = _at_least(runs, checked_count(size, argument), argument)
     return {known_eta(large_enough, eta): _having(large_enough, eta) for eta in etas}
 
 
@@ -43,8 +43,7 @@ def check_poolable(runs: Mapping[str, Run]) -> None:
 
     With and without it the linear term is a different quantity.
     """
-    if not runs:
-        raise ValueError("no runs given")
+    _check_runs(runs)
     corrected = {name: "score" in run.supports for name, run in runs.items() if "linear" in run.supports}
     if len(set(corrected.values())) > 1:
         without = ", ".join(name for name, has in corrected.items() if not has)
@@ -62,11 +61,13 @@ def all_etas(runs: Mapping[str, Run]) -> list[float]:
 
 def known_eta(runs: Mapping[str, Run], eta: float) -> float:
     """Return the step size of the runs that ``eta`` means, or raise a `ValueError` that says which there are."""
+    if isinstance(eta, bool) or not isinstance(eta, (int, float, np.number)):
+        raise ValueError(f"eta must be a number, got {eta!r}")
     there = all_etas(runs)
     for known in there:
-        if same_eta(eta, known):
+        if same_eta(float(eta), known):
             return known
-    raise ValueError(f"no run has eta {eta!r}; there are {', '.join(map(repr, there))}")
+    raise ValueError(f"none of {', '.join(runs)} has eta {float(eta)!r}; they have {', '.join(map(repr, there))}")
 
 
 def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
@@ -88,8 +89,7 @@ def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     >>> {eta: round(total, 12) for eta, total in totals.items()}
     {1e-06: -0.2}
     """
-    if not runs:
-        raise ValueError("no runs given")
+    _check_runs(runs)
     return {eta: _mean_true_total([runs[name] for name in _having(runs, eta)], eta) for eta in all_etas(runs)}
 
 
@@ -117,6 +117,22 @@ def reference_for(references: Mapping[float, float] | None, run: Run, eta: float
     raise ValueError(f"references has no eta {eta!r}; there are {', '.join(map(repr, references))}")
 
 
+def _check_runs(runs: Mapping[str, Run]) -> None:
+    if not isinstance(runs, Mapping):
+        raise ValueError(f"runs must be a dict of name -> Run, as from load_runs, got {type(runs).__name__}")
+    if not runs:
+        raise ValueError("no runs given")
+
+
+def _warn_of_copies(runs: Mapping[str, Run]) -> None:
+    seen: dict[str, Run] = {}
+    for name, run in runs.items():
+        original = next((known for known, other in seen.items() if other == run), None)
+        if original is not None:
+            warnings.warn(f"{name} is the same run as {original}: it counts twice", RunWarning, stacklevel=4)
+        seen[name] = run
+
+
 def _at_least(runs: Mapping[str, Run], size: int, argument: str) -> dict[str, Run]:
     largest = max(run.num_sequences for run in runs.values())
     if size > largest:
@@ -135,7 +151,7 @@ def _having(runs: Mapping[str, Run], eta: float) -> list[str]:
 
 
 def _warn_skipped(name: str, reason: str) -> None:
-    warnings.warn(f"skipped {name}: it {reason}", stacklevel=5)  # the caller of the public function
+    warnings.warn(f"skipped {name}: it {reason}", RunWarning, stacklevel=5)  # the caller of the public function
 
 
 def _mean_true_total(runs: Sequence[Run], eta: float) -> float:
@@ -150,5 +166,6 @@ def _warn_if_weak(total: float, runs: Sequence[Run], name: str, eta: float) -> N
         warnings.warn(
             f"the true total of {name} at eta {eta!r}, {total:.3g}, is within {WEAK_REFERENCE:g} standard errors "
             f"({se:.3g}) of zero: err_rel divided by it says little",
+            RunWarning,
             stacklevel=5,
         )

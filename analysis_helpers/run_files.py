@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from .checks import RunError, checked_choice
+from .checks import RunError, RunWarning, checked_choice
 from .results_json import encode_run, parse_run
 from .runs import Run
 
@@ -59,7 +59,7 @@ def load_runs(
         except RunError as error:
             if on_error == "raise":
                 raise
-            warnings.warn(f"skipped {name}: {error}", stacklevel=2)
+            warnings.warn(f"skipped {name}: {error}", RunWarning, stacklevel=2)
             failures.append(error)
     if not runs:
         raise failures[-1]
@@ -175,5 +175,12 @@ def _what_is_in(folder: Path, most: int = 8) -> str:
     except OSError as error:
         return f"{folder} cannot be listed ({error.strerror})"
     shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-    hint = next((n for n in names if any((folder / n).glob(f"*/{RESULTS_FILE}"))), None)
-    return f"in {folder} there is {shown or 'nothing'}" + (f" (is {folder / hint} the batch folder?)" if hint else "")
+    return f"in {folder} there is {shown or 'nothing'}{_hint(folder, names)}"
+
+
+def _hint(folder: Path, names: list[str]) -> str:
+    """Return what was probably meant where the folder is one level too high or too low."""
+    if any(folder.glob(f"*/{RESULTS_FILE}")):
+        return f" (it is a batch folder itself: give {folder.absolute().parent})"
+    below = next((name for name in names if any((folder / name).glob(f"*/{RESULTS_FILE}"))), None)
+    return f" (is {folder / below} the batch folder?)" if below else ""

@@ -71,7 +71,7 @@ class ScoreTerms:
     h_base_mean: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """One evaluation batch of N sequences.
 
@@ -170,6 +170,8 @@ class Run:
         tokens = checked_array(token_counts, "token_counts", source, nonnegative=True)
         size, total = len(tokens), checked_total(tokens, "token_counts", source)
         base = checked_array(h_base, "h_base", source, length=size)
+        if not isinstance(h_new, Mapping) or not isinstance(log_weights, Mapping):
+            raise ValueError("h_new and log_weights must each be a dict of eta -> array")
         if set(h_new) != set(log_weights) or not h_new:
             raise ValueError(
                 f"h_new and log_weights must hold the same etas, got {list(h_new)} and {list(log_weights)}"
@@ -195,6 +197,9 @@ class Run:
             linear = checked_array(gdotv, "gdotv", source, length=size)
         per_lr = float(linear.sum()) if linear is not None else float(np.float64(delta_h_per_lr))
         return cls(tokens, tuple(measurements), per_lr, linear, terms, curvature, 1.0 / total, source)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.source!r}: {self.num_sequences} sequences, etas {', '.join(map(repr, self.etas))}>"
 
     @property
     def num_sequences(self) -> int:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
+from .checks import same_eta
 from .comparison import Comparison
+from .err_rel import collect_err_rel_across_runs
+from .inference import err_rel_standard_error, typical_standard_error
+from .pooling import reference_true_totals
 from .runs import Run
+
+CLEAR_Z = 3.0  # a mean further from zero than this many standard errors is called clear
+AS_FAST = (0.75, 1.25)  # a fall within these shares of the growth of eta is called as fast
 
 
 def describe_inventory(table: pd.DataFrame) -> list[str]:
@@ -44,57 +52,91 @@ def describe_totals(totals: pd.DataFrame) -> list[str]:
     ]
 
 
-def describe_comparison(partial_sum: Comparison, ratio: Comparison, small_runs: Mapping[str, Run]) -> list[str]:
+def describe_comparison(
+    partial_sum: Comparison, ratio: Comparison, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]
+) -> list[str]:
     """Return what subsets and actual runs say about one batch of the subset's size."""
-    synthetic, actual = ratio.synthetic["err_rel"], ratio.actual["err_rel"]
-    mean, sd, n = float(synthetic.mean()), float(synthetic.std()), ratio.sample_size
-    near = int((abs(actual - mean) <= 2 * sd).sum())
-    spread = (
-        f"At eta {ratio.eta:g}, one batch of {n} tells the difference between the linear and the true change only to "
-        f"about ±{sd:.0%} of the true change: the SD over subsets of {n} drawn from the large runs, by the ratio. "
-        "A much smaller difference cannot be seen in one such batch."
+    large = {name: large_runs[name] for name in ratio.synthetic["run"].unique()}
+    sizes = sorted({ratio.sample_size, *(run.num_sequences for run in large.values())})
+    errors = {n: typical_standard_error(large, ratio.eta, n, reference=ratio.reference_total) for n in sizes}
+    precision = " and ".join(f"±{error:.0%} of the true change with {n} sequences" for n, error in errors.items())
+    subsets = ratio.synthetic["err_rel"]
+    fresh = (
+        f"At eta {ratio.eta:g}, one fresh batch tells the difference between the linear and the true change to "
+        f"{precision} (standard error). A difference much smaller than that cannot be seen in one such batch."
     )
-    agreement = (
-        f"The subsets scatter around {mean:+.2f}; {near} of {_count(len(actual), 'actual small run')} "
-        f"({', '.join(f'{value:+.2f}' for value in actual)}) lie within 2 SD of that."
-    )
-    warning = (
+    full = f"On the full large runs, err_rel is {_full_batch_mean(large, ratio.eta, ratio.reference_total)}."
+    spread = f"Over subsets of {ratio.sample_size}, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± SD)."
+    published = (
         f"The partial sum, the estimate of the published figures, has an SD of "
         f"{partial_sum.synthetic['err_rel'].std():.2f}; it is not comparable with actual runs."
     )
-    sizes = sorted({small_runs[name].num_sequences for name in ratio.actual["run"]})
-    if sizes == [n]:
-        return [spread, agreement, warning]
-    listed = ", ".join(map(str, sizes))
-    mismatch = (
-        f"The actual runs have {listed} sequences, not {n}: expect their spread to differ from that of the subsets."
-    )
-    return [spread, agreement, mismatch, warning]
+    return [fresh, full, f"{spread} {_agreement(ratio, small_runs)}", published]
 
 
-def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset_size: int) -> list[str]:
+def describe_distribution(
+    partial_sum: pd.DataFrame, ratio: pd.DataFrame, runs: Mapping[str, Run], subset_size: int
+) -> list[str]:
     """Return how the spread of err_rel depends on eta.
 
     Parameters
     ----------
     partial_sum, ratio
         From `analysis_helpers.summarize_err_rel_distribution`, one for each estimator.
+    runs
+        The runs that subsets were drawn from.
     subset_size
         Sequences in a subset.
     """
     sentences = [
-        f"Ratio, subsets of {subset_size}: err_rel is {_per_eta(ratio)} (mean ± SD).",
-        f"Partial sum, subsets of {subset_size}: err_rel is {_per_eta(partial_sum)} (mean ± SD).",
+        f"On the full runs at eta {eta:g}, err_rel is {_full_batch_mean(runs, eta, reference)}."
+        for eta, reference in reference_true_totals(runs).items()
+        if any(same_eta(eta, shown) for shown in ratio["eta"])
     ]
-    if len(ratio) > 1:
-        eta, sds = ratio["eta"], [table["std_err_rel"] for table in (partial_sum, ratio)]
-        of_sum, of_ratio = (sd.iloc[0] / sd.iloc[-1] for sd in sds)
-        sentences.append(
-            f"From eta {eta.iloc[0]:g} to {eta.iloc[-1]:g}, {eta.iloc[-1] / eta.iloc[0]:.3g} times as large, the SD of "
-            f"the partial sum falls {of_sum:.2f} times, that of the ratio {of_ratio:.2f} times. A spread that falls as "
-            "fast as eta grows does not come from the step: it is difference in base entropy between sequences."
+    sentences += [
+        f"{name}, subsets of {subset_size}: err_rel is {_per_eta(table)} (mean ± SD)."
+        for name, table in (("Ratio", ratio), ("Partial sum", partial_sum))
+    ]
+    return sentences + (_fall(partial_sum, ratio) if len(ratio) > 1 else [])
+
+
+def _full_batch_mean(runs: Mapping[str, Run], eta: float, reference: float) -> str:
+    """Return the mean err_rel over runs with its standard error, and whether chance explains it."""
+    having = {name: run for name, run in runs.items() if run.has_eta(eta)}
+    mean = float(collect_err_rel_across_runs(having, eta, reference, estimator="ratio")["err_rel"].mean())
+    errors = [err_rel_standard_error(run, eta, reference=reference) for run in having.values()]
+    se = float(np.sqrt(np.sum(np.square(errors)))) / len(errors)
+    chance = "chance hardly explains" if abs(mean) > CLEAR_Z * se else "chance may explain"
+    return f"{mean:+.2f} ± {se:.2f} (mean over {_count(len(having), 'run')} ± standard error), which {chance}"
+
+
+def _agreement(ratio: Comparison, small_runs: Mapping[str, Run]) -> str:
+    values = ratio.actual["err_rel"]
+    listed = f"{_count(len(values), 'actual small run')} ({', '.join(f'{value:+.2f}' for value in values)})"
+    sizes = sorted({small_runs[name].num_sequences for name in ratio.actual["run"]})
+    if sizes != [ratio.sample_size]:
+        return (
+            f"The {listed} have {', '.join(map(str, sizes))} sequences, not {ratio.sample_size}: expect another spread."
         )
-    return sentences
+    subsets = ratio.synthetic["err_rel"]
+    near = int((abs(values - subsets.mean()) <= 2 * subsets.std()).sum())
+    return f"Of {listed}, {near} lie within 2 SD of that mean."
+
+
+def _fall(partial_sum: pd.DataFrame, ratio: pd.DataFrame) -> list[str]:
+    eta = ratio["eta"]
+    growth = eta.iloc[-1] / eta.iloc[0]
+    of_sum, of_ratio = (table["std_err_rel"].iloc[0] / table["std_err_rel"].iloc[-1] for table in (partial_sum, ratio))
+    fall = (
+        f"From eta {eta.iloc[0]:g} to {eta.iloc[-1]:g}, {growth:.3g} times as large, the SD of the partial sum falls "
+        f"{of_sum:.2f} times, that of the ratio {of_ratio:.2f} times."
+    )
+    if not AS_FAST[0] * growth < of_sum < AS_FAST[1] * growth:
+        return [fall]
+    cause = (
+        "A spread that falls about as fast as eta grows does not come from the step: it is difference in base entropy."
+    )
+    return [f"{fall} {cause}"]
 
 
 def _milli(values: pd.Series[float]) -> str:

@@ -28,6 +28,7 @@ ORDER = [
     "err_rel",
     "partial_sum",
     "comparison",
+    "inference",
     "health",
     "wording",
     "plots",
@@ -40,7 +41,7 @@ ORDER = [
 # Libraries with a place of their own; NumPy and the standard library may be used everywhere.
 PLACES = {
     "msgspec": {"results_json"},
-    "pandas": {"err_rel", "partial_sum", "comparison", "health", "wording", "plots", "notebook"},
+    "pandas": {"err_rel", "partial_sum", "comparison", "inference", "health", "wording", "plots", "notebook"},
     "matplotlib": {"plots"},
     "IPython": {"notebook"},
     "papermill": {"execute"},

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis_helpers import Run, RunError, inventory, write_run
+from analysis_helpers.checks import RunWarning
 from analysis_helpers.health import contribution_table, contribution_tails, integrity_problems, run_totals
 from analysis_helpers.results_json import encode_run
 from tests.building import random_run, totals_only_run
@@ -111,5 +112,13 @@ def test_tails_measure_the_largest_and_the_top_hundredth() -> None:
 
 
 def test_contributions_at_an_unknown_eta_say_which_there_are() -> None:
-    with pytest.raises(ValueError, match="no run has eta 5e-06; there are 1e-06, 2e-06"):
+    with pytest.raises(ValueError, match="none of run_01 has eta 5e-06; they have 1e-06, 2e-06"):
         contribution_table({"run_01": random_run()}, 5e-6)
+
+
+def test_a_totals_only_run_has_no_contributions_and_is_named() -> None:
+    with pytest.warns(RunWarning, match="skipped run_02: it has no per-sequence terms, only totals"):
+        table = contribution_table({"run_01": random_run(), "run_02": totals_only_run()}, 1e-6)
+    assert set(table["run"]) == {"run_01"}
+    with pytest.warns(RunWarning, match="only totals"):
+        assert contribution_table({"run_02": totals_only_run()}, 1e-6).empty

@@ -93,7 +93,7 @@ def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(re
     assert "computed below" not in page
     assert "etas = [3.2e-06]" in page
     assert page.count("subset_size = 128") == 2
-    assert "At eta 3.2e-06, one batch of 128" in page
+    assert "with 128 sequences and" in page
 
 
 def test_pages_load_nothing_from_a_network(report: Path) -> None:

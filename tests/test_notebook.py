@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis_helpers.checks import RunWarning
 from analysis_helpers.notebook import (
     RESULT_MIME,
     Answer,
@@ -121,6 +123,7 @@ def test_readable_tables_hold_short_text() -> None:
     assert readable(table).to_dict("records") == [
         {"eta": "1.6e-06", "etas": "1e-06, 2e-06", "n": "", "x": "", "k": "7", "s": "run"}
     ]
+    assert readable(pd.DataFrame({"x": [-0.0011, 4.7, 250.0]}))["x"].tolist() == ["-0.00110", "4.70", "250"]
     assert readable(pd.DataFrame({"x": [1 / 3]}), digits=5)["x"].iloc[0] == "0.33333"
 
 
@@ -142,6 +145,24 @@ def test_a_result_is_displayed_once_with_ten_digits(monkeypatch: pytest.MonkeyPa
     assert data["text/plain"] == "result for collection: 1 row"
 
 
+def test_warnings_about_runs_are_told_with_the_answer_each_once_and_others_are_shown_as_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("IPython.display.display", lambda markdown, display_id=False: shown.append(markdown.data))
+    others: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", lambda message, *rest: others.append(str(message)))
+        answer = Answer()
+        for _ in range(2):
+            warnings.warn("skipped run_03: it has no eta 1e-06", RunWarning, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+        answer.say(["One."])
+    assert shown[-1] == "- One.\n- **Note:** skipped run_03: it has no eta 1e-06."
+    assert others == ["something else"]
+
+
 def test_an_answer_is_shown_where_it_is_said_and_where_its_place_is(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
 
@@ -154,5 +175,6 @@ def test_an_answer_is_shown_where_it_is_said_and_where_its_place_is(monkeypatch:
         return Place() if display_id else None
 
     monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards
     Answer().say(["One.", "Two."])
     assert shown == ["*Run all cells: the answer is computed below.*", "top: - One.\n- Two.", "- One.\n- Two."]

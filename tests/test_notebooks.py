@@ -136,7 +136,7 @@ def test_a_comparison_with_other_parameters_gives_the_numbers_of_plain_loops(
         assert row["synthetic_std"] == pytest.approx(np.std(plain, ddof=1), rel=1e-8)
         actual = [(eta * r.delta_h_per_lr - r.measurement(eta).delta_h_true) / reference for r in small_runs.values()]
         assert row["actual_values"] == pytest.approx(actual, rel=1e-8)
-    assert "The actual runs have 256 sequences, not 64" in markdown_outputs(notebook)[0]
+    assert "have 256 sequences, not 64: expect another spread" in markdown_outputs(notebook)[0]
 
 
 def test_a_distribution_with_other_parameters_gives_the_numbers_of_plain_loops(

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Any
 
 import pytest
 
 from analysis_helpers import Run, RunError, reference_true_totals
+from analysis_helpers.checks import RunWarning
 from analysis_helpers.pooling import all_etas, check_poolable, own_total, reference_for, reference_total, usable_runs
 from tests.building import ETAS, random_run
 
@@ -53,14 +55,33 @@ def test_runs_are_left_out_with_a_warning_that_names_run_and_reason() -> None:
 def test_nothing_left_is_an_error() -> None:
     with pytest.raises(ValueError, match="sample_size must be at most 12, the sequences of the largest run, got 13"):
         usable_runs(RUNS, ETAS, 13)
-    with pytest.raises(ValueError, match="no run has eta 5e-06; there are 1e-06, 2e-06"):
+    with pytest.raises(ValueError, match="none of run_01, run_02 has eta 5e-06; they have 1e-06, 2e-06"):
         usable_runs(RUNS, [5e-6], 4)
     with pytest.raises(ValueError, match="no runs given"):
         usable_runs({}, ETAS, 4)
-    with pytest.raises(ValueError, match="no etas given"):
+    with pytest.raises(ValueError, match=r"etas must be a list of at least one step size, got \[\]"):
         usable_runs(RUNS, [], 4)
     with pytest.raises(ValueError, match="no runs given"):
         reference_true_totals({})
+
+
+def test_arguments_of_another_kind_are_named() -> None:
+    wrong: Any = random_run()
+    with pytest.raises(ValueError, match="runs must be a dict of name -> Run, as from load_runs, got Run"):
+        usable_runs(wrong, ETAS, 4)
+    with pytest.raises(ValueError, match="runs must be a dict of name -> Run, as from load_runs, got Run"):
+        reference_true_totals(wrong)
+    scalar: Any = 1e-6
+    with pytest.raises(ValueError, match="etas must be a list of at least one step size, got 1e-06"):
+        usable_runs(RUNS, scalar, 4)
+    text: Any = ["1e-6"]
+    with pytest.raises(ValueError, match="eta must be a number, got '1e-6'"):
+        usable_runs(RUNS, text, 4)
+
+
+def test_a_run_given_twice_is_pointed_out() -> None:
+    with pytest.warns(RunWarning, match="run_09 is the same run as run_01: it counts twice"):
+        usable_runs({**RUNS, "run_09": random_run(seed=1)}, ETAS, 4)
 
 
 def test_the_eta_of_the_runs_stands_for_one_given_with_a_rounding_error() -> None:

@@ -120,3 +120,8 @@ def test_a_run_survives_any_number_of_round_trips(large_runs: dict[str, Run], tm
     again = read_run(tmp_path / "results.json")
     assert again == run
     assert encode_run(again) == encode_run(run)
+
+
+def test_a_batch_folder_in_place_of_a_data_root_gets_a_hint(data_root: Path) -> None:
+    with pytest.raises(RunError, match=r"E_6: folder holds no runs; .* \(it is a batch folder itself: give "):
+        load_batches(data_root / "E_6")

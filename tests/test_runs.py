@@ -115,6 +115,16 @@ def test_entropies_and_weights_must_be_at_the_same_etas() -> None:
         Run.from_arrays(token_counts=[1], h_base=[1.0], h_new={1e-6: [1.0]}, log_weights={2e-6: [0.0]}, gdotv=[0.0])
 
 
+def test_measurements_must_be_by_eta() -> None:
+    arrays: Any = [1.0]
+    with pytest.raises(ValueError, match="h_new and log_weights must each be a dict of eta -> array"):
+        Run.from_arrays(token_counts=[1], h_base=[1.0], h_new=arrays, log_weights=arrays, gdotv=[0.0])
+
+
+def test_a_run_is_shown_by_its_source_size_and_etas() -> None:
+    assert repr(random_run()) == "<Run 'run 0': 12 sequences, etas 1e-06, 2e-06>"
+
+
 def test_an_eta_is_found_within_tolerance_and_a_missing_one_says_which_there_are() -> None:
     run = random_run()
     assert run.measurement(ETAS[1] * (1 + 1e-9)) is run.measurements[1]
