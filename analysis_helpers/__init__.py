@@ -18,6 +18,7 @@ from .err_rel import (
 )
 from .estimators import per_sequence_contributions
 from .health import inventory
+from .inference import decompose_err_rel, err_rel_standard_error
 from .pooling import reference_true_totals
 from .run_files import load_runs, write_run
 from .runs import Run
@@ -35,6 +36,8 @@ __all__ = [
     "aggregate_err_rel",
     "collect_err_rel_across_runs",
     "compare_err_rel_distributions",
+    "decompose_err_rel",
+    "err_rel_standard_error",
     "inventory",
     "load_runs",
     "per_sequence_contributions",

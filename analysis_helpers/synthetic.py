@@ -77,6 +77,7 @@ def synthetic_runs(
     *,
     seed: int = 0,
     policy: Policy | None = None,
+    sampling_temperature: float = 1.0,
 ) -> dict[str, Run]:
     """Return runs of a policy whose entropy is known, named run_01, run_02 and so on.
 
@@ -92,11 +93,14 @@ def synthetic_runs(
         Seed; each run has a stream of its own, so the first runs are the same whatever ``num_runs``.
     policy
         The policy; None: `default_policy`.
+    sampling_temperature
+        Divides the logits while the evaluation batch is sampled, and then only: anything but 1 makes runs whose
+        sequences do not come from the policy that is differentiated, as with a sampler that differs from the trainer.
 
     Raises
     ------
     ValueError
-        If a count is not a whole number of at least 1.
+        If a count is not a whole number of at least 1, or the temperature not positive.
     RunError
         If an eta is not positive.
 
@@ -106,7 +110,9 @@ def synthetic_runs(
     >>> list(runs), runs["run_01"].num_sequences, runs["run_01"].etas
     (['run_01', 'run_02'], 64, (1.6e-06, 3.2e-06))
     """
-    made = synthetic_runs_with_truth(num_runs, num_sequences, etas, seed=seed, policy=policy)
+    made = synthetic_runs_with_truth(
+        num_runs, num_sequences, etas, seed=seed, policy=policy, sampling_temperature=sampling_temperature
+    )
     return {name: synthetic.run for name, synthetic in made.items()}
 
 
@@ -117,14 +123,18 @@ def synthetic_runs_with_truth(
     *,
     seed: int = 0,
     policy: Policy | None = None,
+    sampling_temperature: float = 1.0,
 ) -> dict[str, SyntheticRun]:
     """Return the runs of `synthetic_runs`, each with its policy and direction, from which the exact answer follows."""
     checked_count(num_runs, "num_runs")
     checked_count(num_sequences, "num_sequences")
+    if not 0 < sampling_temperature < np.inf:
+        raise ValueError(f"sampling_temperature must be positive, got {sampling_temperature!r}")
     source = default_policy() if policy is None else policy
+    sampler = Policy(source.logits / sampling_temperature, source.max_length)
     streams = np.random.SeedSequence(seed).spawn(num_runs)
     return {
-        f"run_{k:02d}": _make_run(source, num_sequences, etas, np.random.default_rng(stream), f"synthetic run_{k:02d}")
+        f"run_{k:02d}": _make_run(source, sampler, num_sequences, etas, np.random.default_rng(stream), f"run_{k:02d}")
         for k, stream in enumerate(streams, start=1)
     }
 
@@ -234,12 +244,18 @@ def write_sample_data(root: str | os.PathLike[str]) -> None:
 
 
 def _make_run(
-    policy: Policy, num_sequences: int, etas: Sequence[float], rng: np.random.Generator, source: str
+    policy: Policy,
+    sampler: Policy,
+    num_sequences: int,
+    etas: Sequence[float],
+    rng: np.random.Generator,
+    source: str,
 ) -> SyntheticRun:
     direction, update_batch = update_direction(policy, rng)
     baseline = entropy_to_go_baseline(policy, update_batch)
-    batch = sample_sequences(policy, num_sequences, rng)
-    return SyntheticRun(evaluate(policy, direction, batch, etas, baseline, source), policy, direction)
+    batch = sample_sequences(sampler, num_sequences, rng)
+    run = evaluate(policy, direction, batch, etas, baseline, f"synthetic {source}")
+    return SyntheticRun(run, policy, direction)
 
 
 def _entropy_to_go(

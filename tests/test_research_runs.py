@@ -10,6 +10,8 @@ import pytest
 from analysis_helpers import (
     Run,
     collect_err_rel_across_runs,
+    decompose_err_rel,
+    err_rel_standard_error,
     inventory,
     load_runs,
     reference_true_totals,
@@ -17,7 +19,7 @@ from analysis_helpers import (
     simulate_err_rel_across_runs,
     summarize_err_rel_distribution,
 )
-from analysis_helpers.estimators import columns, influence_values
+from analysis_helpers.inference import PARTS, pool_decomposition
 from analysis_helpers.partial_sum import explain_partial_sum
 from analysis_helpers.results_json import encode_run, parse_run
 
@@ -87,19 +89,61 @@ def test_the_large_runs_and_their_standard_errors(
     reference = reference_true_totals(large)[eta]
     table = collect_err_rel_across_runs(large, eta, reference, estimator="ratio")
     assert table["err_rel"].to_numpy() == pytest.approx(values, abs=6e-4)
-    psis = [influence_values(columns(run, eta, "ratio")) for run in large.values()]
-    found = [np.std(linear - true, ddof=1) / np.sqrt(2048) / abs(reference) for true, linear in psis]
+    found = [err_rel_standard_error(run, eta, reference=reference) for run in large.values()]
     assert found == pytest.approx(errors, abs=6e-4)
 
 
 def test_the_spread_of_the_ratio_at_256(large: dict[str, Run]) -> None:
-    # RMS over runs of the SD over 4,000 subsets, each known to 1.1 %: off by 4 of its standard errors with probability
-    # 6e-5.
+    for eta, published in zip(ETAS, [0.487, 0.495], strict=True):
+        reference = reference_true_totals(large)[eta]
+        errors = [
+            err_rel_standard_error(run, eta, 256, reference=reference, population="run") for run in large.values()
+        ]
+        assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(published, abs=6e-4)
+
+
+@pytest.mark.parametrize("n", [16, 32, 64, 128, 256, 512, 1024])
+def test_the_closed_form_is_the_spread_of_draws(large: dict[str, Run], n: int) -> None:
+    # The SD of 20,000 draws is known to about 0.6 % (tails heavier than normal): 2 % fails with probability 1e-3 an n.
+    references = reference_true_totals(large)
     draws = simulate_err_rel_across_runs(
-        large, ETAS, num_samples=4000, estimator="ratio", references=reference_true_totals(large)
+        large, ETAS, n, num_samples=20_000, seed=n, estimator="ratio", references=references
     )
-    variances = draws.groupby(["eta", "run"])["err_rel"].var().groupby("eta").mean()
-    assert np.sqrt(variances.to_numpy()) == pytest.approx([0.487, 0.495], rel=4 * 0.0112 / 2 + 0.001)
+    found = draws.groupby(["run", "eta"])["err_rel"].std()
+    for name, run in large.items():
+        for eta in ETAS:
+            closed = err_rel_standard_error(run, eta, n, reference=references[eta], population="run")
+            assert closed / found[name, eta] == pytest.approx(1, abs=0.03 if n < 32 else 0.02)
+
+
+@pytest.mark.parametrize(
+    ("eta", "second", "second_se", "pooled"),
+    [
+        (1.6e-6, [-0.102, -0.094, -0.118, -0.029], [0.063, 0.061, 0.070, 0.061], (-0.083, 0.032, 0.399, 0.079)),
+        (3.2e-6, [-0.065, -0.063, -0.020, 0.027], [0.034, 0.034, 0.036, 0.030], (-0.027, 0.017, 0.423, 0.084)),
+    ],
+)
+def test_the_parts_of_the_error(
+    large: dict[str, Run], eta: float, second: list[float], second_se: list[float], pooled: tuple[float, ...]
+) -> None:
+    table = decompose_err_rel(large, eta)
+    assert table["matched_minus_true"].to_numpy() == pytest.approx(second, abs=6e-4)
+    assert table["matched_minus_true_se"].to_numpy() == pytest.approx(second_se, abs=6e-4)
+    assert table["score_z"].to_numpy() == pytest.approx([3.1, 3.6, 1.3, 3.0], abs=0.06)
+    [row] = pool_decomposition(table).to_dict("records")
+    names = [name for part in reversed(PARTS) for name in (part, f"{part}_se")]
+    assert [row[name] for name in names] == pytest.approx(pooled, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("eta", "first", "whole"), [(1.6e-6, (0.075, 0.056), (-0.021, 0.065)), (3.2e-6, (0.079, 0.060), (0.035, 0.063))]
+)
+def test_the_parts_of_the_error_without_what_the_score_explains(
+    large: dict[str, Run], eta: float, first: tuple[float, float], whole: tuple[float, float]
+) -> None:
+    [row] = pool_decomposition(decompose_err_rel(large, eta, score_adjusted=True)).to_dict("records")
+    assert (row["linear_minus_matched"], row["linear_minus_matched_se"]) == pytest.approx(first, abs=6e-4)
+    assert (row["err_rel"], row["se"]) == pytest.approx(whole, abs=6e-4)
 
 
 def test_the_spread_of_the_partial_sum_is_base_entropy(large: dict[str, Run]) -> None:

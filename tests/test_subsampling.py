@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from analysis_helpers.subsampling import subset_sums
+from analysis_helpers.checks import FloatArray
+from analysis_helpers.subsampling import SAMPLERS, subset_sums
 
 VALUES = np.arange(14.0).reshape(7, 2) ** 2
+
+
+def powers_of_two(size: int) -> FloatArray:
+    return np.array([[2.0**i] for i in range(size)])
+
+
+either = pytest.mark.parametrize("sampler", SAMPLERS)
 
 
 @given(st.integers(1, 7), st.integers(1, 5), st.integers(0, 2**32))
@@ -20,24 +30,88 @@ def test_each_subset_is_one_choice_from_the_stream(size: int, samples: int, seed
     assert np.allclose(sums, plain, rtol=1e-13)
 
 
-def test_subsets_are_drawn_without_replacement() -> None:
-    powers = np.array([[2.0**i] for i in range(10)])  # a sum of distinct powers of 2 shows which were drawn
-    sums = subset_sums(powers, 4, 500, np.random.default_rng(1))[:, 0].astype(int)
-    assert all(bin(drawn).count("1") == 4 for drawn in sums)
+def membership(sums: FloatArray, size: int) -> NDArray[np.bool_]:
+    """Return which sequences were drawn, shape ``(subsets, size)``, from sums of distinct powers of 2."""
+    bits: NDArray[np.bool_] = (sums[:, :1].astype(np.int64) >> np.arange(size)) & 1 == 1
+    return bits
 
 
-def test_every_subset_is_equally_likely() -> None:
-    # 35 subsets of 3 out of 7, 35,000 draws: chi-square with 34 degrees of freedom exceeds 74 with probability 1e-4.
-    powers = np.array([[2.0**i] for i in range(7)])
-    drawn = subset_sums(powers, 3, 35_000, np.random.default_rng(5))[:, 0]
-    known = [sum(2.0**i for i in chosen) for chosen in combinations(range(7), 3)]
+@either
+@pytest.mark.parametrize("n", [1, 4, 5, 6, 9, 10])
+def test_subsets_are_drawn_without_replacement(sampler: str, n: int) -> None:
+    sums = subset_sums(powers_of_two(10), n, 500, np.random.default_rng(1), sampler=sampler)
+    assert (membership(sums, 10).sum(axis=1) == n).all()
+
+
+@either
+@pytest.mark.parametrize("n", [3, 4])
+def test_every_subset_is_equally_likely(sampler: str, n: int) -> None:
+    # 35 subsets of 3 (or 4) out of 7, 35,000 draws: chi-square with 34 degrees of freedom exceeds 74 with probability
+    # 1e-4; the two groups of a permutation repel each other, which makes it smaller.
+    drawn = subset_sums(powers_of_two(7), n, 35_000, np.random.default_rng(5), sampler=sampler)[:, 0]
+    known = [sum(2.0**i for i in chosen) for chosen in combinations(range(7), n)]
     counts = np.array([(drawn == total).sum() for total in known])
     assert counts.sum() == 35_000
     assert ((counts - 1000) ** 2 / 1000).sum() < 74
 
 
-def test_the_subset_of_all_has_the_full_sums() -> None:
-    sums = subset_sums(VALUES, 7, 3, np.random.default_rng(0))
+@pytest.mark.parametrize("n", [64, 150])
+def test_sequences_and_pairs_are_included_equally_often_in_disjoint_subsets(n: int) -> None:
+    # 40,000 subsets out of 200. Counts of sequences and of pairs are within 5 (pairs: 6) standard errors of n/N and
+    # n(n-1)/(N(N-1)): 200 and 19,900 of them fail with probability 1e-4 and 4e-5.
+    size, samples = 200, 40_000
+    indices = np.arange(size)
+    halves = [np.where(indices // 50 == k, 2.0 ** (indices % 50), 0.0) for k in range(4)]
+    sums = subset_sums(np.stack(halves, axis=1), n, samples, np.random.default_rng(3), sampler="disjoint")
+    drawn = np.hstack([membership(sums[:, [k]], 50) for k in range(4)])
+    together = drawn.astype(np.float32).T @ drawn.astype(np.float32) / samples
+    single, pair = n / size, n * (n - 1) / (size * (size - 1))
+    assert np.abs(np.diag(together) - single).max() < 5 * np.sqrt(single * (1 - single) / samples)
+    apart = together[np.triu_indices(size, 1)]
+    assert np.abs(apart - pair).max() < 6 * np.sqrt(pair * (1 - pair) / samples)
+
+
+def test_groups_of_one_permutation_share_no_sequence() -> None:
+    sums = subset_sums(powers_of_two(40), 10, 1000, np.random.default_rng(3), sampler="disjoint")
+    drawn = membership(sums, 40).reshape(250, 4, 40)
+    assert (drawn.sum(axis=1) == 1).all()
+
+
+def test_where_n_divides_the_size_the_mean_over_disjoint_subsets_is_exact() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 2))
+    sums = subset_sums(values, 10, 400, np.random.default_rng(3), sampler="disjoint")
+    assert np.allclose(sums.mean(axis=0), values.sum(axis=0) / 4, rtol=1e-12)
+
+
+def test_disjoint_subsets_do_not_depend_on_how_many_are_asked_for_beyond_whole_chunks() -> None:
+    # A chunk is 32 permutations of 4 groups; each has a stream of its own.
+    few, many = (
+        subset_sums(powers_of_two(40), 10, samples, np.random.default_rng(3), sampler="disjoint")
+        for samples in (256, 900)
+    )
+    assert np.array_equal(few, many[:256])
+
+
+def test_few_subsets_of_a_large_batch_are_drawn_independently() -> None:
+    values = np.arange(500_000.0)[:, None]
+    sums = subset_sums(values, 3, 2, np.random.default_rng(1), sampler="disjoint")
+    rng = np.random.default_rng(1)
+    assert sums[:, 0].tolist() == [rng.choice(500_000, size=3, replace=False).sum() for _ in range(2)]
+
+
+def test_scratch_memory_does_not_grow_with_the_number_of_subsets() -> None:
+    values = np.random.default_rng(0).normal(size=(6, 2048)).T
+    for sampler in SAMPLERS:
+        tracemalloc.start()
+        sums = subset_sums(values, 256, 20_000, np.random.default_rng(0), sampler=sampler)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak - sums.nbytes < 8 * 2**20
+
+
+@either
+def test_the_subset_of_all_has_the_full_sums(sampler: str) -> None:
+    sums = subset_sums(VALUES, 7, 3, np.random.default_rng(0), sampler=sampler)
     assert np.allclose(sums, VALUES.sum(axis=0), rtol=1e-14)
 
 
