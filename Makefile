@@ -11,7 +11,7 @@ REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,la
 	$(call option,SMALL_BATCH,small-batch) $(call option,ETA,eta) $(call option,SUBSET_SIZE,subset-size) \
 	$(call option,OUT,out)
 
-.PHONY: help report test test-slow lint lab notebooks samples constraints clean
+.PHONY: help report test test-slow bench lint lab notebooks samples constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,10 @@ test: $(READY) lint ## Run everything that is quick: lint, types, tests, doctest
 
 test-slow: $(READY) ## Run the tests that take long
 	$(RUN) -m pytest -m slow
+
+bench: $(READY) ## Measure against plain loops and peers
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[bench]" --constraint constraints.txt
+	$(RUN) -m tests.benchmarks
 
 lint: $(READY) ## Check style and types
 	$(RUN) -m ruff check .
@@ -43,7 +47,7 @@ samples: $(READY) ## Make data_samples anew
 constraints: ## Pin the newest versions that fit, in constraints.txt
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench]"
 	$(RUN) -m pip freeze --exclude-editable > constraints.txt
 
 clean: ## Remove what the targets made

@@ -5,6 +5,7 @@ imports NumPy, pandas and little else: plots, notebooks and their execution are 
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from .checks import RunError
 from .comparison import Comparison, compare_err_rel_distributions
@@ -24,6 +25,9 @@ from .run_files import load_runs, write_run
 from .runs import Run
 from .synthetic import synthetic_runs, write_sample_data
 
+if TYPE_CHECKING:
+    from .plots import plot_err_rel_comparison, plot_err_rel_histograms
+
 try:
     __version__ = version("entropy-batch-diagnostics")
 except PackageNotFoundError:  # the source folder is on the path, but not installed
@@ -41,6 +45,8 @@ __all__ = [
     "inventory",
     "load_runs",
     "per_sequence_contributions",
+    "plot_err_rel_comparison",
+    "plot_err_rel_histograms",
     "reference_true_totals",
     "sample_err_rel_across_runs",
     "simulate_err_rel",
@@ -50,3 +56,12 @@ __all__ = [
     "write_run",
     "write_sample_data",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import matplotlib only when a plot is asked for."""
+    if name in ("plot_err_rel_comparison", "plot_err_rel_histograms"):
+        from . import plots
+
+        return getattr(plots, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

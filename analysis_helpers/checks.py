@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import operator
+import sys
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
@@ -32,6 +35,15 @@ class RunError(ValueError):
 
 class RunWarning(UserWarning):
     """Something about runs that a reader of the numbers should know: what was left out, or what to doubt."""
+
+
+def warn_about_runs(message: str) -> None:
+    """Issue a `RunWarning` that points at the first caller outside this package."""
+    package, depth = Path(__file__).parent, 1
+    frame = sys._getframe(depth)
+    while frame.f_back is not None and Path(frame.f_code.co_filename).parent == package:
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, RunWarning, stacklevel=depth + 1)
 
 
 def canonical_eta(eta: float) -> float:
@@ -99,9 +111,12 @@ def checked_count(value: object, name: str, *, most: int | None = None, what_mos
     >>> checked_count(256, "sample_size", most=2048)
     256
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < 1:
+    try:
+        count = operator.index(value) if isinstance(value, SupportsIndex) and not isinstance(value, bool) else 0
+    except TypeError:  # an array of one number
+        count = 0
+    if count < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    count = operator.index(value)
     if most is not None and count > most:
         raise ValueError(f"{name} must be at most {most}{what_most}, got {count}")
     return count

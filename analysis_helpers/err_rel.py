@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .checks import FloatArray, checked_count
+from .checks import FloatArray, checked_count, warn_about_runs
 from .estimators import Columns, columns
 from .pooling import own_total, reference_for, usable_runs
 from .runs import Run
@@ -195,6 +195,7 @@ def sample_err_rel_across_runs(
     >>> table.groupby("eta").size().to_dict()
     {1.6e-06: 100, 3.2e-06: 100}
     """
+    checked_count(samples_per_eta, "samples_per_eta")
     rng = np.random.default_rng(seed)
     parts = []
     for eta, names in usable_runs(runs, eta_values, subset_size, "subset_size").items():
@@ -274,14 +275,19 @@ def summarize_err_rel_distribution(df: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"df must have the columns 'eta' and 'err_rel', got {list(df.columns)}")
     groups = df.groupby("eta")["err_rel"]
     columns_of = {f"{how}_err_rel": groups.agg(how) for how in ("mean", "std", "var", "min", "max")}
-    return pd.DataFrame({**columns_of, "num_samples": groups.size()}).reset_index()
+    return pd.DataFrame({**columns_of, "num_samples": groups.count()}).reset_index()
 
 
 def _relative_error(batch: Columns, sums: FloatArray, reference: float) -> FloatArray:
-    true, linear = batch.estimate(sums)
     if reference == 0:
         return np.full(len(sums), np.nan)
-    return (linear - true) / reference
+    with np.errstate(divide="ignore", invalid="ignore"):
+        true, linear = batch.estimate(sums)
+        values = (linear - true) / reference
+    if not np.isfinite(values).all():
+        empty = np.count_nonzero(~np.isfinite(values))
+        warn_about_runs(f"{empty} of {len(values)} subsets hold no tokens or no weight: err_rel is not a number there")
+    return values
 
 
 def _long_table(parts: Sequence[tuple[str, float, FloatArray]]) -> pd.DataFrame:

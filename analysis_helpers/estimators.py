@@ -102,6 +102,14 @@ def _matched(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     return w_h_new / w_tokens - entropy, full.eta / tokens * (direct - entropy * tokens_score)
 
 
+def _true_change(sums: Array, full: FullBatch) -> tuple[Array, Array]:
+    tokens, h_base, w_tokens, w_h_new = np.moveaxis(sums, -1, 0)
+    true = w_h_new / w_tokens - h_base / tokens
+    return true, np.zeros_like(true)
+
+
+_TRUE = Estimator("true change", ("tokens", "h_base", "w_tokens", "w_h_new"), 0, _true_change)  # no linear terms needed
+
 ESTIMATORS = {
     estimator.name: estimator
     for estimator in (
@@ -122,26 +130,7 @@ def columns(run: Run, eta: float, estimator: str = "ratio") -> Columns:
     ValueError
         If the run has no such eta, or the estimator is unknown.
     """
-    chosen = ESTIMATORS[checked_choice(estimator, "estimator", ESTIMATORS)]
-    measured, tokens = run.measurement(eta), run.token_counts
-    assemble: dict[str, Callable[[], FloatArray]] = {
-        "tokens": lambda: tokens,
-        "h_base": lambda: _recorded(measured.h_base, run, "baseline_entropy"),
-        "w_tokens": lambda: measured.weights * tokens,
-        "w_h_new": lambda: measured.weights * measured.h_new,
-        "g": lambda: _recorded(run.gdotv, run, "linear") * run.total_tokens,
-        "tokens_score": lambda: tokens_times_score(run),
-        "direct": lambda: _direct_terms(run, _recorded(measured.h_base, run, "baseline_entropy")),
-    }
-    values = np.stack([assemble[name]() for name in chosen.columns]).T  # columns contiguous, for sampling
-    full = FullBatch(
-        eta=measured.eta,
-        tokens=run.total_tokens,
-        weighted_tokens=float(measured.weights @ tokens),
-        base_entropy=measured.base_entropy,
-        score_entropy=run.score.h_base_mean if run.score else 0.0,
-    )
-    return Columns(chosen, frozen(values), full)
+    return _columns(run, eta, ESTIMATORS[checked_choice(estimator, "estimator", ESTIMATORS)])
 
 
 def tokens_times_score(run: Run) -> FloatArray:
@@ -242,10 +231,32 @@ def influence_values(batch: Columns) -> tuple[FloatArray, FloatArray]:
 
 def true_total_standard_error(run: Run, eta: float) -> float | None:
     """Return the standard error of the run's true change at ``eta`` (nats per token); None where it cannot be had."""
-    if not {"linear", "baseline_entropy"} <= set(run.supports) or run.num_sequences < 2:
+    if "baseline_entropy" not in run.supports or run.num_sequences < 2:
         return None
-    psi, _ = influence_values(columns(run, eta, "ratio"))
+    psi, _ = influence_values(_columns(run, eta, _TRUE))
     return float(psi.std(ddof=1) / np.sqrt(len(psi)))
+
+
+def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
+    measured, tokens = run.measurement(eta), run.token_counts
+    assemble: dict[str, Callable[[], FloatArray]] = {
+        "tokens": lambda: tokens,
+        "h_base": lambda: _recorded(measured.h_base, run, "baseline_entropy"),
+        "w_tokens": lambda: measured.weights * tokens,
+        "w_h_new": lambda: measured.weights * measured.h_new,
+        "g": lambda: _recorded(run.gdotv, run, "linear") * run.total_tokens,
+        "tokens_score": lambda: tokens_times_score(run),
+        "direct": lambda: _direct_terms(run, _recorded(measured.h_base, run, "baseline_entropy")),
+    }
+    values = np.stack([assemble[name]() for name in chosen.columns]).T  # columns contiguous, for sampling
+    full = FullBatch(
+        eta=measured.eta,
+        tokens=run.total_tokens,
+        weighted_tokens=float(measured.weights @ tokens),
+        base_entropy=measured.base_entropy,
+        score_entropy=run.score.h_base_mean if run.score else 0.0,
+    )
+    return Columns(chosen, frozen(values), full)
 
 
 def _direct_terms(run: Run, h_base: FloatArray) -> FloatArray:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from .notebook import notebooks_folder
 
-# Figures come out as PNG and as SVG. The history database, which kernels would share, is left out, and so is what a
+# The history database, which kernels would share, is left out, and so is what a
 # kernel says on the terminal about being stopped.
 _KERNEL_CONFIG = """
-c.InlineBackend.figure_formats = {"png", "svg"}
+c.InlineBackend.figure_formats = FORMATS
 c.HistoryManager.enabled = False
 c.Application.log_level = "CRITICAL"
 """
@@ -85,7 +85,7 @@ def run_notebooks(
     if unknown:
         raise ValueError(f"no notebook has the parameter {', '.join(unknown)}")
     out.mkdir(parents=True, exist_ok=True)
-    with _kernel_settings():
+    with _kernel_settings("png", "svg"):
         for path in notebooks:
             yield _run(path, wanted[path], out / path.name, progress)
 
@@ -102,9 +102,11 @@ def refresh(path: Path) -> None:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
+    client = NotebookClient(
         notebook, kernel_name="python3", config=_client_config(), resources={"metadata": {"path": str(path.parent)}}
-    ).execute()
+    )
+    with _kernel_settings("png"):
+        client.execute()
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for cell in notebook.cells:
@@ -153,13 +155,15 @@ def _client_config() -> object:
 
 
 @contextmanager
-def _kernel_settings() -> Iterator[None]:
-    """Give kernels settings of their own, so that nobody's personal IPython configuration changes a report."""
+def _kernel_settings(*formats: str) -> Iterator[None]:
+    """Give kernels settings of their own, so that nobody's personal IPython configuration changes an output."""
     before = os.environ.get("IPYTHONDIR")
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile_default"
         profile.mkdir()
-        (profile / "ipython_kernel_config.py").write_text(_KERNEL_CONFIG, encoding="utf-8")
+        (profile / "ipython_kernel_config.py").write_text(
+            _KERNEL_CONFIG.replace("FORMATS", repr(set(formats))), encoding="utf-8"
+        )
         os.environ["IPYTHONDIR"] = folder
         try:
             yield

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -246,15 +247,15 @@ def _etas(name: str, value: object) -> tuple[float, ...]:
 
 
 def _whole(name: str, value: object, *, least: int) -> int:
-    number = _number(value)
-    if not (math.isfinite(number) and number.is_integer() and number >= least):
+    number = value if isinstance(value, int) and not isinstance(value, bool) else _number(value)
+    if not (math.isfinite(number) and number == int(number) and number >= least):
         raise ParameterError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return int(number)
 
 
 def _number(value: object) -> float:
     """Return a number given as a number or as text; NaN, which no rule accepts, for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if isinstance(value, bool) or not isinstance(value, (str, Real)):
         return math.nan
     try:
         return float(value)

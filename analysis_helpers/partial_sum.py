@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from .checks import FloatArray, RunError, checked_count
-from .estimators import per_sequence_contributions
+from .checks import FloatArray, checked_count
+from .estimators import columns, per_sequence_contributions
 from .pooling import own_total, usable_runs
-from .runs import FIELDS_BEHIND, Run
+from .runs import Run
 
 
 def partial_sum_moments(
@@ -59,6 +59,8 @@ def partial_sum_moments(
     scale = own_total(run, eta, run.source) if reference is None else reference
     c = _error_contributions(run, eta)
     variance = n * (1 - n / size) * float(c.var(ddof=1)) if size > 1 else 0.0
+    if scale == 0:
+        return float("nan"), float("nan")
     return n / size * float(c.sum()) / scale, float(np.sqrt(variance)) / abs(scale)
 
 
@@ -72,10 +74,9 @@ def base_entropy_share(run: Run, eta: float) -> float:
     RunError
         If the run does not record ``h_base`` or linear terms.
     """
-    measured = run.measurement(eta)
-    if measured.h_base is None:
-        raise RunError(run.source, FIELDS_BEHIND["baseline_entropy"], "is needed here and not recorded in this run")
-    difference = measured.h_base - measured.base_entropy * run.token_counts
+    batch = columns(run, eta, "ratio")
+    tokens, h_base = batch.values[:, :2].T
+    difference = h_base - h_base.sum() / tokens.sum() * tokens
     return float(np.corrcoef(_error_contributions(run, eta), difference)[0, 1] ** 2)
 
 

@@ -49,6 +49,14 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     -------
     Axes
         The axes drawn on.
+
+    Examples
+    --------
+    >>> from analysis_helpers import compare_err_rel_distributions, synthetic_runs
+    >>> large, small = synthetic_runs(2, 512), synthetic_runs(3, 64, seed=1)
+    >>> comparison = compare_err_rel_distributions(large, small, 1.6e-6, sample_size=64, num_samples=50)
+    >>> plot_err_rel_comparison(comparison).get_ylabel()
+    'number of subsets'
     """
     target = _panels(1)[1][0] if ax is None else ax
     synthetic = comparison.synthetic["err_rel"]
@@ -100,6 +108,13 @@ def plot_err_rel_histograms(df: pd.DataFrame, eta_values: Sequence[float], *, es
     ------
     ValueError
         If ``df`` has no row for one of the etas.
+
+    Examples
+    --------
+    >>> from analysis_helpers import sample_err_rel_across_runs, synthetic_runs
+    >>> df = sample_err_rel_across_runs(synthetic_runs(2, 512), [1.6e-6, 3.2e-6], subset_size=64, samples_per_eta=50)
+    >>> len(plot_err_rel_histograms(df, [1.6e-6, 3.2e-6]).axes)
+    2
     """
     panels = [_at_eta(df, eta) for eta in eta_values]
     shown = pd.concat(panels)

@@ -5,12 +5,11 @@ What is left out is left out with a warning that names the run and the reason, a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .checks import RunError, RunWarning, checked_count, same_eta
+from .checks import RunError, checked_count, same_eta, warn_about_runs
 from .estimators import true_total_standard_error
 from .runs import Run
 
@@ -32,10 +31,19 @@ def usable_runs(
     """
     if isinstance(etas, (str, float, int)) or len(etas) == 0:
         raise ValueError(f"etas must be a list of at least one step size, got {etas!r}")
-    check_poolable(runs)
-    _warn_of_copies(runs)
+    _check_runs(runs)
+    found = [known_eta(runs, eta) for eta in etas]
+    if len(set(found)) < len(found):
+        raise ValueError(f"etas must hold each step size once, got {list(etas)}")
     large_enough = _at_least(runs, checked_count(size, argument), argument)
-    return {known_eta(large_enough, eta): _having(large_enough, eta) for eta in etas}
+    usable = {eta: _having(large_enough, eta) for eta in found}
+    for eta, names in usable.items():
+        if not names:
+            raise ValueError(f"no run with at least {size} sequences has eta {eta!r}")
+    used = {name: run for name, run in runs.items() if any(name in names for names in usable.values())}
+    check_poolable(used)
+    _warn_of_copies(used)
+    return usable
 
 
 def check_poolable(runs: Mapping[str, Run]) -> None:
@@ -73,7 +81,8 @@ def known_eta(runs: Mapping[str, Run], eta: float) -> float:
 def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     """Return, for each eta, the mean ``delta_h_true`` over the runs, in nats per token.
 
-    A run without an eta that others have does not enter that mean; a warning names it.
+    A run without an eta that others have does not enter that mean; a warning names it. A mean too close to zero to
+    divide by is warned about.
 
     Raises
     ------
@@ -90,7 +99,8 @@ def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     {1e-06: -0.2}
     """
     _check_runs(runs)
-    return {eta: _mean_true_total([runs[name] for name in _having(runs, eta)], eta) for eta in all_etas(runs)}
+    having = {eta: {name: runs[name] for name in _having(runs, eta)} for eta in all_etas(runs)}
+    return {eta: reference_total(of_eta, eta) for eta, of_eta in having.items()}
 
 
 def reference_total(runs: Mapping[str, Run], eta: float) -> float:
@@ -129,7 +139,7 @@ def _warn_of_copies(runs: Mapping[str, Run]) -> None:
     for name, run in runs.items():
         original = next((known for known, other in seen.items() if other == run), None)
         if original is not None:
-            warnings.warn(f"{name} is the same run as {original}: it counts twice", RunWarning, stacklevel=4)
+            warn_about_runs(f"{name} is the same run as {original}: it counts twice")
         seen[name] = run
 
 
@@ -151,7 +161,7 @@ def _having(runs: Mapping[str, Run], eta: float) -> list[str]:
 
 
 def _warn_skipped(name: str, reason: str) -> None:
-    warnings.warn(f"skipped {name}: it {reason}", RunWarning, stacklevel=5)  # the caller of the public function
+    warn_about_runs(f"skipped {name}: it {reason}")
 
 
 def _mean_true_total(runs: Sequence[Run], eta: float) -> float:
@@ -161,11 +171,11 @@ def _mean_true_total(runs: Sequence[Run], eta: float) -> float:
 def _warn_if_weak(total: float, runs: Sequence[Run], name: str, eta: float) -> None:
     errors = [true_total_standard_error(run, eta) for run in runs]
     known = [se for se in errors if se is not None]
-    se = float(np.sqrt(np.sum(np.square(known)))) / len(runs)
-    if len(known) == len(runs) and abs(total) < WEAK_REFERENCE * se:
-        warnings.warn(
+    if not known:
+        return
+    se = float(np.sqrt(np.mean(np.square(known)) / len(runs)))  # a run without one is taken to be like the others
+    if abs(total) < WEAK_REFERENCE * se:
+        warn_about_runs(
             f"the true total of {name} at eta {eta!r}, {total:.3g}, is within {WEAK_REFERENCE:g} standard errors "
-            f"({se:.3g}) of zero: err_rel divided by it says little",
-            RunWarning,
-            stacklevel=5,
+            f"({se:.3g}) of zero: err_rel divided by it says little"
         )

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .checks import FloatArray, RunError, checked_array, checked_eta, checked_total, frozen
+from .checks import FloatArray, RunError, checked_array, checked_eta, checked_total
 from .runs import Measurement, Run, ScoreTerms, check_distinct_etas
 
 
@@ -54,7 +54,7 @@ class _Sequence(msgspec.Struct, omit_defaults=True):
 
 class _Meta(msgspec.Struct, omit_defaults=True):
     scale: float | None = None
-    T_total: float | None = None
+    T_total: Any = None  # written, not read
     H_base_mean: float | None = None
 
 
@@ -193,7 +193,7 @@ def _measurement(entry: _Entry, prefix: str, tokens: FloatArray, source: str) ->
     weights = checked_array(
         found.normalized_weights, f"{where}.normalized_weights", source, length=size, nonnegative=True
     )
-    checked_total(frozen(weights * tokens), f"{where}.normalized_weights (times tokens)", source)
+    checked_total(weights * tokens, f"{where}.normalized_weights (times tokens)", source)
     return Measurement(
         eta=checked_eta(entry.eta, f"{prefix}.eta", source),
         delta_h_true=_finite(entry.delta_h_true, f"{prefix}.delta_h_true", source),

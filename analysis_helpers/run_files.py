@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from .checks import RunError, RunWarning, checked_choice
+from .checks import RunError, checked_choice, warn_about_runs
 from .results_json import encode_run, parse_run
 from .runs import Run
 
@@ -59,30 +58,11 @@ def load_runs(
         except RunError as error:
             if on_error == "raise":
                 raise
-            warnings.warn(f"skipped {name}: {error}", RunWarning, stacklevel=2)
+            warn_about_runs(f"skipped {name}: {error}")
             failures.append(error)
     if not runs:
         raise failures[-1]
     return runs
-
-
-def load_batches(data_root: str | os.PathLike[str], *, on_error: str = "raise") -> dict[str, dict[str, Run]]:
-    """Load every run below a data root: name of the batch folder -> name of the run -> `Run`, in alphabetical order.
-
-    Parameters
-    ----------
-    data_root
-        Folder of batch folders, such as ``data_samples``.
-    on_error
-        As in `load_runs`.
-
-    Raises
-    ------
-    RunError
-        As `load_runs`; with "skip", if a batch folder has no run that could be loaded.
-    """
-    batches = sorted({path.parent.parent for path in result_files(data_root, depth=2)})
-    return {batch.name: load_runs(batch, on_error=on_error) for batch in batches}
 
 
 def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
@@ -94,12 +74,14 @@ def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
         If the folder is missing, is not a folder, or holds no results file at that depth.
     """
     root, pattern = Path(folder), "/".join(["*"] * depth + [RESULTS_FILE])
+    folders = "/".join(["*"] * depth)
     if not root.is_dir():
         kind = "is a file, not a folder" if root.exists() else "does not exist"
         raise RunError(
             str(root), "folder", f"{kind}; looked for {root / pattern}; {_what_is_in(_nearest_folder(root))}"
         )
-    found = sorted(root.glob(pattern))
+    # A broken link counts as found: it is listed with its problem, not passed over.
+    found = sorted(place / RESULTS_FILE for place in root.glob(folders) if os.path.lexists(place / RESULTS_FILE))
     if not found:
         raise RunError(str(root), "folder", f"holds no runs; looked for {root / pattern}; {_what_is_in(root)}")
     return found
@@ -157,7 +139,8 @@ def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str
     paths = [Path(p) for p in source]
     if not paths:
         raise ValueError("no results files given: source is an empty list of paths")
-    named = {f"{p.absolute().parent.parent.name}/{p.absolute().parent.name}": p for p in paths}
+    folders = [Path(os.path.normpath(p.absolute())).parent for p in paths]
+    named = {f"{folder.parent.name}/{folder.name}": path for folder, path in zip(folders, paths, strict=True)}
     if len(named) < len(paths):
         raise ValueError(
             f"two of the {len(paths)} paths have the same batch and run name: {', '.join(map(str, paths))}"

@@ -172,15 +172,17 @@ class Run:
         base = checked_array(h_base, "h_base", source, length=size)
         if not isinstance(h_new, Mapping) or not isinstance(log_weights, Mapping):
             raise ValueError("h_new and log_weights must each be a dict of eta -> array")
-        if set(h_new) != set(log_weights) or not h_new:
+        etas = {eta: checked_eta(eta, "h_new", source) for eta in h_new}
+        logs = {checked_eta(eta, "log_weights", source): values for eta, values in log_weights.items()}
+        if set(etas.values()) != set(logs) or not etas:
             raise ValueError(
                 f"h_new and log_weights must hold the same etas, got {list(h_new)} and {list(log_weights)}"
             )
         measurements = []
-        for eta in h_new:
+        for eta, canonical in etas.items():
             new = checked_array(h_new[eta], f"h_new[{eta}]", source, length=size)
-            logs = checked_array(log_weights[eta], f"log_weights[{eta}]", source, length=size)
-            measurements.append(_measure(checked_eta(eta, "h_new", source), tokens, base, new, logs))
+            log = checked_array(logs[canonical], f"log_weights[{eta}]", source, length=size)
+            measurements.append(_measure(canonical, tokens, base, new, log, source))
         check_distinct_etas(measurements, "h_new", source)
         curvature = None if vhvv is None else checked_array(vhvv, "vhvv", source, length=size)
         parts = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
@@ -196,6 +198,8 @@ class Run:
         elif gdotv is not None:
             linear = checked_array(gdotv, "gdotv", source, length=size)
         per_lr = float(linear.sum()) if linear is not None else float(np.float64(delta_h_per_lr))
+        if not np.isfinite(per_lr):
+            raise RunError(source, "delta_h_per_lr", "must be finite", per_lr)
         return cls(tokens, tuple(measurements), per_lr, linear, terms, curvature, 1.0 / total, source)
 
     def __repr__(self) -> str:
@@ -255,9 +259,12 @@ def check_distinct_etas(measurements: list[Measurement], name: str, source: str)
             raise RunError(source, name, "must hold each eta once", f"{m.eta!r} twice")
 
 
-def _measure(eta: float, tokens: FloatArray, base: FloatArray, new: FloatArray, logs: FloatArray) -> Measurement:
+def _measure(
+    eta: float, tokens: FloatArray, base: FloatArray, new: FloatArray, logs: FloatArray, source: str
+) -> Measurement:
     raw = np.exp(logs - logs.max())
     weights = frozen(raw / raw.sum())
+    checked_total(weights * tokens, f"log_weights[{eta}] (weights times tokens)", source)
     base_entropy = float(base.sum() / tokens.sum())
     delta = float(weights @ new / (weights @ tokens)) - base_entropy
     return Measurement(eta, delta, base_entropy, weights, new, base, logs, float(1.0 / (weights @ weights)))

@@ -62,7 +62,8 @@ def imports_of(name: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level:
-            found |= {f".{node.module}"} if node.module else {".__init__"}
+            ours = {alias.name for alias in node.names} & set(ORDER)  # as in: from . import plots
+            found |= {f".{name}" for name in ([node.module] if node.module else ours or {"__init__"})}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.split(".")[0])
     return found
@@ -93,11 +94,50 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert "pandas" in output
 
 
-def test_public_functions_swallow_no_options() -> None:
-    for name in analysis_helpers.__all__:
-        thing = getattr(analysis_helpers, name)
-        kinds = {parameter.kind for parameter in inspect.signature(thing).parameters.values()}
-        assert inspect.Parameter.VAR_KEYWORD not in kinds or issubclass(thing, Exception), name
+@pytest.mark.parametrize("name", ORDER)
+def test_no_function_swallows_options(name: str) -> None:
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert [function.name for function in functions if function.args.kwarg] == []
+
+
+# Signatures that people call from their own notebooks: names, order, what is keyword-only, defaults.
+SIGNATURES = {
+    "load_runs": "(source, *, on_error='raise')",
+    "write_run": "(path, run)",
+    "inventory": "(data_root)",
+    "reference_true_totals": "(runs)",
+    "per_sequence_contributions": "(run, eta)",
+    "aggregate_err_rel": "(true_subset, linear_subset, true_total_full)",
+    "simulate_err_rel": "(run, eta, sample_size=256, *, num_samples=1000, seed=0, estimator='partial_sum', "
+    "sampler='sequential', reference=None)",
+    "simulate_err_rel_across_runs": "(runs, etas, sample_size=256, *, num_samples=1000, seed=0, "
+    "estimator='partial_sum', sampler='sequential', references=None)",
+    "collect_err_rel_across_runs": "(runs, eta, true_total_ref, *, estimator='partial_sum')",
+    "sample_err_rel_across_runs": "(runs, eta_values, *, subset_size=256, samples_per_eta=200, seed=0, "
+    "estimator='partial_sum', sampler='sequential', references=None)",
+    "summarize_err_rel_distribution": "(df)",
+    "compare_err_rel_distributions": "(large_runs, small_runs, eta, *, sample_size=256, num_samples=2000, seed=0, "
+    "estimator='partial_sum', sampler='sequential')",
+    "plot_err_rel_comparison": "(comparison, *, ax=None)",
+    "plot_err_rel_histograms": "(df, eta_values, *, estimator='partial_sum')",
+    "err_rel_standard_error": "(run, eta, n=None, *, reference=None, estimator='ratio', population='policy')",
+    "decompose_err_rel": "(runs, eta, *, reference=None, score_adjusted=False)",
+    "write_sample_data": "(root)",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_public_signatures_are_a_contract(name: str) -> None:
+    signature = inspect.signature(getattr(analysis_helpers, name))
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    bare = signature.replace(parameters=plain, return_annotation=inspect.Signature.empty)
+    assert str(bare) == SIGNATURES[name]
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'plot_err_rel'"):
+        _ = analysis_helpers.plot_err_rel
 
 
 def test_public_names_are_sorted_exist_and_have_docstrings() -> None:

@@ -198,3 +198,42 @@ def test_on_sample_data_subsets_of_the_ratio_scatter_around_the_full_batch_value
     for name, run in large_runs.items():
         values = simulate_err_rel(run, 1.6e-6, num_samples=2000, estimator="ratio", reference=reference)
         assert abs(values.mean() - full[name]) < 0.07
+
+
+def test_runs_of_exactly_the_subset_size_take_part() -> None:
+    table = simulate_err_rel_across_runs(RUNS, [ETAS[0]], 9, num_samples=2)
+    assert set(table["run"]) == set(RUNS)
+
+
+def test_an_eta_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="etas must hold each step size once"):
+        sample_err_rel_across_runs(RUNS, [1e-6, 1e-6 * (1 + 1e-9)], subset_size=4)
+
+
+def test_samples_per_eta_is_named_as_such() -> None:
+    with pytest.raises(ValueError, match="samples_per_eta must be a whole number of at least 1, got 0"):
+        sample_err_rel_across_runs(RUNS, ETAS, subset_size=4, samples_per_eta=0)
+
+
+def test_an_eta_only_in_runs_that_are_too_small_is_said_to_be_so() -> None:
+    larger = dataclasses.replace(RUNS["run_01"], measurements=RUNS["run_01"].measurements[:1])
+    with (
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(ValueError, match="no run with at least 10 sequences has eta 2e-06"),
+    ):
+        simulate_err_rel_across_runs({"run_01": larger, "run_03": RUNS["run_03"]}, [2e-6], 10)
+
+
+def test_subsets_without_tokens_are_not_counted_and_are_warned_about() -> None:
+    run = Run.from_arrays(
+        token_counts=[0, 5, 0],
+        h_base=[0, 2, 0],
+        h_new={1e-6: [0, 1, 0]},
+        log_weights={1e-6: [0, 0, 0]},
+        gdotv=[0, 1, 0],
+    )
+    with pytest.warns(UserWarning, match="of 50 subsets hold no tokens or no weight: err_rel is not a number there"):
+        values = simulate_err_rel(run, 1e-6, 1, num_samples=50, estimator="ratio", reference=-0.2)
+    assert 0 < np.isnan(values).sum() < 50
+    table = summarize_err_rel_distribution(pd.DataFrame({"eta": 1e-6, "err_rel": values}))
+    assert table["num_samples"].tolist() == [np.isfinite(values).sum()]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -116,7 +118,17 @@ def test_the_standard_error_agrees_with_leaving_out_one_sequence_at_a_time(large
 
 
 def test_no_standard_error_without_the_columns_for_it() -> None:
-    assert true_total_standard_error(totals_only_run(), 1e-6) is None
+    run = random_run()
+    bare = dataclasses.replace(run, measurements=tuple(dataclasses.replace(m, h_base=None) for m in run.measurements))
+    assert true_total_standard_error(bare, ETAS[0]) is None
+    with pytest.raises(RunError, match=r"diagnostics.h_base is needed here and not recorded in this run"):
+        columns(bare, ETAS[0], "ratio")
+
+
+def test_a_totals_only_run_has_a_standard_error_of_its_true_total() -> None:
+    error = true_total_standard_error(totals_only_run(), 1e-6)
+    assert error is not None
+    assert error > 0
 
 
 def test_without_a_recorded_correction_the_linear_ratio_is_a_plain_mean() -> None:

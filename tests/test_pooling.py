@@ -120,3 +120,39 @@ def test_given_references_are_looked_up_with_tolerance() -> None:
     assert reference_for({ETAS[0] * (1 + 1e-9): -2.0}, RUNS["run_01"], ETAS[0], "run_01") == -2.0
     with pytest.raises(ValueError, match="references has no eta 2e-06; there are 1e-06"):
         reference_for({ETAS[0]: -2.0}, RUNS["run_01"], ETAS[1], "run_01")
+
+
+def test_a_weak_mean_is_warned_about_where_references_are_made() -> None:
+    # Totals -0.01 with a standard error of 0.0586, of the mean of two 0.041.
+    weak = {
+        f"run_0{k}": Run.from_arrays(
+            token_counts=[1, 1, 1],
+            h_base=[1.0, 1.0, 1.0],
+            h_new={1e-6: [0.9, 1.1, 0.97]},
+            log_weights={1e-6: [0.0, 0.0, 0.0]},
+            delta_h_per_lr=0.0,
+        )
+        for k in (1, 2)
+    }
+    with pytest.warns(RunWarning, match=r"-0.01, is within 3 standard errors \(0.0414\) of zero"):
+        reference_true_totals(weak)
+
+
+def test_a_total_of_more_than_three_standard_errors_is_not_weak_and_of_less_is() -> None:
+    def run(shift: float) -> Run:
+        h_new = {1e-6: [1 + shift - 0.1, 1 + shift + 0.1, 1 + shift]}  # SE 0.0577
+        return Run.from_arrays(
+            token_counts=[1, 1, 1], h_base=[1, 1, 1], h_new=h_new, log_weights={1e-6: [0, 0, 0]}, gdotv=[0, 0, 0]
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own_total(run(-0.18), 1e-6, "run_01")
+    with pytest.warns(RunWarning, match="within 3 standard errors"):
+        own_total(run(-0.16), 1e-6, "run_01")
+
+
+def test_only_runs_that_take_part_must_be_poolable() -> None:
+    other = with_only(random_run(seed=5, score=False), ETAS[1])
+    with pytest.warns(RunWarning, match="skipped run_05: it has no eta 1e-06"):
+        assert usable_runs({**RUNS, "run_05": other}, [ETAS[0]], 4) == {ETAS[0]: ["run_01", "run_02"]}

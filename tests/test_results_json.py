@@ -252,3 +252,19 @@ def test_written_parts_of_the_linear_term_add_up() -> None:
         parts = extras["wjlogp_sum"] + extras["jH_sum"] + extras["denom_corr_unscaled"]
         assert np.isclose(sequence["gdotv"] / scale, parts, rtol=1e-9)
         assert np.isclose(extras["denom_corr_scaled"], extras["denom_corr_unscaled"] * scale, rtol=1e-12)
+
+
+def test_weight_on_sequences_without_tokens_only_is_refused() -> None:
+    tree = json.loads(json.dumps(TREE))
+    for entry in tree["true"]["entries"]:
+        entry["diagnostics"] |= {"token_counts": [0, 1, 1, 1, 1, 1], "normalized_weights": [1, 0, 0, 0, 0, 0]}
+    error = refusal(json.dumps(tree).encode())
+    assert error.field == "true.entries[0].diagnostics.normalized_weights (times tokens)"
+
+
+def test_a_correction_by_an_entropy_of_zero_is_refused() -> None:
+    assert "must be positive" in refusal(damaged("approx.per_sequence_meta.H_base_mean", 0)).rule
+
+
+def test_a_field_that_is_written_and_not_read_may_hold_anything() -> None:
+    assert parse_run(damaged("approx.per_sequence_meta.T_total", "many"), FILE) == GOOD

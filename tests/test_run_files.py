@@ -7,7 +7,7 @@ import pytest
 
 from analysis_helpers import Run, RunError, load_runs, write_run
 from analysis_helpers.results_json import encode_run
-from analysis_helpers.run_files import load_batches, read_run
+from analysis_helpers.run_files import read_run, result_files
 from tests.building import random_run
 
 
@@ -67,10 +67,18 @@ def test_two_paths_of_one_name_are_refused(data_root: Path) -> None:
         load_runs([path, path])
 
 
-def test_every_batch_below_a_root_is_loaded(data_root: Path) -> None:
-    with pytest.warns(UserWarning, match="skipped run_02"):
-        batches = load_batches(data_root, on_error="skip")
-    assert {name: list(runs) for name, runs in batches.items()} == {"E_12": ["run_01", "run_03"], "E_6": ["run_01"]}
+def test_a_path_names_its_run_however_it_is_written(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data_root / "E_12" / "run_02")
+    assert list(load_runs(["../run_01/results.json"])) == ["E_12/run_01"]
+    with pytest.raises(ValueError, match="two of the 2 paths have the same batch and run name"):
+        load_runs(["../run_01/results.json", "../../E_12/run_01/results.json"])
+
+
+def test_a_broken_link_is_a_bad_run_and_not_passed_over(data_root: Path) -> None:
+    (data_root / "E_6" / "run_02").mkdir()
+    (data_root / "E_6" / "run_02" / "results.json").symlink_to(data_root / "nowhere")
+    with pytest.raises(RunError, match=r"run_02.results\.json: file cannot be read"):
+        load_runs(data_root / "E_6")
 
 
 def test_a_missing_folder_says_what_was_looked_for_and_what_is_there(data_root: Path) -> None:
@@ -124,4 +132,4 @@ def test_a_run_survives_any_number_of_round_trips(large_runs: dict[str, Run], tm
 
 def test_a_batch_folder_in_place_of_a_data_root_gets_a_hint(data_root: Path) -> None:
     with pytest.raises(RunError, match=r"E_6: folder holds no runs; .* \(it is a batch folder itself: give "):
-        load_batches(data_root / "E_6")
+        result_files(data_root / "E_6", depth=2)

@@ -162,3 +162,18 @@ def test_arrays_are_read_only() -> None:
 
 def test_a_totals_only_run_supports_only_its_baseline_entropy() -> None:
     assert totals_only_run().supports == ("baseline_entropy",)
+
+
+def test_etas_that_differ_by_rounding_are_one() -> None:
+    run = Run.from_arrays(
+        token_counts=[1], h_base=[1.0], h_new={0.1 + 0.2: [0.9]}, log_weights={0.3: [0.0]}, gdotv=[0.0]
+    )
+    assert run.etas == (0.3,)
+
+
+def test_totals_that_are_no_numbers_are_refused() -> None:
+    measured: dict[str, Any] = {"h_new": {1e-6: [0.9, 1.0]}, "log_weights": {1e-6: [0.0, -1000.0]}}
+    with pytest.raises(RunError, match="delta_h_per_lr must be finite, got nan"):
+        Run.from_arrays(token_counts=[1, 1], h_base=[1.0, 1.0], delta_h_per_lr=float("nan"), **measured)
+    with pytest.raises(RunError, match=r"log_weights\[1e-06\] \(weights times tokens\) must sum to a positive number"):
+        Run.from_arrays(token_counts=[0, 1], h_base=[0.0, 1.0], delta_h_per_lr=1.0, **measured)

@@ -1,0 +1,1 @@
+"""How fast, as ratios against plain loops and peers, measured side by side in one process: `make bench`."""

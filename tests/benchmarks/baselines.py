@@ -1,0 +1,100 @@
+"""What the suite is measured against, written as one would write it plainly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis_helpers import Run, per_sequence_contributions
+from analysis_helpers.checks import FloatArray
+
+Arrays = dict[str, FloatArray]
+
+
+def load_with_json(paths: Sequence[Path]) -> list[list[Arrays]]:
+    """Load results files with the standard library, into the arrays that estimates need."""
+    loaded = []
+    for path in paths:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        sequences = tree["approx"]["per_sequence"]
+        linear = {"gdotv": np.array([s["gdotv"] for s in sequences])}
+        linear |= {
+            name: np.array([s["extras"][name] for s in sequences])
+            for name in ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
+        }
+        names = ("normalized_weights", "log_weights", "h_base", "h_new", "token_counts")
+        entries = [entry["diagnostics"] for entry in tree["true"]["entries"]]
+        loaded.append([{name: np.array(entry[name]) for name in names} | linear for entry in entries])
+    return loaded
+
+
+def loop_over_choices(
+    runs: Mapping[str, Run], etas: Sequence[float], size: int, samples: int, seed: int = 0
+) -> list[float]:
+    """Draw partial-sum err_rel, one choice and two sums a subset, as the original notebook does."""
+    values = []
+    for eta in etas:
+        for run in runs.values():
+            true_seq, linear_seq = per_sequence_contributions(run, eta)
+            total, rng = true_seq.sum(), np.random.default_rng(seed)
+            for _ in range(samples):
+                chosen = rng.choice(len(true_seq), size=size, replace=False)
+                values.append(float((linear_seq[chosen].sum() - true_seq[chosen].sum()) / total))
+    return values
+
+
+def ratio_statistic(columns: FloatArray, eta: float, score_entropy: float, reference: float) -> Any:
+    """Return err_rel by the ratio estimator as a function of indices, last axis the sequences."""
+    tokens, h_base, w_tokens, w_h_new, g, tokens_score = columns
+
+    def err_rel(indices: Any) -> Any:
+        total = tokens[indices].sum(axis=-1)
+        entropy = h_base[indices].sum(axis=-1) / total
+        true = w_h_new[indices].sum(axis=-1) / w_tokens[indices].sum(axis=-1) - entropy
+        correction = (entropy - score_entropy) * tokens_score[indices].sum(axis=-1)
+        return (eta / total * (g[indices].sum(axis=-1) - correction) - true) / reference
+
+    return err_rel
+
+
+def scipy_bootstrap(err_rel: Any, total: int, samples: int) -> FloatArray:
+    """Resample whole batches with scipy.stats.bootstrap, vectorised."""
+    from scipy.stats import bootstrap
+
+    def statistic(indices: Any, axis: int = -1) -> Any:
+        return err_rel(np.moveaxis(indices.astype(np.intp), axis, -1))
+
+    result = bootstrap(
+        (np.arange(total),), statistic, n_resamples=samples, vectorized=True, method="percentile", rng=0, batch=100
+    )
+    distribution: FloatArray = result.bootstrap_distribution
+    return distribution
+
+
+def arch_bootstrap(err_rel: Any, total: int, samples: int) -> FloatArray:
+    """Resample whole batches with arch.bootstrap.IIDBootstrap."""
+    from arch.bootstrap import IIDBootstrap
+
+    indices = np.arange(total)
+    found: FloatArray = IIDBootstrap(indices, seed=0).apply(err_rel, samples)
+    return found
+
+
+def shuffle_split(err_rel: Any, total: int, size: int, samples: int) -> list[float]:
+    """Draw subsets with scikit-learn's ShuffleSplit."""
+    from sklearn.model_selection import ShuffleSplit
+
+    splits = ShuffleSplit(n_splits=samples, train_size=size, test_size=1, random_state=0).split(np.zeros(total))
+    return [float(err_rel(chosen)) for chosen, _ in splits]
+
+
+def frame_sample(columns: FloatArray, err_rel: Any, size: int, samples: int) -> list[float]:
+    """Draw subsets of rows with pandas.DataFrame.sample."""
+    frame = pd.DataFrame(columns.T)
+    rng = np.random.default_rng(0)
+    return [float(err_rel(frame.sample(n=size, random_state=rng).index.to_numpy())) for _ in range(samples)]
