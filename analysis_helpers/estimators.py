@@ -248,7 +248,7 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
         "tokens_score": lambda: tokens_times_score(run),
         "direct": lambda: _direct_terms(run, _recorded(measured.h_base, run, "baseline_entropy")),
     }
-    values = np.stack([assemble[name]() for name in chosen.columns]).T  # columns contiguous, for sampling
+    values = np.column_stack([assemble[name]() for name in chosen.columns])
     full = FullBatch(
         eta=measured.eta,
         tokens=run.total_tokens,

@@ -94,7 +94,8 @@ def err_rel_standard_error(
     most = total if population == "run" else None
     size = total if n is None else checked_count(n, "n", most=most, what_most=", the number of sequences")
     scale = own_total(run, eta, run.source) if reference is None else reference
-    spread = float(_error_of(batch, scale).psi.std(ddof=1))
+    psi_true, psi_linear = influence_values(batch)
+    spread = float((psi_linear - psi_true).std(ddof=1)) / abs(scale)
     left = 1 / size - 1 / total if population == "run" else 1 / size
     return spread * float(np.sqrt(max(left, 0.0))) * (size / total) ** degree
 

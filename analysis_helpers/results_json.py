@@ -16,15 +16,17 @@ import numpy as np
 from .checks import FloatArray, RunError, checked_array, checked_eta, checked_total
 from .runs import Measurement, Run, ScoreTerms, check_distinct_etas
 
+# Fields stand in the order of real files, which msgspec reads fastest.
 
-class _Diagnostics(msgspec.Struct, omit_defaults=True):
+
+class _Diagnostics(msgspec.Struct, omit_defaults=True, kw_only=True):
     base_entropy: float
-    normalized_weights: list[float]
-    h_new: list[float]
-    token_counts: list[float]
     ess: float | None = None
+    normalized_weights: list[float]
     log_weights: list[float] | None = None
     h_base: list[float] | None = None
+    h_new: list[float]
+    token_counts: list[float]
 
 
 class _Entry(msgspec.Struct):
@@ -41,12 +43,15 @@ class _Extras(msgspec.Struct, omit_defaults=True):
     wjlogp_sum: float | None = None
     jH_sum: float | None = None
     denom_corr_unscaled: float | None = None
-    denom_corr_scaled: float | None = None
 
 
-class _Sequence(msgspec.Struct, omit_defaults=True):
-    gdotv: float
+class _WrittenExtras(_Extras, omit_defaults=True):
+    denom_corr_scaled: float | None = None  # not read: it is the unscaled one times scale
+
+
+class _Sequence(msgspec.Struct, omit_defaults=True, kw_only=True):
     index: int | None = None
+    gdotv: float
     length: float | None = None
     extras: _Extras | None = None
     vhvv: float | None = None
@@ -211,7 +216,7 @@ def _in_order(sequences: list[_Sequence], size: int, source: str) -> list[_Seque
         rule = f"must have one entry for each of the {size} sequences"
         raise RunError(source, "approx.per_sequence", rule, f"{len(sequences)} entries")
     indices = [s.index for s in sequences]
-    if all(i is None for i in indices):
+    if indices == list(range(size)) or indices.count(None) == size:
         return sequences
     if sorted(-1 if i is None else i for i in indices) != list(range(size)):
         position = next(k for k, i in enumerate(indices) if i is None or not 0 <= i < size or i in indices[:k])
@@ -222,16 +227,26 @@ def _in_order(sequences: list[_Sequence], size: int, source: str) -> list[_Seque
 
 def _check_lengths(sequences: list[_Sequence], tokens: FloatArray, source: str) -> None:
     # A different length shows that the linear terms belong to other sequences than the entropies.
-    for i, (sequence, count) in enumerate(zip(sequences, tokens, strict=True)):
-        if sequence.length is not None and sequence.length != count:
-            rule = f"must be the token count of that sequence, {count:g}"
-            raise RunError(source, f"approx.per_sequence[{i}].length", rule, sequence.length)
+    counts = tokens.tolist()
+    lengths = [count if s.length is None else s.length for s, count in zip(sequences, counts, strict=True)]
+    if lengths != counts:
+        i = next(i for i, (length, count) in enumerate(zip(lengths, counts, strict=True)) if length != count)
+        rule = f"must be the token count of that sequence, {counts[i]:g}"
+        raise RunError(source, f"approx.per_sequence[{i}].length", rule, lengths[i])
 
 
 def _score_terms(sequences: list[_Sequence], meta: _Meta, source: str) -> ScoreTerms | None:
-    extras = [s.extras or _Extras() for s in sequences]
-    prefix = "approx.per_sequence[].extras"
-    columns = {n: _recorded([getattr(e, n) for e in extras], f"{prefix}.{n}", source) for n in _SCORE_FIELDS}
+    none = _Extras()
+    extras = [s.extras or none for s in sequences]
+    lists = (
+        [e.wjlogp_sum for e in extras],
+        [e.jH_sum for e in extras],
+        [e.denom_corr_unscaled for e in extras],
+    )
+    columns = {
+        name: _recorded(values, f"approx.per_sequence[].extras.{name}", source)
+        for name, values in zip(_SCORE_FIELDS, lists, strict=True)
+    }
     wjlogp_sum, jh_sum, denom_corr = (columns[n] for n in _SCORE_FIELDS)
     if wjlogp_sum is None or jh_sum is None or denom_corr is None or meta.H_base_mean is None:
         return None
@@ -244,13 +259,13 @@ def _score_terms(sequences: list[_Sequence], meta: _Meta, source: str) -> ScoreT
 
 def _recorded(values: list[float | None], name: str, source: str) -> FloatArray | None:
     """Return the column, or None where no sequence has it; refuse one that only some sequences have."""
-    missing = sum(v is None for v in values)
+    missing = values.count(None)
     if missing == len(values):
         return None
     if missing:
         rule = "must be recorded for all sequences or for none"
         raise RunError(source, name, rule, f"{len(values) - missing} of {len(values)}")
-    return checked_array(np.array(values, dtype=np.float64), name, source)
+    return checked_array(np.array(values, dtype=np.float64), name, source)  # no None left
 
 
 def _finite(value: float, name: str, source: str) -> float:
@@ -267,13 +282,13 @@ def _entry(tokens: FloatArray, m: Measurement) -> _Entry:
         return None if values is None else values.tolist()
 
     diagnostics = _Diagnostics(
-        m.base_entropy,
-        m.weights.tolist(),
-        m.h_new.tolist(),
-        _whole(tokens),
-        m.ess,
-        column(m.log_weights),
-        column(m.h_base),
+        base_entropy=m.base_entropy,
+        ess=m.ess,
+        normalized_weights=m.weights.tolist(),
+        log_weights=column(m.log_weights),
+        h_base=column(m.h_base),
+        h_new=m.h_new.tolist(),
+        token_counts=_whole(tokens),
     )
     return _Entry(m.eta, m.delta_h_true, diagnostics)
 
@@ -288,9 +303,9 @@ def _sequences(run: Run) -> list[_Sequence] | None:
         terms, scale = run.score, run.scale or 1.0 / run.total_tokens
         corrections = terms.denom_corr_unscaled
         columns = (terms.wjlogp_sum, terms.jH_sum, corrections, corrections * scale)
-        extras = [_Extras(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
-    rows = zip(run.gdotv.tolist(), range(size), lengths, extras, vhvv, strict=True)
-    return [_Sequence(*row) for row in rows]
+        extras = [_WrittenExtras(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    rows = zip(range(size), run.gdotv.tolist(), lengths, extras, vhvv, strict=True)
+    return [_Sequence(index=i, gdotv=g, length=t, extras=e, vhvv=v) for i, g, t, e, v in rows]
 
 
 def _whole(tokens: FloatArray) -> list[float]:

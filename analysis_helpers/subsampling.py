@@ -14,8 +14,8 @@ from .checks import FloatArray, checked_choice, checked_count
 
 SAMPLERS = ("sequential", "disjoint")
 
-_BLOCK_BYTES = 1 << 20  # of indices, and as much of gathered values: stays in cache, whatever the number of subsets
-_MOST_ROWS = 32
+_BLOCK_BYTES = 1 << 20  # of indices, and of gathered values: stays in cache, whatever the number of subsets
+_MOST_PERMUTATIONS = 32  # in a chunk, which has a random stream of its own
 _CALL = 1500  # what one call of Generator.choice costs beside its draws, in draws
 
 
@@ -70,65 +70,75 @@ def subset_sums(
     checked_choice(sampler, "sampler", SAMPLERS)
     n = checked_count(subset_size, "subset_size", most=len(values), what_most=", the number of sequences")
     sums = np.empty((checked_count(num_samples, "num_samples"), values.shape[1]))
-    columns = np.ascontiguousarray(values.T)  # no copy where the columns are contiguous, as in estimators.Columns
+    rows = np.ascontiguousarray(values)
     if sampler == "sequential":
-        _independent(columns, n, rng, sums)
+        _independent(rows, n, rng, sums)
     else:
-        _disjoint(columns, n, rng, sums)
+        _disjoint(rows, n, rng, sums)
     return sums
 
 
-def _independent(columns: FloatArray, n: int, rng: np.random.Generator, sums: FloatArray) -> None:
-    """Fill ``sums`` with one choice a subset, in blocks that are summed column by column."""
-    size = columns.shape[1]
-    rows = max(1, min(len(sums), _BLOCK_BYTES // (8 * n)))
-    block = np.empty((rows, n), dtype=np.intp)
-    for start in range(0, len(sums), rows):
+def _independent(values: FloatArray, n: int, rng: np.random.Generator, sums: FloatArray) -> None:
+    """Fill ``sums`` with one choice a subset, in blocks."""
+    block = np.empty((min(len(sums), _fitting(n * (1 + values.shape[1]))), n), dtype=np.intp)
+    add_up = _Sums(values, block.shape)
+    for start in range(0, len(sums), len(block)):
         part = block[: len(sums) - start]
         for row in part:
-            row[:] = rng.choice(size, size=n, replace=False)
-        _sum_columns(columns, part, sums[start : start + len(part)])
+            row[:] = rng.choice(len(values), size=n, replace=False)
+        add_up(part, sums[start : start + len(part)])
 
 
-def _disjoint(columns: FloatArray, n: int, rng: np.random.Generator, sums: FloatArray) -> None:
+def _disjoint(values: FloatArray, n: int, rng: np.random.Generator, sums: FloatArray) -> None:
     """Fill ``sums`` with the groups of random permutations, or with what they leave out."""
-    size, totals = columns.shape[1], columns.sum(axis=1)
+    size = len(values)
     if n == size:
-        sums[:] = totals
+        sums[:] = values.sum(axis=0)
         return
     m = min(n, size - n)
     groups = size // m
     permutations = -(-len(sums) // groups)
     if permutations * size > len(sums) * (m + _CALL):
-        _independent(columns, m, rng, sums)
+        _independent(values, m, rng, sums)
     else:
-        _permuted(columns, m, rng.spawn(-(-permutations // _rows_for(size))), sums)
+        chunk = min(_MOST_PERMUTATIONS, _fitting(size))
+        _permuted(values, m, rng.spawn(-(-permutations // chunk)), chunk, sums)
     if m != n:
-        np.subtract(totals, sums, out=sums)
+        np.subtract(values.sum(axis=0), sums, out=sums)
 
 
-def _permuted(columns: FloatArray, m: int, streams: list[np.random.Generator], sums: FloatArray) -> None:
-    size = columns.shape[1]
-    groups, rows = size // m, _rows_for(size)
-    block = np.empty((rows, size), dtype=np.intp)
-    for k, stream in enumerate(streams):
-        start = k * rows * groups
-        wanted = sums[start : start + rows * groups]
+def _permuted(values: FloatArray, m: int, streams: list[np.random.Generator], chunk: int, sums: FloatArray) -> None:
+    """Fill ``sums`` from chunks of permutations, each from a stream of its own, cut into groups of ``m``."""
+    size, width = values.shape
+    groups = size // m
+    block = np.empty((chunk, size), dtype=np.intp)
+    at_once = min(chunk * groups, _fitting(m * width))
+    add_up = _Sums(values, (at_once, m))
+    for start, stream in zip(range(0, len(sums), chunk * groups), streams, strict=True):
+        wanted = sums[start : start + chunk * groups]
         part = block[: -(-len(wanted) // groups)]
-        part[:] = np.arange(size)  # each chunk starts afresh, so that it depends on its own stream alone
+        part[:] = np.arange(size)  # afresh, so that a chunk depends on its own stream alone
         stream.permuted(part, axis=1, out=part)
-        found = np.empty((len(part) * groups, len(columns)))
-        _sum_columns(columns, part[:, : groups * m].reshape(len(part), groups, m), found)
-        wanted[:] = found[: len(wanted)]
+        cut = part[:, : groups * m].reshape(-1, m)[: len(wanted)]
+        for first in range(0, len(wanted), at_once):
+            chosen = cut[first : first + at_once]
+            add_up(chosen, wanted[first : first + len(chosen)])
 
 
-def _rows_for(size: int) -> int:
-    return max(1, min(_MOST_ROWS, _BLOCK_BYTES // (8 * size)))
+class _Sums:
+    """Adds up rows of values over sets of indices, through one buffer: a fresh one each time costs as much again."""
+
+    def __init__(self, values: FloatArray, shape: tuple[int, ...]) -> None:
+        self._values = values
+        self._gathered = np.empty((*shape, values.shape[1]))
+        self._ones = np.ones(shape[-1])
+
+    def __call__(self, chosen: NDArray[np.intp], sums: FloatArray) -> None:
+        gathered = self._gathered[: len(chosen)]
+        np.take(self._values, chosen, axis=0, out=gathered, mode="clip")  # in range; "raise" would copy first
+        np.matmul(self._ones, gathered, out=sums)
 
 
-def _sum_columns(columns: FloatArray, chosen: NDArray[np.intp], sums: FloatArray) -> None:
-    """Fill ``sums`` (subsets, columns) with sums over the last axis of the chosen indices."""
-    gathered = np.empty(chosen.shape)
-    for k, column in enumerate(columns):
-        np.take(column, chosen, out=gathered, mode="clip")  # indices are in range; "raise" would copy first
-        sums[:, k] = gathered.sum(axis=-1).ravel()
+def _fitting(numbers: int) -> int:
+    """Return how many rows of so many numbers fit into a block, at least one."""
+    return max(1, _BLOCK_BYTES // (8 * numbers))

@@ -106,7 +106,8 @@ def _full_batch_mean(runs: Mapping[str, Run], eta: float, reference: float) -> s
     mean = float(collect_err_rel_across_runs(having, eta, reference, estimator="ratio")["err_rel"].mean())
     errors = [err_rel_standard_error(run, eta, reference=reference) for run in having.values()]
     se = float(np.sqrt(np.sum(np.square(errors)))) / len(errors)
-    chance = "chance hardly explains" if abs(mean) > CLEAR_Z * se else "chance may explain"
+    z = abs(mean) / se if se else 0.0
+    chance = "chance may explain" if z < 2 else "chance seldom explains" if z < CLEAR_Z else "chance hardly explains"
     return f"{mean:+.2f} ± {se:.2f} (mean over {_count(len(having), 'run')} ± standard error), which {chance}"
 
 

@@ -93,8 +93,14 @@ def shuffle_split(err_rel: Any, total: int, size: int, samples: int) -> list[flo
     return [float(err_rel(chosen)) for chosen, _ in splits]
 
 
-def frame_sample(columns: FloatArray, err_rel: Any, size: int, samples: int) -> list[float]:
-    """Draw subsets of rows with pandas.DataFrame.sample."""
+def frame_sample(columns: FloatArray, err_rel_of_sums: Any, size: int, samples: int) -> list[float]:
+    """Draw subsets of rows with pandas.DataFrame.sample and sum them."""
     frame = pd.DataFrame(columns.T)
     rng = np.random.default_rng(0)
-    return [float(err_rel(frame.sample(n=size, random_state=rng).index.to_numpy())) for _ in range(samples)]
+    return [float(err_rel_of_sums(frame.sample(n=size, random_state=rng).sum().to_numpy())) for _ in range(samples)]
+
+
+def loop_over_ratios(err_rel: Any, total: int, size: int, samples: int) -> list[float]:
+    """Draw err_rel by the ratio estimator, one choice and six sums a subset."""
+    rng = np.random.default_rng(0)
+    return [float(err_rel(rng.choice(total, size=size, replace=False))) for _ in range(samples)]
