@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checks import RunError
 from .comparison import Comparison, compare_err_rel_distributions
+from .decomposition import decompose_err_rel
 from .err_rel import (
     aggregate_err_rel,
     collect_err_rel_across_runs,
@@ -19,7 +20,7 @@ from .err_rel import (
 )
 from .estimators import per_sequence_contributions
 from .health import inventory
-from .inference import decompose_err_rel, err_rel_standard_error
+from .inference import err_rel_standard_error
 from .pooling import reference_true_totals
 from .run_files import load_runs, write_run
 from .runs import Run

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .checks import RunError, warn_about_runs
-from .estimators import per_sequence_contributions
+from .estimators import columns, influence_values, per_sequence_contributions, true_total_standard_error
 from .pooling import known_eta, usable_runs
 from .results_json import parse_run
 from .run_files import load_runs, read_bytes, result_files
@@ -135,7 +135,8 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns batch, run, eta, sequences, true, linear (nats per token), ess_share (effective sample size over N).
+        Columns batch, run, eta, sequences, true, linear, true_se, linear_se (nats per token; missing where not
+        recorded), ess_share (effective sample size over N).
 
     Examples
     --------
@@ -151,6 +152,7 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
             "sequences": run.num_sequences,
             "true": m.delta_h_true,
             "linear": m.eta * run.delta_h_per_lr,
+            **_standard_errors(run, m.eta),
             "ess_share": float(m.weights.sum() ** 2 / (m.weights @ m.weights)) / run.num_sequences,
         }
         for batch, runs in batches.items()
@@ -199,6 +201,16 @@ def contribution_tails(contributions: pd.DataFrame) -> pd.DataFrame:
             sd = float(values.std(ddof=1))
             rows.append((run, kind, float(values.sum()), sd, float(np.sqrt(squares[0])) / sd, float(top)))
     return pd.DataFrame(rows, columns=["run", "kind", "total", "sd", "largest", "top_1pct_share"])
+
+
+def _standard_errors(run: Run, eta: float) -> dict[str, float]:
+    """Return the standard errors of the totals on a fresh batch of the run's size, NaN where they cannot be had."""
+    true_se = true_total_standard_error(run, eta)
+    linear_se = float("nan")
+    if {"linear", "baseline_entropy"} <= set(run.supports) and run.num_sequences > 1:
+        _, psi = influence_values(columns(run, eta, "ratio"))
+        linear_se = float(psi.std(ddof=1) / np.sqrt(len(psi)))
+    return {"true_se": float("nan") if true_se is None else true_se, "linear_se": linear_se}
 
 
 def _reason_to_leave_out(run: Run, needs: Sequence[str]) -> str:

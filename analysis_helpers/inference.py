@@ -1,4 +1,4 @@
-"""What the recorded sequences say about their own errors: standard errors, and the error split into its parts.
+"""What the recorded sequences say about their own errors: standard errors in closed form.
 
 Standard errors come from the estimator's gradient at the full sums, so every estimator has one. They describe sampling
 of sequences, with the update direction and the reference held fixed.
@@ -6,36 +6,18 @@ of sequences, with the update direction and the reference held fixed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from .checks import FloatArray, checked_choice, checked_count
-from .estimators import Columns, columns, influence_values, scores
-from .pooling import own_total, reference_total, usable_runs
+from .checks import checked_choice, checked_count
+from .err_rel import simulate_err_rel_across_runs
+from .estimators import columns, influence_values
+from .pooling import own_total, reference_for, reference_total, usable_runs
 from .runs import Run
 
 POPULATIONS = ("policy", "run")
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """A difference of estimates on one run, in units of the reference: its value and its influence values."""
-
-    value: float
-    psi: FloatArray
-
-    @property
-    def se(self) -> float:
-        return float(self.psi.std(ddof=1) / np.sqrt(len(self.psi)))
-
-    def adjusted(self, j: FloatArray) -> _Part:
-        """Take out what the mean score explains: value - b mean(j), with b the regression of psi on the score."""
-        centred = j - j.mean()
-        slope = float(centred @ self.psi / (centred @ centred))
-        return _Part(self.value - slope * float(j.mean()), self.psi - slope * centred)
 
 
 def err_rel_standard_error(
@@ -94,6 +76,8 @@ def err_rel_standard_error(
     most = total if population == "run" else None
     size = total if n is None else checked_count(n, "n", most=most, what_most=", the number of sequences")
     scale = own_total(run, eta, run.source) if reference is None else reference
+    if scale == 0:
+        return float("nan")
     psi_true, psi_linear = influence_values(batch)
     spread = float((psi_linear - psi_true).std(ddof=1)) / abs(scale)
     left = 1 / size - 1 / total if population == "run" else 1 / size
@@ -106,102 +90,82 @@ def typical_standard_error(runs: Mapping[str, Run], eta: float, n: int, *, refer
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
-def decompose_err_rel(
-    runs: Mapping[str, Run], eta: float, *, reference: float | None = None, score_adjusted: bool = False
+def subset_moments(
+    runs: Mapping[str, Run],
+    etas: Sequence[float],
+    n: int,
+    *,
+    estimator: str = "ratio",
+    references: Mapping[float, float] | None = None,
 ) -> pd.DataFrame:
-    """Split err_rel of each run into the error of the recorded linear terms and that of going straight.
+    """Return mean and SD of err_rel over the subsets of n sequences of each run, in closed form.
 
-    ``linear - true = (linear - matched) + (matched - true)``, where matched is the exact derivative of the
-    importance-sampling estimate on the same sequences. The first part is noise and bias of the recorded linear
-    estimator; the second is nonlinearity of the step, and numerics. Each is divided by the reference, each has its
-    standard error.
-
-    With ``score_adjusted``, what the mean score explains is taken out of every value by regression on the same run: a
-    control variate with known mean 0 (Owen, 2013, section 8.9). It removes the bias of sequences that do not come
-    exactly from the policy that was differentiated. Show it beside the unadjusted values, never instead.
-
-    Parameters
-    ----------
-    runs
-        Name -> run; each must record the score.
-    eta
-        Step size.
-    reference
-        What to divide by (nats per token); None: the mean true total over the runs.
-    score_adjusted
-        Whether to take out what the mean score explains.
+    The mean is the full-batch value (for "partial_sum" times n/N), the SD `err_rel_standard_error` with population
+    "run".
 
     Returns
     -------
     DataFrame
-        Columns run, eta, err_rel, se, linear_minus_matched, linear_minus_matched_se, matched_minus_true,
-        matched_minus_true_se, score_z (the mean score over its standard error).
+        Columns run, eta, mean, sd.
+    """
+    rows = []
+    for eta, names in usable_runs(runs, etas, n, "n").items():
+        for name in names:
+            run = runs[name]
+            scale = reference_for(references, run, eta, name)
+            batch = columns(run, eta, estimator)
+            share = (n / run.num_sequences) ** batch.estimator.degree
+            sd = err_rel_standard_error(run, eta, n, reference=scale, estimator=estimator, population="run")
+            true, linear = batch.estimate(batch.values.sum(axis=0))
+            rows.append((name, eta, float(linear - true) / scale * share, sd))
+    return pd.DataFrame(rows, columns=["run", "eta", "mean", "sd"])
 
-    Raises
-    ------
-    RunError
-        If a run does not record the score or ``h_base``.
-    ValueError
-        If no run has the eta.
+
+def sizes_around(n: int, largest: int) -> list[int]:
+    """Return sizes to plot a spread against: powers of two from 16 to twice ``largest``, and n.
 
     Examples
     --------
-    >>> from analysis_helpers import synthetic_runs
-    >>> table = decompose_err_rel(synthetic_runs(2, 512), 1.6e-6)
-    >>> parts = table["linear_minus_matched"] + table["matched_minus_true"]
-    >>> bool((abs(parts - table["err_rel"]) < 1e-9).all())
-    True
+    >>> sizes_around(100, 128)
+    [16, 32, 64, 100, 128, 256]
     """
-    [(found, names)] = usable_runs(runs, [eta], 2).items()
-    kept = {name: runs[name] for name in names}
-    scale = reference_total(kept, found) if reference is None else reference
-    return pd.DataFrame([_decomposed(name, run, found, scale, score_adjusted) for name, run in kept.items()])
+    powers = [2**k for k in range(4, (2 * largest).bit_length())]
+    return sorted({*powers, n})
 
 
-def pool_decomposition(table: pd.DataFrame) -> pd.DataFrame:
-    """Pool the rows of `decompose_err_rel` for each eta: means weighted by inverse variance, and their standard errors.
+def spread_by_size(
+    runs: Mapping[str, Run], eta: float, sizes: Sequence[int], *, num_samples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Return the SD of err_rel against the number of sequences, by the ratio: in closed form and over draws.
+
+    Every SD is the root mean square over runs; err_rel is over the mean true total of the runs. Sizes that a run does
+    not exceed have no subsets and no draws.
 
     Returns
     -------
     DataFrame
-        The columns of `decompose_err_rel`, with run "pooled"; score_z is the sum over runs divided by the root of their
-        number.
+        Columns n, fresh (a fresh batch of n), subset (of a run, with the finite population correction), drawn (over
+        disjoint random subsets).
     """
+    reference = reference_total(runs, eta)
+    smallest = min(run.num_sequences for run in runs.values())
     rows = []
-    for eta, of_eta in table.groupby("eta"):
-        row: dict[str, object] = {"run": "pooled", "eta": eta}
-        for value, se in (("err_rel", "se"), *((part, f"{part}_se") for part in PARTS)):
-            weights = 1 / of_eta[se].to_numpy() ** 2
-            row[value] = float(weights @ of_eta[value].to_numpy() / weights.sum())
-            row[se] = float(1 / np.sqrt(weights.sum()))
-        row["score_z"] = float(of_eta["score_z"].sum() / np.sqrt(len(of_eta)))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-PARTS = ("linear_minus_matched", "matched_minus_true")
-
-
-def _decomposed(name: str, run: Run, eta: float, scale: float, score_adjusted: bool) -> dict[str, object]:
-    error, second = (_error_of(columns(run, eta, estimator), scale) for estimator in ("ratio", "matched"))
-    first = _Part(error.value - second.value, error.psi - second.psi)
-    j = scores(run)
-    if score_adjusted:
-        error, first, second = (part.adjusted(j) for part in (error, first, second))
-    return {
-        "run": name,
-        "eta": eta,
-        "err_rel": error.value,
-        "se": error.se,
-        "linear_minus_matched": first.value,
-        "linear_minus_matched_se": first.se,
-        "matched_minus_true": second.value,
-        "matched_minus_true_se": second.se,
-        "score_z": float(j.mean() / (j.std(ddof=1) / np.sqrt(len(j)))),
-    }
-
-
-def _error_of(batch: Columns, scale: float) -> _Part:
-    true, linear = batch.estimate(batch.values.sum(axis=0))
-    psi_true, psi_linear = influence_values(batch)
-    return _Part(float(linear - true) / scale, (psi_linear - psi_true) / scale)
+    for n in sizes:
+        fresh = typical_standard_error(runs, eta, n, reference=reference)
+        subset = drawn = float("nan")
+        if n < smallest:
+            moments = subset_moments(runs, [eta], n, references={eta: reference})
+            subset = float(np.sqrt(np.mean(moments["sd"] ** 2)))
+            draws = simulate_err_rel_across_runs(
+                runs,
+                [eta],
+                n,
+                num_samples=num_samples,
+                seed=seed,
+                estimator="ratio",
+                sampler="disjoint",
+                references={eta: reference},
+            )
+            drawn = float(np.sqrt(draws.groupby("run")["err_rel"].var().mean()))
+        rows.append((n, fresh, subset, drawn))
+    return pd.DataFrame(rows, columns=["n", "fresh", "subset", "drawn"])

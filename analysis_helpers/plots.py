@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from statistics import NormalDist
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
 
 from .checks import ETA_TOLERANCE
 from .comparison import Comparison
@@ -26,6 +29,8 @@ COLOURS = {
     "guide": "#808080",
 }
 ESTIMATOR_LABELS = {"partial_sum": "partial sum", "ratio": "ratio", "matched": "matched"}
+PART_LABELS = {"linear_minus_matched": "linear - matched", "matched_minus_true": "matched - true"}
+PART_COLOURS = {"linear_minus_matched": COLOURS["linear"], "matched_minus_true": COLOURS["matched"]}
 ERR_REL_LABEL = "relative error, (linear - true) / reference"
 CHANGE_LABEL = "change of entropy (10⁻³ nats per token)"
 
@@ -87,7 +92,13 @@ def plot_err_rel_comparisons(comparisons: Sequence[Comparison]) -> Figure:
     return figure
 
 
-def plot_err_rel_histograms(df: pd.DataFrame, eta_values: Sequence[float], *, estimator: str = "partial_sum") -> Figure:
+def plot_err_rel_histograms(
+    df: pd.DataFrame,
+    eta_values: Sequence[float],
+    *,
+    estimator: str = "partial_sum",
+    moments: pd.DataFrame | None = None,
+) -> Figure:
     """Draw one histogram of err_rel for each eta, side by side on shared axes.
 
     Parameters
@@ -98,6 +109,9 @@ def plot_err_rel_histograms(df: pd.DataFrame, eta_values: Sequence[float], *, es
         Step sizes, one panel each.
     estimator
         Which estimator the values are from; sets colour and title.
+    moments
+        From `analysis_helpers.inference.subset_moments`: drawn over the histograms, a normal curve for each run, added
+        up.
 
     Returns
     -------
@@ -123,6 +137,11 @@ def plot_err_rel_histograms(df: pd.DataFrame, eta_values: Sequence[float], *, es
         _histogram(ax, values, COLOURS[estimator], span=(shown.min(), shown.max()))  # one bin width: heights compare
         ax.axvline(0, color=COLOURS["guide"], linewidth=0.8)
         ax.axvline(values.mean(), color=COLOURS["true"], linestyle="--", linewidth=1.2, label="mean")
+        if moments is not None:
+            at_eta = moments[np.isclose(moments["eta"], eta, rtol=ETA_TOLERANCE, atol=0.0)]
+            grid = np.linspace(shown.min(), shown.max(), 300)
+            height = len(values) * (grid[-1] - grid[0]) / _BINS
+            ax.plot(grid, height * _mixture(grid, at_eta), color=COLOURS["true"], linewidth=1.2, label="closed form")
         ax.set_title(
             f"{ESTIMATOR_LABELS[estimator]}, eta {eta:g}: {values.mean():+.2f} ± {values.std():.2f}", fontsize=10
         )
@@ -138,16 +157,16 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
     Parameters
     ----------
     totals
-        Columns batch, run, eta, true, linear (nats per token), as from `analysis_helpers.health.run_totals`.
+        Columns batch, run, eta, true, linear, true_se, linear_se (nats per token), as from
+        `analysis_helpers.health.run_totals`.
     """
     etas = sorted(totals["eta"].unique())
     figure, axes = _panels(len(etas))
     for ax, eta in zip(axes, etas, strict=True):
         rows = totals[totals["eta"] == eta].reset_index(drop=True)
         places = np.arange(len(rows))
-        for name, marker in (("true", "o"), ("linear", "D")):
-            ax.plot(places, rows[name] * 1e3, marker, color=COLOURS[name], markersize=6, label=name, linestyle="none")
-        ax.vlines(places, rows["true"] * 1e3, rows["linear"] * 1e3, color=COLOURS["guide"], linewidth=1, zorder=0)
+        for name, marker, shift in (("true", "o", -0.12), ("linear", "D", 0.12)):
+            _points(ax, places + shift, rows[name] * 1e3, rows[f"{name}_se"] * 1e3, COLOURS[name], marker, name)
         ax.set_xticks(places, rows["batch"] + "\n" + rows["run"], fontsize=7)
         ax.set_xlim(-0.5, len(rows) - 0.5)
         ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
@@ -188,6 +207,102 @@ def _at_eta(df: pd.DataFrame, eta: float) -> pd.Series[float]:
             f"df has no row with eta {eta!r}; there are {', '.join(map(repr, df['eta'].unique().tolist()))}"
         )
     return values
+
+
+def plot_decomposition(table: pd.DataFrame) -> Figure:
+    """Draw the two parts of err_rel for each run, pooled last, raw and score-adjusted: a row of panels for each eta.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.decomposition.decomposition_table`.
+    """
+    etas = sorted(table["eta"].unique())
+    figure, axes = _panels(2 * max(len(etas), 1), share_y=True)
+    if not etas:
+        axes[0].set_title("no run records the score")
+        return figure
+    for ax, (eta, part) in zip(axes, product(etas, PART_LABELS), strict=True):
+        for adjusted, marker, shift in ((False, "o", -0.12), (True, "D", 0.12)):
+            rows = table[(table["eta"] == eta) & (table["score_adjusted"] == adjusted)].reset_index(drop=True)
+            label, face = ("score-adjusted", "white") if adjusted else ("as recorded", None)
+            places = np.arange(len(rows)) + shift
+            _points(ax, places, rows[part], rows[f"{part}_se"], PART_COLOURS[part], marker, label, face)
+        ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
+        ax.axvline(len(rows) - 1.5, color=COLOURS["guide"], linewidth=0.8, linestyle=":")
+        ax.set_xticks(np.arange(len(rows)), rows["run"], fontsize=8)
+        ax.set_title(f"{PART_LABELS[part]}, eta {eta:g}", fontsize=10)
+        ax.legend(fontsize=7.5, frameon=False)
+    for ax in axes[::2]:
+        ax.set_ylabel("part of err_rel, ± standard error")
+    return figure
+
+
+def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
+    """Draw the SD of err_rel against the number of sequences: closed form as lines, draws as points, n marked.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.inference.spread_by_size`.
+    n
+        The number of sequences to mark.
+    """
+    figure, (ax,) = _panels(1)
+    ax.plot(table["n"], table["fresh"], color=COLOURS["true"], linewidth=1.4, label="a fresh batch of n (closed form)")
+    ax.plot(
+        table["n"],
+        table["subset"],
+        color=COLOURS["ratio"],
+        linestyle="--",
+        linewidth=1.4,
+        label="a subset of a run (closed form, with FPC)",
+    )
+    ax.plot(table["n"], table["drawn"], "o", color=COLOURS["ratio"], markersize=5, label="subsets drawn")
+    ax.axvline(n, color=COLOURS["guide"], linestyle=":", linewidth=1.2, label=f"n = {n}")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter("{x:.0f}")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    ax.tick_params(axis="y", which="minor", labelsize=7)
+    ax.set_xlabel("sequences n")
+    ax.set_ylabel("SD of err_rel (ratio)")
+    ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _points(
+    ax: Axes,
+    places: NDArray[np.floating[Any]],
+    values: pd.Series[float],
+    errors: pd.Series[float],
+    colour: str,
+    marker: str,
+    label: str,
+    face: str | None = None,
+) -> None:
+    ax.errorbar(
+        places,
+        values,
+        yerr=errors.fillna(0.0),
+        fmt=marker,
+        color=colour,
+        markerfacecolor=face or colour,
+        markersize=5.5,
+        elinewidth=1.2,
+        label=label,
+    )
+
+
+def _mixture(grid: NDArray[np.float64], moments: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the mean over runs of the normal densities with their means and SDs."""
+    densities = [
+        np.exp(-0.5 * ((grid - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
+        for mean, sd in zip(moments["mean"], moments["sd"], strict=True)
+        if sd > 0  # without spread, a subset of all sequences, there is no curve
+    ]
+    return np.sum(densities, axis=0) / len(moments) if densities else np.zeros_like(grid)
 
 
 def _panels(count: int, *, share_x: bool = False, share_y: bool = False) -> tuple[Figure, list[Axes]]:

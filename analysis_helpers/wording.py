@@ -74,6 +74,33 @@ def describe_comparison(
     return [fresh, full, f"{spread} {_agreement(ratio, small_runs)}", published]
 
 
+def describe_decomposition(table: pd.DataFrame) -> list[str]:
+    """Return which part of err_rel the runs show, in words that the numbers bear out.
+
+    "Biased" where the pooled recorded linear terms lie more than 3 standard errors off the exact derivative;
+    "nonlinear" only where the other part is as clear and grows with eta.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.decomposition.decomposition_table`.
+    """
+    if table.empty:
+        return ["No run records the score: the error of the linear approximation cannot be split into its parts."]
+    pooled = table[table["run"] == "pooled"]
+    raw, adjusted = (pooled[pooled["score_adjusted"] == flag].sort_values("eta") for flag in (False, True))
+    columns = ["eta", "linear_minus_matched", "linear_minus_matched_se"]
+    sentences = [
+        f"At eta {eta:g}, pooled over runs, the recorded linear terms are off the exact derivative by "
+        f"{value:+.2f} ± {se:.2f} of the true change ({'biased' if _clear(value, se) else 'no clear bias'}); "
+        f"score-adjusted, by {left:+.3f} ± {rest:.3f}."
+        for (eta, value, se), (_, left, rest) in zip(
+            raw[columns].to_numpy().tolist(), adjusted[columns].to_numpy().tolist(), strict=True
+        )
+    ]
+    return [*sentences, _score_sentence(table), _nonlinearity_sentence(raw)]
+
+
 def describe_distribution(
     partial_sum: pd.DataFrame, ratio: pd.DataFrame, runs: Mapping[str, Run], subset_size: int
 ) -> list[str]:
@@ -100,6 +127,38 @@ def describe_distribution(
     return sentences + (_fall(partial_sum, ratio) if len(ratio) > 1 else [])
 
 
+def _clear(value: float, se: float) -> bool:
+    return abs(value) > CLEAR_Z * se
+
+
+def _score_sentence(table: pd.DataFrame) -> str:
+    rows = table[(table["run"] != "pooled") & ~table["score_adjusted"].astype(bool)].drop_duplicates("run")
+    off = [
+        f"{run} ({z:+.1f})" for run, z in zip(rows["run"], rows["score_z"].tolist(), strict=True) if abs(z) > CLEAR_Z
+    ]
+    if not off:
+        return f"In no run is the mean score more than {CLEAR_Z:g} standard errors from zero."
+    return (
+        f"The mean score is more than {CLEAR_Z:g} standard errors from zero in {', '.join(off)}: this points to "
+        "sequences that did not come exactly from the policy that was differentiated."
+    )
+
+
+def _nonlinearity_sentence(raw: pd.DataFrame) -> str:
+    values, errors = raw["matched_minus_true"].to_numpy(), raw["matched_minus_true_se"].to_numpy()
+    listed = ", ".join(
+        f"{value:+.2g} ± {se:.1g} at eta {eta:g}" for value, se, eta in zip(values, errors, raw["eta"], strict=True)
+    )
+    grows = len(values) > 1 and abs(values[-1]) > abs(values[0])
+    if grows and _clear(values[-1], errors[-1]):
+        verdict = "it grows with eta and is clear: the step is nonlinear there"
+    elif len(values) > 1 and not grows:
+        verdict = "it does not grow with eta, so it is no sign of a nonlinear step"
+    else:
+        verdict = "that is no clear sign of a nonlinear step"
+    return f"Going straight (matched - true) is off by {listed}: {verdict}."
+
+
 def _full_batch_mean(runs: Mapping[str, Run], eta: float, reference: float) -> str:
     """Return the mean err_rel over runs with its standard error, and whether chance explains it."""
     having = {name: run for name, run in runs.items() if run.has_eta(eta)}
@@ -107,8 +166,8 @@ def _full_batch_mean(runs: Mapping[str, Run], eta: float, reference: float) -> s
     errors = [err_rel_standard_error(run, eta, reference=reference) for run in having.values()]
     se = float(np.sqrt(np.sum(np.square(errors)))) / len(errors)
     z = abs(mean) / se if se else 0.0
-    chance = "chance may explain" if z < 2 else "chance seldom explains" if z < CLEAR_Z else "chance hardly explains"
-    return f"{mean:+.2f} ± {se:.2f} (mean over {_count(len(having), 'run')} ± standard error), which {chance}"
+    how = "may explain" if z < 2 else "seldom explains" if z < CLEAR_Z else "hardly explains"
+    return f"{mean:+.2f} ± {se:.2f} (mean over {_count(len(having), 'run')} ± standard error): chance {how} it"
 
 
 def _agreement(ratio: Comparison, small_runs: Mapping[str, Run]) -> str:

@@ -29,6 +29,7 @@ ORDER = [
     "partial_sum",
     "comparison",
     "inference",
+    "decomposition",
     "health",
     "wording",
     "plots",
@@ -41,7 +42,17 @@ ORDER = [
 # Libraries with a place of their own; NumPy and the standard library may be used everywhere.
 PLACES = {
     "msgspec": {"results_json"},
-    "pandas": {"err_rel", "partial_sum", "comparison", "inference", "health", "wording", "plots", "notebook"},
+    "pandas": {
+        "err_rel",
+        "partial_sum",
+        "comparison",
+        "inference",
+        "decomposition",
+        "health",
+        "wording",
+        "plots",
+        "notebook",
+    },
     "matplotlib": {"plots"},
     "IPython": {"notebook"},
     "papermill": {"execute"},
@@ -120,7 +131,7 @@ SIGNATURES = {
     "compare_err_rel_distributions": "(large_runs, small_runs, eta, *, sample_size=256, num_samples=2000, seed=0, "
     "estimator='partial_sum', sampler='sequential')",
     "plot_err_rel_comparison": "(comparison, *, ax=None)",
-    "plot_err_rel_histograms": "(df, eta_values, *, estimator='partial_sum')",
+    "plot_err_rel_histograms": "(df, eta_values, *, estimator='partial_sum', moments=None)",
     "err_rel_standard_error": "(run, eta, n=None, *, reference=None, estimator='ratio', population='policy')",
     "decompose_err_rel": "(runs, eta, *, reference=None, score_adjusted=False)",
     "write_sample_data": "(root)",

@@ -154,7 +154,17 @@ def test_a_batch_with_no_sound_run_is_left_out_and_none_at_all_is_an_error(tmp_p
 def test_totals_are_listed_by_eta_batch_and_run() -> None:
     run = random_run()
     table = run_totals({"E_12": {"run_01": run, "run_02": random_run(seed=2)}, "E_2": {"run_01": totals_only_run()}})
-    assert list(table.columns) == ["batch", "run", "eta", "sequences", "true", "linear", "ess_share"]
+    assert list(table.columns) == [
+        "batch",
+        "run",
+        "eta",
+        "sequences",
+        "true",
+        "linear",
+        "true_se",
+        "linear_se",
+        "ess_share",
+    ]
     assert table["eta"].tolist() == [1e-6, 1e-6, 1e-6, 2e-6, 2e-6]
     first = table.iloc[0]
     assert (first["true"], first["linear"]) == (run.measurements[0].delta_h_true, 1e-6 * run.delta_h_per_lr)

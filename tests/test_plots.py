@@ -7,18 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.patches import StepPatch
 
 from analysis_helpers import Comparison, Run, compare_err_rel_distributions
+from analysis_helpers.decomposition import decomposition_table
 from analysis_helpers.estimators import ESTIMATORS
 from analysis_helpers.health import contribution_table, run_totals
 from analysis_helpers.plots import (
     COLOURS,
     ESTIMATOR_LABELS,
     plot_contribution_tails,
+    plot_decomposition,
     plot_err_rel_comparison,
     plot_err_rel_comparisons,
     plot_err_rel_histograms,
+    plot_spread_by_size,
     plot_totals,
 )
 
@@ -91,7 +95,9 @@ def test_an_eta_without_rows_is_refused() -> None:
 def test_totals_have_a_panel_an_eta_and_two_marks_a_run(large_runs: dict[str, Run]) -> None:
     table = run_totals({"E_2048": large_runs})
     for ax, eta in zip(plot_totals(table).axes, [1.6e-6, 3.2e-6], strict=True):
-        marks = {str(line.get_label()): np.asarray(line.get_ydata()) for line in ax.lines}
+        marks = {
+            str(c.get_label()): np.asarray(c[0].get_ydata()) for c in ax.containers if isinstance(c, ErrorbarContainer)
+        }
         rows = table[table["eta"] == eta]
         assert marks["true"] == pytest.approx(rows["true"].to_numpy() * 1e3)
         assert marks["linear"] == pytest.approx(rows["linear"].to_numpy() * 1e3)
@@ -115,3 +121,51 @@ def test_no_plot_changes_the_global_style(comparison: Comparison) -> None:
     before = dict(plt.rcParams)
     plot_err_rel_comparisons([comparison])
     assert dict(plt.rcParams) == before
+
+
+def test_parts_have_two_panels_an_eta_with_every_run_and_the_pool(large_runs: dict[str, Run]) -> None:
+    table = decomposition_table(large_runs, [1.6e-6, 3.2e-6])
+    axes = plot_decomposition(table).axes
+    assert [ax.get_title() for ax in axes] == [
+        f"{part}, eta {eta}" for eta in ("1.6e-06", "3.2e-06") for part in ("linear - matched", "matched - true")
+    ]
+    assert [tick.get_text() for tick in axes[0].get_xticklabels()] == [*large_runs, "pooled"]
+    assert [text.get_text() for text in axes[0].texts] == []
+    handles, labels = axes[0].get_legend_handles_labels()
+    assert labels == ["as recorded", "score-adjusted"]
+    assert len(handles) == 2
+
+
+def test_no_parts_are_said_to_be_missing() -> None:
+    assert plot_decomposition(pd.DataFrame({"eta": []})).axes[0].get_title() == "no run records the score"
+
+
+def test_the_spread_is_drawn_as_two_curves_and_points_with_n_marked() -> None:
+    table = pd.DataFrame({"n": [16, 64], "fresh": [2.0, 1.0], "subset": [1.9, 0.9], "drawn": [1.8, 0.8]})
+    [ax] = plot_spread_by_size(table, 64).axes
+    assert [np.asarray(line.get_ydata()).tolist() for line in ax.lines[:3]] == [[2.0, 1.0], [1.9, 0.9], [1.8, 0.8]]
+    assert np.asarray(ax.lines[3].get_xdata()).tolist() == [64, 64]
+    assert ax.lines[3].get_label() == "n = 64"
+
+
+def test_the_closed_form_over_a_histogram_has_the_area_of_the_bars() -> None:
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame({"eta": 1e-6, "err_rel": rng.normal(0.5, 2.0, 3000)})
+    moments = pd.DataFrame({"run": ["run_01"], "eta": [1e-6], "mean": [0.5], "sd": [2.0]})
+    [ax] = plot_err_rel_histograms(df, [1e-6], estimator="ratio", moments=moments).axes
+    [curve] = [line for line in ax.lines if line.get_label() == "closed form"]
+    x, y = (np.asarray(data, dtype=float) for data in (curve.get_xdata(), curve.get_ydata()))
+    counts, edges, _ = bars(ax).get_data()
+    assert np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) == pytest.approx(np.sum(counts * np.diff(edges)), rel=0.01)
+    assert x[np.argmax(y)] == pytest.approx(0.5, abs=0.1)
+
+
+def test_totals_have_their_standard_errors_as_bars(large_runs: dict[str, Run]) -> None:
+    table = run_totals({"E_2048": large_runs})
+    assert (table["linear_se"] > table["true_se"]).all()
+    [true, linear] = plot_totals(table).axes[0].containers
+    for drawn, name in ((true, "true"), (linear, "linear")):
+        assert isinstance(drawn, ErrorbarContainer)
+        [segments] = [np.array(lines.get_segments()) for lines in drawn[2]]
+        half = (segments[:, 1, 1] - segments[:, 0, 1]) / 2
+        assert half == pytest.approx(table.loc[table["eta"] == 1.6e-6, f"{name}_se"].to_numpy() * 1e3)

@@ -19,7 +19,7 @@ from analysis_helpers import (
     simulate_err_rel_across_runs,
     summarize_err_rel_distribution,
 )
-from analysis_helpers.inference import PARTS, pool_decomposition
+from analysis_helpers.decomposition import PARTS, pool_decomposition
 from analysis_helpers.partial_sum import explain_partial_sum
 from analysis_helpers.results_json import encode_run, parse_run
 

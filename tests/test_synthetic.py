@@ -161,3 +161,8 @@ def test_the_exact_answers_beside_the_sample_data_are_those_of_the_policy(sample
                 )
                 assert abs(m.delta_h_true - exact["change"][repr(m.eta)]) < 4.5 * se_true
                 assert abs(m.eta * run.delta_h_per_lr - m.eta * exact["derivative"]) < 4.5 * se_linear
+
+
+def test_a_temperature_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="sampling_temperature must be positive, got 0"):
+        synthetic_runs(1, 10, sampling_temperature=0)

@@ -12,7 +12,13 @@ from analysis_helpers import (
 )
 from analysis_helpers.health import run_totals
 from analysis_helpers.inference import err_rel_standard_error
-from analysis_helpers.wording import describe_comparison, describe_distribution, describe_inventory, describe_totals
+from analysis_helpers.wording import (
+    describe_comparison,
+    describe_decomposition,
+    describe_distribution,
+    describe_inventory,
+    describe_totals,
+)
 from tests.building import random_run, totals_only_run
 
 
@@ -73,15 +79,16 @@ def test_a_mean_is_told_with_its_standard_error_and_whether_chance_explains_it(l
         errors = [err_rel_standard_error(run, eta, reference=reference) for run in large_runs.values()]
         se = np.sqrt(np.sum(np.square(errors))) / 4
         assert sentence == (
-            f"On the full runs at eta {eta:g}, err_rel is {mean:+.2f} ± {se:.2f} (mean over 4 runs ± standard error), "
-            f"which chance {'hardly explains' if abs(mean) > 3 * se else 'may explain'}."
+            f"On the full runs at eta {eta:g}, err_rel is {mean:+.2f} ± {se:.2f} (mean over 4 runs ± standard error): "
+            f"chance {'may' if abs(mean) < 2 * se else 'seldom' if abs(mean) < 3 * se else 'hardly'} "
+            f"{'explain' if abs(mean) < 2 * se else 'explains'} it."
         )
 
 
 def test_a_clear_mean_is_called_clear() -> None:
     run = random_run(400)  # linear half of true: err_rel about -0.5, with a standard error of a few hundredths
     table = pd.DataFrame({"eta": [1e-6], "mean_err_rel": [0.1], "std_err_rel": [1.0]})
-    assert "which chance hardly explains" in describe_distribution(table, table, {"run_01": run}, 64)[0]
+    assert "chance hardly explains it" in describe_distribution(table, table, {"run_01": run}, 64)[0]
 
 
 @pytest.mark.parametrize(("sds", "explained"), [([1.0, 0.5], True), ([1.0, 0.95], False), ([1.0, 1e-3], False)])
@@ -100,3 +107,46 @@ def test_a_fall_of_the_spread_is_explained_only_where_it_follows_eta(
 def test_one_eta_has_no_fall_to_tell(large_runs: dict[str, Run]) -> None:
     sentences = describe_distribution(summary([1.0, 0.5])[:1], summary([0.5, 0.5])[:1], large_runs, 64)
     assert len(sentences) == 3
+
+
+def parts(first: list[float], second: list[float], z: float = 0.0) -> pd.DataFrame:
+    """Return a table of parts at two etas, every standard error 0.1, the adjusted first part 0.01."""
+    rows = []
+    for eta, one, two in zip([1e-6, 2e-6], first, second, strict=True):
+        for run in ("run_01", "pooled"):
+            rows += [(run, eta, 0.01 if adjusted else one, 0.1, two, 0.1, z, adjusted) for adjusted in (False, True)]
+    names = ["linear_minus_matched", "linear_minus_matched_se", "matched_minus_true", "matched_minus_true_se"]
+    return pd.DataFrame(rows, columns=["run", "eta", *names, "score_z", "score_adjusted"])
+
+
+@pytest.mark.parametrize(("value", "word"), [(0.29, "no clear bias"), (0.31, "biased"), (-0.31, "biased")])
+def test_linear_terms_are_called_biased_beyond_three_standard_errors(value: float, word: str) -> None:
+    sentences = describe_decomposition(parts([value, value], [0.0, 0.0]))
+    assert (
+        f"off the exact derivative by {value:+.2f} ± 0.10 of the true change ({word}); score-adjusted, by +0.010"
+        in (sentences[0])
+    )
+    assert sentences[1].startswith("At eta 2e-06")
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict"),
+    [
+        ([0.1, 0.4], "it grows with eta and is clear: the step is nonlinear there"),
+        ([-0.1, -0.4], "it grows with eta and is clear: the step is nonlinear there"),
+        ([0.1, 0.2], "that is no clear sign of a nonlinear step"),
+        ([0.5, 0.4], "it does not grow with eta, so it is no sign of a nonlinear step"),
+    ],
+)
+def test_a_step_is_called_nonlinear_only_where_the_part_grows_with_eta(second: list[float], verdict: str) -> None:
+    assert describe_decomposition(parts([0.0, 0.0], second))[-1].endswith(f": {verdict}.")
+
+
+def test_runs_whose_score_is_off_are_named() -> None:
+    assert "from zero in run_01 (+3.1): this points to" in describe_decomposition(parts([0, 0], [0, 0], z=3.1))[2]
+    assert "In no run is the mean score" in describe_decomposition(parts([0, 0], [0, 0], z=-2.9))[2]
+
+
+def test_without_a_score_the_error_cannot_be_split() -> None:
+    [sentence] = describe_decomposition(pd.DataFrame(columns=["run", "eta"]))
+    assert sentence.startswith("No run records the score")
