@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import SupportsIndex
+from typing import SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,8 +112,8 @@ def checked_count(value: object, name: str, *, most: int | None = None, what_mos
     256
     """
     try:
-        count = operator.index(value) if isinstance(value, SupportsIndex) and not isinstance(value, bool) else 0
-    except TypeError:  # an array of one number
+        count = 0 if isinstance(value, bool) else operator.index(cast("SupportsIndex", value))
+    except TypeError:  # not an integer
         count = 0
     if count < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")

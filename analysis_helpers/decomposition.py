@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .checks import FloatArray, warn_about_runs
-from .estimators import Columns, columns, influence_values, scores
+from .estimators import Columns, columns, error_influence_values, scores, standard_deviation
 from .pooling import reference_total, usable_runs
 from .runs import Run
 
@@ -29,7 +29,7 @@ class _Part:
 
     @property
     def se(self) -> float:
-        return float(self.psi.std(ddof=1) / np.sqrt(len(self.psi)))
+        return standard_deviation(self.psi) / float(np.sqrt(len(self.psi)))
 
     def adjusted(self, j: FloatArray) -> _Part:
         """Take out what the mean score explains: value - b mean(j), with b the regression of psi on the score."""
@@ -157,6 +157,5 @@ def _decomposed(name: str, run: Run, eta: float, scale: float, score_adjusted: b
 
 
 def _error_of(batch: Columns, scale: float) -> _Part:
-    true, linear = batch.estimate(batch.values.sum(axis=0))
-    psi_true, psi_linear = influence_values(batch)
-    return _Part(float(linear - true) / scale, (psi_linear - psi_true) / scale)
+    true, linear = batch.estimate(batch.sums)
+    return _Part(float(linear - true) / scale, error_influence_values(batch) / scale)

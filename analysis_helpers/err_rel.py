@@ -247,7 +247,7 @@ def collect_err_rel_across_runs(
     for found, names in usable_runs(runs, [eta], 1).items():
         for name in names:
             batch = columns(runs[name], found, estimator)
-            parts.append((name, found, _relative_error(batch, batch.values.sum(axis=0)[None], true_total_ref)))
+            parts.append((name, found, _relative_error(batch, batch.sums[None], true_total_ref)))
     return _long_table(parts)
 
 

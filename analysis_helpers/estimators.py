@@ -68,10 +68,11 @@ class Estimator:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """One run at one eta, as an estimator sees it: ``values`` of shape ``(N, columns)``, and the full batch."""
+    """One run at one eta, as an estimator sees it: values of shape ``(N, columns)``, their sums, the full batch."""
 
     estimator: Estimator
     values: FloatArray
+    sums: FloatArray
     full: FullBatch
 
     def estimate(self, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -81,7 +82,7 @@ class Columns:
 
 def _partial_sum(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     # The original's definition: full-batch contributions, summed over the subset and not rescaled.
-    tokens, w_h_new, g = np.moveaxis(sums, -1, 0)
+    tokens, w_h_new, g = _unstack(sums)
     true = w_h_new / full.weighted_tokens - tokens / full.tokens * full.base_entropy
     return true, full.eta * g / full.tokens
 
@@ -89,7 +90,7 @@ def _partial_sum(sums: Array, full: FullBatch) -> tuple[Array, Array]:
 def _ratio(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     # As if the subset were the whole batch: R_S - H_S, and the linear terms with the subset's own entropy in the
     # correction.
-    tokens, h_base, w_tokens, w_h_new, g, tokens_score = np.moveaxis(sums, -1, 0)
+    tokens, h_base, w_tokens, w_h_new, g, tokens_score = _unstack(sums)
     entropy = h_base / tokens
     linear = full.eta / tokens * (g - (entropy - full.score_entropy) * tokens_score)
     return w_h_new / w_tokens - entropy, linear
@@ -97,13 +98,13 @@ def _ratio(sums: Array, full: FullBatch) -> tuple[Array, Array]:
 
 def _matched(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     # The exact derivative of R_S - H_S itself, in place of the recorded linear terms: no noise of its own.
-    tokens, h_base, w_tokens, w_h_new, tokens_score, direct = np.moveaxis(sums, -1, 0)
+    tokens, h_base, w_tokens, w_h_new, tokens_score, direct = _unstack(sums)
     entropy = h_base / tokens
     return w_h_new / w_tokens - entropy, full.eta / tokens * (direct - entropy * tokens_score)
 
 
 def _true_change(sums: Array, full: FullBatch) -> tuple[Array, Array]:
-    tokens, h_base, w_tokens, w_h_new = np.moveaxis(sums, -1, 0)
+    tokens, h_base, w_tokens, w_h_new = _unstack(sums)
     true = w_h_new / w_tokens - h_base / tokens
     return true, np.zeros_like(true)
 
@@ -174,7 +175,7 @@ def estimate(run: Run, eta: float, estimator: str = "ratio") -> tuple[float, flo
     ['-0.06', '-3e-06']
     """
     batch = columns(run, eta, estimator)
-    true, linear = batch.estimate(batch.values.sum(axis=0))
+    true, linear = batch.estimate(batch.sums)
     return float(true), float(linear)
 
 
@@ -222,11 +223,21 @@ def influence_values(batch: Columns) -> tuple[FloatArray, FloatArray]:
     estimate on a fresh batch of size n is ``std(psi, ddof=1) / sqrt(n)`` (the infinitesimal jackknife: Efron, 1982,
     chapter 6).
     """
-    sums = batch.values.sum(axis=0)
-    moved = sums + 1j * _COMPLEX_STEP * np.eye(len(sums))
-    true, linear = batch.estimator.evaluate(moved, batch.full)
-    scale = len(batch.values) / _COMPLEX_STEP
-    return batch.values @ (np.imag(true) * scale), batch.values @ (np.imag(linear) * scale)
+    true, linear = _gradients(batch)
+    return batch.values @ true, batch.values @ linear
+
+
+def error_influence_values(batch: Columns) -> FloatArray:
+    """Return psi of ``linear - true``, shape ``(N,)``, in nats per token: the difference of `influence_values`."""
+    true, linear = _gradients(batch)
+    psi: FloatArray = batch.values @ (linear - true)
+    return psi
+
+
+def standard_deviation(psi: FloatArray) -> float:
+    """Return the SD (ddof=1) of values, shape ``(N,)``."""
+    centred = psi - psi.mean()
+    return float(np.sqrt(centred @ centred / (len(psi) - 1)))
 
 
 def true_total_standard_error(run: Run, eta: float) -> float | None:
@@ -234,7 +245,20 @@ def true_total_standard_error(run: Run, eta: float) -> float | None:
     if "baseline_entropy" not in run.supports or run.num_sequences < 2:
         return None
     psi, _ = influence_values(_columns(run, eta, _TRUE))
-    return float(psi.std(ddof=1) / np.sqrt(len(psi)))
+    return standard_deviation(psi) / float(np.sqrt(len(psi)))
+
+
+def _gradients(batch: Columns) -> tuple[FloatArray, FloatArray]:
+    """Return N times the gradients of (true, linear) at the full sums, each of shape ``(columns,)``."""
+    moved = batch.sums + 1j * _COMPLEX_STEP * np.eye(len(batch.sums))
+    true, linear = batch.estimator.evaluate(moved, batch.full)
+    scale = len(batch.values) / _COMPLEX_STEP
+    return np.imag(true) * scale, np.imag(linear) * scale
+
+
+def _unstack(sums: Array) -> Array:
+    """Return sums of shape ``(..., columns)`` as columns of shape ``(...)``."""
+    return sums.transpose(-1, *range(sums.ndim - 1))
 
 
 def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
@@ -248,7 +272,8 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
         "tokens_score": lambda: tokens_times_score(run),
         "direct": lambda: _direct_terms(run, _recorded(measured.h_base, run, "baseline_entropy")),
     }
-    values = np.column_stack([assemble[name]() for name in chosen.columns])
+    found = [assemble[name]() for name in chosen.columns]
+    sums = np.array([column.sum() for column in found])  # far quicker than over the rows of what they make up
     full = FullBatch(
         eta=measured.eta,
         tokens=run.total_tokens,
@@ -256,7 +281,7 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
         base_entropy=measured.base_entropy,
         score_entropy=run.score.h_base_mean if run.score else 0.0,
     )
-    return Columns(chosen, frozen(values), full)
+    return Columns(chosen, frozen(np.column_stack(found)), frozen(sums), full)
 
 
 def _direct_terms(run: Run, h_base: FloatArray) -> FloatArray:

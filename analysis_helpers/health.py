@@ -11,7 +11,13 @@ import numpy as np
 import pandas as pd
 
 from .checks import RunError, warn_about_runs
-from .estimators import columns, influence_values, per_sequence_contributions, true_total_standard_error
+from .estimators import (
+    columns,
+    influence_values,
+    per_sequence_contributions,
+    standard_deviation,
+    true_total_standard_error,
+)
 from .pooling import known_eta, usable_runs
 from .results_json import parse_run
 from .run_files import load_runs, read_bytes, result_files
@@ -209,7 +215,7 @@ def _standard_errors(run: Run, eta: float) -> dict[str, float]:
     linear_se = float("nan")
     if {"linear", "baseline_entropy"} <= set(run.supports) and run.num_sequences > 1:
         _, psi = influence_values(columns(run, eta, "ratio"))
-        linear_se = float(psi.std(ddof=1) / np.sqrt(len(psi)))
+        linear_se = standard_deviation(psi) / float(np.sqrt(len(psi)))
     return {"true_se": float("nan") if true_se is None else true_se, "linear_se": linear_se}
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from .checks import checked_choice, checked_count
 from .err_rel import simulate_err_rel_across_runs
-from .estimators import columns, influence_values
+from .estimators import columns, error_influence_values, standard_deviation
 from .pooling import own_total, reference_for, reference_total, usable_runs
 from .runs import Run
 
@@ -78,8 +78,7 @@ def err_rel_standard_error(
     scale = own_total(run, eta, run.source) if reference is None else reference
     if scale == 0:
         return float("nan")
-    psi_true, psi_linear = influence_values(batch)
-    spread = float((psi_linear - psi_true).std(ddof=1)) / abs(scale)
+    spread = standard_deviation(error_influence_values(batch)) / abs(scale)
     left = 1 / size - 1 / total if population == "run" else 1 / size
     return spread * float(np.sqrt(max(left, 0.0))) * (size / total) ** degree
 
@@ -116,7 +115,7 @@ def subset_moments(
             batch = columns(run, eta, estimator)
             share = (n / run.num_sequences) ** batch.estimator.degree
             sd = err_rel_standard_error(run, eta, n, reference=scale, estimator=estimator, population="run")
-            true, linear = batch.estimate(batch.values.sum(axis=0))
+            true, linear = batch.estimate(batch.sums)
             rows.append((name, eta, float(linear - true) / scale * share, sd))
     return pd.DataFrame(rows, columns=["run", "eta", "mean", "sd"])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -210,7 +211,7 @@ class Run:
         """Batch size N."""
         return len(self.token_counts)
 
-    @property
+    @cached_property
     def total_tokens(self) -> float:
         """Tokens in the batch."""
         return float(self.token_counts.sum())

@@ -7,6 +7,8 @@ with replacement.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -102,9 +104,15 @@ def _disjoint(values: FloatArray, n: int, rng: np.random.Generator, sums: FloatA
         _independent(values, m, rng, sums)
     else:
         chunk = min(_MOST_PERMUTATIONS, _fitting(size))
-        _permuted(values, m, rng.spawn(-(-permutations // chunk)), chunk, sums)
+        _permuted(values, m, _streams(rng, -(-permutations // chunk)), chunk, sums)
     if m != n:
         np.subtract(values.sum(axis=0), sums, out=sums)
+
+
+def _streams(rng: np.random.Generator, count: int) -> list[np.random.Generator]:
+    """Return streams spawned from ``rng``, by the bit generator that permutes fastest."""
+    sequence: Any = rng.bit_generator.seed_seq  # NumPy's stubs know only its simplest form
+    return [np.random.Generator(np.random.SFC64(seed)) for seed in sequence.spawn(count)]
 
 
 def _permuted(values: FloatArray, m: int, streams: list[np.random.Generator], chunk: int, sums: FloatArray) -> None:
