@@ -85,7 +85,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(report: Path) -> None:
     page = (report / "index.html").read_text(encoding="utf-8")
-    for name, figures in (("01_load_runs", 2), ("02_batch_size_comparison", 1), ("03_subsampling_distribution", 2)):
+    for name, figures in (("01_load_runs", 3), ("02_batch_size_comparison", 1), ("03_subsampling_distribution", 3)):
         assert f'href="{name}.html"' in page
         assert (report / f"{name}.html").stat().st_size > 100_000
         assert len(list((report / "figures").glob(f"{name}-*.png"))) == figures
