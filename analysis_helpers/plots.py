@@ -80,7 +80,7 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     )
     target.set_xlabel(ERR_REL_LABEL)
     target.set_ylabel("number of subsets")
-    target.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+    _legend_below(target, 2)
     return target
 
 
@@ -225,14 +225,14 @@ def plot_decomposition(table: pd.DataFrame) -> Figure:
     for ax, (eta, part) in zip(axes, product(etas, PART_LABELS), strict=True):
         for adjusted, marker, shift in ((False, "o", -0.12), (True, "D", 0.12)):
             rows = table[(table["eta"] == eta) & (table["score_adjusted"] == adjusted)].reset_index(drop=True)
-            label, face = ("score-adjusted", "white") if adjusted else ("as recorded", None)
+            label, face = ("score-adjusted", "white") if adjusted else ("unadjusted", None)
             places = np.arange(len(rows)) + shift
             _points(ax, places, rows[part], rows[f"{part}_se"], PART_COLOURS[part], marker, label, face)
         ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
         ax.axvline(len(rows) - 1.5, color=COLOURS["guide"], linewidth=0.8, linestyle=":")
         ax.set_xticks(np.arange(len(rows)), rows["run"], fontsize=8)
         ax.set_title(f"{PART_LABELS[part]}, eta {eta:g}", fontsize=10)
-        ax.legend(fontsize=7.5, frameon=False)
+        _legend_below(ax, 2)
     for ax in axes[::2]:
         ax.set_ylabel("part of err_rel, ± standard error")
     return figure
@@ -268,7 +268,7 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     ax.tick_params(axis="y", which="minor", labelsize=7)
     ax.set_xlabel("sequences n")
     ax.set_ylabel("SD of err_rel (ratio)")
-    ax.legend(fontsize=8, frameon=False)
+    _legend_below(ax, 2)
     return figure
 
 
@@ -293,6 +293,12 @@ def _points(
         elinewidth=1.2,
         label=label,
     )
+
+
+def _legend_below(ax: Axes, columns: int) -> None:
+    """Put the legend under the axes, where it hides no data."""
+    space = -0.16 if ax.get_xlabel() else -0.1
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, space), ncols=columns, frameon=False)
 
 
 def _mixture(grid: NDArray[np.float64], moments: pd.DataFrame) -> NDArray[np.float64]:

@@ -132,7 +132,7 @@ def test_parts_have_two_panels_an_eta_with_every_run_and_the_pool(large_runs: di
     assert [tick.get_text() for tick in axes[0].get_xticklabels()] == [*large_runs, "pooled"]
     assert [text.get_text() for text in axes[0].texts] == []
     handles, labels = axes[0].get_legend_handles_labels()
-    assert labels == ["as recorded", "score-adjusted"]
+    assert labels == ["unadjusted", "score-adjusted"]
     assert len(handles) == 2
 
 
