@@ -281,7 +281,10 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
         base_entropy=measured.base_entropy,
         score_entropy=run.score.h_base_mean if run.score else 0.0,
     )
-    return Columns(chosen, frozen(np.column_stack(found)), frozen(sums), full)
+    values = np.empty((len(tokens), len(found)))
+    for k, column in enumerate(found):
+        values[:, k] = column
+    return Columns(chosen, frozen(values), frozen(sums), full)
 
 
 def _direct_terms(run: Run, h_base: FloatArray) -> FloatArray:
