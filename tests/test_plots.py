@@ -96,7 +96,9 @@ def test_totals_have_a_panel_an_eta_and_two_marks_a_run(large_runs: dict[str, Ru
     table = run_totals({"E_2048": large_runs})
     for ax, eta in zip(plot_totals(table).axes, [1.6e-6, 3.2e-6], strict=True):
         marks = {
-            str(c.get_label()): np.asarray(c[0].get_ydata()) for c in ax.containers if isinstance(c, ErrorbarContainer)
+            str(c.get_label()): np.asarray(c[0].get_ydata(), dtype=float)
+            for c in ax.containers
+            if isinstance(c, ErrorbarContainer)
         }
         rows = table[table["eta"] == eta]
         assert marks["true"] == pytest.approx(rows["true"].to_numpy() * 1e3)
