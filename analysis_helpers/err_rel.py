@@ -67,10 +67,12 @@ def simulate_err_rel(
     seed
         Seed of the call's one random stream.
     estimator
-        "partial_sum" (the original's: full-batch contributions summed over the subset) or "ratio" (estimated anew on
-        it).
+        "partial_sum" (the original's: full-batch contributions summed over the subset), "ratio" (estimated anew on it)
+        or "matched" (the same, with the exact derivative in place of the recorded linear terms).
     sampler
-        "sequential": one ``Generator.choice(N, sample_size, replace=False)`` a subset.
+        "sequential": one ``Generator.choice(N, sample_size, replace=False)`` a subset. "disjoint": groups cut from
+        random permutations, faster; see `analysis_helpers.subsampling.subset_sums` for what that does to Monte-Carlo
+        error.
     reference
         What to divide by (nats per token); None: the run's own full-batch true total.
 
@@ -212,7 +214,7 @@ def collect_err_rel_across_runs(
 ) -> pd.DataFrame:
     """Return the full-batch err_rel of each run at one eta, over a common reference total.
 
-    On its full batch every estimator gives the same number; the argument decides only what a run has to record.
+    On their full batch "partial_sum" and "ratio" give the same number, where the file agrees with itself.
 
     Parameters
     ----------
@@ -223,7 +225,7 @@ def collect_err_rel_across_runs(
     true_total_ref
         What to divide by (nats per token), for instance from `reference_true_totals`.
     estimator
-        "partial_sum" or "ratio".
+        "partial_sum", "ratio" or "matched".
 
     Returns
     -------

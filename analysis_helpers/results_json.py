@@ -128,9 +128,8 @@ def _parse_leniently(data: bytes, source: str) -> Any:
             source, "file", "must be UTF-8 text", f"byte {data[error.start]:#04x} at position {error.start}"
         ) from None
     except json.JSONDecodeError as error:
-        raise RunError(
-            source, "file", "must be complete JSON", f"{error.msg} at line {error.lineno}, column {error.colno}"
-        ) from None
+        what = f"{error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}"
+        raise RunError(source, "file", "must be complete JSON", what) from None
     except RecursionError:
         raise RunError(source, "file", "must not be nested so deeply that no parser can read it") from None
     except ValueError as error:  # an integer of thousands of digits
