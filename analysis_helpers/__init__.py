@@ -19,10 +19,10 @@ from .err_rel import (
     summarize_err_rel_distribution,
 )
 from .estimators import per_sequence_contributions
-from .health import inventory
 from .inference import err_rel_standard_error
 from .pooling import reference_true_totals
 from .run_files import load_runs, write_run
+from .run_tables import inventory
 from .runs import Run
 from .synthetic import synthetic_runs, write_sample_data
 

@@ -43,7 +43,7 @@ def describe_totals(totals: pd.DataFrame) -> list[str]:
     Parameters
     ----------
     totals
-        From `analysis_helpers.health.run_totals`.
+        From `analysis_helpers.run_tables.run_totals`.
     """
     return [
         f"At eta {eta:g}, over {_count(len(rows), 'run')} of {batch}, entropy changes by {_milli(rows['true'])} (true) "

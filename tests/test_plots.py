@@ -1,36 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.container import ErrorbarContainer
 from matplotlib.patches import StepPatch
 
 from analysis_helpers import Comparison, Run, compare_err_rel_distributions
-from analysis_helpers.decomposition import decomposition_table
-from analysis_helpers.estimators import ESTIMATORS
-from analysis_helpers.health import contribution_table, run_totals
 from analysis_helpers.plots import (
-    COLOURS,
-    ESTIMATOR_LABELS,
-    plot_contribution_tails,
-    plot_decomposition,
     plot_err_rel_comparison,
     plot_err_rel_comparisons,
     plot_err_rel_histograms,
     plot_spread_by_size,
-    plot_totals,
 )
-
-
-@pytest.fixture(autouse=True)
-def _close_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +24,6 @@ def comparison(large_runs: dict[str, Run], small_runs: dict[str, Run]) -> Compar
 def bars(ax: Axes) -> StepPatch:
     [patch] = [p for p in ax.patches if isinstance(p, StepPatch)]
     return patch
-
-
-def test_every_estimator_has_a_colour_and_a_label_of_its_own() -> None:
-    assert set(ESTIMATORS) <= set(COLOURS)
-    assert set(ESTIMATORS) == set(ESTIMATOR_LABELS)
-    assert len(set(COLOURS.values())) == len(COLOURS)
 
 
 def test_a_comparison_is_a_histogram_of_60_bins_and_a_dashed_line_per_actual_run(comparison: Comparison) -> None:
@@ -92,54 +69,10 @@ def test_an_eta_without_rows_is_refused() -> None:
         plot_err_rel_histograms(pd.DataFrame({"eta": [1e-6], "err_rel": [0.0]}), [3e-6])
 
 
-def test_totals_have_a_panel_an_eta_and_two_marks_a_run(large_runs: dict[str, Run]) -> None:
-    table = run_totals({"E_2048": large_runs})
-    for ax, eta in zip(plot_totals(table).axes, [1.6e-6, 3.2e-6], strict=True):
-        marks = {
-            str(c.get_label()): np.asarray(c[0].get_ydata(), dtype=float)
-            for c in ax.containers
-            if isinstance(c, ErrorbarContainer)
-        }
-        rows = table[table["eta"] == eta]
-        assert marks["true"] == pytest.approx(rows["true"].to_numpy() * 1e3)
-        assert marks["linear"] == pytest.approx(rows["linear"].to_numpy() * 1e3)
-
-
-def test_five_etas_take_two_rows_of_panels() -> None:
-    df = pd.DataFrame({"eta": np.repeat(np.arange(1, 6) * 1e-6, 10), "err_rel": np.arange(50.0)})
-    assert len(plot_err_rel_histograms(df, (np.arange(1, 6) * 1e-6).tolist()).axes) == 5
-
-
-def test_tails_start_at_all_sequences_and_end_at_the_last(large_runs: dict[str, Run]) -> None:
-    [ax] = plot_contribution_tails(contribution_table(large_runs, 1.6e-6)).axes
-    for line in ax.lines[:2]:
-        share = np.asarray(line.get_ydata(), dtype=float)
-        assert share[0] == 1.0
-        assert share[-1] == pytest.approx(1 / (4 * 2048))
-    assert ax.get_yscale() == "log"
-
-
 def test_no_plot_changes_the_global_style(comparison: Comparison) -> None:
     before = dict(plt.rcParams)
     plot_err_rel_comparisons([comparison])
     assert dict(plt.rcParams) == before
-
-
-def test_parts_have_two_panels_an_eta_with_every_run_and_the_pool(large_runs: dict[str, Run]) -> None:
-    table = decomposition_table(large_runs, [1.6e-6, 3.2e-6])
-    axes = plot_decomposition(table).axes
-    assert [ax.get_title() for ax in axes] == [
-        f"{part}, eta {eta}" for eta in ("1.6e-06", "3.2e-06") for part in ("linear - matched", "matched - true")
-    ]
-    assert [tick.get_text() for tick in axes[0].get_xticklabels()] == [*large_runs, "pooled"]
-    assert [text.get_text() for text in axes[0].texts] == []
-    handles, labels = axes[0].get_legend_handles_labels()
-    assert labels == ["unadjusted", "score-adjusted"]
-    assert len(handles) == 2
-
-
-def test_no_parts_are_said_to_be_missing() -> None:
-    assert plot_decomposition(pd.DataFrame({"eta": []})).axes[0].get_title() == "no run records the score"
 
 
 def test_the_spread_is_drawn_as_two_curves_and_points_with_n_marked() -> None:
@@ -162,12 +95,6 @@ def test_the_closed_form_over_a_histogram_has_the_area_of_the_bars() -> None:
     assert x[np.argmax(y)] == pytest.approx(0.5, abs=0.1)
 
 
-def test_totals_have_their_standard_errors_as_bars(large_runs: dict[str, Run]) -> None:
-    table = run_totals({"E_2048": large_runs})
-    assert (table["linear_se"] > table["true_se"]).all()
-    [true, linear] = plot_totals(table).axes[0].containers
-    for drawn, name in ((true, "true"), (linear, "linear")):
-        assert isinstance(drawn, ErrorbarContainer)
-        [segments] = [np.array(lines.get_segments()) for lines in drawn[2]]
-        half = (segments[:, 1, 1] - segments[:, 0, 1]) / 2
-        assert half == pytest.approx(table.loc[table["eta"] == 1.6e-6, f"{name}_se"].to_numpy() * 1e3)
+def test_five_etas_take_two_rows_of_panels() -> None:
+    df = pd.DataFrame({"eta": np.repeat(np.arange(1, 6) * 1e-6, 10), "err_rel": np.arange(50.0)})
+    assert len(plot_err_rel_histograms(df, (np.arange(1, 6) * 1e-6).tolist()).axes) == 5

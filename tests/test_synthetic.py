@@ -17,7 +17,7 @@ from analysis_helpers import (
     write_sample_data,
 )
 from analysis_helpers.estimators import columns, estimate, influence_values
-from analysis_helpers.health import integrity_problems
+from analysis_helpers.integrity import integrity_problems
 from analysis_helpers.policy import per_token_entropy, random_policy
 from analysis_helpers.synthetic import SAMPLE_ETAS, default_policy, synthetic_runs_with_truth
 

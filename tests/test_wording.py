@@ -10,8 +10,8 @@ from analysis_helpers import (
     compare_err_rel_distributions,
     reference_true_totals,
 )
-from analysis_helpers.health import run_totals
 from analysis_helpers.inference import err_rel_standard_error
+from analysis_helpers.run_tables import run_totals
 from analysis_helpers.wording import (
     describe_comparison,
     describe_decomposition,

@@ -1,10 +1,10 @@
-"""Tables about runs: what is there, and whether each run agrees with itself."""
+"""Tables about runs: what is there, what each says in total, and how its contributions are spread."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,11 @@ from .estimators import (
     standard_deviation,
     true_total_standard_error,
 )
+from .integrity import integrity_problems
 from .pooling import known_eta, usable_runs
 from .results_json import parse_run
-from .run_files import load_runs, read_bytes, result_files
-from .runs import FIELDS_BEHIND, Run
-
-TOTAL_TOLERANCE = 1e-6
-"""Largest relative difference between a stored total and the sum of its contributions."""
+from .run_files import read_bytes, result_files
+from .runs import Run
 
 
 def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
@@ -53,81 +51,6 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     seen: dict[bytes, str] = {}
     rows = [_inventory_row(path, seen) for path in result_files(data_root, depth=2)]
     return pd.DataFrame(rows).astype({"sequences": "Int64"})
-
-
-def integrity_problems(run: Run) -> list[str]:
-    """Return what in a run does not add up, a sentence each: totals against the sums of their contributions.
-
-    Examples
-    --------
-    >>> from analysis_helpers import synthetic_runs
-    >>> integrity_problems(synthetic_runs(1, 32)["run_01"])
-    []
-    """
-    problems = []
-    total = run.total_tokens
-    if run.scale is not None and _differ(run.scale * total, 1.0):
-        problems.append(f"per_sequence_meta.scale is {run.scale:.7g}, one over all tokens is {1 / total:.7g}")
-    if run.gdotv is not None and _differ(float(run.gdotv.sum()), run.delta_h_per_lr):
-        problems.append(f"delta_h_per_lr is {run.delta_h_per_lr:.7g}, its contributions sum to {run.gdotv.sum():.7g}")
-    for m in run.measurements:
-        after = float(m.weights @ m.h_new / (m.weights @ run.token_counts))
-        if _differ(after - m.base_entropy, m.delta_h_true):
-            problems.append(
-                f"delta_h_true at eta {m.eta!r} is {m.delta_h_true:.7g}, "
-                f"its contributions sum to {after - m.base_entropy:.7g}"
-            )
-        before = m.base_entropy if m.h_base is None else float(m.h_base.sum()) / total
-        if _differ(before, m.base_entropy):
-            problems.append(f"base_entropy at eta {m.eta!r} is {m.base_entropy:.7g}, h_base gives {before:.7g}")
-        if run.score is not None and _differ(before, run.score.h_base_mean):
-            problems.append(f"H_base_mean is {run.score.h_base_mean:.7g}, h_base gives {before:.7g}")
-    return list(dict.fromkeys(problems))
-
-
-def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> dict[str, Run]:
-    """Load the runs of a batch folder that load, add up and record what is needed; warn about each that is left out.
-
-    Parameters
-    ----------
-    folder
-        A batch folder.
-    needs
-        What a run must support (see `Run.supports`).
-
-    Raises
-    ------
-    RunError
-        If no run is left.
-    """
-    runs = load_runs(folder, on_error="skip")
-    reasons = {name: _reason_to_leave_out(run, needs) for name, run in runs.items()}
-    for name, reason in reasons.items():
-        if reason:
-            warn_about_runs(f"skipped {name} of {Path(folder).name}: {reason}")
-    kept = {name: run for name, run in runs.items() if not reasons[name]}
-    if not kept:
-        raise RunError(str(folder), "folder", "holds no run that can be used", "; ".join(reasons.values()))
-    return kept
-
-
-def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, dict[str, Run]]:
-    """Load every batch folder below a data root by `sound_runs`; warn about a batch that has no run left.
-
-    Raises
-    ------
-    RunError
-        If the folder is missing or holds no runs, or no batch has a run left.
-    """
-    batches: dict[str, dict[str, Run]] = {}
-    for folder in sorted({path.parent.parent for path in result_files(data_root, depth=2)}):
-        try:
-            batches[folder.name] = sound_runs(folder)
-        except RunError as error:
-            warn_about_runs(f"skipped {folder.name}: {error}")
-    if not batches:
-        raise RunError(str(data_root), "folder", "holds no run that can be used")
-    return batches
 
 
 def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
@@ -219,11 +142,6 @@ def _standard_errors(run: Run, eta: float) -> dict[str, float]:
     return {"true_se": float("nan") if true_se is None else true_se, "linear_se": linear_se}
 
 
-def _reason_to_leave_out(run: Run, needs: Sequence[str]) -> str:
-    missing = [FIELDS_BEHIND[need] for need in needs if need not in run.supports]
-    return "; ".join([*(f"{field} is not recorded" for field in missing), *integrity_problems(run)])
-
-
 def _inventory_row(path: Path, seen: dict[bytes, str]) -> dict[str, object]:
     batch, name = path.parent.parent.name, path.parent.name
     row: dict[str, object] = {"batch": batch, "run": name, "sequences": None, "etas": (), "supports": "", "same_as": ""}
@@ -240,7 +158,3 @@ def _inventory_row(path: Path, seen: dict[bytes, str]) -> dict[str, object]:
         }
     row |= {"sequences": run.num_sequences, "etas": run.etas, "supports": ", ".join(run.supports)}
     return {**row, "problem": "; ".join(integrity_problems(run))}
-
-
-def _differ(one: float, other: float) -> bool:
-    return not abs(one - other) <= TOTAL_TOLERANCE * max(abs(one), abs(other))

@@ -1,0 +1,102 @@
+"""What all figures share: one colour and one label for one thing, panels, points, legends, histograms.
+
+Nothing is set globally: styles are those of the axes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
+
+# One colour for one thing, everywhere; from the colour-blind-safe palette of Okabe and Ito (2008).
+COLOURS = {
+    "partial_sum": "#0072B2",
+    "ratio": "#009E73",
+    "matched": "#E69F00",
+    "actual": "#D55E00",
+    "true": "#000000",
+    "linear": "#CC79A7",
+    "guide": "#808080",
+}
+ESTIMATOR_LABELS = {"partial_sum": "partial sum", "ratio": "ratio", "matched": "matched"}
+PART_LABELS = {"linear_minus_matched": "linear - matched", "matched_minus_true": "matched - true"}
+PART_COLOURS = {"linear_minus_matched": COLOURS["linear"], "matched_minus_true": COLOURS["matched"]}
+ERR_REL_LABEL = "relative error, (linear - true) / reference"
+CHANGE_LABEL = "change of entropy (10⁻³ nats per token)"
+
+BINS = 60  # as in the published figures
+_PANEL = (5.2, 3.6)  # inches
+_DPI = 110
+
+
+def panels(count: int, *, share_x: bool = False, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+    """Return a figure with up to two panels a row, as wide as a page; every panel keeps its tick labels."""
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(_PANEL[0] * columns, _PANEL[1] * rows),
+        dpi=_DPI,
+        layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
+        sharex=share_x,
+        sharey=share_y,
+        squeeze=False,
+    )
+    flat = list(axes.ravel())
+    for ax in flat[count:]:
+        ax.remove()
+    for ax in flat[:count]:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelbottom=True)
+    return figure, flat[:count]
+
+
+def points(
+    ax: Axes,
+    places: NDArray[np.floating[Any]],
+    values: pd.Series[float],
+    errors: pd.Series[float],
+    colour: str,
+    marker: str,
+    label: str,
+    face: str | None = None,
+) -> None:
+    """Draw values with their standard errors as bars; without bars where these are not known."""
+    ax.errorbar(
+        places,
+        values,
+        yerr=errors.fillna(0.0),
+        fmt=marker,
+        color=colour,
+        markerfacecolor=face or colour,
+        markersize=5.5,
+        elinewidth=1.2,
+        label=label,
+    )
+
+
+def legend_below(ax: Axes, columns: int) -> None:
+    """Put the legend under the axes, where it hides no data."""
+    space = -0.16 if ax.get_xlabel() else -0.1
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, space), ncols=columns, frameon=False)
+
+
+def histogram(
+    ax: Axes,
+    values: pd.Series[float],
+    colour: str,
+    label: str | None = None,
+    *,
+    span: tuple[float, float] | None = None,
+) -> None:
+    """Draw a filled histogram of `BINS` bins, over the span of the values or the one given."""
+    counts, edges = np.histogram(values, bins=BINS, range=span)
+    ax.stairs(counts, edges, fill=True, alpha=0.55, color=colour, label=label)
