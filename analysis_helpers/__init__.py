@@ -19,12 +19,16 @@ from .err_rel import (
     summarize_err_rel_distribution,
 )
 from .estimators import per_sequence_contributions
+from .health import run_health
 from .inference import err_rel_standard_error
+from .planning import required_batch_size
 from .pooling import reference_true_totals
+from .prediction import Prediction, check_prediction, predict_err_rel
 from .run_files import load_runs, write_run
 from .run_tables import inventory
 from .runs import Run
 from .synthetic import synthetic_runs, write_sample_data
+from .verdict import Verdict, trusted_eta, verdict
 
 if TYPE_CHECKING:
     from .plots import plot_err_rel_comparison, plot_err_rel_histograms
@@ -36,9 +40,12 @@ except PackageNotFoundError:  # the source folder is on the path, but not instal
 
 __all__ = [
     "Comparison",
+    "Prediction",
     "Run",
     "RunError",
+    "Verdict",
     "aggregate_err_rel",
+    "check_prediction",
     "collect_err_rel_across_runs",
     "compare_err_rel_distributions",
     "decompose_err_rel",
@@ -48,12 +55,17 @@ __all__ = [
     "per_sequence_contributions",
     "plot_err_rel_comparison",
     "plot_err_rel_histograms",
+    "predict_err_rel",
     "reference_true_totals",
+    "required_batch_size",
+    "run_health",
     "sample_err_rel_across_runs",
     "simulate_err_rel",
     "simulate_err_rel_across_runs",
     "summarize_err_rel_distribution",
     "synthetic_runs",
+    "trusted_eta",
+    "verdict",
     "write_run",
     "write_sample_data",
 ]

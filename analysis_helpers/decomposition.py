@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .checks import FloatArray, warn_about_runs
-from .estimators import Columns, columns, error_influence_values, scores, standard_deviation
+from .estimators import Columns, columns, error_influence_values, score_z, scores, standard_deviation
 from .pooling import reference_total, usable_runs
 from .runs import Run
 
@@ -152,7 +152,7 @@ def _decomposed(name: str, run: Run, eta: float, scale: float, score_adjusted: b
         "linear_minus_matched_se": first.se,
         "matched_minus_true": second.value,
         "matched_minus_true_se": second.se,
-        "score_z": float(j.mean() / (j.std(ddof=1) / np.sqrt(len(j)))),
+        "score_z": score_z(run),
     }
 
 

@@ -159,6 +159,12 @@ def scores(run: Run) -> FloatArray:
     return np.where(empty, 0.0, tokens_times_score(run) / np.where(empty, 1.0, run.token_counts))
 
 
+def score_z(run: Run) -> float:
+    """Return the mean score over its standard error; standard normal where sequences come from the policy."""
+    j = scores(run)
+    return float(j.mean() / (standard_deviation(j) / np.sqrt(len(j))))
+
+
 def estimate(run: Run, eta: float, estimator: str = "ratio") -> tuple[float, float]:
     """Return the full-batch estimates (true, linear) in nats per token.
 

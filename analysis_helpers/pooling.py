@@ -31,7 +31,7 @@ def usable_runs(
     """
     if isinstance(etas, (str, float, int)) or len(etas) == 0:
         raise ValueError(f"etas must be a list of at least one step size, got {etas!r}")
-    _check_runs(runs)
+    check_mapping(runs)
     found = [known_eta(runs, eta) for eta in etas]
     if len(set(found)) < len(found):
         raise ValueError(f"etas must hold each step size once, got {list(etas)}")
@@ -51,7 +51,7 @@ def check_poolable(runs: Mapping[str, Run]) -> None:
 
     With and without it the linear term is a different quantity.
     """
-    _check_runs(runs)
+    check_mapping(runs)
     corrected = {name: "score" in run.supports for name, run in runs.items() if "linear" in run.supports}
     if len(set(corrected.values())) > 1:
         without = ", ".join(name for name, has in corrected.items() if not has)
@@ -98,7 +98,7 @@ def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     >>> {eta: round(total, 12) for eta, total in totals.items()}
     {1e-06: -0.2}
     """
-    _check_runs(runs)
+    check_mapping(runs)
     having = {eta: {name: runs[name] for name in _having(runs, eta)} for eta in all_etas(runs)}
     return {eta: reference_total(of_eta, eta) for eta, of_eta in having.items()}
 
@@ -117,6 +117,15 @@ def own_total(run: Run, eta: float, name: str) -> float:
     return total
 
 
+def mean_total_error(runs: Sequence[Run], eta: float) -> float | None:
+    """Return the standard error, from sampling, of the mean true total over runs; None where it cannot be had."""
+    errors = [true_total_standard_error(run, eta) for run in runs]
+    known = [se for se in errors if se is not None]
+    if not known:
+        return None
+    return float(np.sqrt(np.mean(np.square(known)) / len(runs)))  # a run without one is taken to be like the others
+
+
 def reference_for(references: Mapping[float, float] | None, run: Run, eta: float, name: str) -> float:
     """Return the given reference at ``eta``; where none are given, the run's own total."""
     if references is None:
@@ -127,7 +136,8 @@ def reference_for(references: Mapping[float, float] | None, run: Run, eta: float
     raise ValueError(f"references has no eta {eta!r}; there are {', '.join(map(repr, references))}")
 
 
-def _check_runs(runs: Mapping[str, Run]) -> None:
+def check_mapping(runs: Mapping[str, Run]) -> None:
+    """Raise a `ValueError` if ``runs`` is not a dict of at least one run."""
     if not isinstance(runs, Mapping):
         raise ValueError(f"runs must be a dict of name -> Run, as from load_runs, got {type(runs).__name__}")
     if not runs:
@@ -169,12 +179,8 @@ def _mean_true_total(runs: Sequence[Run], eta: float) -> float:
 
 
 def _warn_if_weak(total: float, runs: Sequence[Run], name: str, eta: float) -> None:
-    errors = [true_total_standard_error(run, eta) for run in runs]
-    known = [se for se in errors if se is not None]
-    if not known:
-        return
-    se = float(np.sqrt(np.mean(np.square(known)) / len(runs)))  # a run without one is taken to be like the others
-    if abs(total) < WEAK_REFERENCE * se:
+    se = mean_total_error(runs, eta)
+    if se is not None and abs(total) < WEAK_REFERENCE * se:
         warn_about_runs(
             f"the true total of {name} at eta {eta!r}, {total:.3g}, is within {WEAK_REFERENCE:g} standard errors "
             f"({se:.3g}) of zero: err_rel divided by it says little"

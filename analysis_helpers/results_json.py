@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from .checks import FloatArray, RunError, checked_array, checked_eta, checked_total
-from .runs import Measurement, Run, ScoreTerms, check_distinct_etas
+from .runs import Measurement, Run, ScoreTerms, ShardError, check_distinct_etas
 
 # Fields stand in the order of real files, which msgspec reads fastest.
 
@@ -63,10 +63,24 @@ class _Meta(msgspec.Struct, omit_defaults=True):
     H_base_mean: float | None = None
 
 
+class _Variance(msgspec.Struct, omit_defaults=True):
+    num_shards: int | None = None
+    se_shard: float | None = None
+    se_jackknife: float | None = None
+    se_gdotv: float | None = None
+    se_vHvv: float | None = None
+
+
+class _Quadratic(msgspec.Struct, omit_defaults=True):
+    variance: _Variance | None = None
+
+
 class _Approx(msgspec.Struct, omit_defaults=True):
     delta_h_per_lr: float
+    variance: _Variance | None = None
     per_sequence: list[_Sequence] | None = None
     per_sequence_meta: _Meta | None = None
+    quadratic: _Quadratic | None = None
 
 
 class _Results(msgspec.Struct, rename={"true_": "true"}):
@@ -75,6 +89,7 @@ class _Results(msgspec.Struct, rename={"true_": "true"}):
 
 
 _DECODER = msgspec.json.Decoder(_Results)
+_SHARD_ERRORS = ("se_shard", "se_jackknife", "se_gdotv", "se_vHvv")
 _SCORE_FIELDS = ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
 
 
@@ -86,20 +101,24 @@ def parse_run(data: bytes, source: str) -> Run:
     meta = approx.per_sequence_meta or _Meta()
     per_lr = _finite(approx.delta_h_per_lr, "approx.delta_h_per_lr", source)
     scale = None if meta.scale is None else _finite(meta.scale, "approx.per_sequence_meta.scale", source)
+    stored = _shard_errors(approx, source)
     if approx.per_sequence is None:
-        return Run(tokens, measurements, per_lr, scale=scale, source=source)
+        return Run(tokens, measurements, per_lr, scale=scale, source=source, shard_errors=stored)
     sequences = _in_order(approx.per_sequence, size, source)
     _check_lengths(sequences, tokens, source)
     gdotv = checked_array([s.gdotv for s in sequences], "approx.per_sequence[].gdotv", source)
     vhvv = _recorded([s.vhvv for s in sequences], "approx.per_sequence[].vhvv", source)
-    return Run(tokens, measurements, per_lr, gdotv, _score_terms(sequences, meta, source), vhvv, scale, source)
+    score = _score_terms(sequences, meta, source)
+    return Run(tokens, measurements, per_lr, gdotv, score, vhvv, scale, source, stored)
 
 
 def encode_run(run: Run) -> bytes:
     """Return the bytes of the results file that describes the run: indented JSON, floats that read back exactly."""
     entries = [_entry(run.token_counts, m) for m in run.measurements]
     meta = _Meta(run.scale, run.total_tokens, run.score.h_base_mean if run.score else None)
-    results = _Results(_Approx(run.delta_h_per_lr, _sequences(run), meta), _True(entries))
+    linear, curvature = (_variance(run, prefix) for prefix in ("approx.variance", "approx.quadratic.variance"))
+    quadratic = _Quadratic(curvature) if curvature else None
+    results = _Results(_Approx(run.delta_h_per_lr, linear, _sequences(run), meta, quadratic), _True(entries))
     return msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n"
 
 
@@ -267,6 +286,18 @@ def _recorded(values: list[float | None], name: str, source: str) -> FloatArray 
     return checked_array(np.array(values, dtype=np.float64), name, source)  # no None left
 
 
+def _shard_errors(approx: _Approx, source: str) -> tuple[ShardError, ...]:
+    quadratic = approx.quadratic.variance if approx.quadratic else None
+    found = []
+    for prefix, stored in (("approx.variance", approx.variance), ("approx.quadratic.variance", quadratic)):
+        if stored is None or stored.num_shards is None:
+            continue
+        values = {f"{prefix}.{name}": getattr(stored, name) for name in _SHARD_ERRORS}
+        recorded = {where: _finite(value, where, source) for where, value in values.items() if value is not None}
+        found += [ShardError(where, value, stored.num_shards) for where, value in recorded.items()]
+    return tuple(found)
+
+
 def _finite(value: float, name: str, source: str) -> float:
     if not np.isfinite(value):
         raise RunError(source, name, "must be finite", value)
@@ -305,6 +336,13 @@ def _sequences(run: Run) -> list[_Sequence] | None:
         extras = [_WrittenExtras(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     rows = zip(range(size), run.gdotv.tolist(), lengths, extras, vhvv, strict=True)
     return [_Sequence(index=i, gdotv=g, length=t, extras=e, vhvv=v) for i, g, t, e, v in rows]
+
+
+def _variance(run: Run, prefix: str) -> _Variance | None:
+    stored = [e for e in run.shard_errors if e.field.startswith(f"{prefix}.")]
+    if not stored:
+        return None
+    return _Variance(stored[0].num_shards, **{e.field.rpartition(".")[2]: e.value for e in stored})
 
 
 def _whole(tokens: FloatArray) -> list[float]:

@@ -72,6 +72,25 @@ class ScoreTerms:
     h_base_mean: float
 
 
+@dataclass(frozen=True, eq=False)
+class ShardError:
+    """A standard error that a file stores: that of a *mean* over shards, where the shards *sum* to the total.
+
+    Times the number of shards it is the standard error of the total.
+
+    Attributes
+    ----------
+    field
+        Where it is stored, such as ``approx.variance.se_shard``.
+    value, num_shards
+        As stored; units are those of the total.
+    """
+
+    field: str
+    value: float
+    num_shards: int
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """One evaluation batch of N sequences.
@@ -95,6 +114,8 @@ class Run:
         Stored factor between a linear term and its parts, one over all tokens; None where not recorded.
     source
         Where the run comes from, for messages; not compared.
+    shard_errors
+        Standard errors as stored; empty where none are.
     """
 
     token_counts: FloatArray
@@ -105,6 +126,7 @@ class Run:
     vhvv: FloatArray | None = None
     scale: float | None = None
     source: str = field(default="run in memory", compare=False)
+    shard_errors: tuple[ShardError, ...] = ()
 
     @classmethod
     def from_arrays(

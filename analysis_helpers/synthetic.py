@@ -8,6 +8,7 @@ from the policy that is differentiated.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from .policy import (
     sample_sequences,
 )
 from .run_files import RESULTS_FILE, write_run
-from .runs import Run
+from .runs import Run, ShardError
 
 SAMPLE_ETAS = (1.6e-6, 3.2e-6)
 SAMPLE_SEED = 20240
@@ -36,6 +37,7 @@ EXACT_FILE = "exact_change.json"
 _POLICY_SEED = 2  # of a few tried, the one most like the real runs in entropy, length and spread of err_rel
 _STEP_SCALE = 1750.0  # logits move by eta times this; makes the change about -1e-3 nats per token at eta 1.6e-6
 _UPDATE_PROMPTS, _SAMPLES_PER_PROMPT = 64, 8
+_SHARD = 8  # sequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +196,7 @@ def evaluate(
     step_scores = scores[action]
     to_go, positions = _entropy_to_go(entropies[state], batch)
     moved = {eta: policy.step(direction, eta) for eta in etas}
-    return Run.from_arrays(
+    run = Run.from_arrays(
         token_counts=batch.lengths,
         h_base=batch.sum_steps(entropies[state]),
         h_new={eta: batch.sum_steps(new.state_entropies()[state]) for eta, new in moved.items()},
@@ -204,6 +206,7 @@ def evaluate(
         jH_sum=batch.sum_steps(entropy_slopes[state]),
         source=source,
     )
+    return dataclasses.replace(run, shard_errors=_shard_errors(run))
 
 
 def entropy_to_go_baseline(policy: Policy, batch: Sequences) -> FloatArray:
@@ -256,6 +259,16 @@ def _make_run(
     batch = sample_sequences(sampler, num_sequences, rng)
     run = evaluate(policy, direction, batch, etas, baseline, f"synthetic {source}")
     return SyntheticRun(run, policy, direction)
+
+
+def _shard_errors(run: Run) -> tuple[ShardError, ...]:
+    """Return the standard error of the linear total as real runs store it: of a mean over shards of 8 sequences."""
+    num_shards = run.num_sequences // _SHARD
+    if run.gdotv is None or num_shards < 2:
+        return ()
+    sums = run.gdotv[: num_shards * _SHARD].reshape(num_shards, _SHARD).sum(axis=1)
+    value = float(sums.std(ddof=1) / np.sqrt(num_shards))
+    return (ShardError("approx.variance.se_shard", value, num_shards),)
 
 
 def _entropy_to_go(

@@ -29,9 +29,15 @@ ORDER = [
     "partial_sum",
     "comparison",
     "inference",
+    "random_effects",
+    "prediction",
+    "planning",
+    "answers",
     "decomposition",
     "integrity",
     "run_tables",
+    "health",
+    "verdict",
     "wording",
     "plot_style",
     "plots",
@@ -50,14 +56,20 @@ PLACES = {
         "partial_sum",
         "comparison",
         "inference",
+        "prediction",
+        "planning",
         "decomposition",
         "run_tables",
+        "health",
+        "verdict",
         "wording",
         "plot_style",
         "plots",
         "run_plots",
         "notebook",
     },
+    "scipy": {"random_effects", "prediction"},
+    "arviz_stats": {"health"},
     "matplotlib": {"plot_style", "plots", "run_plots"},
     "IPython": {"notebook"},
     "papermill": {"execute"},
@@ -105,7 +117,18 @@ def test_each_library_is_used_only_where_it_belongs(name: str) -> None:
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import analysis_helpers, sys; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"matplotlib", "scipy", "IPython", "papermill", "nbformat", "nbclient", "nbconvert", "jinja2", "click"}
+    heavy = {
+        "matplotlib",
+        "scipy",
+        "arviz_stats",
+        "IPython",
+        "papermill",
+        "nbformat",
+        "nbclient",
+        "nbconvert",
+        "jinja2",
+        "click",
+    }
     assert heavy & {module.split(".")[0] for module in output} == set()
     assert "pandas" in output
 
@@ -139,6 +162,13 @@ SIGNATURES = {
     "plot_err_rel_histograms": "(df, eta_values, *, estimator='partial_sum', moments=None)",
     "err_rel_standard_error": "(run, eta, n=None, *, reference=None, estimator='ratio', population='policy')",
     "decompose_err_rel": "(runs, eta, *, reference=None, score_adjusted=False)",
+    "predict_err_rel": "(large_runs, eta, n, *, reference=None)",
+    "check_prediction": "(large_runs, small_runs, eta, *, reference=None)",
+    "required_batch_size": "(runs, eta, *, target_sd=None, tolerance=None, probability=0.9, estimator='ratio', "
+    "reference=None)",
+    "run_health": "(runs)",
+    "verdict": "(large_runs, eta, n, *, tolerance=0.25, probability=0.9, small_runs=None)",
+    "trusted_eta": "(runs, *, tolerance=0.25, probability=0.9)",
     "write_sample_data": "(root)",
 }
 

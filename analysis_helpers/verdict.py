@@ -1,0 +1,284 @@
+"""An answer that can be trusted: is a batch enough, may the linear approximation be trusted, what was not seen.
+
+Each question has three answers, "yes", "no" and "cannot tell"; the last wherever an interval straddles the tolerance,
+or the runs behind it are not sound. Do not read a "yes" as more than it says: what these runs could not show stands
+beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import pandas as pd
+
+from .answers import UNSURE, YES, linearity, precision
+from .checks import checked_count, same_eta
+from .decomposition import decompose_err_rel, pool_decomposition
+from .health import run_health
+from .planning import CONFIDENCE, Goal
+from .pooling import all_etas, mean_total_error
+from .prediction import Pilot, PooledCheck, pilot_of, pooled_check
+from .runs import Run
+
+CLEAR_Z = 3.0  # a mean further from zero than this many standard errors is called clear
+SURPRISING = 0.01  # actual runs with a p-value below contradict their prediction
+FEW_RUNS = 10
+
+_UNSOUND = ("integrity", "ess_share", "largest_weight_share", "pareto_k")  # flags that no yes or no survives
+_TOO_FINE = ("noise_share", "step_error")  # flags of a step below the precision floor
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say about a batch of n sequences at one eta.
+
+    Attributes
+    ----------
+    eta, n, tolerance, probability
+        The question: tolerance in units of the reference, and how often a batch, or an update, must keep to it.
+    enough
+        Is err_rel on one fresh batch of n within ``tolerance`` of its expectation, with the probability?
+    linear_trusted
+        Is the linear change within ``tolerance`` of the true one for the next update, with the probability?
+    reasons
+        Why, a sentence each, with the numbers.
+    not_seen
+        What these runs could not show.
+    numbers
+        The numbers behind the reasons.
+    """
+
+    eta: float
+    n: int
+    tolerance: float
+    probability: float
+    enough: str
+    linear_trusted: str
+    reasons: tuple[str, ...]
+    not_seen: tuple[str, ...]
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        keeping_to = f"tolerance ±{self.tolerance:g}, probability {self.probability:.0%}"
+        lines = [
+            f"Verdict at eta {self.eta:g}, batch of {self.n}, {keeping_to}",
+            f"  Is the batch enough?                       {self.enough}",
+            f"  May the linear approximation be trusted?   {self.linear_trusted}",
+        ]
+        for heading, sentences in (("Why", self.reasons), ("Not seen", self.not_seen)):
+            lines += [f"{heading}:", *(f"  - {sentence}" for sentence in sentences)]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Soundness:
+    """Whether the runs at one eta are fit to answer from: ``doubts`` are reasons why they are not, a sentence each."""
+
+    flags: pd.DataFrame
+    check: PooledCheck | None
+    reference_error: float
+    doubts: tuple[str, ...]
+
+
+def verdict(
+    large_runs: Mapping[str, Run],
+    eta: float,
+    n: int,
+    *,
+    tolerance: float = 0.25,
+    probability: float = 0.9,
+    small_runs: Mapping[str, Run] | None = None,
+) -> Verdict:
+    """Say whether a batch of n is enough and whether the linear approximation may be trusted, or that one cannot tell.
+
+    *Enough*: the margin of one batch, ``z S / sqrt(n)`` with z the normal quantile of the probability, against the
+    tolerance, by the 90 % interval of S. *Linear trusted*: "yes" where the interval of the next update's error (with no
+    sampling error of its own) lies within the tolerance; "no" where the 90 % interval of the mean error lies beyond it,
+    or updates differ so much that a mean of 0 would not help.
+
+    Neither is answered where a run does not add up, weights are unsound, the reference is within 3 standard errors of
+    zero, or ``small_runs`` contradict their prediction (p below 0.01); a single large run never gives a "yes" for the
+    linear approximation. How often a "yes" or "no" is false is measured in ``notebooks/05_known_truth.ipynb``.
+
+    Parameters
+    ----------
+    large_runs
+        Name -> run; each must record per-sequence linear terms and ``h_base``.
+    eta, n
+        Step size, and sequences of the batch in question.
+    tolerance
+        Largest error to put up with, in units of the mean true change.
+    probability
+        How often a batch, or an update, must keep to it.
+    small_runs
+        Actual runs, to be held against their prediction.
+
+    Raises
+    ------
+    RunError
+        If a run does not record what is needed.
+    ValueError
+        If no run has the eta, or an argument is out of range.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> found = verdict(synthetic_runs(3, 512), 1.6e-6, 64)
+    >>> found.enough
+    'no'
+    >>> print(found)  # doctest: +ELLIPSIS
+    Verdict at eta 1.6e-06, batch of 64, tolerance ±0.25, probability 90%
+      Is the batch enough?                       no
+    ...
+    """
+    size = checked_count(n, "n")
+    Goal(tolerance=tolerance, probability=probability)  # checks both
+    pilot = pilot_of(large_runs, eta)
+    used = {name: run for name, run in large_runs.items() if run.has_eta(pilot.eta)}
+    batch, line = precision(pilot, size, tolerance, probability), linearity(pilot, tolerance, probability)
+    state = _soundness(used, pilot, small_runs)
+    return Verdict(
+        eta=pilot.eta,
+        n=size,
+        tolerance=tolerance,
+        probability=probability,
+        enough=UNSURE if state.doubts else batch.answer,
+        linear_trusted=UNSURE if state.doubts else line.answer,
+        reasons=(
+            *state.doubts,
+            *batch.reasons,
+            *line.reasons,
+            *_parts(used, pilot),
+            *_agreement(state.check),
+            *_flagged(state.flags),
+        ),
+        not_seen=_not_seen(used, pilot, size, state),
+        numbers={
+            **batch.numbers,
+            **line.numbers,
+            "reference": pilot.reference,
+            "reference_error": state.reference_error,
+        },
+    )
+
+
+def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability: float = 0.9) -> float | None:
+    """Return the largest eta measured at which the linear approximation may be trusted; None if at none.
+
+    Trusted is what `verdict` means by it, whatever the size of the batch.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> runs = synthetic_runs(3, 512)
+    >>> trusted_eta(runs, tolerance=2.0), trusted_eta(runs, tolerance=0.01)
+    (3.2e-06, None)
+    """
+    for eta in reversed(all_etas(runs)):
+        if verdict(runs, eta, 1, tolerance=tolerance, probability=probability).linear_trusted == YES:
+            return eta
+    return None
+
+
+def verdict_map(
+    runs: Mapping[str, Run], etas: Sequence[float], sizes: Sequence[int], *, tolerance: float, probability: float = 0.9
+) -> pd.DataFrame:
+    """Return the verdict for each eta and batch size: columns eta, n, enough, linear_trusted, margin."""
+    rows = []
+    for eta in etas:
+        for n in sizes:
+            found = verdict(runs, eta, n, tolerance=tolerance, probability=probability)
+            rows.append((found.eta, n, found.enough, found.linear_trusted, found.numbers["margin"]))
+    return pd.DataFrame(rows, columns=["eta", "n", "enough", "linear_trusted", "margin"])
+
+
+def _soundness(runs: Mapping[str, Run], pilot: Pilot, small_runs: Mapping[str, Run] | None) -> _Soundness:
+    health = run_health(runs)
+    flags = health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, pilot.eta)))]
+    check = None if small_runs is None else pooled_check(runs, small_runs, pilot.eta, reference=pilot.reference)
+    error = mean_total_error(list(runs.values()), pilot.eta)
+    relative = math.nan if error is None else error / abs(pilot.reference)
+    return _Soundness(flags, check, relative, _doubts(flags, check, relative))
+
+
+def _doubts(flags: pd.DataFrame, check: PooledCheck | None, reference_error: float) -> tuple[str, ...]:
+    """Return why neither question can be answered, a sentence each; nothing where both can."""
+    found = []
+    unsound = flags[flags["check"].isin(_UNSOUND)]
+    if len(unsound):
+        found.append(f"No answer: {_listed(unsound)} must be mended first, or the run left out.")
+    if check is not None and min(check.p_sum_z2, check.p_mean_z) < SURPRISING:
+        found.append("No answer: the actual small runs do not fall where the large runs predict.")
+    if reference_error > 1 / CLEAR_Z:
+        found.append(f"No answer: the reference is known to ±{reference_error:.0%} only, too little to divide by.")
+    return tuple(found)
+
+
+def _parts(runs: Mapping[str, Run], pilot: Pilot) -> tuple[str, ...]:
+    """Say which part of the error is clear, where every run records the score."""
+    if not all("score" in run.supports for run in runs.values()):
+        return ()
+    raw, adjusted = (
+        pool_decomposition(decompose_err_rel(runs, pilot.eta, reference=pilot.reference, score_adjusted=flag)).iloc[0]
+        for flag in (False, True)
+    )
+    off, error = float(raw["linear_minus_matched"]), float(raw["linear_minus_matched_se"])
+    clear = "biased" if abs(off) > CLEAR_Z * error else "no clear bias"
+    left, rest = float(adjusted["linear_minus_matched"]), float(adjusted["linear_minus_matched_se"])
+    bend, bend_error = float(raw["matched_minus_true"]), float(raw["matched_minus_true_se"])
+    sentence = (
+        f"Recorded linear terms are off the exact derivative by {off:+.2f} ± {error:.2f} ({clear}; score-adjusted "
+        f"{left:+.2f} ± {rest:.2f}); going straight is off by {bend:+.2f} ± {bend_error:.2f}."
+    )
+    return (sentence,)
+
+
+def _agreement(check: PooledCheck | None) -> tuple[str, ...]:
+    if check is None:
+        return ()
+    count = "1 actual small run falls" if check.num_runs == 1 else f"{check.num_runs} actual small runs fall"
+    where = "where predicted" if min(check.p_sum_z2, check.p_mean_z) >= SURPRISING else "elsewhere than predicted"
+    sentence = (
+        f"{count} {where}: sum of z² {check.sum_z2:.1f} (p = {check.p_sum_z2:.2g}), mean z {check.mean_z:+.2f} "
+        f"(p = {check.p_mean_z:.2g})."
+    )
+    return (sentence,)
+
+
+def _flagged(flags: pd.DataFrame) -> tuple[str, ...]:
+    return (f"Health flags: {_listed(flags)}.",) if len(flags) else ()
+
+
+def _listed(flags: pd.DataFrame) -> str:
+    groups = flags.groupby("check", sort=False)["run"]
+    return "; ".join(f"{check} in {', '.join(dict.fromkeys(names))}" for check, names in groups)
+
+
+def _not_seen(runs: Mapping[str, Run], pilot: Pilot, n: int, state: _Soundness) -> tuple[str, ...]:
+    """Return what the runs could not show, a sentence each."""
+    count, found = len(runs), []
+    if count == 1:
+        found.append("How much updates differ: there is only one large run.")
+    elif count < FEW_RUNS:
+        high = pilot.tau_interval(CONFIDENCE)[1]
+        found.append(f"How much updates differ: with {count} large runs, tau may be as large as {high:.2f}.")
+    if any(len(run.etas) > 1 for run in runs.values()):
+        found.append("Whether other etas agree: all etas of a run stand on one batch and do not confirm each other.")
+    if math.isfinite(state.reference_error):
+        found.append(f"The scale itself beyond ±{state.reference_error:.0%}: the reference is an estimate.")
+    if state.flags["check"].isin(_TOO_FINE).any():
+        found.append("Whether the step is nonlinear: this eta is below the precision floor of these runs.")
+    if not all("score" in run.supports for run in runs.values()):
+        found.append("Whether the linear terms are biased: not every run records the score.")
+    if n > max(run.num_sequences for run in runs.values()):
+        found.append(f"A batch of {n}: no run here is as large.")
+    if state.check is None:
+        found.append("Whether actual small runs fall where predicted: none were given.")
+    else:
+        few = "1 small run" if state.check.num_runs == 1 else f"{state.check.num_runs} small runs"
+        least = f"no p-value below {state.check.smallest_p:g} is possible without leaning on the tails"
+        found.append(f"A small misfit of actual runs: with {few}, {least}.")
+    return tuple(found)
