@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .checks import FloatArray, checked_count
 from .prediction import Pilot, pilot_of, predict
-from .random_effects import Pool, pool, t_distribution
+from .random_effects import Pool, normal_quantile, pool, t_distribution
 from .runs import Run
 
 CONFIDENCE = 0.9
@@ -154,14 +154,15 @@ def plan_batch_size(
 
 
 def spread_interval(pilot: Pilot, level: float = CONFIDENCE) -> tuple[float, float]:
-    """Return an interval for S, the root of S² averaged over runs, that allows for few sequences and few runs.
+    """Return an interval for S, the root of S² averaged over runs: for few sequences, few runs, a reference not exact.
 
-    The logarithms of S² are pooled as err_rel is, with variances ``(kurtosis - 1) / N``.
+    The logarithms of S² are pooled as err_rel is, with variances ``(kurtosis - 1) / N``; the relative error of the
+    reference, by which S is divided, adds to that of S.
     """
     logs = _log_spreads(pilot)
-    low, high = (bound - logs.mean for bound in logs.interval(level))
+    half = math.hypot((logs.interval(level)[1] - logs.mean) / 2, normal_quantile(level) * pilot.reference_error)
     typical = math.sqrt(pilot.mean_square_spread)
-    return typical * math.exp(low / 2), typical * math.exp(high / 2)
+    return typical * math.exp(-half), typical * math.exp(half)
 
 
 def error_by_size(
@@ -222,11 +223,16 @@ def budget_table(
 
 
 def smallest_batch(pilot: Pilot, goal: Goal) -> int | None:
-    """Return the smallest batch that reaches the goal, or None where none does."""
+    """Return the smallest batch that reaches the goal by what a pilot says, or None where none does."""
+    return smallest_for(goal, pilot.pooled, pilot.mean_square_spread)
+
+
+def smallest_for(goal: Goal, pooled: Pool, square_spread: float) -> int | None:
+    """Return the smallest batch that reaches the goal, given err_rel over runs and S², or None where none does."""
     if goal.target_sd is not None:
         # Rounding must not ask for one sequence more where S²/n meets the target exactly.
-        return max(1, math.ceil(pilot.mean_square_spread / goal.target_sd**2 * (1 - 1e-12)))
-    return _smallest_within(pilot.pooled, pilot.mean_square_spread, float(goal.tolerance or 0), goal.probability)
+        return max(1, math.ceil(square_spread / goal.target_sd**2 * (1 - 1e-12)))
+    return _smallest_within(pooled, square_spread, float(goal.tolerance or 0), goal.probability)
 
 
 def _smallest_within(pooled: Pool, square_spread: float, tolerance: float, probability: float) -> int | None:
@@ -260,8 +266,9 @@ def _another(pilot: Pilot, rng: np.random.Generator) -> Pilot:
     values = rng.normal(pooled.mean, np.sqrt(pilot.variances + pooled.tau**2), count)
     scatter = np.sqrt(_log_variances(pilot) + logs.tau**2)
     factors = np.exp(rng.normal(0.0, scatter, count) / 2)
-    typical = math.sqrt(pilot.mean_square_spread)
-    return replace(pilot, values=values, spreads=typical * factors / math.sqrt(np.mean(np.exp(scatter**2 / 2))))
+    typical = math.sqrt(pilot.mean_square_spread / np.mean(np.exp(scatter**2 / 2)))
+    scale = math.exp(rng.normal(0.0, pilot.reference_error))  # another reference moves all alike
+    return replace(pilot, values=values * scale, spreads=typical * factors * scale)
 
 
 def _log_spreads(pilot: Pilot) -> Pool:

@@ -19,7 +19,7 @@ from .checks import FloatArray, checked_count, warn_about_runs
 from .err_rel import collect_err_rel_across_runs
 from .estimators import columns, error_influence_values, standard_deviation
 from .inference import err_rel_standard_error
-from .pooling import check_poolable, reference_total, usable_runs
+from .pooling import check_poolable, mean_total_error, reference_total, usable_runs
 from .random_effects import Pool, pool, t_distribution, tau_interval
 from .runs import Run
 
@@ -40,6 +40,8 @@ class Pilot:
         S: the SD of the influence values of its err_rel, so that its standard error is ``S / sqrt(N)``.
     kurtoses
         Fourth over squared second moment of the influence values: how well S is known.
+    reference_error
+        Relative standard error of the reference, from sampling; 0 where it was given.
     """
 
     eta: float
@@ -48,6 +50,7 @@ class Pilot:
     values: FloatArray
     spreads: FloatArray
     kurtoses: FloatArray
+    reference_error: float
 
     @property
     def variances(self) -> FloatArray:
@@ -272,7 +275,9 @@ def pilot_of(runs: Mapping[str, Run], eta: float, *, reference: float | None = N
         spreads.append(standard_deviation(psi))
         kurtoses.append(_kurtosis(psi))
     sizes = np.array([run.num_sequences for run in kept.values()], dtype=float)
-    return Pilot(found, scale, sizes, np.array(values), np.array(spreads), np.array(kurtoses))
+    error = mean_total_error(list(kept.values()), found) if reference is None else 0.0
+    relative = (error or 0.0) / abs(scale)
+    return Pilot(found, scale, sizes, np.array(values), np.array(spreads), np.array(kurtoses), relative)
 
 
 def predict(pilot: Pilot, n: float) -> Prediction:

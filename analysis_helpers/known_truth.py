@@ -1,0 +1,335 @@
+"""Does the suite tell the truth? Its estimates, intervals, plans and answers on a policy whose answer is known.
+
+Batches are drawn anew again and again from a small policy with short sequences, so that thousands take seconds. One
+update direction serves for all; differences between updates are put in by shifting the linear terms of a run, which
+moves its err_rel by a known amount and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+from .answers import NO, UNSURE, YES
+from .checks import checked_count
+from .estimators import columns, estimate, influence_values, scores, standard_deviation
+from .planning import Goal, plan_batch_size, smallest_for
+from .policy import Policy, random_policy, sample_sequences
+from .prediction import pilot_of, predict
+from .random_effects import Pool, normal_quantile
+from .runs import Run
+from .synthetic import SyntheticRun, entropy_to_go_baseline, evaluate, update_direction
+from .verdict import verdict
+
+ETA = 1.6e-6
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+_POLICY_SEED = 3
+_CHUNK = 200_000  # sequences evaluated at once
+
+
+@dataclass(frozen=True, eq=False)
+class Replicate:
+    """Large runs and a fresh run, all drawn anew, with the answer known.
+
+    Attributes
+    ----------
+    large
+        Name -> run.
+    fresh
+        The run to be predicted, with an update of its own.
+    mean
+        The err_rel that runs have on average, over the exact reference.
+    """
+
+    large: Mapping[str, Run]
+    fresh: Run
+    mean: float
+
+
+def short_policy() -> Policy:
+    """Return a policy of about 20 tokens a sequence: 12 times as fast to sample as the one behind the sample data."""
+    return random_policy(np.random.default_rng(_POLICY_SEED), end_logit=2.0, max_length=30)
+
+
+def replicates(
+    count: int,
+    *,
+    num_large: int = 4,
+    large_size: int = 512,
+    fresh_size: int = 64,
+    tau: float = 0.0,
+    bias: float = 0.0,
+    seed: int = 0,
+) -> Iterator[Replicate]:
+    """Draw large runs and a fresh run, again and again.
+
+    Parameters
+    ----------
+    count
+        Number of replicates.
+    num_large, large_size, fresh_size
+        Large runs in a replicate, their sequences, those of the fresh run.
+    tau
+        SD of err_rel between runs, beyond sampling.
+    bias
+        Mean err_rel, beyond the nonlinearity of the step.
+    seed
+        Seed; sequences and shifts come from one stream.
+    """
+    sizes = [large_size] * checked_count(num_large, "num_large") + [fresh_size]
+    at_once = max(1, _CHUNK // sum(sizes))
+    rng = np.random.default_rng(seed)
+    for start in range(0, checked_count(count, "count"), at_once):
+        now = min(at_once, count - start)
+        made = _world(now * sum(sizes), int(rng.integers(2**32)))
+        exact = made.exact_change(ETA)
+        first = 0
+        for _ in range(now):
+            runs = []
+            for size in sizes:
+                shift = rng.normal(bias, tau) * exact / ETA if tau else bias * exact / ETA
+                runs.append(shifted(batch_of(made.run, first, size), shift))
+                first += size
+            large = {f"run_{k:02d}": run for k, run in enumerate(runs[:-1], start=1)}
+            yield Replicate(large, runs[-1], bias + true_error(made))
+
+
+def batch_of(run: Run, first: int, size: int) -> Run:
+    """Return ``size`` sequences of a run, from ``first`` on, as a run of their own.
+
+    Raises
+    ------
+    ValueError
+        If the run does not record the score, ``h_base`` and ``log_weights``.
+    """
+    if run.score is None or any(m.h_base is None or m.log_weights is None for m in run.measurements):
+        raise ValueError("run must record the score, h_base and log_weights")
+    part = slice(first, first + size)
+    return Run.from_arrays(
+        token_counts=run.token_counts[part],
+        h_base=np.asarray(run.measurements[0].h_base)[part],
+        h_new={m.eta: m.h_new[part] for m in run.measurements},
+        log_weights={m.eta: np.asarray(m.log_weights)[part] for m in run.measurements},
+        score=scores(run)[part],
+        wjlogp_sum=run.score.wjlogp_sum[part],
+        jH_sum=run.score.jH_sum[part],
+    )
+
+
+def shifted(run: Run, change: float) -> Run:
+    """Return the run with its linear change moved by ``change`` (nats per token per unit eta), on every subset alike.
+
+    Raises
+    ------
+    ValueError
+        If the run does not record the score.
+    """
+    if run.score is None or run.gdotv is None:
+        raise ValueError("run must record the score")
+    terms = dataclasses.replace(run.score, wjlogp_sum=run.score.wjlogp_sum + change * run.token_counts)
+    gdotv = run.gdotv + change * run.token_counts / run.total_tokens
+    return dataclasses.replace(run, score=terms, gdotv=gdotv, delta_h_per_lr=run.delta_h_per_lr + change)
+
+
+def true_error(made: SyntheticRun) -> float:
+    """Return the exact err_rel of a step: what going straight misses, over the exact change."""
+    change = made.exact_change(ETA)
+    return (ETA * made.exact_derivative() - change) / change
+
+
+def true_spread() -> float:
+    """Return S of err_rel over the exact change, from one batch so large that it is known to about 1 %."""
+    made = _world(_CHUNK, 1)
+    return float(pilot_of({"all": made.run}, ETA, reference=made.exact_change(ETA)).spreads[0])
+
+
+def estimate_calibration(sizes: Sequence[int], *, count: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Return whether the true change, the linear change and err_rel come out right on batches of each size.
+
+    Returns
+    -------
+    DataFrame
+        Columns n, quantity, exact, mean (over batches), bias_z (difference of the two over its Monte-Carlo error), sd
+        (over batches), typical_se (root mean square of the closed form), covered (share of batches within 1.96 standard
+        errors of the exact value).
+    """
+    rows = []
+    for n in sizes:
+        made = _world(count * checked_count(n, "sizes"), seed)
+        change, linear = made.exact_change(ETA), ETA * made.exact_derivative()
+        exact = {"true": change, "linear": linear, "err_rel": (linear - change) / change}
+        found = [_estimates(batch_of(made.run, k * n, n), change) for k in range(count)]
+        for quantity, value in exact.items():
+            values, errors = np.array([each[quantity] for each in found]).T
+            sd = float(values.std(ddof=1))
+            rows.append(
+                {
+                    "n": n,
+                    "quantity": quantity,
+                    "exact": value,
+                    "mean": float(values.mean()),
+                    "bias_z": (float(values.mean()) - value) / (sd / math.sqrt(count)),
+                    "sd": sd,
+                    "typical_se": float(np.sqrt(np.mean(errors**2))),
+                    "covered": float(np.mean(np.abs(values - value) <= normal_quantile(0.95) * errors)),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def interval_coverage(
+    taus: Sequence[float],
+    *,
+    num_large: int = 4,
+    large_size: int = 512,
+    fresh_size: int = 64,
+    count: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return how often predictive intervals hold the fresh run, each replicate with large runs of its own.
+
+    Returns
+    -------
+    DataFrame
+        Columns tau, num_large, level, covered (share of replicates), error (binomial standard error).
+    """
+    rows = []
+    sizes = {"num_large": num_large, "large_size": large_size, "fresh_size": fresh_size}
+    for tau in taus:
+        pits = np.array([_pit(each) for each in replicates(count, tau=tau, seed=seed, **sizes)])
+        for level in LEVELS:
+            covered = float(np.mean(np.abs(2 * pits - 1) <= level))
+            rows.append((tau, num_large, level, covered, math.sqrt(level * (1 - level) / count)))
+    return pd.DataFrame(rows, columns=["tau", "num_large", "level", "covered", "error"])
+
+
+def plan_hits(goals: Sequence[Goal], *, tau: float = 0.0, count: int = 100, seed: int = 0) -> pd.DataFrame:
+    """Return how plans from pilots turn out, each from four large runs of its own.
+
+    Returns
+    -------
+    DataFrame
+        Columns target_sd, tolerance, true_n (with mean and tau known), median_n (of the plans; larger for a tolerance,
+        because a plan allows for a mean that is not known), unreachable (share of plans that say so), covered (share of
+        the plans' intervals that hold true_n, for a tolerance median_n), reached (mean over plans of what a batch of
+        the planned size truly has: its standard error, or its probability to be within tolerance).
+    """
+    spread, rows = true_spread(), []
+    for goal in goals:
+        plans, mean = [], 0.0
+        for k, each in enumerate(replicates(count, tau=tau, seed=seed)):
+            plans.append(plan_batch_size(each.large, ETA, goal, num_draws=100, seed=k))
+            mean = each.mean
+        true_n = _size(smallest_for(goal, Pool(mean, 0.0, tau, 0.0, 1), spread**2))
+        sizes = np.array([_size(plan.n) for plan in plans])
+        aim = true_n if goal.tolerance is None else float(np.median(sizes))
+        held = [_size(plan.low) <= aim <= _size(plan.high) for plan in plans]
+        reached = [_reached(goal, n, spread, mean, tau) for n in sizes[np.isfinite(sizes)]]
+        rows.append(
+            {
+                "target_sd": goal.target_sd,
+                "tolerance": goal.tolerance,
+                "true_n": true_n,
+                "median_n": float(np.median(sizes)),
+                "unreachable": float(np.mean(np.isinf(sizes))),
+                "covered": float(np.mean(held)),
+                "reached": float(np.mean(reached)) if reached else math.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def verdict_rates(
+    biases: Sequence[float],
+    *,
+    n: int = 1024,
+    tau: float = 0.0,
+    num_large: int = 4,
+    large_size: int = 512,
+    tolerance: float = 0.5,
+    probability: float = 0.9,
+    count: int = 100,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return how often verdicts say "yes", "no" and "cannot tell", beside the true answer.
+
+    Returns
+    -------
+    DataFrame
+        Columns question ("enough", "linear_trusted"), bias (put into the linear change), truth, yes, no, cannot_tell
+        (shares of replicates).
+    """
+    quantile, spread = normal_quantile(probability), true_spread()
+    rows = []
+    for bias in biases:
+        drawn = replicates(
+            count, num_large=num_large, large_size=large_size, fresh_size=2, tau=tau, bias=bias, seed=seed
+        )
+        found, mean = [], bias
+        for each in drawn:
+            found.append(verdict(each.large, ETA, n, tolerance=tolerance, probability=probability))
+            mean = each.mean
+        truths = {
+            "enough": quantile * spread / math.sqrt(n) <= tolerance,
+            "linear_trusted": _probability_within(tolerance, mean, tau) >= probability,
+        }
+        for question, truth in truths.items():
+            answers = [getattr(each, question) for each in found]
+            shares = [answers.count(answer) / count for answer in (YES, NO, UNSURE)]
+            rows.append((question, bias, YES if truth else NO, *shares))
+    return pd.DataFrame(rows, columns=["question", "bias", "truth", "yes", "no", "cannot_tell"])
+
+
+@lru_cache(maxsize=8)  # the same sequences serve every tau and bias
+def _world(size: int, seed: int) -> SyntheticRun:
+    """Return one huge evaluation batch; the update direction is the same for every size and seed."""
+    policy = short_policy()
+    direction, update_batch = update_direction(policy, np.random.default_rng(_POLICY_SEED))
+    baseline = entropy_to_go_baseline(policy, update_batch)
+    batch = sample_sequences(policy, size, np.random.default_rng(seed))
+    return SyntheticRun(evaluate(policy, direction, batch, [ETA], baseline), policy, direction)
+
+
+def _estimates(run: Run, scale: float) -> dict[str, tuple[float, float]]:
+    """Return each quantity's estimate and standard error; err_rel over ``scale``."""
+    batch = columns(run, ETA, "ratio")
+    (true, linear), psi = batch.estimate(batch.sums), influence_values(batch)
+    of_true, of_linear = (standard_deviation(each) / math.sqrt(len(each)) for each in psi)
+    of_error = standard_deviation(psi[1] - psi[0]) / math.sqrt(len(psi[0]))
+    return {
+        "true": (float(true), of_true),
+        "linear": (float(linear), of_linear),
+        "err_rel": (float(linear - true) / scale, of_error / abs(scale)),
+    }
+
+
+def _pit(each: Replicate) -> float:
+    pilot = pilot_of(each.large, ETA)
+    true, linear = estimate(each.fresh, ETA)
+    return predict(pilot, each.fresh.num_sequences).pit((linear - true) / pilot.reference)
+
+
+def _probability_within(tolerance: float, mean: float, sd: float) -> float:
+    """Return P(|x| <= tolerance) for a normal x."""
+    if sd == 0:
+        return float(abs(mean) <= tolerance)
+    normal = NormalDist(mean, sd)
+    return normal.cdf(tolerance) - normal.cdf(-tolerance)
+
+
+def _reached(goal: Goal, n: float, spread: float, mean: float, tau: float) -> float:
+    if goal.tolerance is None:
+        return spread / math.sqrt(n)
+    return _probability_within(goal.tolerance, mean, math.hypot(spread / math.sqrt(n), tau))
+
+
+def _size(n: int | None) -> float:
+    return math.inf if n is None else float(n)
