@@ -61,7 +61,8 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     error), ``stored_error`` (stored standard errors times their number of shards over those computed here; the limit is
     4 SDs of what so many shards scatter).
 
-    On healthy runs a flag is raised by chance for ``score_z`` in 0.3 %, and for the others more seldom.
+    On healthy runs a flag is raised by chance for ``score_z`` in 0.3 %, for ``pareto_k`` in as many at 128 sequences
+    and in fewer beyond, and for the others hardly ever.
 
     Parameters
     ----------

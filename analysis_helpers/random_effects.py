@@ -110,10 +110,9 @@ def _between_variance(values: FloatArray, variances: FloatArray, target: float) 
         centre = weights @ values / weights.sum()
         return float(weights @ (values - centre) ** 2) - target
 
-    if len(values) < 2:
+    if len(values) < 2 or np.ptp(values) == 0:
         return 0.0
-    if (variances == 0).any():
-        variances = variances + np.finfo(float).tiny
+    variances = np.maximum(variances, 1e-24 * np.ptp(values) ** 2)  # what is known exactly would weigh without limit
     if excess(0.0) <= 0:
         return 0.0
     high = float(np.sum((values - values.mean()) ** 2)) / target

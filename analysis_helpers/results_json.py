@@ -14,81 +14,22 @@ import msgspec
 import numpy as np
 
 from .checks import FloatArray, RunError, checked_array, checked_eta, checked_total
+from .results_schema import (
+    Approx,
+    Diagnostics,
+    Entry,
+    Extras,
+    Meta,
+    Quadratic,
+    Results,
+    Sequence,
+    TrueChange,
+    Variance,
+    WrittenExtras,
+)
 from .runs import Measurement, Run, ScoreTerms, ShardError, check_distinct_etas
 
-# Fields stand in the order of real files, which msgspec reads fastest.
-
-
-class _Diagnostics(msgspec.Struct, omit_defaults=True, kw_only=True):
-    base_entropy: float
-    ess: float | None = None
-    normalized_weights: list[float]
-    log_weights: list[float] | None = None
-    h_base: list[float] | None = None
-    h_new: list[float]
-    token_counts: list[float]
-
-
-class _Entry(msgspec.Struct):
-    eta: float
-    delta_h_true: float
-    diagnostics: _Diagnostics
-
-
-class _True(msgspec.Struct):
-    entries: list[_Entry]
-
-
-class _Extras(msgspec.Struct, omit_defaults=True):
-    wjlogp_sum: float | None = None
-    jH_sum: float | None = None
-    denom_corr_unscaled: float | None = None
-
-
-class _WrittenExtras(_Extras, omit_defaults=True):
-    denom_corr_scaled: float | None = None  # not read: it is the unscaled one times scale
-
-
-class _Sequence(msgspec.Struct, omit_defaults=True, kw_only=True):
-    index: int | None = None
-    gdotv: float
-    length: float | None = None
-    extras: _Extras | None = None
-    vhvv: float | None = None
-
-
-class _Meta(msgspec.Struct, omit_defaults=True):
-    scale: float | None = None
-    T_total: Any = None  # written, not read
-    H_base_mean: float | None = None
-
-
-class _Variance(msgspec.Struct, omit_defaults=True):
-    num_shards: int | None = None
-    se_shard: float | None = None
-    se_jackknife: float | None = None
-    se_gdotv: float | None = None
-    se_vHvv: float | None = None
-
-
-class _Quadratic(msgspec.Struct, omit_defaults=True):
-    variance: _Variance | None = None
-
-
-class _Approx(msgspec.Struct, omit_defaults=True):
-    delta_h_per_lr: float
-    variance: _Variance | None = None
-    per_sequence: list[_Sequence] | None = None
-    per_sequence_meta: _Meta | None = None
-    quadratic: _Quadratic | None = None
-
-
-class _Results(msgspec.Struct, rename={"true_": "true"}):
-    approx: _Approx
-    true_: _True
-
-
-_DECODER = msgspec.json.Decoder(_Results)
+_DECODER = msgspec.json.Decoder(Results)
 _SHARD_ERRORS = ("se_shard", "se_jackknife", "se_gdotv", "se_vHvv")
 _SCORE_FIELDS = ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
 
@@ -98,10 +39,10 @@ def parse_run(data: bytes, source: str) -> Run:
     results = _decode(data, source)
     tokens, measurements = _true_change(results.true_.entries, source)
     approx, size = results.approx, len(tokens)
-    meta = approx.per_sequence_meta or _Meta()
+    meta = approx.per_sequence_meta or Meta()
     per_lr = _finite(approx.delta_h_per_lr, "approx.delta_h_per_lr", source)
     scale = None if meta.scale is None else _finite(meta.scale, "approx.per_sequence_meta.scale", source)
-    stored = _shard_errors(approx, source)
+    stored = _shard_errors(approx, size, source)
     if approx.per_sequence is None:
         return Run(tokens, measurements, per_lr, scale=scale, source=source, shard_errors=stored)
     sequences = _in_order(approx.per_sequence, size, source)
@@ -115,17 +56,17 @@ def parse_run(data: bytes, source: str) -> Run:
 def encode_run(run: Run) -> bytes:
     """Return the bytes of the results file that describes the run: indented JSON, floats that read back exactly."""
     entries = [_entry(run.token_counts, m) for m in run.measurements]
-    meta = _Meta(run.scale, run.total_tokens, run.score.h_base_mean if run.score else None)
+    meta = Meta(run.scale, run.total_tokens, run.score.h_base_mean if run.score else None)
     linear, curvature = (_variance(run, prefix) for prefix in ("approx.variance", "approx.quadratic.variance"))
-    quadratic = _Quadratic(curvature) if curvature else None
-    results = _Results(_Approx(run.delta_h_per_lr, linear, _sequences(run), meta, quadratic), _True(entries))
+    quadratic = Quadratic(curvature) if curvature else None
+    results = Results(Approx(run.delta_h_per_lr, linear, _sequences(run), meta, quadratic), TrueChange(entries))
     return msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n"
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _decode(data: bytes, source: str) -> _Results:
+def _decode(data: bytes, source: str) -> Results:
     try:
         return _DECODER.decode(data)
     except msgspec.ValidationError as error:
@@ -134,7 +75,7 @@ def _decode(data: bytes, source: str) -> _Results:
         pass  # not JSON by the standard: perhaps Python's dialect, with NaN and Infinity
     tree = _parse_leniently(data, source)
     try:
-        return msgspec.convert(tree, _Results)
+        return msgspec.convert(tree, Results)
     except msgspec.ValidationError as error:
         raise _shape_error(error, data, source) from None
 
@@ -189,7 +130,7 @@ def _value_at(path: str, data: bytes) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _true_change(entries: list[_Entry], source: str) -> tuple[FloatArray, tuple[Measurement, ...]]:
+def _true_change(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[Measurement, ...]]:
     if not entries:
         raise RunError(source, "true.entries", "must hold at least one step size", "an empty list")
     field = "true.entries[{}].diagnostics.token_counts"
@@ -203,7 +144,7 @@ def _true_change(entries: list[_Entry], source: str) -> tuple[FloatArray, tuple[
     return tokens, tuple(measurements)
 
 
-def _measurement(entry: _Entry, prefix: str, tokens: FloatArray, source: str) -> Measurement:
+def _measurement(entry: Entry, prefix: str, tokens: FloatArray, source: str) -> Measurement:
     found, size, where = entry.diagnostics, len(tokens), f"{prefix}.diagnostics"
 
     def column(name: str, values: list[float] | None, nonnegative: bool = False) -> FloatArray | None:
@@ -229,7 +170,7 @@ def _measurement(entry: _Entry, prefix: str, tokens: FloatArray, source: str) ->
     )
 
 
-def _in_order(sequences: list[_Sequence], size: int, source: str) -> list[_Sequence]:
+def _in_order(sequences: list[Sequence], size: int, source: str) -> list[Sequence]:
     if len(sequences) != size:
         rule = f"must have one entry for each of the {size} sequences"
         raise RunError(source, "approx.per_sequence", rule, f"{len(sequences)} entries")
@@ -243,7 +184,7 @@ def _in_order(sequences: list[_Sequence], size: int, source: str) -> list[_Seque
     return sorted(sequences, key=lambda s: s.index or 0)
 
 
-def _check_lengths(sequences: list[_Sequence], tokens: FloatArray, source: str) -> None:
+def _check_lengths(sequences: list[Sequence], tokens: FloatArray, source: str) -> None:
     # A different length shows that the linear terms belong to other sequences than the entropies.
     counts = tokens.tolist()
     lengths = [count if s.length is None else s.length for s, count in zip(sequences, counts, strict=True)]
@@ -253,8 +194,8 @@ def _check_lengths(sequences: list[_Sequence], tokens: FloatArray, source: str) 
         raise RunError(source, f"approx.per_sequence[{i}].length", rule, lengths[i])
 
 
-def _score_terms(sequences: list[_Sequence], meta: _Meta, source: str) -> ScoreTerms | None:
-    none = _Extras()
+def _score_terms(sequences: list[Sequence], meta: Meta, source: str) -> ScoreTerms | None:
+    none = Extras()
     extras = [s.extras or none for s in sequences]
     lists = (
         [e.wjlogp_sum for e in extras],
@@ -286,15 +227,20 @@ def _recorded(values: list[float | None], name: str, source: str) -> FloatArray 
     return checked_array(np.array(values, dtype=np.float64), name, source)  # no None left
 
 
-def _shard_errors(approx: _Approx, source: str) -> tuple[ShardError, ...]:
+def _shard_errors(approx: Approx, size: int, source: str) -> tuple[ShardError, ...]:
     quadratic = approx.quadratic.variance if approx.quadratic else None
     found = []
     for prefix, stored in (("approx.variance", approx.variance), ("approx.quadratic.variance", quadratic)):
         if stored is None or stored.num_shards is None:
             continue
+        if not 1 <= stored.num_shards <= size:
+            rule = f"must lie between 1 and the {size} sequences"
+            raise RunError(source, f"{prefix}.num_shards", rule, stored.num_shards)
         values = {f"{prefix}.{name}": getattr(stored, name) for name in _SHARD_ERRORS}
-        recorded = {where: _finite(value, where, source) for where, value in values.items() if value is not None}
-        found += [ShardError(where, value, stored.num_shards) for where, value in recorded.items()]
+        for where, value in values.items():
+            if value is not None and not 0 <= value < np.inf:
+                raise RunError(source, where, "must be finite and not negative", value)
+        found += [ShardError(where, value, stored.num_shards) for where, value in values.items() if value is not None]
     return tuple(found)
 
 
@@ -307,11 +253,11 @@ def _finite(value: float, name: str, source: str) -> float:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _entry(tokens: FloatArray, m: Measurement) -> _Entry:
+def _entry(tokens: FloatArray, m: Measurement) -> Entry:
     def column(values: FloatArray | None) -> list[float] | None:
         return None if values is None else values.tolist()
 
-    diagnostics = _Diagnostics(
+    diagnostics = Diagnostics(
         base_entropy=m.base_entropy,
         ess=m.ess,
         normalized_weights=m.weights.tolist(),
@@ -320,29 +266,29 @@ def _entry(tokens: FloatArray, m: Measurement) -> _Entry:
         h_new=m.h_new.tolist(),
         token_counts=_whole(tokens),
     )
-    return _Entry(m.eta, m.delta_h_true, diagnostics)
+    return Entry(m.eta, m.delta_h_true, diagnostics)
 
 
-def _sequences(run: Run) -> list[_Sequence] | None:
+def _sequences(run: Run) -> list[Sequence] | None:
     if run.gdotv is None:
         return None
     size, lengths = run.num_sequences, _whole(run.token_counts)
     vhvv = [None] * size if run.vhvv is None else run.vhvv.tolist()
-    extras: list[_Extras | None] = [None] * size
+    extras: list[Extras | None] = [None] * size
     if run.score is not None:
         terms, scale = run.score, run.scale or 1.0 / run.total_tokens
         corrections = terms.denom_corr_unscaled
         columns = (terms.wjlogp_sum, terms.jH_sum, corrections, corrections * scale)
-        extras = [_WrittenExtras(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+        extras = [WrittenExtras(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     rows = zip(range(size), run.gdotv.tolist(), lengths, extras, vhvv, strict=True)
-    return [_Sequence(index=i, gdotv=g, length=t, extras=e, vhvv=v) for i, g, t, e, v in rows]
+    return [Sequence(index=i, gdotv=g, length=t, extras=e, vhvv=v) for i, g, t, e, v in rows]
 
 
-def _variance(run: Run, prefix: str) -> _Variance | None:
+def _variance(run: Run, prefix: str) -> Variance | None:
     stored = [e for e in run.shard_errors if e.field.startswith(f"{prefix}.")]
     if not stored:
         return None
-    return _Variance(stored[0].num_shards, **{e.field.rpartition(".")[2]: e.value for e in stored})
+    return Variance(stored[0].num_shards, **{e.field.rpartition(".")[2]: e.value for e in stored})
 
 
 def _whole(tokens: FloatArray) -> list[float]:

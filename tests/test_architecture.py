@@ -18,6 +18,7 @@ PACKAGE = Path(analysis_helpers.__file__).parent
 ORDER = [
     "checks",
     "runs",
+    "results_schema",
     "results_json",
     "run_files",
     "policy",
@@ -38,6 +39,7 @@ ORDER = [
     "run_tables",
     "health",
     "verdict",
+    "known_truth",
     "wording",
     "plot_style",
     "plots",
@@ -50,7 +52,7 @@ ORDER = [
 ]
 # Libraries with a place of their own; NumPy and the standard library may be used everywhere.
 PLACES = {
-    "msgspec": {"results_json"},
+    "msgspec": {"results_schema", "results_json"},
     "pandas": {
         "err_rel",
         "partial_sum",
@@ -62,6 +64,7 @@ PLACES = {
         "run_tables",
         "health",
         "verdict",
+        "known_truth",
         "wording",
         "plot_style",
         "plots",

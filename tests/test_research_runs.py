@@ -5,22 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis_helpers import (
     Run,
+    check_prediction,
     collect_err_rel_across_runs,
     decompose_err_rel,
     err_rel_standard_error,
     inventory,
     load_runs,
+    predict_err_rel,
     reference_true_totals,
+    required_batch_size,
+    run_health,
     sample_err_rel_across_runs,
     simulate_err_rel_across_runs,
     summarize_err_rel_distribution,
+    verdict,
 )
 from analysis_helpers.decomposition import PARTS, pool_decomposition
 from analysis_helpers.partial_sum import explain_partial_sum
+from analysis_helpers.prediction import pooled_check
 from analysis_helpers.results_json import encode_run, parse_run
 
 ETAS = [1.6e-6, 3.2e-6]
@@ -148,3 +155,44 @@ def test_the_parts_of_the_error_without_what_the_score_explains(
 
 def test_the_spread_of_the_partial_sum_is_base_entropy(large: dict[str, Run]) -> None:
     assert explain_partial_sum(large, ETAS, 256)["base_entropy_share"].between(0.929, 0.99).all()
+
+
+def test_the_small_runs_fall_where_they_are_predicted(large: dict[str, Run], small: dict[str, Run]) -> None:
+    assert check_prediction(large, small, 1.6e-6)["pit"].to_numpy() == pytest.approx([0.13, 0.65, 0.16, 0.76], abs=0.01)
+    found = pooled_check(large, small, 1.6e-6)
+    assert found.p_sum_z2 > 0.1
+    assert found.p_mean_z > 0.1
+
+
+def test_the_spread_of_the_small_runs_is_the_one_predicted_from_the_large(
+    large: dict[str, Run], small: dict[str, Run]
+) -> None:
+    # Four values have an SD known to 41 %: within 0.34 and 1.63 of the truth with probability 95 % (chi-square, 3).
+    for eta in ETAS:
+        actual = check_prediction(large, small, eta)["err_rel"].std()
+        predicted = predict_err_rel(large, eta, 256)
+        assert 0.34 < actual / np.hypot(predicted.sampling_sd, predicted.tau) < 1.63
+        assert required_batch_size(large, eta, target_sd=predicted.sampling_sd) == 256
+
+
+def test_stored_standard_errors_are_those_of_a_mean_of_shards(large: dict[str, Run], small: dict[str, Run]) -> None:
+    table = pd.concat([run_health(large), run_health(small)])
+    stored = table[table["check"] == "stored_error"]
+    assert len(stored) == 8 * 4
+    assert stored["value"].between(0.7, 1.3).all()
+    assert not stored["flag"].any()
+
+
+def test_health_shows_the_score_and_the_precision_floor(large: dict[str, Run]) -> None:
+    table = run_health(large)
+    flagged = table[table["flag"]]
+    assert set(flagged["check"]) == {"score_z", "noise_share"}
+    assert flagged.loc[flagged["check"] == "noise_share", "eta"].tolist() == [1.6e-6] * 3
+    assert sorted(flagged.loc[flagged["check"] == "score_z", "run"]) == ["run_01", "run_02"]
+
+
+def test_the_verdict_on_the_real_runs(large: dict[str, Run], small: dict[str, Run]) -> None:
+    found = verdict(large, 1.6e-6, 256, small_runs=small)
+    assert (found.enough, found.linear_trusted) == ("no", "cannot tell")
+    assert any("biased" in reason for reason in found.reasons)
+    assert any("below the precision floor" in sentence for sentence in found.not_seen)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -9,9 +10,16 @@ import pytest
 from analysis_helpers import Run, RunError
 from analysis_helpers.estimators import estimate
 from analysis_helpers.results_json import encode_run, parse_run
+from analysis_helpers.runs import ShardError
 from tests.building import ETAS, random_run, totals_only_run
 
-GOOD = random_run(6, curvature=True)
+GOOD = dataclasses.replace(
+    random_run(6, curvature=True),
+    shard_errors=(
+        ShardError("approx.variance.se_shard", 0.5, 3),
+        ShardError("approx.quadratic.variance.se_vHvv", 0.25, 2),
+    ),
+)
 TREE: dict[str, Any] = json.loads(encode_run(GOOD))
 FILE = "E_6/run_01/results.json"
 
@@ -29,6 +37,12 @@ FIELDS = {
     "approx.per_sequence.2.extras.wjlogp_sum": "refused",
     "approx.per_sequence.2.extras.jH_sum": "refused",
     "approx.per_sequence.2.extras.denom_corr_unscaled": "refused",
+    "approx.variance": "nothing",
+    "approx.variance.num_shards": "nothing",
+    "approx.variance.se_shard": "nothing",
+    "approx.quadratic": "nothing",
+    "approx.quadratic.variance": "nothing",
+    "approx.quadratic.variance.se_vHvv": "nothing",
     "approx.per_sequence_meta": "score",
     "approx.per_sequence_meta.scale": "nothing",
     "approx.per_sequence_meta.H_base_mean": "score",
@@ -51,7 +65,23 @@ FIELDS = {
     "true.entries.1.diagnostics.token_counts": "refused",
     "true.entries.1.diagnostics.token_counts.3": "refused",
 }
-MUST_NOT_BE_NEGATIVE = ("token_counts.3", "normalized_weights.3", ".eta", "H_base_mean", ".index", ".length")
+MAY_HOLD_OTHER_THINGS = (
+    "approx.per_sequence_meta",
+    "approx.variance",
+    "approx.quadratic",
+    "approx.quadratic.variance",
+)
+MUST_NOT_BE_NEGATIVE = (
+    "num_shards",
+    "se_shard",
+    "se_vHvv",
+    "token_counts.3",
+    "normalized_weights.3",
+    ".eta",
+    "H_base_mean",
+    ".index",
+    ".length",
+)
 WRONG = {
     "text": "1.0",
     "true": True,
@@ -120,8 +150,8 @@ def test_a_missing_field_is_named_or_costs_only_what_it_supports(field: str) -> 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_value_is_named_by_file_and_field(field: str, kind: str) -> None:
-    if (field, kind) == ("approx.per_sequence_meta", "an object of other things"):
-        assert "score" not in parse_run(damaged(field, WRONG[kind]), FILE).supports  # its own fields are not recorded
+    if field in MAY_HOLD_OTHER_THINGS and kind == "an object of other things":
+        assert parse_run(damaged(field, WRONG[kind]), FILE) != GOOD  # its own fields are not recorded
         return
     error = refusal(damaged(field, WRONG[kind]))
     assert names(error, field)
