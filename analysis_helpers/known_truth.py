@@ -11,20 +11,20 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 
 from .answers import NO, UNSURE, YES
-from .checks import checked_count
-from .estimators import columns, estimate, influence_values, scores, standard_deviation
+from .checks import FloatArray, checked_count
+from .estimators import columns, estimate, influence_values, standard_deviation
 from .planning import Goal, plan_batch_size, smallest_for
 from .policy import Policy, random_policy, sample_sequences
 from .prediction import pilot_of, predict
 from .random_effects import Pool, normal_quantile
-from .runs import Run
+from .runs import Run, ScoreTerms
 from .synthetic import SyntheticRun, entropy_to_go_baseline, evaluate, update_direction
 from .verdict import verdict
 
@@ -118,7 +118,7 @@ def batch_of(run: Run, first: int, size: int) -> Run:
         h_base=np.asarray(run.measurements[0].h_base)[part],
         h_new={m.eta: m.h_new[part] for m in run.measurements},
         log_weights={m.eta: np.asarray(m.log_weights)[part] for m in run.measurements},
-        score=scores(run)[part],
+        score=_scores(run.score, run.token_counts, part),
         wjlogp_sum=run.score.wjlogp_sum[part],
         jH_sum=run.score.jH_sum[part],
     )
@@ -145,6 +145,7 @@ def true_error(made: SyntheticRun) -> float:
     return (ETA * made.exact_derivative() - change) / change
 
 
+@cache
 def true_spread() -> float:
     """Return S of err_rel over the exact change, from one batch so large that it is known to about 1 %."""
     made = _world(_CHUNK, 1)
@@ -235,8 +236,8 @@ def plan_hits(goals: Sequence[Goal], *, tau: float = 0.0, count: int = 100, seed
         reached = [_reached(goal, n, spread, mean, tau) for n in sizes[np.isfinite(sizes)]]
         rows.append(
             {
-                "target_sd": goal.target_sd,
-                "tolerance": goal.tolerance,
+                "target_sd": math.nan if goal.target_sd is None else goal.target_sd,
+                "tolerance": math.nan if goal.tolerance is None else goal.tolerance,
                 "true_n": true_n,
                 "median_n": float(np.median(sizes)),
                 "unreachable": float(np.mean(np.isinf(sizes))),
@@ -249,8 +250,8 @@ def plan_hits(goals: Sequence[Goal], *, tau: float = 0.0, count: int = 100, seed
 
 def verdict_rates(
     biases: Sequence[float],
+    sizes: Sequence[int],
     *,
-    n: int = 1024,
     tau: float = 0.0,
     num_large: int = 4,
     large_size: int = 512,
@@ -261,31 +262,33 @@ def verdict_rates(
 ) -> pd.DataFrame:
     """Return how often verdicts say "yes", "no" and "cannot tell", beside the true answer.
 
+    Whether the linear change may be trusted is asked of runs with each bias; whether a batch is enough, for each size,
+    of runs with the first.
+
     Returns
     -------
     DataFrame
-        Columns question ("enough", "linear_trusted"), bias (put into the linear change), truth, yes, no, cannot_tell
-        (shares of replicates).
+        Columns question ("linear_trusted", "enough"), setting (the bias, or the size), within (how often an update, or
+        a batch, truly keeps to the tolerance), truth, yes, no, cannot_tell (shares of replicates).
     """
-    quantile, spread = normal_quantile(probability), true_spread()
-    rows = []
+    large = {"num_large": num_large, "large_size": large_size, "fresh_size": 2}
+    answers: dict[tuple[str, float], list[str]] = {}
+    means: dict[float, float] = {}
     for bias in biases:
-        drawn = replicates(
-            count, num_large=num_large, large_size=large_size, fresh_size=2, tau=tau, bias=bias, seed=seed
-        )
-        found, mean = [], bias
-        for each in drawn:
-            found.append(verdict(each.large, ETA, n, tolerance=tolerance, probability=probability))
-            mean = each.mean
-        truths = {
-            "enough": quantile * spread / math.sqrt(n) <= tolerance,
-            "linear_trusted": _probability_within(tolerance, mean, tau) >= probability,
-        }
-        for question, truth in truths.items():
-            answers = [getattr(each, question) for each in found]
-            shares = [answers.count(answer) / count for answer in (YES, NO, UNSURE)]
-            rows.append((question, bias, YES if truth else NO, *shares))
-    return pd.DataFrame(rows, columns=["question", "bias", "truth", "yes", "no", "cannot_tell"])
+        for each in replicates(count, tau=tau, bias=bias, seed=seed, **large):
+            means[bias] = each.mean
+            for n in sizes if bias == biases[0] else sizes[:1]:
+                found = verdict(each.large, ETA, n, tolerance=tolerance, probability=probability)
+                if bias == biases[0]:
+                    answers.setdefault(("enough", n), []).append(found.enough)
+            answers.setdefault(("linear_trusted", bias), []).append(found.linear_trusted)
+    within = {("linear_trusted", bias): _probability_within(tolerance, means[bias], tau) for bias in biases}
+    within |= {("enough", n): _probability_within(tolerance, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
+    rows = [
+        (*key, true, YES if true >= probability else NO, *(answers[key].count(a) / count for a in (YES, NO, UNSURE)))
+        for key, true in within.items()
+    ]
+    return pd.DataFrame(rows, columns=["question", "setting", "within", "truth", "yes", "no", "cannot_tell"])
 
 
 @lru_cache(maxsize=8)  # the same sequences serve every tau and bias
@@ -296,6 +299,11 @@ def _world(size: int, seed: int) -> SyntheticRun:
     baseline = entropy_to_go_baseline(policy, update_batch)
     batch = sample_sequences(policy, size, np.random.default_rng(seed))
     return SyntheticRun(evaluate(policy, direction, batch, [ETA], baseline), policy, direction)
+
+
+def _scores(terms: ScoreTerms, tokens: FloatArray, part: slice) -> FloatArray:
+    # Of the part only: the whole batch may be a thousand times as large.
+    return -terms.denom_corr_unscaled[part] / terms.h_base_mean / tokens[part]
 
 
 def _estimates(run: Run, scale: float) -> dict[str, tuple[float, float]]:

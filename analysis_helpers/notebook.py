@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,7 +31,7 @@ class ParameterError(ValueError):
 class Parameters:
     """Notebook parameters, checked and of the right types; those that a notebook does not have keep these defaults."""
 
-    data_root: Path
+    data_root: Path = Path()
     large_batch: str = ""
     small_batch: str = ""
     eta: float = math.nan
@@ -38,6 +39,9 @@ class Parameters:
     subset_size: int = 0
     num_samples: int = 0
     samples_per_eta: int = 0
+    tolerance: float = math.nan
+    probability: float = math.nan
+    replicates: int = 0
     seed: int = 0
     record: Mapping[str, object] = field(default_factory=dict)
     """What to store with a result: the parameters that the notebook has, with the data root as it was given."""
@@ -52,7 +56,7 @@ def check_parameters(given: Mapping[str, object]) -> Parameters:
     Parameters
     ----------
     given
-        Name -> value, as in the notebook's parameters cell; ``data_root`` is required.
+        Name -> value, as in the notebook's parameters cell.
 
     Raises
     ------
@@ -69,25 +73,29 @@ def check_parameters(given: Mapping[str, object]) -> Parameters:
         ...
     analysis_helpers.notebook.ParameterError: subset_size must be a whole number of at least 1, got 256.5
     """
-    if "data_root" not in given:
+    if "data_root" not in given and {"large_batch", "small_batch"} & set(given):
         raise ParameterError("data_root must be given")
-    root = resolve_data_root(given["data_root"])
-    checked: dict[str, Any] = {"data_root": root}
-    for name, value in given.items():
-        if name in ("large_batch", "small_batch"):
-            checked[name] = _batch_folder(name, value, root)
-        elif name == "eta":
-            checked[name] = _eta(name, value)
-        elif name == "etas":
-            checked[name] = _etas(name, value)
-        elif name in ("subset_size", "num_samples", "samples_per_eta"):
-            checked[name] = _whole(name, value, least=1)
-        elif name == "seed":
-            checked[name] = _whole(name, value, least=0)
-        elif name != "data_root":
-            known = ", ".join(f.name for f in fields(Parameters) if f.name != "record")
-            raise ParameterError(f"{name} is not a parameter; there are {known}")
-    return Parameters(**checked, record={**checked, "data_root": str(given["data_root"])})
+    root = resolve_data_root(given["data_root"]) if "data_root" in given else Path()
+    rules: dict[str, Callable[[str, object], object]] = {
+        "data_root": lambda name, value: root,
+        "large_batch": partial(_batch_folder, root=root),
+        "small_batch": partial(_batch_folder, root=root),
+        "eta": _eta,
+        "etas": _etas,
+        "subset_size": _whole,
+        "num_samples": _whole,
+        "samples_per_eta": _whole,
+        "tolerance": _positive,
+        "probability": _probability,
+        "replicates": _whole,
+        "seed": partial(_whole, least=0),
+    }
+    unknown = next((name for name in given if name not in rules), None)
+    if unknown is not None:
+        raise ParameterError(f"{unknown} is not a parameter; there are {', '.join(rules)}")
+    checked: dict[str, Any] = {name: rules[name](name, value) for name, value in given.items()}
+    record = {**checked, "data_root": str(given["data_root"])} if "data_root" in given else checked
+    return Parameters(**checked, record=record)
 
 
 def resolve_data_root(data_root: object) -> Path:
@@ -219,7 +227,7 @@ def _stored(value: Any) -> Any:
     return value
 
 
-def _batch_folder(name: str, value: object, root: Path) -> str:
+def _batch_folder(name: str, value: object, *, root: Path) -> str:
     there = sorted({path.parent.parent.name for path in root.glob(f"*/*/{RESULTS_FILE}")})
     if not isinstance(value, str) or value not in there:
         listed = ", ".join(there) if there else "none"
@@ -246,7 +254,21 @@ def _etas(name: str, value: object) -> tuple[float, ...]:
     return tuple(_eta(name, part) for part in parts)
 
 
-def _whole(name: str, value: object, *, least: int) -> int:
+def _positive(name: str, value: object) -> float:
+    number = _number(value)
+    if not 0 < number < math.inf:
+        raise ParameterError(f"{name} must be a positive number, got {value!r}")
+    return number
+
+
+def _probability(name: str, value: object) -> float:
+    number = _number(value)
+    if not 0 < number < 1:
+        raise ParameterError(f"{name} must lie between 0 and 1, got {value!r}")
+    return number
+
+
+def _whole(name: str, value: object, *, least: int = 1) -> int:
     number = value if isinstance(value, int) and not isinstance(value, bool) else _number(value)
     if not (math.isfinite(number) and number == int(number) and number >= least):
         raise ParameterError(f"{name} must be a whole number of at least {least}, got {value!r}")

@@ -118,7 +118,8 @@ def _blocks(cell: Any, title: str) -> list[str]:
 
     if cell.cell_type == "markdown":
         return [_html_of(cell.source)]
-    blocks = []
+    printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+    blocks = [f"<pre>{escape(printed)}</pre>"] if printed else []
     for data in _displayed([cell]):
         if "image/png" in data:
             encoded = data["image/png"].replace("\n", "")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .checks import FloatArray, checked_count
 from .prediction import Pilot, pilot_of, predict
-from .random_effects import Pool, normal_quantile, pool, t_distribution
+from .random_effects import Pool, normal_quantile, pool, t_probability
 from .runs import Run
 
 CONFIDENCE = 0.9
@@ -153,6 +153,19 @@ def plan_batch_size(
     return Plan(smallest_batch(pilot, goal), _whole(low), _whole(high), level)
 
 
+def plan_sizes(runs: Mapping[str, Run], etas: Sequence[float], goal: Goal, *, seed: int = 0) -> dict[float, Plan]:
+    """Return `plan_batch_size` for each eta."""
+    return {eta: plan_batch_size(runs, eta, goal, seed=seed) for eta in etas}
+
+
+def plans_table(plans: Mapping[float, Plan]) -> pd.DataFrame:
+    """Return plans as a table: columns eta, n, low, high (missing where no size is enough)."""
+    rows = [(eta, plan.n, plan.low, plan.high) for eta, plan in plans.items()]
+    return pd.DataFrame(rows, columns=["eta", "n", "low", "high"]).astype(
+        {"n": "Int64", "low": "Int64", "high": "Int64"}
+    )
+
+
 def spread_interval(pilot: Pilot, level: float = CONFIDENCE) -> tuple[float, float]:
     """Return an interval for S, the root of S² averaged over runs: for few sequences, few runs, a reference not exact.
 
@@ -209,17 +222,17 @@ def budget_table(
     Returns
     -------
     DataFrame
-        Columns runs, sequences_each, se (of the mean over runs, about updates in general), se_without_tau (if runs did
-        not differ beyond sampling).
+        Columns runs, sequences_each, se (of the mean over runs, about updates in general), se_low and se_high (for tau
+        at the ends of its interval).
     """
     pilot = pilot_of(runs, eta, reference=reference)
-    tau = pilot.pooled.tau
+    taus = (pilot.pooled.tau, *pilot.tau_interval(CONFIDENCE))
     rows = []
     for count in counts:
         each = checked_count(sequences, "sequences") // checked_count(count, "counts", most=sequences)
         sampling = pilot.mean_square_spread / each
-        rows.append((count, each, math.sqrt((sampling + tau**2) / count), math.sqrt(sampling / count)))
-    return pd.DataFrame(rows, columns=["runs", "sequences_each", "se", "se_without_tau"])
+        rows.append((count, each, *(math.sqrt((sampling + tau**2) / count) for tau in taus)))
+    return pd.DataFrame(rows, columns=["runs", "sequences_each", "se", "se_low", "se_high"])
 
 
 def smallest_batch(pilot: Pilot, goal: Goal) -> int | None:
@@ -242,7 +255,7 @@ def _smallest_within(pooled: Pool, square_spread: float, tolerance: float, proba
         variance = square_spread / sizes + pooled.se**2 + pooled.tau**2
         sd, freedom = np.sqrt(variance), pooled.predictive_freedom(variance)
         above, below = ((bound - pooled.mean) / sd for bound in (tolerance, -tolerance))
-        within = t_distribution().cdf(above, freedom) - t_distribution().cdf(below, freedom)
+        within = t_probability(above, freedom) - t_probability(below, freedom)
         return np.asarray(within >= probability)
 
     # The probability need not rise steadily, as tails grow heavier where few runs decide: look along a fine grid first.

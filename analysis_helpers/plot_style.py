@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 # One colour for one thing, everywhere; from the colour-blind-safe palette of Okabe and Ito (2008).
@@ -27,6 +28,7 @@ COLOURS = {
 }
 ESTIMATOR_LABELS = {"partial_sum": "partial sum", "ratio": "ratio", "matched": "matched"}
 PART_LABELS = {"linear_minus_matched": "linear - matched", "matched_minus_true": "matched - true"}
+ANSWER_COLOURS = {"yes": "#56B4E9", "cannot tell": "#E5E5E5", "no": "#F0A27F"}  # light: words stand on them
 PART_COLOURS = {"linear_minus_matched": COLOURS["linear"], "matched_minus_true": COLOURS["matched"]}
 ERR_REL_LABEL = "relative error, (linear - true) / reference"
 CHANGE_LABEL = "change of entropy (10⁻³ nats per token)"
@@ -36,14 +38,19 @@ _PANEL = (5.2, 3.6)  # inches
 _DPI = 110
 
 
-def panels(count: int, *, share_x: bool = False, share_y: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure with up to two panels a row, as wide as a page; every panel keeps its tick labels."""
+def panels(
+    count: int, *, share_x: bool = False, share_y: bool = False, width: float = 1.0
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with up to two panels a row, as wide as a page; every panel keeps its tick labels.
+
+    ``width`` widens a panel that stands alone.
+    """
     columns = min(count, 2)
     rows = -(-count // columns)
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(_PANEL[0] * columns, _PANEL[1] * rows),
+        figsize=(_PANEL[0] * columns * width, _PANEL[1] * rows),
         dpi=_DPI,
         layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
         sharex=share_x,
@@ -57,6 +64,22 @@ def panels(count: int, *, share_x: bool = False, share_y: bool = False) -> tuple
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelbottom=True)
     return figure, flat[:count]
+
+
+def log_size_axis(ax: Axes) -> None:
+    """Make the x axis one of sequences, by powers of two."""
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.tick_params(axis="x", labelsize=8)
+    ax.set_xlabel("sequences n")
+
+
+def log_error_axis(ax: Axes) -> None:
+    """Make the y axis logarithmic, with labels that do not run into each other."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def points(
@@ -83,9 +106,9 @@ def points(
     )
 
 
-def legend_below(ax: Axes, columns: int) -> None:
-    """Put the legend under the axes, where it hides no data."""
-    space = -0.16 if ax.get_xlabel() else -0.1
+def legend_below(ax: Axes, columns: int, *, lines: int = 1) -> None:
+    """Put the legend under the axes, where it hides no data; ``lines`` are those of the tick labels."""
+    space = (-0.16 if ax.get_xlabel() else -0.1) - 0.06 * (lines - 1)
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, space), ncols=columns, frameon=False)
 
 

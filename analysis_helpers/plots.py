@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from .checks import ETA_TOLERANCE
 from .comparison import Comparison
-from .plot_style import BINS, COLOURS, ERR_REL_LABEL, ESTIMATOR_LABELS, histogram, legend_below, panels
+from .plot_style import (
+    BINS,
+    COLOURS,
+    ERR_REL_LABEL,
+    ESTIMATOR_LABELS,
+    histogram,
+    legend_below,
+    log_error_axis,
+    log_size_axis,
+    panels,
+)
+from .prediction import Prediction
 
 _DASHES = ("--", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # so that actual runs differ by more than their label
 
@@ -128,6 +139,55 @@ def plot_err_rel_histograms(
     return figure
 
 
+def plot_prediction(prediction: Prediction, checked: pd.DataFrame, *, level: float = 0.9) -> Figure:
+    """Draw the predictive density of a fresh run and the actual runs below it, each with its own standard error.
+
+    Parameters
+    ----------
+    prediction
+        From `analysis_helpers.predict_err_rel`.
+    checked
+        From `analysis_helpers.check_prediction`; runs of another size than the prediction are drawn paler.
+    level
+        Level of the interval that is shaded.
+    """
+    figure, (ax,) = panels(1, width=1.5)
+    low, high = prediction.interval(level)
+    wide = prediction.interval(0.999)
+    grid = np.linspace(min(wide[0], checked["err_rel"].min()), max(wide[1], checked["err_rel"].max()), 400)
+    density = prediction.density(grid)
+    ax.plot(
+        grid, density, color=COLOURS["ratio"], linewidth=1.5, label=f"predicted for a fresh run of {prediction.n:g}"
+    )
+    inside = (grid >= low) & (grid <= high)
+    ax.fill_between(
+        grid[inside], density[inside], color=COLOURS["ratio"], alpha=0.25, linewidth=0, label=f"{level:.0%} interval"
+    )
+    step = density.max() / 8
+    for k, row in enumerate(checked.to_dict("records"), start=1):
+        label = f"actual {row['run']} (n = {row['n']}), percentile {row['pit']:.0%}"
+        end = row["err_rel"] + (0.0 if np.isnan(row["se"]) else row["se"])
+        fade = 1.0 if row["n"] == prediction.n else 0.45
+        ax.errorbar(
+            row["err_rel"], -k * step, xerr=row["se"], fmt="o", color=COLOURS["actual"], alpha=fade, elinewidth=1.2
+        )
+        ax.annotate(label, (end, -k * step), xytext=(6, -3), textcoords="offset points", fontsize=8)
+    ax.axvline(0, color=COLOURS["guide"], linewidth=0.8)
+    ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
+    ax.set_ylim(-(len(checked) + 0.6) * step, 1.08 * density.max())
+    ax.set_yticks([])
+    within = int(checked["err_rel"].between(low, high).sum())
+    ax.set_title(
+        f"eta {prediction.eta:g}: {within} of {len(checked)} actual runs lie in the {level:.0%} interval "
+        f"{low:+.2f} to {high:+.2f}",
+        fontsize=10,
+    )
+    ax.set_xlabel(f"{ERR_REL_LABEL}; bars: standard error of each actual run")
+    ax.set_ylabel("predictive density")
+    legend_below(ax, 2)
+    return figure
+
+
 def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     """Draw the SD of err_rel against the number of sequences: closed form as lines, draws as points, n marked.
 
@@ -150,13 +210,8 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     )
     ax.plot(table["n"], table["drawn"], "o", color=COLOURS["ratio"], markersize=5, label="subsets drawn")
     ax.axvline(n, color=COLOURS["guide"], linestyle=":", linewidth=1.2, label=f"n = {n}")
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ax.xaxis.set_major_formatter("{x:.0f}")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
-    ax.tick_params(axis="y", which="minor", labelsize=7)
-    ax.set_xlabel("sequences n")
+    log_size_axis(ax)
+    log_error_axis(ax)
     ax.set_ylabel("SD of err_rel (ratio)")
     legend_below(ax, 2)
     return figure

@@ -20,7 +20,7 @@ from .err_rel import collect_err_rel_across_runs
 from .estimators import columns, error_influence_values, standard_deviation
 from .inference import err_rel_standard_error
 from .pooling import check_poolable, mean_total_error, reference_total, usable_runs
-from .random_effects import Pool, pool, t_distribution, tau_interval
+from .random_effects import Pool, pool, t_probability, t_quantile, tau_interval
 from .runs import Run
 
 
@@ -109,12 +109,12 @@ class Prediction:
         """Return the central interval that the next run falls into with probability ``level``."""
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level!r}")
-        half = self.sd * float(t_distribution().ppf((1 + level) / 2, self.df))
+        half = self.sd * float(t_quantile((1 + level) / 2, self.df))
         return self.mean - half, self.mean + half
 
     def pit(self, value: float) -> float:
         """Return the probability of a run below ``value``: over actual runs uniform, where all is well."""
-        return float(t_distribution().cdf(self._standardised(value), self.df))
+        return float(t_probability(self._standardised(value), self.df))
 
     def probability_within(self, tolerance: float) -> float:
         """Return the probability that the absolute err_rel is at most ``tolerance``."""
@@ -122,7 +122,9 @@ class Prediction:
 
     def density(self, values: FloatArray) -> FloatArray:
         """Return the predictive density at ``values``."""
-        found: FloatArray = t_distribution().pdf(self._standardised(values), self.df) / self.sd
+        from scipy.stats import t
+
+        found: FloatArray = t.pdf(self._standardised(values), self.df) / self.sd
         return found
 
     def _standardised(self, value: Any) -> Any:

@@ -29,7 +29,7 @@ class Pool:
     def interval(self, level: float) -> tuple[float, float]:
         """Return an interval for the mean, by Student's t."""
         freedom = self._degrees_of_freedom(self.se**2, 1 / self.count)
-        half = self.se * float(t_distribution().ppf((1 + level) / 2, freedom))
+        half = self.se * float(t_quantile((1 + level) / 2, freedom))
         return self.mean - half, self.mean + half
 
     def predictive_freedom(self, variance: Any) -> Any:
@@ -91,14 +91,21 @@ def tau_interval(values: FloatArray, variances: FloatArray, level: float) -> tup
 
 def normal_quantile(probability: float) -> float:
     """Return the number of SDs about the mean that hold a normal variable with ``probability``."""
-    return float(t_distribution().ppf((1 + probability) / 2, _MOST_DF))
+    return float(t_quantile((1 + probability) / 2, _MOST_DF))
 
 
-def t_distribution() -> Any:
-    """Return scipy.stats.t, which takes long to import."""
-    from scipy.stats import t
+def t_probability(value: Any, freedom: Any) -> Any:
+    """Return the probability of Student's t below ``value``."""
+    from scipy.special import stdtr
 
-    return t
+    return stdtr(freedom, value)
+
+
+def t_quantile(probability: Any, freedom: Any) -> Any:
+    """Return the value that Student's t stays below with ``probability``."""
+    from scipy.special import stdtrit
+
+    return stdtrit(freedom, probability)
 
 
 def _between_variance(values: FloatArray, variances: FloatArray, target: float) -> float:

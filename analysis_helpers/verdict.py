@@ -49,6 +49,8 @@ class Verdict:
         What these runs could not show.
     numbers
         The numbers behind the reasons.
+    because
+        "enough" and "linear_trusted" -> those of the reasons that the answer rests on.
     """
 
     eta: float
@@ -60,6 +62,7 @@ class Verdict:
     reasons: tuple[str, ...]
     not_seen: tuple[str, ...]
     numbers: Mapping[str, float] = field(default_factory=dict)
+    because: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         keeping_to = f"tolerance ±{self.tolerance:g}, probability {self.probability:.0%}"
@@ -162,6 +165,7 @@ def verdict(
             "reference": pilot.reference,
             "reference_error": state.reference_error,
         },
+        because={"enough": state.doubts or batch.reasons, "linear_trusted": state.doubts or line.reasons},
     )
 
 

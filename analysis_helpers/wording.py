@@ -10,9 +10,12 @@ import pandas as pd
 from .checks import same_eta
 from .comparison import Comparison
 from .err_rel import collect_err_rel_across_runs
+from .health import MEANINGS, health_overview
 from .inference import err_rel_standard_error, typical_standard_error
+from .planning import Plan
 from .pooling import reference_true_totals
 from .runs import Run
+from .verdict import Verdict
 
 CLEAR_Z = 3.0  # a mean further from zero than this many standard errors is called clear
 AS_FAST = (0.75, 1.25)  # a fall within these shares of the growth of eta is called as fast
@@ -65,13 +68,12 @@ def describe_comparison(
         f"At eta {ratio.eta:g}, one fresh batch tells the difference between the linear and the true change to "
         f"{precision} (standard error). A difference much smaller than that cannot be seen in one such batch."
     )
-    full = f"On the full large runs, err_rel is {_full_batch_mean(large, ratio.eta, ratio.reference_total)}."
     spread = f"Over subsets of {ratio.sample_size}, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± SD)."
     published = (
         f"The partial sum, the estimate of the published figures, has an SD of "
         f"{partial_sum.synthetic['err_rel'].std():.2f}; it is not comparable with actual runs."
     )
-    return [fresh, full, f"{spread} {_agreement(ratio, small_runs)}", published]
+    return [fresh, f"{spread} {_agreement(ratio, small_runs)}", published]
 
 
 def describe_decomposition(table: pd.DataFrame) -> list[str]:
@@ -99,6 +101,123 @@ def describe_decomposition(table: pd.DataFrame) -> list[str]:
         )
     ]
     return [*sentences, _score_sentence(table), _nonlinearity_sentence(raw)]
+
+
+def describe_verdict(found: Verdict) -> list[str]:
+    """Return a verdict as an answer in brief: each question with its answer and why, then what was not seen."""
+    questions = {
+        "enough": f"Is a batch of {found.n} enough at eta {found.eta:g}?",
+        "linear_trusted": "May the linear approximation be trusted there?",
+    }
+    answers = {"enough": found.enough, "linear_trusted": found.linear_trusted}
+    return [
+        *(f"**{text} {answers[key].capitalize()}.** {' '.join(found.because[key])}" for key, text in questions.items()),
+        f"**Not seen:** {' '.join(found.not_seen)}",
+    ]
+
+
+def describe_health(health: pd.DataFrame) -> list[str]:
+    """Return which checks of `analysis_helpers.run_health` raise a flag, and in which runs."""
+    flagged = [(row["check"], row["flagged"]) for row in health_overview(health).to_dict("records") if row["flagged"]]
+    if not flagged:
+        return [
+            "No check of health raises a flag. That says that the numbers are sound, not that a batch is large enough."
+        ]
+    return [f"Health: {check} is flagged in {where}. {MEANINGS[check]}" for check, where in flagged]
+
+
+def describe_verdict_map(table: pd.DataFrame) -> list[str]:
+    """Return, for each eta, from which batch size on it is enough, and whether the linear change may be trusted."""
+    sentences = []
+    for eta, rows in table.groupby("eta"):
+        enough = rows.loc[rows["enough"] == "yes", "n"]
+        size = (
+            f"is enough from {enough.min():,} sequences on" if len(enough) else "is enough at none of the sizes tried"
+        )
+        trusted = rows["linear_trusted"].iloc[0]
+        sentences.append(f"At eta {eta:g}, a batch {size}. May the linear approximation be trusted there? {trusted}.")
+    return sentences
+
+
+def describe_budget(table: pd.DataFrame, sequences: int) -> list[str]:
+    """Return what splitting a budget of sequences gains, from `analysis_helpers.planning.budget_table`."""
+    one, most = table.iloc[0], table.iloc[-1]
+    whole = f"to ±{one['se']:.2f} as {_count(int(one['runs']), 'run')}"
+    split = f"to ±{most['se']:.2f} as {_count(int(most['runs']), 'run')} of {most['sequences_each']:.0f}"
+    return [f"{sequences:,} sequences tell the mean error {whole}, and {split}."]
+
+
+def describe_plans(plans: Mapping[float, Plan], tolerance: float, probability: float) -> list[str]:
+    """Return how large a batch each eta takes for err_rel to be within ``tolerance`` with the probability."""
+    sentences = []
+    for eta, plan in plans.items():
+        what = (
+            f"At eta {eta:g}, for err_rel of a fresh run to be within ±{tolerance:g} with probability {probability:.0%}"
+        )
+        low = "no size may be enough" if plan.low is None else f"{plan.low:,}"
+        high = "no size" if plan.high is None else f"{plan.high:,}"
+        span = low if plan.low is None else f"{low} to {high}"
+        size = "no batch size is enough" if plan.n is None else f"a batch takes {plan.n:,} sequences"
+        sentences.append(f"{what}, {size} (other pilots of this size would say: {span}).")
+    return sentences
+
+
+def describe_calibration(table: pd.DataFrame) -> str:
+    """Return whether estimates and standard errors come out right, from `known_truth.estimate_calibration`."""
+    ratio = table["sd"] / table["typical_se"]
+    return (
+        f"Mean estimates are within {table['bias_z'].abs().max():.1f} Monte-Carlo errors of the truth; standard errors "
+        f"are {1 / ratio.max():.2f} to {1 / ratio.min():.2f} times the actual spread; 95% intervals cover in "
+        f"{table['covered'].min():.0%} to {table['covered'].max():.0%}."
+    )
+
+
+def describe_coverage(table: pd.DataFrame) -> list[str]:
+    """Return how often predictive intervals hold the next run, from `known_truth.interval_coverage`."""
+    return [
+        f"Where updates differ by tau = {tau:.2g}, predictive intervals of "
+        + ", ".join(f"{row['level']:.0%}" for row in rows.to_dict("records"))
+        + " hold the next run in "
+        + ", ".join(f"{row['covered']:.0%}" for row in rows.to_dict("records"))
+        + f" of cases (± up to {rows['error'].max():.1%})."
+        for tau, rows in ((float(str(tau)), rows) for tau, rows in table.groupby("tau"))
+    ]
+
+
+def describe_plan_hits(table: pd.DataFrame) -> list[str]:
+    """Return how plans turn out, from `known_truth.plan_hits`."""
+    sentences = []
+    for row in table.to_dict("records"):
+        median, truth = f"{row['median_n']:,.0f}", f"{row['true_n']:,.0f}"
+        if np.isnan(row["tolerance"]):
+            sentences.append(
+                f"Plans for a standard error of {row['target_sd']:g} take {median} sequences (median; truly {truth}); "
+                f"{row['covered']:.0%} of their intervals hold the true size; batches of the planned size have a "
+                f"standard error of {row['reached']:.3f}."
+            )
+        else:
+            sentences.append(
+                f"Plans for a tolerance of {row['tolerance']:g} take {median} sequences (median; with mean and tau "
+                f"known, {truth}); {row['unreachable']:.0%} of them say that no size is enough; the others keep to the "
+                f"tolerance with probability {row['reached']:.0%}."
+            )
+    return sentences
+
+
+def describe_verdict_rates(table: pd.DataFrame) -> list[str]:
+    """Return how often verdicts are false, from `known_truth.verdict_rates`."""
+    names = {"enough": "Is the batch enough?", "linear_trusted": "May the linear approximation be trusted?"}
+    sentences = []
+    for question, rows in table.groupby("question", sort=False):
+        wrong_yes = rows.loc[rows["truth"] == "no", "yes"].max()
+        wrong_no = rows.loc[rows["truth"] == "yes", "no"].max()
+        listed = [
+            f'"{answer}" is false in at most {share:.0%}'
+            for answer, share in (("yes", wrong_yes), ("no", wrong_no))
+            if not np.isnan(share)
+        ]
+        sentences.append(f"{names[str(question)]} In the settings tried, {' and '.join(listed)} of cases.")
+    return sentences
 
 
 def describe_distribution(

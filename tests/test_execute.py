@@ -32,7 +32,13 @@ def run(notebooks: Sequence[Path], parameters: dict[str, Any], out: Path) -> lis
 
 def test_notebooks_are_found_beside_the_package_or_where_told(tmp_path: Path) -> None:
     names = [path.stem for path in find_notebooks()]
-    assert names == ["01_load_runs", "02_batch_size_comparison", "03_subsampling_distribution"]
+    assert names == [
+        "01_load_runs",
+        "02_batch_size_comparison",
+        "03_subsampling_distribution",
+        "04_choosing_a_batch_size",
+        "05_known_truth",
+    ]
     (tmp_path / "b.ipynb").touch()
     (tmp_path / "a.ipynb").touch()
     assert find_notebooks(tmp_path) == [tmp_path / "a.ipynb", tmp_path / "b.ipynb"]

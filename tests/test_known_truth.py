@@ -81,6 +81,8 @@ def test_tables_have_a_row_for_each_question_asked() -> None:
     plans = plan_hits([Goal(target_sd=0.5), Goal(tolerance=1e-9)], count=2)
     assert plans["true_n"].tolist() == [np.ceil(true_spread() ** 2 / 0.25), np.inf]
     assert plans["unreachable"].tolist() == [0.0, 1.0]
-    rates = verdict_rates([0.0, 9.0], large_size=64, count=4)
-    assert rates["truth"].tolist() == ["yes", "yes", "yes", "no"]
+    rates = verdict_rates([0.0, 9.0], [50, 5000], large_size=64, count=4)
+    assert rates["question"].tolist() == ["linear_trusted"] * 2 + ["enough"] * 2
+    assert rates["setting"].tolist() == [0.0, 9.0, 50, 5000]
+    assert rates["truth"].tolist() == ["yes", "no", "no", "yes"]
     assert (rates[["yes", "no", "cannot_tell"]].sum(axis=1) == 1).all()

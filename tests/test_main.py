@@ -85,7 +85,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(report: Path) -> None:
     page = (report / "index.html").read_text(encoding="utf-8")
-    for name, figures in (("01_load_runs", 3), ("02_batch_size_comparison", 1), ("03_subsampling_distribution", 3)):
+    shown = {
+        "01_load_runs": 3,
+        "02_batch_size_comparison": 2,
+        "03_subsampling_distribution": 3,
+        "04_choosing_a_batch_size": 4,
+        "05_known_truth": 4,
+    }
+    for name, figures in shown.items():
         assert f'href="{name}.html"' in page
         assert (report / f"{name}.html").stat().st_size > 100_000
         assert len(list((report / "figures").glob(f"{name}-*.png"))) == figures
@@ -94,6 +101,7 @@ def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(re
     assert "etas = [3.2e-06]" in page
     assert page.count("subset_size = 128") == 2
     assert "with 128 sequences and" in page
+    assert "<pre>Verdict at eta 3.2e-06, batch of 128, tolerance ±0.25, probability 90%" in page
 
 
 def test_pages_load_nothing_from_a_network(report: Path) -> None:
@@ -108,7 +116,7 @@ def test_a_report_whose_notebooks_fail_says_so_on_the_page_and_exits_with_1(tmp_
     result = call("report", "--data-root", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 1
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert page.count("This notebook stopped:") == 3
+    assert page.count("This notebook stopped:") == 4
     assert (
         f"ParameterError: large_batch must be a batch folder in {tmp_path} (there: none), got &#39;E_2048&#39;" in page
     )

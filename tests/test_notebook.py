@@ -86,9 +86,10 @@ def test_a_bad_parameter_stops_with_one_sentence(given_values: dict[str, Any], m
     assert caught.value._render_traceback_() == [f"ParameterError: {caught.value}"]
 
 
-def test_a_data_root_is_needed() -> None:
+def test_a_data_root_is_needed_where_there_are_batches() -> None:
     with pytest.raises(ParameterError, match="data_root must be given"):
-        check_parameters({"eta": 1e-6})
+        check_parameters({"large_batch": "E_2048"})
+    assert check_parameters({"seed": 3}).record == {"seed": 3}
 
 
 def test_checked_parameters_remember_what_to_store() -> None:

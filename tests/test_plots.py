@@ -7,11 +7,18 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import StepPatch
 
-from analysis_helpers import Comparison, Run, compare_err_rel_distributions
+from analysis_helpers import (
+    Comparison,
+    Run,
+    check_prediction,
+    compare_err_rel_distributions,
+    predict_err_rel,
+)
 from analysis_helpers.plots import (
     plot_err_rel_comparison,
     plot_err_rel_comparisons,
     plot_err_rel_histograms,
+    plot_prediction,
     plot_spread_by_size,
 )
 
@@ -98,3 +105,25 @@ def test_the_closed_form_over_a_histogram_has_the_area_of_the_bars() -> None:
 def test_five_etas_take_two_rows_of_panels() -> None:
     df = pd.DataFrame({"eta": np.repeat(np.arange(1, 6) * 1e-6, 10), "err_rel": np.arange(50.0)})
     assert len(plot_err_rel_histograms(df, (np.arange(1, 6) * 1e-6).tolist()).axes) == 5
+
+
+def test_a_prediction_is_drawn_with_actual_runs_and_their_percentiles(
+    large_runs: dict[str, Run], small_runs: dict[str, Run]
+) -> None:
+    predicted, checked = predict_err_rel(large_runs, 1.6e-6, 256), check_prediction(large_runs, small_runs, 1.6e-6)
+    [ax] = plot_prediction(predicted, checked).axes
+    low, high = predicted.interval(0.9)
+    within = int(checked["err_rel"].between(low, high).sum())
+    assert f"{within} of 4 actual runs lie in the 90% interval {low:+.2f} to {high:+.2f}" in ax.get_title()
+    assert [text.get_text() for text in ax.texts] == [
+        f"actual {row['run']} (n = 256), percentile {row['pit']:.0%}" for row in checked.to_dict("records")
+    ]
+    peak = float(np.max(np.asarray(ax.lines[0].get_ydata())))
+    assert peak == pytest.approx(predicted.density(np.array([predicted.mean]))[0], rel=1e-3)
+
+
+def test_an_actual_run_without_a_standard_error_is_drawn_without_a_bar(large_runs: dict[str, Run]) -> None:
+    predicted = predict_err_rel(large_runs, 1.6e-6, 256)
+    checked = pd.DataFrame({"run": ["run_09"], "n": [99], "err_rel": [5.0], "se": [np.nan], "pit": [1.0]})
+    [ax] = plot_prediction(predicted, checked).axes
+    assert ax.get_xlim()[1] > 5

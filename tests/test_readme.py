@@ -37,8 +37,15 @@ def test_the_example_of_a_comparison_prints_its_summary(
     assert "synthetic_std" in capsys.readouterr().out
 
 
+def test_the_verdict_is_the_one_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    exec(BLOCKS[2], {})
+    [shown] = re.findall(r"```text\n(Verdict .*?)```", README, re.DOTALL)
+    assert capsys.readouterr().out.split() == shown.split()  # the README wraps its lines
+
+
 def test_every_example_is_tested_here() -> None:
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
 
 
 def test_every_module_and_notebook_is_listed() -> None:

@@ -183,12 +183,12 @@ def test_false_answers_on_known_truth_are_as_rare_as_documented() -> None:
     # 200 replicates of four runs of 512. "Enough": false answers at the border in at most 5 % (10 +- 3.1 of 200; 20
     # would be 3.2 standard errors). "Linear trusted": a false "no" in at most 5 %; a false "yes" is as rare without
     # spread between runs. With it, and just beyond the border, four runs give a false "yes" in up to a quarter.
-    borders = [verdict_rates([0.0], n=n, count=200, seed=2) for n in (154, 160)]  # true border: n = 157
-    for table in borders:
-        row = table.set_index("question").loc["enough"]
-        assert row["no" if row["truth"] == "yes" else "yes"] <= 0.1
+    biases = [0.0, 0.2, 0.6, 1.5]
     for tau, most_false_yes in ((0.0, 0.1), (0.25, 0.3)):
-        table = verdict_rates([0.0, 0.2, 0.6, 1.5], tau=tau, count=200, seed=2)
+        table = verdict_rates(biases, [154, 160], tau=tau, count=200, seed=2)  # the border of enough is n = 157
+        false = np.where(table["truth"] == "yes", table["no"], table["yes"])
+        assert table["truth"].nunique() == 2
+        assert (false[table["question"] == "enough"] <= 0.1).all()
         linear = table[table["question"] == "linear_trusted"]
         assert (linear[linear["truth"] == "yes"]["no"] <= 0.1).all()
         assert (linear[linear["truth"] == "no"]["yes"] <= most_false_yes).all()

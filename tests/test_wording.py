@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,15 +11,27 @@ from analysis_helpers import (
     collect_err_rel_across_runs,
     compare_err_rel_distributions,
     reference_true_totals,
+    run_health,
+    verdict,
 )
 from analysis_helpers.inference import err_rel_standard_error
+from analysis_helpers.planning import Plan
 from analysis_helpers.run_tables import run_totals
 from analysis_helpers.wording import (
+    describe_budget,
+    describe_calibration,
     describe_comparison,
+    describe_coverage,
     describe_decomposition,
     describe_distribution,
+    describe_health,
     describe_inventory,
+    describe_plan_hits,
+    describe_plans,
     describe_totals,
+    describe_verdict,
+    describe_verdict_map,
+    describe_verdict_rates,
 )
 from tests.building import random_run, totals_only_run
 
@@ -58,13 +72,11 @@ def test_the_comparison_follows_its_numbers(large_runs: dict[str, Run], small_ru
         assert sentences[0].startswith("At eta 3.2e-06, one fresh batch tells")
         assert f"±{np.sqrt(np.mean(np.square(errors))):.0%} of the true change with {size} sequences" in sentences[0]
         assert "with 2048 sequences (standard error)" in sentences[0]
-        full = collect_err_rel_across_runs(large_runs, 3.2e-6, ratio.reference_total)["err_rel"].mean()
-        assert f"On the full large runs, err_rel is {full:+.2f} ± " in sentences[1]
         synthetic = ratio.synthetic["err_rel"]
         near = (abs(ratio.actual["err_rel"] - synthetic.mean()) <= 2 * synthetic.std()).sum()
-        assert (f"{near} lie within 2 SD of that mean" in sentences[2]) == (size == 256)
-        assert ("have 256 sequences, not 128: expect another spread" in sentences[2]) == (size == 128)
-        assert f"has an SD of {partial_sum.synthetic['err_rel'].std():.2f}" in sentences[3]
+        assert (f"{near} lie within 2 SD of that mean" in sentences[1]) == (size == 256)
+        assert ("have 256 sequences, not 128: expect another spread" in sentences[1]) == (size == 128)
+        assert f"has an SD of {partial_sum.synthetic['err_rel'].std():.2f}" in sentences[2]
 
 
 def summary(sds: list[float]) -> pd.DataFrame:
@@ -150,3 +162,99 @@ def test_runs_whose_score_is_off_are_named() -> None:
 def test_without_a_score_the_error_cannot_be_split() -> None:
     [sentence] = describe_decomposition(pd.DataFrame(columns=["run", "eta"]))
     assert sentence.startswith("No run records the score")
+
+
+def test_a_verdict_is_two_questions_with_answers_and_what_was_not_seen(large_runs: dict[str, Run]) -> None:
+    found = verdict(large_runs, 1.6e-6, 256)
+    enough, linear, not_seen = describe_verdict(found)
+    assert enough.startswith("**Is a batch of 256 enough at eta 1.6e-06? No.** With probability 90%")
+    assert linear.startswith("**May the linear approximation be trusted there? Cannot tell.** Over 4 large runs")
+    assert not_seen == f"**Not seen:** {' '.join(found.not_seen)}"
+
+
+def test_a_verdict_without_an_answer_gives_the_doubt_as_its_reason(large_runs: dict[str, Run]) -> None:
+    altered = dataclasses.replace(large_runs["run_01"], delta_h_per_lr=1.0)
+    enough, linear, _ = describe_verdict(verdict({**large_runs, "run_01": altered}, 1.6e-6, 256))
+    doubt = "Cannot tell.** No answer: integrity in run_01 must be mended first, or the run left out."
+    assert enough.endswith(doubt)
+    assert linear.endswith(doubt)
+
+
+def test_plans_say_their_size_and_where_none_is_enough() -> None:
+    plans = {
+        1e-6: Plan(100, 80, 130, 0.9),
+        2e-6: Plan(None, 900, None, 0.9),
+        4e-6: Plan(None, None, None, 0.9),
+    }
+    texts = describe_plans(plans, 0.5, 0.9)
+    assert "a batch takes 100 sequences (other pilots of this size would say: 80 to 130)" in texts[0]
+    assert "no batch size is enough (other pilots of this size would say: 900 to no size)" in texts[1]
+    assert "no batch size is enough (other pilots of this size would say: no size may be enough)" in texts[2]
+
+
+def test_health_is_one_sentence_or_one_for_each_flag(large_runs: dict[str, Run]) -> None:
+    [clean] = describe_health(run_health(large_runs))
+    assert clean.startswith("No check of health raises a flag")
+    altered = dataclasses.replace(large_runs["run_01"], delta_h_per_lr=1.0)
+    [flagged] = describe_health(run_health({"run_01": altered}))
+    assert flagged.startswith("Health: integrity is flagged in run_01.")
+
+
+def test_the_map_is_told_by_eta() -> None:
+    table = pd.DataFrame(
+        {
+            "eta": [1e-6] * 3 + [2e-6] * 3,
+            "n": [64, 256, 1024] * 2,
+            "enough": ["no", "cannot tell", "yes", "no", "no", "no"],
+            "linear_trusted": ["yes"] * 3 + ["no"] * 3,
+        }
+    )
+    one, other = describe_verdict_map(table)
+    assert "is enough from 1,024 sequences on" in one
+    assert one.endswith("trusted there? yes.")
+    assert "is enough at none of the sizes tried" in other
+
+
+def test_a_budget_is_told_as_one_run_and_as_many() -> None:
+    table = pd.DataFrame({"runs": [1, 8], "sequences_each": [2048, 256], "se": [0.3, 0.2]})
+    [sentence] = describe_budget(table, 2048)
+    assert sentence == "2,048 sequences tell the mean error to ±0.30 as 1 run, and to ±0.20 as 8 runs of 256."
+
+
+def test_what_came_out_on_known_truth_is_told_with_its_numbers() -> None:
+    calibration = pd.DataFrame(
+        {"bias_z": [1.0, -2.0], "sd": [1.0, 1.0], "typical_se": [0.8, 1.25], "covered": [0.9, 0.96]}
+    )
+    text = describe_calibration(calibration)
+    assert "within 2.0 Monte-Carlo errors" in text
+    assert "standard errors are 0.80 to 1.25 times the actual spread" in text
+    coverage = pd.DataFrame({"tau": [0.0, 0.0], "level": [0.5, 0.9], "covered": [0.51, 0.88], "error": [0.02, 0.01]})
+    [sentence] = describe_coverage(coverage)
+    assert "tau = 0, predictive intervals of 50%, 90% hold the next run in 51%, 88% of cases" in sentence
+    assert sentence.endswith("(± up to 2.0%).")
+    plans = pd.DataFrame(
+        {
+            "target_sd": [0.25, np.nan],
+            "tolerance": [np.nan, 0.8],
+            "true_n": [232.0, 60.0],
+            "median_n": [230.0, 70.0],
+            "unreachable": [0.0, 0.1],
+            "covered": [0.88, 0.9],
+            "reached": [0.251, 0.93],
+        }
+    )
+    of_error, of_tolerance = describe_plan_hits(plans)
+    assert "take 230 sequences (median; truly 232); 88% of their intervals hold the true size" in of_error
+    assert "10% of them say that no size is enough" in of_tolerance
+    rates = pd.DataFrame(
+        {
+            "question": ["enough"] * 2 + ["linear_trusted"],
+            "truth": ["yes", "no", "no"],
+            "yes": [0.9, 0.02, 0.1],
+            "no": [0.03, 0.9, 0.5],
+        }
+    )
+    first, second = describe_verdict_rates(rates)
+    assert '"yes" is false in at most 2% and "no" is false in at most 3% of cases' in first
+    assert '"yes" is false in at most 10% of cases' in second
+    assert '"no"' not in second

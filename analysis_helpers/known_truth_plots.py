@@ -1,0 +1,110 @@
+"""Figures about what comes out where the answer is known: tables in, figures out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .plot_style import ANSWER_COLOURS, COLOURS, legend_below, panels
+
+_QUANTITIES = {"true": COLOURS["true"], "linear": COLOURS["linear"], "err_rel": COLOURS["ratio"]}
+
+
+def plot_estimate_calibration(table: pd.DataFrame) -> Figure:
+    """Draw, for each batch size, how far the mean estimate is off the truth, and how honest standard errors are.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.known_truth.estimate_calibration`.
+    """
+    figure, (left, right) = panels(2)
+    sizes = sorted(table["n"].unique())
+    for k, (quantity, colour) in enumerate(_QUANTITIES.items()):
+        rows = table[table["quantity"] == quantity]
+        places = np.arange(len(sizes)) + 0.12 * (k - 1)
+        left.plot(places, rows["bias_z"], "o", color=colour, label=quantity)
+        right.plot(places, rows["sd"] / rows["typical_se"], "o", color=colour, label=quantity)
+    left.axhspan(-2, 2, color=COLOURS["guide"], alpha=0.15, linewidth=0, label="where 95% of them lie by chance")
+    left.axhline(0, color=COLOURS["guide"], linewidth=0.8)
+    left.set_ylim(-5, 5)
+    left.set_ylabel("mean estimate - truth (Monte-Carlo errors)")
+    left.set_title(f"bias: at most {table['bias_z'].abs().max():.1f} Monte-Carlo errors", fontsize=10)
+    right.axhline(1, color=COLOURS["guide"], linewidth=0.8)
+    ratio = table["sd"] / table["typical_se"]
+    reach = max(0.25, 1.2 * float((ratio - 1).abs().max()))
+    right.set_ylim(1 - reach, 1 + reach)
+    right.set_ylabel("SD over batches / closed-form standard error")
+    right.set_title(f"spread over batches: {ratio.min():.2f} to {ratio.max():.2f} standard errors", fontsize=10)
+    for ax in (left, right):
+        ax.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes])
+        ax.set_xlabel("sequences n")
+        legend_below(ax, 2)
+    return figure
+
+
+def plot_interval_coverage(table: pd.DataFrame) -> Figure:
+    """Draw how often predictive intervals hold the next run, against how often they say so.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.known_truth.interval_coverage`.
+    """
+    figure, (ax,) = panels(1, width=1.2)
+    colours, markers = (COLOURS["ratio"], COLOURS["partial_sum"], COLOURS["matched"]), ("o", "s", "D")
+    for k, (tau, rows) in enumerate(table.groupby("tau")):
+        ax.errorbar(
+            np.arange(len(rows)) + 0.1 * (k - 0.5),
+            rows["covered"] - rows["level"],
+            yerr=2 * rows["error"],
+            fmt=markers[k % len(markers)],
+            color=colours[k % len(colours)],
+            label=f"updates differ by tau = {float(str(tau)):.2g}",
+        )
+    ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
+    levels = sorted(table["level"].unique())
+    ax.set_xticks(range(len(levels)), [f"{level:.0%}" for level in levels])
+    ax.set_ylim(-0.15, 0.15)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}")
+    ax.set_xlabel("level of the interval")
+    ax.set_ylabel("covered - level (percentage points)")
+    off = (table["covered"] - table["level"]).abs() > 3 * table["error"]
+    finding = "as they say" if not off.any() else "not as they say"
+    ax.set_title(f"intervals hold the next run {finding} (bars: 2 binomial errors)", fontsize=10)
+    legend_below(ax, 2)
+    return figure
+
+
+def plot_verdict_rates(table: pd.DataFrame, question: str, label: str) -> Figure:
+    """Draw how often a verdict says yes, cannot tell and no, a bar a setting, with the true answer below it.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.known_truth.verdict_rates`.
+    question
+        "enough" or "linear_trusted".
+    label
+        What the settings are.
+    """
+    rows = table[table["question"] == question].reset_index(drop=True)
+    figure, (ax,) = panels(1, width=1.3)
+    bottom = np.zeros(len(rows))
+    for column, answer in (("yes", "yes"), ("cannot_tell", "cannot tell"), ("no", "no")):
+        shares = rows[column].to_numpy()
+        ax.bar(range(len(rows)), shares, bottom=bottom, color=ANSWER_COLOURS[answer], width=0.8, label=answer)
+        for place, (share, start) in enumerate(zip(shares, bottom, strict=True)):
+            if share > 0.05:
+                ax.text(place, start + share / 2, f"{share:.0%}", ha="center", va="center", fontsize=8)
+        bottom += shares
+    names = [f"{row['setting']:g}\ntruth: {row['truth']}\n({row['within']:.0%})" for row in rows.to_dict("records")]
+    ax.set_xticks(range(len(rows)), names, fontsize=8)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    ax.set_xlabel(label)
+    ax.set_ylabel("share of verdicts")
+    false = np.where(rows["truth"] == "yes", rows["no"], rows["yes"])
+    ax.set_title(f"false answers: at most {false.max():.0%} in any setting", fontsize=10)
+    legend_below(ax, 3, lines=3)
+    return figure

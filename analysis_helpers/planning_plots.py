@@ -1,0 +1,144 @@
+"""Figures about how large a batch to take: tables in, figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .planning import Plan
+from .plot_style import ANSWER_COLOURS, COLOURS, legend_below, log_error_axis, log_size_axis, panels
+
+QUESTIONS = {"enough": "Is the batch enough?", "linear_trusted": "May the linear approximation be trusted?"}
+
+
+def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: float, eta: float) -> Figure:
+    """Draw how far off one fresh batch is, against its size: from sampling alone, and in all.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.planning.error_by_size`.
+    tolerance, probability
+        As given there.
+    eta
+        Step size, for the title.
+    """
+    figure, (left, right) = panels(2)
+    left.fill_between(table["n"], table["se_low"], table["se_high"], color=COLOURS["ratio"], alpha=0.25, linewidth=0)
+    left.plot(table["n"], table["se"], color=COLOURS["ratio"], label="standard error, with its 90% interval")
+    log_error_axis(left)
+    left.set_ylabel("standard error of err_rel")
+    left.set_title(f"eta {eta:g}: sampling alone", fontsize=10)
+    right.fill_between(
+        table["n"],
+        table["low"],
+        table["high"],
+        color=COLOURS["ratio"],
+        alpha=0.25,
+        linewidth=0,
+        label=f"where a fresh run falls with probability {probability:.0%}",
+    )
+    for sign in (-1, 1):
+        label = f"tolerance ±{tolerance:g}" if sign > 0 else None
+        right.axhline(sign * tolerance, color=COLOURS["actual"], linestyle="--", linewidth=1.2, label=label)
+    right.axhline(0, color=COLOURS["guide"], linewidth=0.8)
+    right.set_ylabel("err_rel of a fresh run")
+    last = table.iloc[-1]
+    rest = f"with {last['n']:,.0f} sequences still {last['low']:+.2f} to {last['high']:+.2f}"
+    right.set_title(f"eta {eta:g}, in all: {rest}", fontsize=10)
+    for ax in (left, right):
+        log_size_axis(ax)
+        legend_below(ax, 1)
+    return figure
+
+
+def plot_required_sizes(plans: Mapping[float, Plan], *, goal: str) -> Figure:
+    """Draw the required batch size for each eta with its interval; say where no size is enough.
+
+    Parameters
+    ----------
+    plans
+        Eta -> plan, as from `analysis_helpers.planning.plan_batch_size`.
+    goal
+        What the size is required for, in words, for the title.
+    """
+    figure, (ax,) = panels(1, width=1.2)
+    sizes = [size for plan in plans.values() for size in (plan.n, plan.low, plan.high) if size is not None]
+    top = 4 * max(sizes, default=1)
+    for place, plan in enumerate(plans.values()):
+        low, high = plan.low or top, plan.high or top
+        ax.plot([place, place], [low, high], color=COLOURS["ratio"], linewidth=1.4)
+        if plan.high is None:
+            ax.plot(place, top, marker="^", color=COLOURS["ratio"], markersize=7)
+        if plan.n is not None:
+            ax.plot(place, plan.n, "o", color=COLOURS["ratio"], markersize=6)
+        label = f"n = {plan.n:,}" if plan.n is not None else "no size\nis enough"
+        ax.annotate(label, (place, plan.n or top), xytext=(8, -4), textcoords="offset points", fontsize=8)
+    ax.set_yscale("log", base=2)
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.set_xticks(range(len(plans)), [f"{eta:g}" for eta in plans])
+    ax.set_xlim(-0.5, len(plans) - 0.1)
+    ax.set_ylim(min(sizes, default=1) / 2, 1.6 * top)
+    ax.set_xlabel("step size eta")
+    ax.set_ylabel("sequences required")
+    ax.set_title(f"{goal}\n(bars: what other pilots of this size would say; arrow: perhaps no size)", fontsize=9)
+    return figure
+
+
+def plot_verdict_map(table: pd.DataFrame) -> Figure:
+    """Draw the answers for each eta and batch size, a panel a question; every cell says its answer.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.verdict.verdict_map`.
+    """
+    etas, sizes = sorted(table["eta"].unique()), sorted(table["n"].unique())
+    figure, axes = panels(2)
+    for ax, (column, question) in zip(axes, QUESTIONS.items(), strict=True):
+        for row in table.to_dict("records"):
+            x, y = sizes.index(row["n"]), etas.index(row["eta"])
+            answer = str(row[column])
+            ax.fill_between(
+                [x - 0.5, x + 0.5], y - 0.5, y + 0.5, facecolor=ANSWER_COLOURS[answer], edgecolor="white", linewidth=2
+            )
+            ax.text(x, y, answer.replace(" ", "\n"), ha="center", va="center", fontsize=8)
+        ax.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes], fontsize=8)
+        ax.set_yticks(range(len(etas)), [f"{eta:g}" for eta in etas], fontsize=8)
+        ax.set_xlim(-0.5, len(sizes) - 0.5)
+        ax.set_ylim(-0.5, len(etas) - 0.5)
+        ax.set_xlabel("sequences n")
+        ax.set_title(question, fontsize=10)
+    axes[0].set_ylabel("step size eta")
+    return figure
+
+
+def plot_budget(table: pd.DataFrame, *, sequences: int) -> Figure:
+    """Draw how well the mean error is known from one large run or several small ones with as many sequences in all.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.planning.budget_table`.
+    sequences
+        The budget, for the title.
+    """
+    figure, (ax,) = panels(1)
+    span = "for tau from the lower to the upper end of its 90% interval"
+    ax.fill_between(
+        table["runs"], table["se_low"], table["se_high"], color=COLOURS["ratio"], alpha=0.25, linewidth=0, label=span
+    )
+    ax.plot(table["runs"], table["se"], "o-", color=COLOURS["ratio"], label="with tau as estimated")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(table["runs"], [f"{k} x {n:,}" for k, n in zip(table["runs"], table["sequences_each"], strict=True)])
+    ax.set_ylim(0, 1.25 * float(np.nanmax(table["se_high"].where(np.isfinite(table["se_high"]), table["se"]))))
+    ax.set_xlabel("runs x sequences of each")
+    ax.set_ylabel("standard error of the mean err_rel")
+    gain, most = (1 - float(table[name].iloc[-1]) / float(table[name].iloc[0]) for name in ("se", "se_high"))
+    at_most = f", at most {most:.0%}" if np.isfinite(most) else ""
+    ax.set_title(f"{sequences:,} sequences: splitting gains {gain:.0%}{at_most}", fontsize=10)
+    legend_below(ax, 1)
+    return figure

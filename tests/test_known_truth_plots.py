@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis_helpers.known_truth_plots import plot_estimate_calibration, plot_interval_coverage, plot_verdict_rates
+
+
+def test_bias_and_spread_have_a_mark_for_each_quantity_and_size() -> None:
+    table = pd.DataFrame(
+        {
+            "n": [64] * 3 + [256] * 3,
+            "quantity": ["true", "linear", "err_rel"] * 2,
+            "bias_z": [0.1, -2.5, 0.3, 0.0, 1.0, -1.0],
+            "sd": [1.0] * 6,
+            "typical_se": [1.0, 1.0, 0.8, 1.0, 1.0, 1.25],
+        }
+    )
+    left, right = plot_estimate_calibration(table).axes
+    assert "at most 2.5 Monte-Carlo errors" in left.get_title()
+    assert "0.80 to 1.25 standard errors" in right.get_title()
+    assert sum(np.size(line.get_xdata()) for line in right.lines if line.get_marker() == "o") == 6
+
+
+@pytest.mark.parametrize(("covered", "finding"), [(0.91, "as they say"), (0.7, "not as they say")])
+def test_coverage_is_drawn_against_the_level_and_judged(covered: float, finding: str) -> None:
+    table = pd.DataFrame({"tau": [0.0], "num_large": [4], "level": [0.9], "covered": [covered], "error": [0.02]})
+    [ax] = plot_interval_coverage(table).axes
+    assert ax.get_title().startswith(f"intervals hold the next run {finding} (")
+
+
+def test_shares_of_answers_add_up_to_bars_with_the_truth_below() -> None:
+    table = pd.DataFrame(
+        {
+            "question": ["enough", "enough", "linear_trusted"],
+            "setting": [64, 256, 0.0],
+            "within": [0.7, 0.95, 1.0],
+            "truth": ["no", "yes", "yes"],
+            "yes": [0.04, 0.6, 1.0],
+            "no": [0.9, 0.1, 0.0],
+            "cannot_tell": [0.06, 0.3, 0.0],
+        }
+    )
+    [ax] = plot_verdict_rates(table, "enough", "sequences").axes
+    assert ax.get_title() == "false answers: at most 10% in any setting"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["64\ntruth: no\n(70%)", "256\ntruth: yes\n(95%)"]
+    assert [text.get_text() for text in ax.texts] == ["60%", "6%", "30%", "90%", "10%"]
