@@ -145,12 +145,14 @@ def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
 class Answer:
     """The answer in brief: a place at the top of a notebook, filled in when the numbers are there.
 
-    From here on, warnings about runs are kept and told with the answer, each once, where a reader sees them.
+    From here on, warnings about runs are kept and told with the answer, each once, where a reader sees them; and tables
+    show texts in full.
     """
 
     def __init__(self) -> None:
         from IPython.display import Markdown, display  # only notebooks need it
 
+        pd.set_option("display.max_colwidth", None)
         self._place = display(Markdown("*Run all cells: the answer is computed below.*"), display_id=True)
         self._warnings: dict[str, None] = {}
         self._show_others = warnings.showwarning

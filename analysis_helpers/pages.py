@@ -21,7 +21,7 @@ KEY_TAG = "key"
 _FIT = """<style>
 .jp-RenderedImage img, .jp-RenderedSVG svg { max-width: 100%; height: auto; }
 .jp-RenderedHTMLCommon { overflow-x: auto; }
-.jp-RenderedHTMLCommon td { white-space: nowrap; }
+.jp-RenderedHTMLCommon td { white-space: normal; }
 </style>
 """
 

@@ -166,12 +166,18 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame, *, level: flo
     step = density.max() / 8
     for k, row in enumerate(checked.to_dict("records"), start=1):
         label = f"actual {row['run']} (n = {row['n']}), percentile {row['pit']:.0%}"
-        end = row["err_rel"] + (0.0 if np.isnan(row["se"]) else row["se"])
+        half = 0.0 if np.isnan(row["se"]) else row["se"]
+        # On the side where there is room.
+        end, shift, side = (
+            (row["err_rel"] - half, -6, "right")
+            if row["err_rel"] > prediction.mean
+            else (row["err_rel"] + half, 6, "left")
+        )
         fade = 1.0 if row["n"] == prediction.n else 0.45
         ax.errorbar(
             row["err_rel"], -k * step, xerr=row["se"], fmt="o", color=COLOURS["actual"], alpha=fade, elinewidth=1.2
         )
-        ax.annotate(label, (end, -k * step), xytext=(6, -3), textcoords="offset points", fontsize=8)
+        ax.annotate(label, (end, -k * step), xytext=(shift, -3), textcoords="offset points", ha=side, fontsize=8)
     ax.axvline(0, color=COLOURS["guide"], linewidth=0.8)
     ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
     ax.set_ylim(-(len(checked) + 0.6) * step, 1.08 * density.max())
