@@ -1,4 +1,4 @@
-"""The command line: ``python -m analysis_helpers inventory | report | simulate | refresh``."""
+"""The command line: ``python -m analysis_helpers inventory | report | sweep | simulate | refresh``."""
 
 from __future__ import annotations
 
@@ -82,6 +82,59 @@ def report(
         raise click.ClickException(str(error)) from None
     click.echo(index)
     if any(execution.error for execution in executions):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--data-root", type=click.Path(exists=True, file_okay=False), help="Folder of batch folders.")
+@click.option("--eta", multiple=True, help="Step size; may be repeated. Fills eta, or etas as a list of one.")
+@click.option("--subset-size", multiple=True, help="Sequences in a subset; may be repeated.")
+@click.option(
+    "-p",
+    "--parameter",
+    "others",
+    multiple=True,
+    nargs=2,
+    metavar="NAME VALUE",
+    help="Any other parameter; a name may be repeated with other values.",
+)
+@click.option("--notebook", "names", multiple=True, help="Notebook to rerun, by name; may be repeated [default: all].")
+@click.option("--notebooks", type=click.Path(path_type=Path), help="Folder of notebooks.")
+@click.option("--workers", type=click.IntRange(1), help="Notebooks at once [default: the number of cores].")
+@click.option("--scheduler", help="Address of a Dask scheduler, as in tcp://host:8786, to run on its workers instead.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the sweep.")
+def sweep(
+    data_root: str | None,
+    eta: tuple[str, ...],
+    subset_size: tuple[str, ...],
+    others: tuple[tuple[str, str], ...],
+    names: tuple[str, ...],
+    notebooks: Path | None,
+    workers: int | None,
+    scheduler: str | None,
+    out: Path,
+) -> None:
+    """Rerun notebooks with every combination of parameters; the last line is the path of the page.
+
+    The same command again keeps what is finished. Exits with status 1 if a notebook failed.
+    """
+    from .sweep_run import run_and_report
+
+    options: dict[str, list[str]] = {}
+    given = [("data_root", v) for v in (data_root,) if v] + [("eta", v) for v in eta]
+    for name, value in [*given, *(("subset_size", v) for v in subset_size), *others]:
+        options.setdefault(name, []).append(value)
+    try:
+        index, failed = run_and_report(
+            options, out.resolve(), names=names, folder=notebooks, workers=workers, scheduler=scheduler
+        )
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo(f"stopped; the same command goes on where it was: {out}", err=True)
+        sys.exit(130)
+    click.echo(index)
+    if failed:
         sys.exit(1)
 
 

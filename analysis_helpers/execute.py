@@ -1,13 +1,14 @@
-"""Run notebooks through papermill, with parameters, keeping what finished when another fails."""
+"""Run notebooks through papermill, each in a kernel of its own; what ran is kept, however it ended."""
 
 from __future__ import annotations
 
-import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .notebook import notebooks_folder
 
@@ -32,14 +33,17 @@ class Execution:
         The executed notebook; where it failed, as far as it came.
     error
         One sentence; empty where it ran through.
+    seconds
+        How long it took.
     """
 
     name: str
     path: Path
     error: str = ""
+    seconds: float = 0.0
 
 
-def find_notebooks(folder: str | os.PathLike[str] | None = None) -> list[Path]:
+def find_notebooks(folder: Path | None = None) -> list[Path]:
     """Return the notebooks to run, sorted: those in ``folder``, else beside the package, else in ``./notebooks``.
 
     Raises
@@ -80,14 +84,62 @@ def run_notebooks(
     ValueError
         If a parameter is in none of the notebooks; nothing has run then.
     """
-    wanted = {path: _parameters_for(path, parameters) for path in notebooks}
+    wanted = {path: fitting_parameters(declared_parameters(path), parameters) for path in notebooks}
     unknown = [name for name in parameters if not any(_fills(name, wanted[path]) for path in notebooks)]
     if unknown:
         raise ValueError(f"no notebook has the parameter {', '.join(unknown)}")
     out.mkdir(parents=True, exist_ok=True)
-    with _kernel_settings("png", "svg"):
-        for path in notebooks:
-            yield _run(path, wanted[path], out / path.name, progress)
+    for path in notebooks:
+        yield run_notebook(path, wanted[path], out / path.name, progress=progress, formats=("png", "svg"))
+
+
+def run_notebook(
+    source: Path,
+    parameters: Mapping[str, object],
+    target: Path,
+    *,
+    progress: bool = False,
+    formats: Sequence[str] = ("png",),
+) -> Execution:
+    """Run one notebook with the parameters into ``target``; may be called from several threads at once.
+
+    Never raises for what goes wrong in a notebook: a full disk or a kernel that died is an error of that notebook.
+    """
+    import papermill
+
+    start, error = time.perf_counter(), ""
+    try:
+        with kernel_settings(*formats) as settings:
+            papermill.execute_notebook(
+                source,
+                target,
+                parameters=dict(parameters),
+                kernel_name="python3",
+                progress_bar=progress,
+                resources={"metadata": {"path": str(source.parent)}},  # papermill's own cwd is that of the process
+                **settings,
+            )
+    except papermill.PapermillExecutionError as failure:
+        error = f"{failure.ename}: {failure.evalue}"
+    except Exception as failure:  # a kernel that died, a full disk: the other notebooks still run
+        error = f"{type(failure).__name__}: {failure}"
+    return Execution(source.stem, target, error, time.perf_counter() - start)
+
+
+def declared_parameters(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what the ``parameters`` cell of a notebook declares: name -> default, inferred_type_name, help."""
+    import papermill
+
+    found: dict[str, dict[str, Any]] = papermill.inspect_notebook(path)
+    return found
+
+
+def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, object]) -> dict[str, object]:
+    """Return those of the parameters that a notebook has; ``eta`` also fills ``etas``, as a list of one."""
+    chosen = {name: value for name, value in parameters.items() if name in declared}
+    if "etas" in declared and "eta" in parameters and "etas" not in parameters:
+        chosen["etas"] = [parameters["eta"]]
+    return chosen
 
 
 def refresh(path: Path) -> None:
@@ -102,11 +154,10 @@ def refresh(path: Path) -> None:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook, kernel_name="python3", config=_client_config(), resources={"metadata": {"path": str(path.parent)}}
-    )
-    with _kernel_settings("png"):
-        client.execute()
+    with kernel_settings("png") as settings:
+        NotebookClient(
+            notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}, **settings
+        ).execute()
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for cell in notebook.cells:
@@ -114,60 +165,25 @@ def refresh(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-def _run(source: Path, parameters: Mapping[str, object], target: Path, progress: bool) -> Execution:
-    import papermill
+@contextmanager
+def kernel_settings(*formats: str) -> Iterator[dict[str, Any]]:
+    """Give a kernel settings of its own, so that nobody's personal IPython configuration changes an output.
 
-    try:
-        papermill.execute_notebook(
-            source,
-            target,
-            parameters=dict(parameters),
-            cwd=source.parent,
-            kernel_name="python3",
-            progress_bar=progress,
-            config=_client_config(),
-        )
-    except papermill.PapermillExecutionError as error:
-        return Execution(source.stem, target, f"{error.ename}: {error.evalue}")
-    except Exception as error:  # a kernel that died, a full disk: the other notebooks still run
-        return Execution(source.stem, target, f"{type(error).__name__}: {error}")
-    return Execution(source.stem, target)
-
-
-def _parameters_for(path: Path, parameters: Mapping[str, object]) -> dict[str, object]:
-    import papermill
-
-    has = papermill.inspect_notebook(path)
-    chosen = {name: value for name, value in parameters.items() if name in has}
-    if "etas" in has and "eta" in parameters:
-        chosen["etas"] = [parameters["eta"]]
-    return chosen
-
-
-def _fills(name: str, chosen: Mapping[str, object]) -> bool:
-    return name in chosen or (name == "eta" and "etas" in chosen)
-
-
-def _client_config() -> object:
+    Yields options for nbclient; nothing of the process is changed, so that threads do not disturb each other.
+    """
     from traitlets.config import Config
 
-    return Config({"KernelManager": {"transport_encryption": "auto"}})
-
-
-@contextmanager
-def _kernel_settings(*formats: str) -> Iterator[None]:
-    """Give kernels settings of their own, so that nobody's personal IPython configuration changes an output."""
-    before = os.environ.get("IPYTHONDIR")
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile_default"
         profile.mkdir()
         (profile / "ipython_kernel_config.py").write_text(
             _KERNEL_CONFIG.replace("FORMATS", repr(set(formats))), encoding="utf-8"
         )
-        os.environ["IPYTHONDIR"] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop("IPYTHONDIR")
-            if before is not None:
-                os.environ["IPYTHONDIR"] = before
+        yield {
+            "extra_arguments": [f"--ipython-dir={folder}"],
+            "config": Config({"KernelManager": {"transport_encryption": "auto"}}),
+        }
+
+
+def _fills(name: str, chosen: Mapping[str, object]) -> bool:
+    return name in chosen or (name == "eta" and "etas" in chosen)

@@ -76,7 +76,30 @@ def check_parameters(given: Mapping[str, object]) -> Parameters:
     if "data_root" not in given and {"large_batch", "small_batch"} & set(given):
         raise ParameterError("data_root must be given")
     root = resolve_data_root(given["data_root"]) if "data_root" in given else Path()
-    rules: dict[str, Callable[[str, object], object]] = {
+    rules = _rules(root)
+    unknown = next((name for name in given if name not in rules), None)
+    if unknown is not None:
+        raise ParameterError(f"{unknown} is not a parameter; there are {', '.join(rules)}")
+    checked: dict[str, Any] = {name: rules[name](name, value) for name, value in given.items()}
+    record = {**checked, "data_root": str(given["data_root"])} if "data_root" in given else checked
+    return Parameters(**checked, record=record)
+
+
+def check_known_parameters(given: Mapping[str, object]) -> None:
+    """Check those of the parameters that `check_parameters` knows; a notebook of one's own may have others.
+
+    Raises
+    ------
+    ParameterError
+        If a value breaks a rule.
+    """
+    known = _rules(Path())
+    check_parameters({name: value for name, value in given.items() if name in known})
+
+
+def _rules(root: Path) -> dict[str, Callable[[str, object], object]]:
+    """Return parameter -> what checks and converts its value."""
+    return {
         "data_root": lambda name, value: root,
         "large_batch": partial(_batch_folder, root=root),
         "small_batch": partial(_batch_folder, root=root),
@@ -90,12 +113,6 @@ def check_parameters(given: Mapping[str, object]) -> Parameters:
         "replicates": _whole,
         "seed": partial(_whole, least=0),
     }
-    unknown = next((name for name in given if name not in rules), None)
-    if unknown is not None:
-        raise ParameterError(f"{unknown} is not a parameter; there are {', '.join(rules)}")
-    checked: dict[str, Any] = {name: rules[name](name, value) for name, value in given.items()}
-    record = {**checked, "data_root": str(given["data_root"])} if "data_root" in given else checked
-    return Parameters(**checked, record=record)
 
 
 def resolve_data_root(data_root: object) -> Path:

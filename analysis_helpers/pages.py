@@ -84,6 +84,13 @@ def save_figures(notebook: Any, folder: Path, stem: str) -> list[str]:
     return stems
 
 
+def key_figure(notebook: Any) -> bytes | None:
+    """Return the first figure among the key cells of an executed notebook, as PNG; None where there is none."""
+    keys = [cell for cell in notebook.cells if KEY_TAG in cell.metadata.get("tags", [])]
+    found = [data["image/png"] for data in _displayed(keys) if "image/png" in data]
+    return base64.b64decode(found[0]) if found else None
+
+
 def collected_result(notebook: Any) -> dict[str, Any]:
     """Return the result that an executed notebook displayed for collection; empty where it did not come so far."""
     from .notebook import RESULT_MIME

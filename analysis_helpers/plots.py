@@ -182,10 +182,13 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame, *, level: flo
     ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
     ax.set_ylim(-(len(checked) + 0.6) * step, 1.08 * density.max())
     ax.set_yticks([])
-    within = int(checked["err_rel"].between(low, high).sum())
+    alike = checked[checked["n"] == prediction.n]
+    within = int(alike["err_rel"].between(low, high).sum())
+    count = (
+        f"{within} of {len(alike)} actual runs of this size lie" if len(alike) else "no actual run of this size to lie"
+    )
     ax.set_title(
-        f"eta {prediction.eta:g}: {within} of {len(checked)} actual runs lie in the {level:.0%} interval "
-        f"{low:+.2f} to {high:+.2f}",
+        f"eta {prediction.eta:g}: {count} in the {level:.0%} interval {low:+.2f} to {high:+.2f}",
         fontsize=10,
     )
     ax.set_xlabel(f"{ERR_REL_LABEL}; bars: standard error of each actual run")

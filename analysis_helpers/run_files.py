@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .checks import RunError, checked_choice, warn_about_runs
+from .files import write_in_one_step
 from .results_json import encode_run, parse_run
 from .runs import Run
 
@@ -126,9 +127,7 @@ def write_run(path: str | os.PathLike[str], run: Run) -> None:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    partial.write_bytes(encode_run(run))
-    partial.replace(target)
+    write_in_one_step(target, encode_run(run))
 
 
 def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:

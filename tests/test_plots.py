@@ -114,7 +114,7 @@ def test_a_prediction_is_drawn_with_actual_runs_and_their_percentiles(
     [ax] = plot_prediction(predicted, checked).axes
     low, high = predicted.interval(0.9)
     within = int(checked["err_rel"].between(low, high).sum())
-    assert f"{within} of 4 actual runs lie in the 90% interval {low:+.2f} to {high:+.2f}" in ax.get_title()
+    assert f"{within} of 4 actual runs of this size lie in the 90% interval {low:+.2f} to {high:+.2f}" in ax.get_title()
     assert [text.get_text() for text in ax.texts] == [
         f"actual {row['run']} (n = 256), percentile {row['pit']:.0%}" for row in checked.to_dict("records")
     ]
