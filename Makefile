@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 option = $(if $($(1)),--$(2) "$($(1))")
 REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,large-batch) \
 	$(call option,SMALL_BATCH,small-batch) $(call option,ETA,eta) $(call option,SUBSET_SIZE,subset-size) \
+	$(call option,TOLERANCE,tolerance) $(call option,PROBABILITY,probability) \
 	$(call option,OUT,out)
 
 .PHONY: help report test test-slow bench lint lab notebooks samples constraints clean

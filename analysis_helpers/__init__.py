@@ -23,7 +23,8 @@ from .health import run_health
 from .inference import err_rel_standard_error
 from .planning import required_batch_size
 from .pooling import reference_true_totals
-from .prediction import Prediction, check_prediction, predict_err_rel
+from .prediction import Prediction, predict_err_rel
+from .prediction_check import check_prediction
 from .run_files import load_runs, write_run
 from .run_tables import inventory
 from .runs import Run

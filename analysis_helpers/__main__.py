@@ -43,6 +43,10 @@ def inventory_command(data_root: Path) -> None:
 @click.option("--small-batch", help="Batch folder of actual runs.")
 @click.option("--eta", type=click.FloatRange(0, min_open=True), help="Step size; fills eta, or etas as a list of one.")
 @click.option("--subset-size", type=click.IntRange(1), help="Sequences in a subset.")
+@click.option("--tolerance", type=click.FloatRange(0, min_open=True), help="Largest error to put up with.")
+@click.option(
+    "--probability", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="How often to keep to it."
+)
 @click.option("--notebooks", type=click.Path(path_type=Path), help="Folder of notebooks.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder of pages."
@@ -53,6 +57,8 @@ def report(
     small_batch: str | None,
     eta: float | None,
     subset_size: int | None,
+    tolerance: float | None,
+    probability: float | None,
     notebooks: Path | None,
     out: Path,
 ) -> None:
@@ -69,6 +75,8 @@ def report(
         "small_batch": small_batch,
         "eta": eta,
         "subset_size": subset_size,
+        "tolerance": tolerance,
+        "probability": probability,
     }
     given = {name: value for name, value in parameters.items() if value is not None}
     executions = []

@@ -43,7 +43,8 @@ def precision(pilot: Pilot, n: int, tolerance: float, probability: float) -> Ans
         f"expectation ({CONFIDENCE:.0%} interval of that margin: {least:.2f} to {most:.2f}); the tolerance is "
         f"±{tolerance:g}."
     )
-    how_large = f"For that tolerance a batch takes about {required:,} sequences ({fewest:,} to {largest:,})."
+    enough = f"about {required:,} sequences on ({fewest:,} to {largest:,})"
+    how_large = f"One batch tells err_rel to within the tolerance from {enough}."
     numbers = {
         "margin": margin,
         "margin_low": least,
@@ -70,7 +71,7 @@ def linearity(pilot: Pilot, tolerance: float, probability: float) -> Answer:
     is_within = max(-low, high) <= tolerance
     unrefuted = YES if is_within and pooled.count > 1 else UNSURE
     answer = NO if is_off or is_scattered else unrefuted
-    so_far = f"err_rel is {pooled.mean:+.2f} ± {pooled.se:.2f} (mean ± standard error)"
+    so_far = f"err_rel is {pooled.mean:+.2f} ± {pooled.se:.2f} (mean weighted by precision ± standard error)"
     differ = f"; updates differ by tau = {pooled.tau:.2f} ({tau_low:.2f} to {tau_high:.2f})"
     next_error = (
         f"With probability {probability:.0%} the next update's error lies between {low:+.2f} and {high:+.2f}, "

@@ -33,7 +33,7 @@ MEANINGS = {
     "largest_weight_share": "Share of the largest weight; large, one sequence decides the true change.",
     "pareto_k": "Tail of the importance weights; above the limit, the true change and its SE are unreliable.",
     "noise_share": "Share of numerical noise in log weights; large, the step is below the precision floor.",
-    "step_error": "SE of matched - true over the mean true change; large, curvature cannot be told from noise.",
+    "step_error": "SE of matched - true over the mean true change; large, this batch cannot tell curvature from noise.",
     "score_z": "Mean score over its SE; far from 0, sequences did not come exactly from the differentiated policy.",
     "stored_error": "Stored SE times its number of shards over the SE computed here; far from 1, one of them is wrong.",
 }
@@ -97,12 +97,19 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
             "value": found.value,
             "limit": found.limit,
             "flag": found.flag,
-            "meaning": f"{MEANINGS[found.check]}{' ' if found.detail else ''}{found.detail}",
+            "meaning": f"{found.detail}{' ' if found.detail else ''}{MEANINGS[found.check]}",
         }
         for name, run in runs.items()
         for found in _findings(run, references)
     ]
     return pd.DataFrame(rows)
+
+
+def health_of_batches(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
+    """Return `run_health` of the runs of several batch folders, each run named ``batch/run``."""
+    tables = [run_health(runs) for runs in batches.values()]
+    named = [table.assign(run=batch + "/" + table["run"]) for batch, table in zip(batches, tables, strict=True)]
+    return pd.concat(named, ignore_index=True)
 
 
 def health_overview(health: pd.DataFrame) -> pd.DataFrame:
@@ -116,18 +123,24 @@ def health_overview(health: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns check, worst, limit, flagged (names of runs, with eta where the check is about one), meaning.
+        Columns check, worst, limit, flagged (names of runs, with etas where the check is about these), meaning.
     """
     rows = []
     for check, table in health.groupby("check", sort=False):
         severity = _severity(str(check), table["value"])
         worst = table.iloc[int(severity.fillna(-math.inf).argmax())]
         flagged = [
-            row["run"] if math.isnan(row["eta"]) else f"{row['run']} ({row['eta']:g})"
-            for row in table[table["flag"]].to_dict("records")
+            str(run)
+            if of_run["eta"].isna().any()
+            else f"{run} ({', '.join(f'{eta:g}' for eta in of_run['eta'].tolist())})"
+            for run, of_run in table[table["flag"]].groupby("run", sort=False)
         ]
-        rows.append((check, worst["value"], worst["limit"], ", ".join(flagged), MEANINGS[str(check)]))
+        rows.append((check, worst["value"], worst["limit"], "; ".join(flagged), MEANINGS[str(check)]))
     return pd.DataFrame(rows, columns=["check", "worst", "limit", "flagged", "meaning"])
+
+
+def _with_etas(run: str, etas: list[float]) -> str:
+    return f"{run} ({', '.join(f'{eta:g}' for eta in etas)})" if etas else run
 
 
 def _severity(check: str, values: pd.Series[float]) -> pd.Series[float]:
@@ -144,7 +157,14 @@ def _mean_true(runs: Mapping[str, Run], eta: float) -> float:
 
 def _findings(run: Run, references: Mapping[float, float]) -> Iterator[_Finding]:
     problems = integrity_problems(run)
-    yield _Finding("integrity", math.nan, float(len(problems)), 0.0, bool(problems), "; ".join(problems))
+    yield _Finding(
+        "integrity",
+        math.nan,
+        float(len(problems)),
+        0.0,
+        bool(problems),
+        ". ".join(problems) + ("." if problems else ""),
+    )
     yield _score(run)
     for measured in run.measurements:
         yield from _weights(run, measured)
@@ -220,9 +240,9 @@ def _stored_errors(run: Run) -> Iterator[_Finding]:
     for stored in run.shard_errors:
         computed = (_curvature_error if stored.field.endswith("vHvv") else _linear_error)(run)
         limit = _STORED_ERROR_SDS / math.sqrt(2 * max(stored.num_shards - 1, 1))
-        detail = f"Here: {stored.field}."
+        detail = f"{stored.field}:"
         if computed is None or computed == 0 or stored.value <= 0:
-            yield _Finding("stored_error", math.nan, math.nan, math.exp(limit), False, f"{detail} Nothing to compare.")
+            yield _Finding("stored_error", math.nan, math.nan, math.exp(limit), False, f"{detail} nothing to compare.")
             continue
         ratio = stored.value * stored.num_shards / computed
         yield _Finding("stored_error", math.nan, ratio, math.exp(limit), abs(math.log(ratio)) > limit, detail)

@@ -57,9 +57,9 @@ class Goal:
         if (self.target_sd is None) == (self.tolerance is None):
             raise ValueError("give either target_sd or tolerance")
         for name, value in (("target_sd", self.target_sd), ("tolerance", self.tolerance)):
-            if value is not None and not 0 < value < np.inf:
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value < np.inf):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
-        if not 0 < self.probability < 1:
+        if not (isinstance(self.probability, (int, float)) and 0 < self.probability < 1):
             raise ValueError(f"probability must lie between 0 and 1, got {self.probability!r}")
 
 
@@ -127,10 +127,11 @@ def plan_batch_size(
     num_draws: int = 400,
     seed: int = 0,
 ) -> Plan:
-    """Return the required batch size with an interval: what other pilots of the same sizes would have said.
+    """Return the required batch size with an interval that allows for how little the runs know.
 
-    Each draw makes err_rel and S of every run anew from their estimated distributions and plans again (a parametric
-    bootstrap); the interval holds the middle ``level`` of these plans.
+    For a standard error it follows from the interval of S (`spread_interval`). For a tolerance it says what other runs
+    of the same number and sizes would have said: each draw makes err_rel and S of every run anew from their estimated
+    distributions and plans again (a parametric bootstrap); the interval holds the middle ``level`` of these plans.
 
     Parameters
     ----------
@@ -146,6 +147,9 @@ def plan_batch_size(
         Seed of the draws.
     """
     pilot = pilot_of(runs, eta, reference=reference, estimator=estimator)
+    if goal.target_sd is not None:
+        fewest, most = (math.ceil((spread / goal.target_sd) ** 2) for spread in spread_interval(pilot, level))
+        return Plan(smallest_batch(pilot, goal), fewest, most, level)
     rng = np.random.default_rng(seed)
     drawn = [smallest_batch(_another(pilot, rng), goal) for _ in range(checked_count(num_draws, "num_draws"))]
     sizes = np.sort([np.inf if n is None else float(n) for n in drawn])
@@ -258,7 +262,8 @@ def _smallest_within(pooled: Pool, square_spread: float, tolerance: float, proba
         within = t_probability(above, freedom) - t_probability(below, freedom)
         return np.asarray(within >= probability)
 
-    # The probability need not rise steadily, as tails grow heavier where few runs decide: look along a fine grid first.
+    # A Student-t probability need not rise steadily, as tails grow heavier where few runs decide. A prediction takes
+    # the best of all smaller sizes (see Prediction), so the first size that reaches it decides; a fine grid finds it.
     grid = np.unique(np.round(2.0 ** np.arange(0, math.log2(_LARGEST) + 0.25, 0.25)))
     found = np.flatnonzero(reached(grid))
     if not len(found):

@@ -8,20 +8,18 @@ batch and are never pooled here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from .checks import FloatArray, checked_count, warn_about_runs
-from .err_rel import collect_err_rel_across_runs
+from .checks import FloatArray, checked_count
 from .estimators import columns, error_influence_values, standard_deviation
-from .inference import err_rel_standard_error
-from .pooling import check_poolable, mean_total_error, reference_total, usable_runs
+from .pooling import mean_total_error, reference_total, usable_runs
 from .random_effects import Pool, pool, t_probability, t_quantile, tau_interval
 from .runs import Run
+
+_SIZES = 2.0 ** np.arange(0, 40, 0.25)  # sequences, to compare a prediction with those of smaller batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +70,12 @@ class Pilot:
         return float(np.mean(self.spreads**2))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Where err_rel of a fresh run of ``n`` sequences should fall: a Student-t distribution.
+
+    Degrees of freedom fall as n grows and the few runs decide more, so that a t interval may become wider. A larger
+    batch is not worse than a smaller one: each interval is the narrowest among those of all sizes up to n.
 
     Attributes
     ----------
@@ -92,6 +93,8 @@ class Prediction:
         Degrees of freedom, for the few runs behind tau and the mean.
     num_runs
         How many runs it rests on.
+    scales, freedoms
+        SDs and degrees of freedom at sizes up to n, the last at n itself.
     """
 
     eta: float
@@ -104,17 +107,19 @@ class Prediction:
     sampling_sd: float
     df: float
     num_runs: int
+    scales: FloatArray = field(repr=False)
+    freedoms: FloatArray = field(repr=False)
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """Return the central interval that the next run falls into with probability ``level``."""
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level!r}")
-        half = self.sd * float(t_quantile((1 + level) / 2, self.df))
+        half = float(np.min(self.scales * t_quantile((1 + level) / 2, self.freedoms)))
         return self.mean - half, self.mean + half
 
     def pit(self, value: float) -> float:
         """Return the probability of a run below ``value``: over actual runs uniform, where all is well."""
-        return float(t_probability(self._standardised(value), self.df))
+        return float(self._below(np.array([value]))[0])
 
     def probability_within(self, tolerance: float) -> float:
         """Return the probability that the absolute err_rel is at most ``tolerance``."""
@@ -122,38 +127,15 @@ class Prediction:
 
     def density(self, values: FloatArray) -> FloatArray:
         """Return the predictive density at ``values``."""
-        from scipy.stats import t
+        step = 1e-4 * self.sd
+        return (self._below(values + step) - self._below(values - step)) / (2 * step)
 
-        found: FloatArray = t.pdf(self._standardised(values), self.df) / self.sd
-        return found
-
-    def _standardised(self, value: Any) -> Any:
-        return (value - self.mean) / self.sd
-
-
-@dataclass(frozen=True)
-class PooledCheck:
-    """Whether actual runs, together, fell where they were predicted.
-
-    Attributes
-    ----------
-    num_runs
-        How many actual runs.
-    sum_z2, p_sum_z2
-        Sum of squared z, and its p-value (chi-square): small where runs scatter more than predicted.
-    mean_z, p_mean_z
-        Mean z, and its two-sided p-value: small where runs lie to one side.
-    smallest_p
-        The smallest p-value that so few runs could show without leaning on the shape of the tails: all of them on one
-        side of the predicted median, ``2^(1 - runs)``.
-    """
-
-    num_runs: int
-    sum_z2: float
-    p_sum_z2: float
-    mean_z: float
-    p_mean_z: float
-    smallest_p: float
+    def _below(self, values: FloatArray) -> FloatArray:
+        """Return the probability below each of the values."""
+        distance = values[:, None] - self.mean
+        central = np.max(2 * t_probability(np.abs(distance) / self.scales, self.freedoms) - 1, axis=1)
+        below: FloatArray = 0.5 + 0.5 * np.sign(distance[:, 0]) * central
+        return below
 
 
 def predict_err_rel(large_runs: Mapping[str, Run], eta: float, n: int, *, reference: float | None = None) -> Prediction:
@@ -195,62 +177,6 @@ def predict_err_rel(large_runs: Mapping[str, Run], eta: float, n: int, *, refere
     return predict(pilot_of(large_runs, eta, reference=reference), checked_count(n, "n"))
 
 
-def check_prediction(
-    large_runs: Mapping[str, Run], small_runs: Mapping[str, Run], eta: float, *, reference: float | None = None
-) -> pd.DataFrame:
-    """Set each actual run beside its prediction from the large runs.
-
-    Returns
-    -------
-    DataFrame
-        Columns run, n, err_rel, se (of its own, missing where the run does not record enough), predicted_mean,
-        predicted_sd, z, pit.
-
-    Raises
-    ------
-    RunError
-        If a large run does not record what is needed, or the runs must not be pooled.
-    ValueError
-        If no run has the eta.
-
-    Examples
-    --------
-    >>> from analysis_helpers import synthetic_runs
-    >>> table = check_prediction(synthetic_runs(3, 512), synthetic_runs(2, 64, seed=1), 1.6e-6)
-    >>> table["run"].tolist(), bool(table["pit"].between(0, 1).all())
-    (['run_01', 'run_02'], True)
-    """
-    return _check(pilot_of(large_runs, eta, reference=reference), large_runs, small_runs)
-
-
-def pooled_check(
-    large_runs: Mapping[str, Run], small_runs: Mapping[str, Run], eta: float, *, reference: float | None = None
-) -> PooledCheck:
-    """Return whether the actual runs, together, fell where the large runs predict.
-
-    The z here are normal scores of the PIT; all share the error of the predicted mean, which is allowed for.
-    """
-    from scipy.stats import chi2, norm
-
-    pilot = pilot_of(large_runs, eta, reference=reference)
-    table = _check(pilot, large_runs, small_runs)
-    # Kept off 0 and 1, where a score would be infinite.
-    z = norm.ppf(np.clip(table["pit"].to_numpy(), 1e-300, 1 - 1e-16))
-    shared = pilot.pooled.se / table["predicted_sd"].to_numpy()
-    correlation = np.outer(shared, shared)
-    np.fill_diagonal(correlation, 1.0)
-    sum_z2 = float(z @ np.linalg.solve(correlation, z))
-    mean_z, se = float(z.mean()), float(np.sqrt(correlation.sum())) / len(z)
-    return PooledCheck(
-        num_runs=len(z),
-        sum_z2=sum_z2,
-        p_sum_z2=float(chi2.sf(sum_z2, len(z))),
-        mean_z=mean_z,
-        p_mean_z=float(2 * norm.sf(abs(mean_z) / se)),
-        smallest_p=2.0 ** (1 - len(z)),
-    )
-
-
 def pilot_of(runs: Mapping[str, Run], eta: float, *, reference: float | None = None, estimator: str = "ratio") -> Pilot:
     """Return what the runs that have ``eta`` say about err_rel there; by default over their mean true total.
 
@@ -285,54 +211,23 @@ def pilot_of(runs: Mapping[str, Run], eta: float, *, reference: float | None = N
 def predict(pilot: Pilot, n: float) -> Prediction:
     """Return the prediction for a fresh run of n sequences; an infinite n gives that of its error without sampling."""
     pooled = pilot.pooled
-    sampling = pilot.mean_square_spread / n
-    variance = sampling + pooled.se**2 + pooled.tau**2
+    sizes = np.append(_SIZES[n > _SIZES], n)
+    variances = pilot.mean_square_spread / sizes + pooled.se**2 + pooled.tau**2
+    scales, freedoms = np.sqrt(variances), np.asarray(pooled.predictive_freedom(variances))
     return Prediction(
         eta=pilot.eta,
         n=n,
         reference=pilot.reference,
         mean=pooled.mean,
-        sd=float(np.sqrt(variance)),
+        sd=float(scales[-1]),
         tau=pooled.tau,
         se_mean=pooled.se,
-        sampling_sd=float(np.sqrt(sampling)),
-        df=float(pooled.predictive_freedom(variance)),
+        sampling_sd=float(np.sqrt(pilot.mean_square_spread / n)),
+        df=float(freedoms[-1]),
         num_runs=pooled.count,
+        scales=scales,
+        freedoms=freedoms,
     )
-
-
-def _check(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> pd.DataFrame:
-    sides = (("large", large_runs), ("small", small_runs))
-    check_poolable({f"{side} {name}": run for side, runs in sides for name, run in runs.items()})
-    actual = collect_err_rel_across_runs(small_runs, pilot.eta, pilot.reference, estimator="ratio")
-    rows = []
-    for name, value in zip(actual["run"], actual["err_rel"].tolist(), strict=True):
-        run = small_runs[name]
-        same = next((known for known, large in large_runs.items() if large == run), None)
-        if same is not None:
-            warn_about_runs(f"{name} is the same run as {same}, from which it is predicted")
-        predicted = predict(pilot, run.num_sequences)
-        z = (value - predicted.mean) / predicted.sd
-        rows.append(
-            (
-                name,
-                run.num_sequences,
-                value,
-                _own_standard_error(run, pilot),
-                predicted.mean,
-                predicted.sd,
-                z,
-                predicted.pit(value),
-            )
-        )
-    names = ["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def _own_standard_error(run: Run, pilot: Pilot) -> float:
-    if not {"linear", "baseline_entropy"} <= set(run.supports) or run.num_sequences < 2:
-        return float("nan")
-    return err_rel_standard_error(run, pilot.eta, reference=pilot.reference)
 
 
 def _kurtosis(psi: FloatArray) -> float:

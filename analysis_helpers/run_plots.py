@@ -33,7 +33,7 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
         ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
         ax.set_title(f"eta {eta:g}", fontsize=10)
     axes[0].set_ylabel(CHANGE_LABEL)
-    axes[0].legend(fontsize=8)
+    legend_below(axes[0], 2, lines=2)
     return figure
 
 

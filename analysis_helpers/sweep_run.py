@@ -75,7 +75,7 @@ def run_and_report(
 
 
 def _write(outcomes: Sequence[Outcome], skipped: Mapping[str, str], out: Path) -> Path:
-    from . import __version__
+    from analysis_helpers import __version__
 
     results = results_table(outcomes)
     write_table(results, out / RESULTS)

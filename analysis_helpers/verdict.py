@@ -20,7 +20,8 @@ from .decomposition import decompose_err_rel, pool_decomposition
 from .health import run_health
 from .planning import CONFIDENCE, Goal
 from .pooling import all_etas, mean_total_error
-from .prediction import Pilot, PooledCheck, pilot_of, pooled_check
+from .prediction import Pilot, pilot_of
+from .prediction_check import PooledCheck, pooled_check
 from .runs import Run
 
 CLEAR_Z = 3.0  # a mean further from zero than this many standard errors is called clear
@@ -28,7 +29,6 @@ SURPRISING = 0.01  # actual runs with a p-value below contradict their predictio
 FEW_RUNS = 10
 
 _UNSOUND = ("integrity", "ess_share", "largest_weight_share", "pareto_k")  # flags that no yes or no survives
-_TOO_FINE = ("noise_share", "step_error")  # flags of a step below the precision floor
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,11 @@ def verdict(
     sampling error of its own) lies within the tolerance; "no" where the 90 % interval of the mean error lies beyond it,
     or updates differ so much that a mean of 0 would not help.
 
-    Neither is answered where a run does not add up, weights are unsound, the reference is within 3 standard errors of
-    zero, or ``small_runs`` contradict their prediction (p below 0.01); a single large run never gives a "yes" for the
-    linear approximation. How often a "yes" or "no" is false is measured in ``notebooks/05_known_truth.ipynb``.
+    Neither is answered where a run does not add up or its weights are flagged (``ess_share``,
+    ``largest_weight_share``, ``pareto_k``), the reference is within 3 standard errors of zero, or ``small_runs``
+    contradict their prediction (p below 0.01). Other flags and a bias are told among the reasons: trusted means within
+    tolerance, bias included. A single large run never gives a "yes" for the linear approximation. How often a "yes" or
+    "no" is false is measured in ``notebooks/05_known_truth.ipynb``.
 
     Parameters
     ----------
@@ -190,13 +192,21 @@ def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability
 def verdict_map(
     runs: Mapping[str, Run], etas: Sequence[float], sizes: Sequence[int], *, tolerance: float, probability: float = 0.9
 ) -> pd.DataFrame:
-    """Return the verdict for each eta and batch size: columns eta, n, enough, linear_trusted, margin."""
+    """Return the verdict for each eta and batch size.
+
+    Returns
+    -------
+    DataFrame
+        Columns eta, n, enough, linear_trusted, margin (how far one batch is off, with the probability), required_n,
+        required_low, required_high (sequences at which that is the tolerance, with its interval).
+    """
+    numbers = ("margin", "required_n", "required_low", "required_high")
     rows = []
     for eta in etas:
         for n in sizes:
             found = verdict(runs, eta, n, tolerance=tolerance, probability=probability)
-            rows.append((found.eta, n, found.enough, found.linear_trusted, found.numbers["margin"]))
-    return pd.DataFrame(rows, columns=["eta", "n", "enough", "linear_trusted", "margin"])
+            rows.append((found.eta, n, found.enough, found.linear_trusted, *(found.numbers[name] for name in numbers)))
+    return pd.DataFrame(rows, columns=["eta", "n", "enough", "linear_trusted", *numbers])
 
 
 def _soundness(runs: Mapping[str, Run], pilot: Pilot, small_runs: Mapping[str, Run] | None) -> _Soundness:
@@ -272,9 +282,15 @@ def _not_seen(runs: Mapping[str, Run], pilot: Pilot, n: int, state: _Soundness) 
     if any(len(run.etas) > 1 for run in runs.values()):
         found.append("Whether other etas agree: all etas of a run stand on one batch and do not confirm each other.")
     if math.isfinite(state.reference_error):
-        found.append(f"The scale itself beyond ±{state.reference_error:.0%}: the reference is an estimate.")
-    if state.flags["check"].isin(_TOO_FINE).any():
-        found.append("Whether the step is nonlinear: this eta is below the precision floor of these runs.")
+        found.append(f"The reference, the mean true change, to better than ±{state.reference_error:.0%}.")
+    noise, step = (state.flags.loc[state.flags["check"] == check, "value"] for check in ("noise_share", "step_error"))
+    if len(noise):
+        share = f"up to {noise.max():.0%} of the variance of log weights is numerical noise"
+        found.append(f"Curvature: this eta is below the precision floor, {share}.")
+    if len(step):
+        found.append(
+            f"Curvature: in single runs, matched - true is known only to ±{step.max():.2f} of the true change."
+        )
     if not all("score" in run.supports for run in runs.values()):
         found.append("Whether the linear terms are biased: not every run records the score.")
     if n > max(run.num_sequences for run in runs.values()):
@@ -282,7 +298,7 @@ def _not_seen(runs: Mapping[str, Run], pilot: Pilot, n: int, state: _Soundness) 
     if state.check is None:
         found.append("Whether actual small runs fall where predicted: none were given.")
     else:
-        few = "1 small run" if state.check.num_runs == 1 else f"{state.check.num_runs} small runs"
-        least = f"no p-value below {state.check.smallest_p:g} is possible without leaning on the tails"
-        found.append(f"A small misfit of actual runs: with {few}, {least}.")
+        few = "1 actual small run" if state.check.num_runs == 1 else f"{state.check.num_runs} actual small runs"
+        least = f"all on one side of their prediction they would only show p = {state.check.smallest_p:g}"
+        found.append(f"A small misfit of the {few}: {least}.")
     return tuple(found)

@@ -49,8 +49,8 @@ def describe_totals(totals: pd.DataFrame) -> list[str]:
         From `analysis_helpers.run_tables.run_totals`.
     """
     return [
-        f"At eta {eta:g}, over {_count(len(rows), 'run')} of {batch}, entropy changes by {_milli(rows['true'])} (true) "
-        f"and {_milli(rows['linear'])} (linear), in 10⁻³ nats per token."
+        f"At eta {eta:g}, over {_count(len(rows), 'run')} of {batch}, entropy changes by {_milli(rows, 'true')} (true) "
+        f"and {_milli(rows, 'linear')} (linear), in 10⁻³ nats per token (mean ± standard error from sampling)."
         for (eta, batch), rows in totals.groupby(["eta", "batch"])
     ]
 
@@ -127,38 +127,38 @@ def describe_health(health: pd.DataFrame) -> list[str]:
 
 
 def describe_verdict_map(table: pd.DataFrame) -> list[str]:
-    """Return, for each eta, from which batch size on it is enough, and whether the linear change may be trusted."""
-    sentences = []
-    for eta, rows in table.groupby("eta"):
-        enough = rows.loc[rows["enough"] == "yes", "n"]
-        size = (
-            f"is enough from {enough.min():,} sequences on" if len(enough) else "is enough at none of the sizes tried"
-        )
-        trusted = rows["linear_trusted"].iloc[0]
-        sentences.append(f"At eta {eta:g}, a batch {size}. May the linear approximation be trusted there? {trusted}.")
-    return sentences
+    """Return, for each eta, how large a batch is precise enough, and whether the linear change may be trusted."""
+    return [
+        f"At eta {row['eta']:g}, one batch tells err_rel, whatever that is, to within the tolerance from about "
+        f"{row['required_n']:,.0f} sequences on ({row['required_low']:,.0f} to {row['required_high']:,.0f}). May the "
+        f"linear approximation be trusted there? {str(row['linear_trusted']).capitalize()}."
+        for row in table.drop_duplicates("eta").to_dict("records")
+    ]
 
 
-def describe_budget(table: pd.DataFrame, sequences: int) -> list[str]:
+def describe_budget(table: pd.DataFrame, sequences: int, eta: float) -> list[str]:
     """Return what splitting a budget of sequences gains, from `analysis_helpers.planning.budget_table`."""
-    one, most = table.iloc[0], table.iloc[-1]
-    whole = f"to ±{one['se']:.2f} as {_count(int(one['runs']), 'run')}"
-    split = f"to ±{most['se']:.2f} as {_count(int(most['runs']), 'run')} of {most['sequences_each']:.0f}"
-    return [f"{sequences:,} sequences tell the mean error {whole}, and {split}."]
+    one, most = (
+        f"±{row['se']:.2f} ({row['se_low']:.2f} to {row['se_high']:.2f}, as tau may be) as "
+        f"{_count(int(row['runs']), 'run')} of {row['sequences_each']:,.0f}"
+        for row in (table.iloc[0], table.iloc[-1])
+    )
+    return [f"At eta {eta:g}, {sequences:,} sequences tell the mean error over updates to {one}, and to {most}."]
 
 
 def describe_plans(plans: Mapping[float, Plan], tolerance: float, probability: float) -> list[str]:
     """Return how large a batch each eta takes for err_rel to be within ``tolerance`` with the probability."""
     sentences = []
+    what = (
+        f"With probability {probability:.0%} a fresh run's err_rel lies within ±{tolerance:g} of zero, the error of "
+        "the approximation included"
+    )
     for eta, plan in plans.items():
-        what = (
-            f"At eta {eta:g}, for err_rel of a fresh run to be within ±{tolerance:g} with probability {probability:.0%}"
-        )
         low = "no size may be enough" if plan.low is None else f"{plan.low:,}"
         high = "no size" if plan.high is None else f"{plan.high:,}"
         span = low if plan.low is None else f"{low} to {high}"
-        size = "no batch size is enough" if plan.n is None else f"a batch takes {plan.n:,} sequences"
-        sentences.append(f"{what}, {size} (other pilots of this size would say: {span}).")
+        size = "from no batch size on" if plan.n is None else f"from {plan.n:,} sequences on"
+        sentences.append(f"{what}: at eta {eta:g} {size} (other runs like these might have said: {span}).")
     return sentences
 
 
@@ -286,7 +286,8 @@ def _full_batch_mean(runs: Mapping[str, Run], eta: float, reference: float) -> s
     se = float(np.sqrt(np.sum(np.square(errors)))) / len(errors)
     z = abs(mean) / se if se else 0.0
     how = "may explain" if z < 2 else "seldom explains" if z < CLEAR_Z else "hardly explains"
-    return f"{mean:+.2f} ± {se:.2f} (mean over {_count(len(having), 'run')} ± standard error): chance {how} it"
+    over = _count(len(having), "run")
+    return f"{mean:+.2f} ± {se:.2f} (plain mean over {over} ± standard error from sampling): chance {how} it"
 
 
 def _agreement(ratio: Comparison, small_runs: Mapping[str, Run]) -> str:
@@ -318,8 +319,10 @@ def _fall(partial_sum: pd.DataFrame, ratio: pd.DataFrame) -> list[str]:
     return [f"{fall} {cause}"]
 
 
-def _milli(values: pd.Series[float]) -> str:
-    return f"{values.mean() * 1e3:+.3f}"
+def _milli(rows: pd.DataFrame, name: str) -> str:
+    error = float(np.sqrt((rows[f"{name}_se"] ** 2).sum(skipna=False))) / len(rows)
+    known = "" if np.isnan(error) else f" ± {error * 1e3:.3f}"
+    return f"{rows[name].mean() * 1e3:+.3f}{known}"
 
 
 def _per_eta(summary: pd.DataFrame) -> str:

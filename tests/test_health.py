@@ -9,7 +9,7 @@ import pytest
 from analysis_helpers import Run, run_health, synthetic_runs
 from analysis_helpers.checks import FloatArray
 from analysis_helpers.estimators import scores
-from analysis_helpers.health import MEANINGS, health_overview
+from analysis_helpers.health import MEANINGS, health_of_batches, health_overview
 from analysis_helpers.known_truth import batch_of, short_policy
 from tests.building import ETAS, random_run, totals_only_run
 
@@ -165,6 +165,13 @@ def test_the_overview_shows_the_worst_value_and_names_what_is_flagged(small_runs
     ess = table[table["check"] == "ess_share"]["value"]
     assert overview.loc["ess_share", "worst"] == ess.min()
     assert (overview.drop("integrity")["flagged"] == "").all()
+
+
+def test_runs_of_several_batches_are_named_by_both(large_runs: dict[str, Run], small_runs: dict[str, Run]) -> None:
+    altered = {**small_runs, "run_02": dataclasses.replace(small_runs["run_02"], delta_h_per_lr=1.0)}
+    table = health_of_batches({"E_2048": large_runs, "E_256": altered})
+    assert table["run"].nunique() == 8
+    assert health_overview(table).set_index("check").loc["integrity", "flagged"] == "E_256/run_02"
 
 
 def test_no_runs_are_refused() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from analysis_helpers.known_truth_plots import plot_estimate_calibration, plot_interval_coverage, plot_verdict_rates
 
@@ -23,11 +22,11 @@ def test_bias_and_spread_have_a_mark_for_each_quantity_and_size() -> None:
     assert sum(np.size(line.get_xdata()) for line in right.lines if line.get_marker() == "o") == 6
 
 
-@pytest.mark.parametrize(("covered", "finding"), [(0.91, "as they say"), (0.7, "not as they say")])
-def test_coverage_is_drawn_against_the_level_and_judged(covered: float, finding: str) -> None:
-    table = pd.DataFrame({"tau": [0.0], "num_large": [4], "level": [0.9], "covered": [covered], "error": [0.02]})
+def test_coverage_is_drawn_against_the_level_with_how_far_it_is_off() -> None:
+    table = pd.DataFrame({"tau": [0.0], "num_large": [4], "level": [0.9], "covered": [0.5], "error": [0.02]})
     [ax] = plot_interval_coverage(table).axes
-    assert ax.get_title().startswith(f"intervals hold the next run {finding} (")
+    assert ax.get_title().startswith("at most 20.0 binomial errors off what intervals say")
+    assert ax.get_ylim()[0] < -0.4
 
 
 def test_shares_of_answers_add_up_to_bars_with_the_truth_below() -> None:

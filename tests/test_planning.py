@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import pytest
@@ -76,6 +77,8 @@ def test_bad_questions_are_refused(large_runs: dict[str, Run]) -> None:
             required_batch_size(large_runs, ETA, target_sd=target, tolerance=target)
     with pytest.raises(ValueError, match=r"target_sd must be a positive number, got -1"):
         required_batch_size(large_runs, ETA, target_sd=-1)
+    with pytest.raises(ValueError, match=r"target_sd must be a positive number, got '0\.1'"):
+        required_batch_size(large_runs, ETA, target_sd=cast("float", "0.1"))
     with pytest.raises(ValueError, match=r"tolerance must be a positive number, got nan"):
         required_batch_size(large_runs, ETA, tolerance=math.nan)
     with pytest.raises(ValueError, match=r"probability must lie between 0 and 1, got 90"):

@@ -17,7 +17,8 @@ from analysis_helpers import (
 )
 from analysis_helpers.checks import RunWarning
 from analysis_helpers.known_truth import interval_coverage, shifted
-from analysis_helpers.prediction import Prediction, pilot_of, pooled_check, predict
+from analysis_helpers.prediction import Prediction, pilot_of, predict
+from analysis_helpers.prediction_check import pooled_check
 from tests.building import ETAS, random_run, totals_only_run
 
 ETA = 1.6e-6
@@ -41,7 +42,8 @@ def test_mean_and_variance_are_those_of_the_formula(large_runs: dict[str, Run]) 
 
 
 def test_interval_pit_and_density_are_those_of_one_distribution() -> None:
-    predicted = Prediction(1e-6, 64, -1.0, 0.2, 0.5, 0.1, 0.1, 0.48, 7.0, 4)
+    scales, freedoms = np.array([0.5]), np.array([7.0])
+    predicted = Prediction(1e-6, 64, -1.0, 0.2, 0.5, 0.1, 0.1, 0.48, 7.0, 4, scales, freedoms)
     low, high = predicted.interval(0.8)
     assert (predicted.pit(low), predicted.pit(high)) == pytest.approx((0.1, 0.9))
     assert predicted.pit(0.2) == pytest.approx(0.5)
@@ -81,6 +83,18 @@ def test_an_infinite_batch_leaves_what_no_batch_size_takes_away() -> None:
     predicted = predict(pilot_of(three_runs(), ETAS[0]), math.inf)
     assert predicted.sampling_sd == 0.0
     assert predicted.sd == pytest.approx(math.hypot(predicted.se_mean, predicted.tau))
+
+
+def test_a_larger_batch_is_never_predicted_worse(large_runs: dict[str, Run]) -> None:
+    pilot = pilot_of(large_runs, ETA)
+    sizes = [*(2.0 ** np.arange(4, 30, 0.5)), math.inf]
+    for level in (0.5, 0.9, 0.99):
+        widths = [np.subtract(*predict(pilot, n).interval(level)[::-1]) for n in sizes]
+        assert (np.diff(widths) <= 1e-12).all()
+    within = [predict(pilot, n).probability_within(0.5) for n in sizes]
+    assert (np.diff(within) >= -1e-12).all()
+    wide = predict(pilot, 4096)
+    assert wide.pit(wide.interval(0.9)[1]) == pytest.approx(0.95)  # where the best of several sizes counts
 
 
 def test_actual_runs_stand_beside_their_prediction(large_runs: dict[str, Run], small_runs: dict[str, Run]) -> None:

@@ -82,7 +82,7 @@ def test_what_these_runs_could_not_show_is_said(large_runs: dict[str, Run], smal
     for part in ("with 4 large runs, tau may be as large as", "all etas of a run stand on one batch", "±3%"):
         assert part in text
     assert "none were given" in text
-    assert "no p-value below 0.125" in " ".join(with_small.not_seen)
+    assert "they would only show p = 0.125" in " ".join(with_small.not_seen)
     assert "no run here is as large" in " ".join(verdict(large_runs, ETA, 4096).not_seen)
     assert "there is only one large run" in " ".join(verdict({"run_01": large_runs["run_01"]}, ETA, 256).not_seen)
 
@@ -127,7 +127,7 @@ def test_the_verdict_prints_as_a_block(large_runs: dict[str, Run]) -> None:
 
 def test_the_map_holds_the_verdict_of_each_eta_and_size(large_runs: dict[str, Run]) -> None:
     table = verdict_map(large_runs, [1.6e-6, 3.2e-6], [256, 4096], tolerance=0.5)
-    assert list(table.columns) == ["eta", "n", "enough", "linear_trusted", "margin"]
+    assert list(table.columns)[:5] == ["eta", "n", "enough", "linear_trusted", "margin"]
     for row in table.to_dict("records"):
         single = verdict(large_runs, row["eta"], row["n"], tolerance=0.5)
         assert (row["enough"], row["linear_trusted"]) == (single.enough, single.linear_trusted)

@@ -54,7 +54,7 @@ def test_totals_are_told_by_eta_and_batch() -> None:
     # delta_h_per_lr = -5 at eta 1e-6 is -0.005e-3.
     [sentence] = describe_totals(run_totals({"E_2": {"run_01": totals_only_run()}}))
     assert sentence.startswith("At eta 1e-06, over 1 run of E_2, entropy changes by -")
-    assert "-0.005 (linear), in 10⁻³ nats per token." in sentence
+    assert "-0.005 (linear), in 10⁻³ nats per token (mean" in sentence
 
 
 def test_the_comparison_follows_its_numbers(large_runs: dict[str, Run], small_runs: dict[str, Run]) -> None:
@@ -91,7 +91,8 @@ def test_a_mean_is_told_with_its_standard_error_and_whether_chance_explains_it(l
         errors = [err_rel_standard_error(run, eta, reference=reference) for run in large_runs.values()]
         se = np.sqrt(np.sum(np.square(errors))) / 4
         assert sentence == (
-            f"On the full runs at eta {eta:g}, err_rel is {mean:+.2f} ± {se:.2f} (mean over 4 runs ± standard error): "
+            f"On the full runs at eta {eta:g}, err_rel is {mean:+.2f} ± {se:.2f} "
+            "(plain mean over 4 runs ± standard error from sampling): "
             f"chance {'may' if abs(mean) < 2 * se else 'seldom' if abs(mean) < 3 * se else 'hardly'} "
             f"{'explain' if abs(mean) < 2 * se else 'explains'} it."
         )
@@ -187,9 +188,12 @@ def test_plans_say_their_size_and_where_none_is_enough() -> None:
         4e-6: Plan(None, None, None, 0.9),
     }
     texts = describe_plans(plans, 0.5, 0.9)
-    assert "a batch takes 100 sequences (other pilots of this size would say: 80 to 130)" in texts[0]
-    assert "no batch size is enough (other pilots of this size would say: 900 to no size)" in texts[1]
-    assert "no batch size is enough (other pilots of this size would say: no size may be enough)" in texts[2]
+    assert texts[0].startswith("With probability 90% a fresh run's err_rel lies within ±0.5 of zero, the error of the ")
+    assert "at eta 1e-06 from 100 sequences on (other runs like these might have said: 80 to 130)" in texts[0]
+    assert "at eta 2e-06 from no batch size on (other runs like these might have said: 900 to no size)" in texts[1]
+    assert (
+        "at eta 4e-06 from no batch size on (other runs like these might have said: no size may be enough)" in texts[2]
+    )
 
 
 def test_health_is_one_sentence_or_one_for_each_flag(large_runs: dict[str, Run]) -> None:
@@ -205,20 +209,25 @@ def test_the_map_is_told_by_eta() -> None:
         {
             "eta": [1e-6] * 3 + [2e-6] * 3,
             "n": [64, 256, 1024] * 2,
-            "enough": ["no", "cannot tell", "yes", "no", "no", "no"],
-            "linear_trusted": ["yes"] * 3 + ["no"] * 3,
+            "linear_trusted": ["yes"] * 3 + ["cannot tell"] * 3,
+            "required_n": [752.0] * 3 + [2000.0] * 3,
+            "required_low": [448.0] * 6,
+            "required_high": [12630.0] * 6,
         }
     )
     one, other = describe_verdict_map(table)
-    assert "is enough from 1,024 sequences on" in one
-    assert one.endswith("trusted there? yes.")
-    assert "is enough at none of the sizes tried" in other
+    assert "to within the tolerance from about 752 sequences on (448 to 12,630)" in one
+    assert one.endswith("trusted there? Yes.")
+    assert "about 2,000 sequences" in other
+    assert other.endswith("Cannot tell.")
 
 
 def test_a_budget_is_told_as_one_run_and_as_many() -> None:
-    table = pd.DataFrame({"runs": [1, 8], "sequences_each": [2048, 256], "se": [0.3, 0.2]})
-    [sentence] = describe_budget(table, 2048)
-    assert sentence == "2,048 sequences tell the mean error to ±0.30 as 1 run, and to ±0.20 as 8 runs of 256."
+    spread = {"se_low": [0.1, 0.1], "se_high": [0.9, 0.4]}
+    table = pd.DataFrame({"runs": [1, 8], "sequences_each": [2048, 256], "se": [0.3, 0.2], **spread})
+    [sentence] = describe_budget(table, 2048, 1e-6)
+    assert sentence.startswith("At eta 1e-06, 2,048 sequences tell the mean error over updates to ±0.30 (0.10 to 0.90")
+    assert "as 1 run of 2,048, and to ±0.20 (0.10 to 0.40, as tau may be) as 8 runs of 256." in sentence
 
 
 def test_what_came_out_on_known_truth_is_told_with_its_numbers() -> None:
