@@ -28,10 +28,15 @@ class Job:
 
 def run_job(job: Job) -> Execution:
     """Run a job, and once more if its kernel died."""
-    execution = run_notebook(job.source, job.parameters, job.target)
-    if execution.error.startswith(_DIED):
+    from jupyter_core.utils import ensure_event_loop
+
+    try:
         execution = run_notebook(job.source, job.parameters, job.target)
-    return execution
+        if execution.error.startswith(_DIED):
+            execution = run_notebook(job.source, job.parameters, job.target)
+        return execution
+    finally:
+        ensure_event_loop().close()  # that of this thread, which nobody else would close
 
 
 def run_here(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Execution]]:
@@ -72,7 +77,7 @@ def run_on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Exe
     from dask.distributed import as_completed as completed
 
     try:
-        client = Client(address, timeout="10s", set_as_default=False)
+        client = Client(address, timeout="10s")
     except OSError as error:
         raise ValueError(f"no Dask scheduler answers at {address} ({error})") from None
     with client:

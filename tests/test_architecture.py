@@ -96,6 +96,7 @@ PLACES = {
     "jinja2": {"pages", "sweep_page"},
     "dask": {"engines"},
     "psutil": {"engines"},
+    "jupyter_core": {"engines"},
     "filelock": {"sweep"},
     "tqdm": {"sweep_run"},
     "markupsafe": {"pages"},
