@@ -7,12 +7,12 @@ whose kernel or worker died is tried once more; what goes wrong inside a noteboo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from .execute import Execution, run_notebook
+from .execute import KERNEL_FOLDER, Execution, run_notebook
 
 _DIED = ("DeadKernelError", "RuntimeError: Kernel died")
 
@@ -26,13 +26,13 @@ class Job:
     target: Path
 
 
-def run_job(job: Job) -> Execution:
-    """Run a job, and once more if its kernel died."""
+def run_job(job: Job, stopped: Event | None = None) -> Execution:
+    """Run a job, and once more if its kernel died, unless that was because all is to stop."""
     from jupyter_core.utils import ensure_event_loop
 
     try:
         execution = run_notebook(job.source, job.parameters, job.target)
-        if execution.error.startswith(_DIED):
+        if execution.error.startswith(_DIED) and not (stopped and stopped.is_set()):
             execution = run_notebook(job.source, job.parameters, job.target)
         return execution
     finally:
@@ -47,20 +47,20 @@ def run_here(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Execution
     stopped = Event()
 
     def run(job: Job) -> Execution:
-        return Execution(job.source.stem, job.target, "stopped") if stopped.is_set() else run_job(job)
+        return Execution(job.source.stem, job.target, "stopped") if stopped.is_set() else run_job(job, stopped)
 
     executor = ThreadPoolExecutor(workers)
+    futures: dict[Future[Execution], Job] = {executor.submit(run, job): job for job in jobs}
     try:
-        futures: dict[Future[Execution], Job] = {executor.submit(run, job): job for job in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
         stopped.set()
         executor.shutdown(wait=False, cancel_futures=True)
-        while any(thread.is_alive() for thread in executor._threads):
+        while not all(future.done() for future in futures):  # stopped early
             _kill_kernels()
-            for thread in executor._threads:
-                thread.join(0.2)
+            wait(futures, timeout=0.2)
+        executor.shutdown()
 
 
 def run_on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Execution]]:
@@ -99,10 +99,12 @@ def _ended(future: object, job: Job) -> Execution:
 
 
 def _kill_kernels() -> None:
+    """Kill the kernels that notebooks run in, and no other process that this one may have started."""
     import psutil
 
     for child in psutil.Process().children(recursive=True):
         try:
-            child.kill()
+            if any(KERNEL_FOLDER in argument for argument in child.cmdline()):
+                child.kill()
         except psutil.NoSuchProcess:  # ended by itself
             continue

@@ -12,6 +12,9 @@ from typing import Any
 
 from .notebook import notebooks_folder
 
+KERNEL_FOLDER = "analysis-helpers-kernel-"
+"""Begins the name of the folder of settings that a kernel is started with; tells our kernels from other processes."""
+
 # The history database, which kernels would share, is left out, and so is what a
 # kernel says on the terminal about being stopped.
 _KERNEL_CONFIG = """
@@ -173,7 +176,7 @@ def kernel_settings(*formats: str) -> Iterator[dict[str, Any]]:
     """
     from traitlets.config import Config
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=KERNEL_FOLDER) as folder:
         profile = Path(folder) / "profile_default"
         profile.mkdir()
         (profile / "ipython_kernel_config.py").write_text(

@@ -54,8 +54,6 @@ def run_and_report(
         If a parameter or notebook is unknown, a value wrong, or the folder in use; nothing has run then.
     """
     reruns, skipped = plan_sweep(_chosen(find_notebooks(folder), names), options)
-    if not reruns:
-        raise ValueError(f"nothing to run: {'; '.join(f'{name}: {why}' for name, why in skipped.items())}")
     run = partial(run_on_cluster, address=scheduler) if scheduler else partial(run_here, workers=workers or _cores())
     progress = _Progress(len(reruns), stream or sys.stderr)
     for name, reason in skipped.items():

@@ -36,6 +36,7 @@ def test_stopping_early_kills_what_runs_and_starts_nothing_more(tmp_path: Path) 
     slow = Job(write_notebook(tmp_path / "tiny.ipynb"), {"seconds": 60.0}, tmp_path / "slow.ipynb")
     quick = Job(slow.source, {}, tmp_path / "quick.ipynb")
     never = Job(slow.source, {}, tmp_path / "never.ipynb")
+    bystander = subprocess.Popen(["sleep", "60"])
     running = run_here([quick, slow, never], workers=1)
     assert next(running)[0] == quick
     time.sleep(1.5)  # the slow one has begun
@@ -43,6 +44,9 @@ def test_stopping_early_kills_what_runs_and_starts_nothing_more(tmp_path: Path) 
     running.close()  # type: ignore[attr-defined]
     assert time.monotonic() - start < 30
     assert not never.target.exists()
+    assert bystander.poll() is None  # only kernels are killed
+    bystander.kill()
+    bystander.wait()
     assert [
         child for child in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(child.cmdline())
     ] == []

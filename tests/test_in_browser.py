@@ -1,0 +1,124 @@
+"""Pages as a reader sees them: in Chromium, at the width of a desk and of a phone."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.sweeping import write_notebook
+
+pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
+]
+WIDTHS = {"desk": 1280, "phone": 390}
+# What Chromium would otherwise ask the network for at its start.
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sweep the comparison over two etas and two sizes, and a notebook that fails, with a name to be escaped."""
+    from analysis_helpers.sweep_run import run_and_report
+
+    out = tmp_path_factory.mktemp("sweep")
+    folder = tmp_path_factory.mktemp("notebooks")
+    shutil.copy(REPOSITORY / "notebooks" / "02_batch_size_comparison.ipynb", folder)
+    write_notebook(folder / "it's <b>bold<b> & 50%.ipynb", body="raise ValueError('<script>alert(1)</script>')")
+    options = {
+        "data_root": [str(REPOSITORY / "data_samples")],
+        "eta": ["1.6e-6", "3.2e-6"],
+        "subset_size": ["128", "4"],
+    }
+    run_and_report(options, out, folder=folder, stream=io.StringIO())
+    return out
+
+
+class Visit:
+    """A page that was opened, with what it asked for and what it complained of."""
+
+    def __init__(self, browser: Any, path: Path, width: int) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 900})
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.goto(path.as_uri())
+        self.page.wait_for_load_state("networkidle")
+
+
+@pytest.fixture(params=list(WIDTHS))
+def visit(request: pytest.FixtureRequest, browser: Any, sweep: Path) -> Iterator[Visit]:
+    made = Visit(browser, sweep / "index.html", WIDTHS[request.param])
+    yield made
+    made.page.close()
+
+
+def test_the_page_of_a_sweep_asks_for_nothing_but_its_own_files_and_complains_of_nothing(visit: Visit) -> None:
+    assert all(url.startswith(("file://", "data:")) for url in visit.asked)
+    assert visit.complaints == []
+    assert visit.page.locator("script").count() == 0
+
+
+def test_the_page_fits_its_width_and_only_tables_scroll(visit: Visit) -> None:
+    width = visit.page.evaluate("document.documentElement.clientWidth")
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_map_says_an_answer_in_every_cell_and_figures_are_loaded(visit: Visit) -> None:
+    maps = visit.page.locator("table.map")
+    assert maps.count() == 2
+    cells = maps.first.locator("td").all_inner_texts()
+    assert len(cells) == 4
+    assert set(cells) <= {"yes", "no", "cannot tell"}
+    figures = visit.page.locator("figure img")
+    assert figures.count() == 4
+    for k in range(4):
+        figures.nth(k).scroll_into_view_if_needed()
+    visit.page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth > 100)")
+
+
+def test_errors_are_text_and_every_row_links_to_its_notebook(visit: Visit, browser: Any) -> None:
+    failed = visit.page.locator("tr.failed")
+    assert failed.count() == 4
+    assert "<script>alert(1)</script>" in failed.first.inner_text()
+    for link in visit.page.locator("table a").all():
+        path = visit.page.evaluate("link => link.href", link.element_handle())
+        page = browser.new_page()
+        assert page.goto(path).ok
+        assert page.title()
+        page.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=list(WIDTHS))
+def test_the_page_of_a_notebook_asks_for_nothing_from_a_network(browser: Any, sweep: Path, width: int) -> None:
+    path = next((sweep / "pages").glob("02_*.html"))
+    opened = Visit(browser, path, width)
+    assert all(url.startswith(("file://", "data:")) for url in opened.asked)
+    assert opened.page.locator("text=How to read it.").count() >= 3
+    opened.page.close()
