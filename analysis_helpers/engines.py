@@ -31,7 +31,7 @@ def run_job(job: Job, stopped: Event | None = None) -> Execution:
     from jupyter_core.utils import ensure_event_loop
 
     try:
-        execution = run_notebook(job.source, job.parameters, job.target)
+        execution = run_notebook(job.source, job.parameters, job.target, save_often=False)
         if execution.error.startswith(_DIED) and not (stopped and stopped.is_set()):
             execution = run_notebook(job.source, job.parameters, job.target)
         return execution

@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,7 @@ def write_report(executions: Sequence[Execution], out: Path) -> Path:
 
 def notebook_page(path: Path) -> str:
     """Return an executed notebook as one HTML page that loads nothing from a network."""
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="")
-    exporter.embed_images = True
-    body, _ = exporter.from_filename(str(path))
+    body, _ = _exporter().from_filename(str(path))
     return str(body).replace("</head>", f"{_FIT}</head>", 1)
 
 
@@ -97,6 +94,16 @@ def collected_result(notebook: Any) -> dict[str, Any]:
 
     found = [data[RESULT_MIME] for data in _displayed(notebook.cells) if RESULT_MIME in data]
     return dict(found[-1]) if found else {}
+
+
+@cache
+def _exporter() -> Any:
+    """Return the exporter of pages; making one compiles its templates."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="")
+    exporter.embed_images = True
+    return exporter
 
 
 def _section(execution: Execution, out: Path) -> _Section:

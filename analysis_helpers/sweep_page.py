@@ -42,7 +42,10 @@ def write_sweep_page(outcomes: Sequence[Outcome], skipped: Mapping[str, str], re
         counts=Counter(outcome.status for outcome in outcomes),
         skipped=skipped,
         maps=[found for column, title in QUESTIONS.items() if (found := _verdict_map(results, column, title))],
-        names=list(dict.fromkeys(name for row in rows for name in row["parameters"])),
+        names=[
+            name for name in dict.fromkeys(name for row in rows for name in row["parameters"]) if name != "data_root"
+        ],
+        data_roots=sorted({row["parameters"]["data_root"] for row in rows if "data_root" in row["parameters"]}),
         rows=rows,
     )
     write_in_one_step(out / _INDEX, page)

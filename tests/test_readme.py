@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis_helpers import inventory
@@ -46,6 +49,17 @@ def test_the_verdict_is_the_one_shown(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_every_example_is_tested_here() -> None:
     assert len(BLOCKS) == 3
+
+
+@pytest.mark.slow
+def test_the_sweep_runs_as_written_and_the_same_command_resumes_it(tmp_path: Path) -> None:
+    commands = re.findall(r"^    (\.venv/bin/python -m analysis_helpers sweep --notebook .*)$", README, re.MULTILINE)
+    assert len(commands) == 2
+    assert commands[0] == commands[1]
+    arguments = commands[0].replace("sweeps/first", str(tmp_path / "first")).split()[1:]
+    for status in ("done", "kept"):
+        subprocess.run([sys.executable, *arguments], check=True, cwd=REPOSITORY)
+        assert pd.read_csv(tmp_path / "first" / "runlog.csv")["status"].tolist() == [status] * 4
 
 
 def test_every_module_and_notebook_is_listed() -> None:

@@ -182,6 +182,8 @@ def test_a_kernel_that_dies_twice_is_an_error_of_its_notebook(tmp_path: Path) ->
     result = sweep(tmp_path / "out", tmp_path / "n")
     assert result.exit_code == 1
     assert "dead: DeadKernelError" in result.output
+    partial = nbformat.read(tmp_path / "out" / "notebooks" / "dead.ipynb", as_version=4)
+    assert any("first cell" in output.get("text", "") for cell in partial.cells for output in cell.get("outputs", []))
 
 
 def test_results_are_the_same_bytes_for_any_number_of_workers(tmp_path: Path, folder: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
@@ -184,6 +185,34 @@ def scratch_memory(run: Run) -> list[Row]:
     return rows
 
 
+def sweeping(reruns: int = 24) -> list[Row]:
+    """Rerun a notebook with other parameters: one sweep against papermill commands one after another."""
+    source = REPOSITORY / "notebooks" / "02_batch_size_comparison.ipynb"
+    sizes = [32 + 8 * k for k in range(reruns // 2)]
+    with tempfile.TemporaryDirectory() as folder:
+
+        def commands() -> None:
+            papermill = str(Path(sys.executable).parent / "papermill")
+            for eta in ETAS:
+                for size in sizes:
+                    command = [papermill, str(source), f"{folder}/{eta}-{size}.ipynb", "--cwd", str(source.parent)]
+                    options = ["-p", "eta", str(eta), "-p", "subset_size", str(size)]
+                    subprocess.run([*command, *options], check=True, capture_output=True)
+
+        def one_sweep() -> None:
+            options = [part for eta in ETAS for part in ("--eta", str(eta))]
+            options += [part for size in sizes for part in ("--subset-size", str(size))]
+            command = [sys.executable, "-m", "analysis_helpers", "sweep", "--notebook", source.stem]
+            subprocess.run([*command, *options, "--out", f"{folder}/sweep"], check=True, capture_output=True)
+
+        taken = []
+        for action in (one_sweep, commands):
+            start = time.perf_counter()
+            action()
+            taken.append(time.perf_counter() - start)
+    return [Row(f"sweep of {reruns} reruns", "papermill commands", taken[1] / taken[0], 3)]
+
+
 def growth() -> list[str]:
     """Return how the cost of sampling grows: fitted exponents, and cost against the number of columns."""
 
@@ -227,6 +256,7 @@ def main() -> None:
         *closed_form(run),
         *importing(),
         *scratch_memory(run),
+        *sweeping(),
     ]
     print(f"{'what':42} {'baseline':30} {'ratio':>8} {'target':>8}  met")
     for row in rows:
