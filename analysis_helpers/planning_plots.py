@@ -46,6 +46,8 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
         right.axhline(sign * tolerance, color=COLOURS["actual"], linestyle="--", linewidth=1.2, label=label)
     right.axhline(0, color=COLOURS["guide"], linewidth=0.8)
     right.set_ylabel("err_rel of a fresh run")
+    reach = min(float(table[["low", "high"]].abs().to_numpy().max()), 4 * tolerance)  # so that the tolerance is seen
+    right.set_ylim(-1.05 * reach, 1.05 * reach)
     last = table.iloc[-1]
     rest = f"with {last['n']:,.0f} sequences still {last['low']:+.2f} to {last['high']:+.2f}"
     right.set_title(f"eta {eta:g}, in all: {rest}", fontsize=10)

@@ -147,6 +147,13 @@ def test_what_a_run_does_not_record_is_listed_as_missing_and_not_flagged() -> No
     assert missing["meaning"].str.contains("Not recorded|Fewer than 25 sequences").all()
 
 
+def test_in_a_small_batch_a_share_of_a_tenth_is_nothing_unusual() -> None:
+    table = run_health({"run_01": random_run(12)})
+    shares = table[table["check"] == "largest_weight_share"]
+    assert (shares["value"] > 0.05).all()
+    assert not shares["flag"].any()
+
+
 def test_weights_that_are_all_the_same_have_no_tail() -> None:
     run = random_run(64)
     even = with_log_weights(run, -np.asarray(run.measurements[0].log_weights))

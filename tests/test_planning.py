@@ -6,8 +6,15 @@ from typing import cast
 import numpy as np
 import pytest
 
-from analysis_helpers import Run, RunError, err_rel_standard_error, required_batch_size
-from analysis_helpers.known_truth import plan_hits
+from analysis_helpers import (
+    Run,
+    RunError,
+    err_rel_standard_error,
+    reference_true_totals,
+    required_batch_size,
+    synthetic_runs,
+)
+from analysis_helpers.known_truth import plan_hits, short_policy
 from analysis_helpers.planning import (
     Goal,
     budget_table,
@@ -159,3 +166,17 @@ def test_plans_on_known_truth_reach_their_target() -> None:
     [for_tolerance] = plan_hits([Goal(tolerance=0.8)], tau=0.2, count=100, seed=1).to_dict("records")
     assert for_tolerance["reached"] >= 0.88
     assert for_tolerance["median_n"] >= for_tolerance["true_n"]
+
+
+@pytest.mark.parametrize("goal", [Goal(target_sd=0.3), Goal(tolerance=3.0, probability=0.5)])
+def test_a_reference_that_is_an_estimate_makes_a_plan_less_sure(goal: Goal) -> None:
+    # Eight runs of 32: S is known to 9 % or so, and their mean true change to 6 %.
+    runs = synthetic_runs(8, 32, policy=short_policy(), seed=3)
+    reference = reference_true_totals(runs)[ETA]
+    given, estimated = (plan_batch_size(runs, ETA, goal, reference=r) for r in (reference, None))
+    assert given.n == estimated.n
+    assert estimated.low is not None
+    assert estimated.high is not None
+    assert given.low is not None
+    assert given.high is not None
+    assert estimated.high / estimated.low > 1.03 * given.high / given.low

@@ -122,16 +122,16 @@ def test_together_actual_runs_are_held_against_chi_square_and_their_common_mean(
 
 
 def test_shared_error_of_the_mean_is_not_taken_for_a_misfit() -> None:
-    # 300 replicates of 2 large runs and 6 fresh ones of the same size: their common shift is an error of the mean, so p
-    # stays uniform. Below 0.1 in 30 +- 5.2; 50 fails with probability 1e-4.
+    # 300 replicates of one large run and 9 fresh ones of the same size: they all lie off by the error of the one, so z
+    # have the correlation 1/2. Below 0.1 in 30 +- 5.2, were S known exactly; without it in more than 100.
     rng = np.random.default_rng(0)
     low = 0
     for _ in range(300):
         runs = {f"run_{k}": random_run(30, seed=int(rng.integers(2**31))) for k in range(10)}
         names = list(runs)
-        large, small = {n: runs[n] for n in names[:4]}, {n: runs[n] for n in names[4:]}
+        large, small = {n: runs[n] for n in names[:1]}, {n: runs[n] for n in names[1:]}
         low += pooled_check(large, small, ETAS[0]).p_mean_z < 0.1
-    assert low < 50
+    assert low < 60
 
 
 def test_a_run_that_is_predicted_from_itself_is_warned_about() -> None:

@@ -69,3 +69,15 @@ def test_the_interval_of_tau_holds_it_as_often_as_it_says() -> None:
 
 def test_the_normal_quantile_is_the_one_of_tables() -> None:
     assert normal_quantile(0.95) == pytest.approx(1.959964, abs=1e-4)
+
+
+def test_where_values_scatter_by_themselves_an_interval_has_one_degree_less_than_values() -> None:
+    # t with 3 degrees of freedom: 2.3534 at 90 %.
+    found = pool(np.array([0.0, 3.0, -4.0, 9.0]), np.full(4, 1e-9))
+    low, high = found.interval(0.9)
+    assert (high - low) / 2 / found.se == pytest.approx(2.3534, rel=1e-3)
+
+
+def test_degrees_of_freedom_never_fall_below_two_less_than_values() -> None:
+    found = pool(np.array([0.0, 1.0, 0.5, -0.4, 2.0]), np.full(5, 0.6))
+    assert found.predictive_freedom(1e-6) == 3
