@@ -30,7 +30,9 @@ from .run_files import RESULTS_FILE
 NOTEBOOKS, PAGES, FIGURES = "notebooks", "pages", "figures"
 STAMP = "analysis_sweep"
 
-_LOCK, _WORKING = ".sweep.lock", ".sweep-working"
+INDEX, RESULTS, RUNLOG = TABLES = ("index.html", "results.csv", "runlog.csv")
+
+_LOCK, _WORKING, _MARKER = ".sweep.lock", ".sweep-working", ".sweep"
 _LONGEST_NAME = 100  # characters of a file name, so that endings fit whatever the file system
 _TYPES = {"float": "a number", "int": "a whole number", "list": "a list", "bool": "True or False", "str": "text"}
 
@@ -129,9 +131,9 @@ def run_sweep(
     ValueError
         If another sweep is at work in the folder, or a file is in the way that no sweep made.
     """
-    for folder in (NOTEBOOKS, PAGES, FIGURES):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     with _locked(out), _working_folder(out) as working:
+        _claim(out, reruns)
         stamps = {rerun.name: _stamp_of(_finished(out, rerun)) for rerun in reruns}
         kept = [rerun for rerun in reruns if _is_kept(stamps[rerun.name], rerun)]
         for rerun in kept:
@@ -142,6 +144,23 @@ def run_sweep(
         for job, execution in run(jobs) if jobs else ():
             rerun = waiting[job.target]
             yield _finish(rerun, execution, out)
+
+
+def _claim(out: Path, reruns: Sequence[Rerun]) -> None:
+    """Make the folder one of sweeps; refuse where a file of no sweep stands where one is to be written."""
+    marker = out / _MARKER
+    ours = [f"{PAGES}/{rerun.name}.html" for rerun in reruns] + [f"{FIGURES}/{rerun.name}.png" for rerun in reruns]
+    if not marker.exists():
+        for name in (*TABLES, *ours):
+            if (out / name).exists():
+                raise ValueError(_in_the_way(out / name))
+    for folder in (NOTEBOOKS, PAGES, FIGURES):
+        (out / folder).mkdir(exist_ok=True)
+    marker.write_text("A sweep of analysis_helpers writes here.\n", encoding="utf-8")
+
+
+def _in_the_way(path: Path) -> str:
+    return f"{path} is in the way: no sweep made it; move it, or choose another folder"
 
 
 def _check_names(options: Mapping[str, Sequence[str]], known: set[str]) -> None:
@@ -266,7 +285,7 @@ def _stamp_of(path: Path) -> dict[str, Any] | None:
     except Exception:  # not a notebook: nbformat raises many kinds
         stamp = None
     if stamp is None:
-        raise ValueError(f"{path} is in the way: no sweep made it; move it, or choose another folder")
+        raise ValueError(_in_the_way(path))
     return dict(stamp)
 
 
@@ -281,15 +300,27 @@ def _finish(rerun: Rerun, execution: Execution, out: Path) -> Outcome:
     target = _finished(out, rerun)
     made = execution.path if execution.path.is_file() else rerun.source  # it may have failed before the first cell
     notebook = nbformat.read(made, as_version=4)
-    notebook.metadata[STAMP] = {"key": rerun.key, "error": execution.error, "seconds": round(execution.seconds, 3)}
     nbformat.write(notebook, execution.path)
-    write_in_one_step(out / PAGES / f"{rerun.name}.html", notebook_page(execution.path))
+    page, unreadable = _page(execution.path)
+    error = execution.error or unreadable
+    write_in_one_step(out / PAGES / f"{rerun.name}.html", page)
     figure = key_figure(notebook)
     if figure is not None:
         write_in_one_step(out / FIGURES / f"{rerun.name}.png", figure)
+    notebook.metadata[STAMP] = {"key": rerun.key, "error": error, "seconds": round(execution.seconds, 3)}
+    nbformat.write(notebook, execution.path)
     execution.path.replace(target)
-    status = "failed" if execution.error else "done"
-    return Outcome(rerun, status, execution.error, execution.seconds, target)
+    return Outcome(rerun, "failed" if error else "done", error, execution.seconds, target)
+
+
+def _page(path: Path) -> tuple[str, str]:
+    """Return the page of a notebook, and an error where outputs of its own making cannot be shown as one."""
+    try:
+        return notebook_page(path), ""
+    except Exception as error:  # nbconvert and its templates raise many kinds; the other notebooks go on
+        return "<!doctype html><title>No page</title><p>This notebook cannot be shown as a page.</p>", (
+            f"its page cannot be made ({type(error).__name__}: {error})"
+        )
 
 
 @contextmanager

@@ -13,11 +13,10 @@ from typing import Any
 import pandas as pd
 
 from .files import write_in_one_step
-from .sweep import FIGURES, PAGES, Outcome
+from .sweep import FIGURES, INDEX, PAGES, Outcome
 from .sweep_tables import PARAMETER
 
 QUESTIONS = {"enough": "Is the batch enough?", "linear_trusted": "May the linear approximation be trusted?"}
-_INDEX = "index.html"
 
 
 def write_sweep_page(outcomes: Sequence[Outcome], skipped: Mapping[str, str], results: pd.DataFrame, out: Path) -> Path:
@@ -48,8 +47,8 @@ def write_sweep_page(outcomes: Sequence[Outcome], skipped: Mapping[str, str], re
         data_roots=sorted({row["parameters"]["data_root"] for row in rows if "data_root" in row["parameters"]}),
         rows=rows,
     )
-    write_in_one_step(out / _INDEX, page)
-    return out / _INDEX
+    write_in_one_step(out / INDEX, page)
+    return out / INDEX
 
 
 def _row(outcome: Outcome, out: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import TextIO
 
 from .engines import run_here, run_on_cluster
 from .execute import find_notebooks
-from .sweep import Outcome, plan_sweep, run_sweep
+from .sweep import INDEX, RESULTS, RUNLOG, Outcome, plan_sweep, run_sweep
 from .sweep_page import write_sweep_page
-from .sweep_tables import RESULTS, RUNLOG, results_table, runlog_table, write_table
+from .sweep_tables import results_table, runlog_table, write_table
 
 
 def run_and_report(
@@ -59,7 +59,7 @@ def run_and_report(
     for name, reason in skipped.items():
         progress.tell(f"{name} left out: {reason}")
     outcomes: list[Outcome] = []
-    index = out / "index.html"
+    index = out / INDEX
     with _termination_as_interrupt():
         try:
             for outcome in run_sweep(reruns, out, run):

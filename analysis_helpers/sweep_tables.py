@@ -14,7 +14,6 @@ from .files import write_in_one_step
 from .pages import collected_result
 from .sweep import Outcome
 
-RESULTS, RUNLOG = "results.csv", "runlog.csv"
 PARAMETER = "param."  # before the name of a parameter, so that it is not taken for an estimate
 
 

@@ -137,7 +137,7 @@ def test_a_sweep_writes_notebooks_pages_tables_and_nothing_else(tmp_path: Path) 
     assert "[2/2] tiny_eta=" in result.output
     made = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     stems = [f"tiny_eta={eta}_subset_size=8_etas={eta}" for eta in ("1e-06", "2e-06")]
-    assert made - {".sweep.lock"} == {
+    assert made - {".sweep.lock", ".sweep"} == {
         "index.html",
         "results.csv",
         "runlog.csv",
@@ -248,6 +248,28 @@ def test_what_no_sweep_made_is_neither_replaced_nor_deleted(tmp_path: Path, fold
         outcomes(folder, out, {"eta": ["1e-6"]}, Runner())
     outcomes(folder, out, {"eta": ["2e-6"]}, Runner())
     assert (out / "note.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["results.csv", "index.html", "pages/tiny_eta=1e-06_etas=1e-06.html"])
+def test_tables_and_pages_of_no_sweep_are_not_replaced(tmp_path: Path, folder: Path, name: str) -> None:
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match=f"{name} is in the way: no sweep made it"):
+        outcomes(folder, tmp_path / "out", {"eta": ["1e-6"]}, Runner())
+    assert mine.read_text() == "mine"
+
+
+def test_a_notebook_that_cannot_be_shown_as_a_page_is_an_error_of_its_own(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> str:
+        raise RuntimeError("no template")
+
+    monkeypatch.setattr("analysis_helpers.sweep.notebook_page", broken)
+    [failed] = outcomes(folder, tmp_path / "out", {"eta": ["1e-6"]}, Runner())
+    assert (failed.status, failed.error) == ("failed", "its page cannot be made (RuntimeError: no template)")
+    assert failed.path.is_file()
 
 
 def test_two_sweeps_into_one_folder_refuse_each_other(tmp_path: Path, folder: Path) -> None:
