@@ -25,7 +25,7 @@ MOST_NOISE_SHARE = 0.2
 MOST_STEP_ERROR = 0.1
 MOST_SCORE_Z = 3.0
 _STORED_ERROR_SDS = 4.0
-_FEWEST_FOR_TAIL = 25  # sequences; below, the tail has too few weights to fit
+_FEWEST_FOR_TAIL = 100  # sequences; below, healthy weights would often be flagged (7 % at 64, 30 % at 32)
 
 MEANINGS = {
     "integrity": "Contributions must sum to the stored totals; a run that does not add up is left out of everything.",

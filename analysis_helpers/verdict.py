@@ -18,6 +18,7 @@ from .answers import UNSURE, YES, linearity, precision
 from .checks import checked_count, same_eta
 from .decomposition import decompose_err_rel, pool_decomposition
 from .health import run_health
+from .integrity import integrity_problems
 from .planning import CONFIDENCE, Goal
 from .pooling import all_etas, mean_total_error
 from .prediction import Pilot, pilot_of
@@ -213,14 +214,17 @@ def _soundness(runs: Mapping[str, Run], pilot: Pilot, small_runs: Mapping[str, R
     health = run_health(runs)
     flags = health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, pilot.eta)))]
     check = None if small_runs is None else pooled_check(runs, small_runs, pilot.eta, reference=pilot.reference)
+    broken = [name for name, run in (small_runs or {}).items() if integrity_problems(run)]
     error = mean_total_error(list(runs.values()), pilot.eta)
     relative = math.nan if error is None else error / abs(pilot.reference)
-    return _Soundness(flags, check, relative, _doubts(flags, check, relative))
+    return _Soundness(flags, check, relative, _doubts(flags, check, relative, broken))
 
 
-def _doubts(flags: pd.DataFrame, check: PooledCheck | None, reference_error: float) -> tuple[str, ...]:
+def _doubts(
+    flags: pd.DataFrame, check: PooledCheck | None, reference_error: float, broken: Sequence[str]
+) -> tuple[str, ...]:
     """Return why neither question can be answered, a sentence each; nothing where both can."""
-    found = []
+    found = [f"No answer: actual small {name} does not add up." for name in broken]
     unsound = flags[flags["check"].isin(_UNSOUND)]
     if len(unsound):
         found.append(f"No answer: {_listed(unsound)} must be mended first, or the run left out.")
@@ -278,15 +282,18 @@ def _not_seen(runs: Mapping[str, Run], pilot: Pilot, n: int, state: _Soundness) 
         found.append("How much updates differ: there is only one large run.")
     elif count < FEW_RUNS:
         high = pilot.tau_interval(CONFIDENCE)[1]
-        found.append(f"How much updates differ: with {count} large runs, tau may be as large as {high:.2f}.")
+        bound = (
+            f"tau may be as large as {high:.2f}" if high > 0 else "they happen to agree so well that tau has no bound"
+        )
+        found.append(f"How much updates differ: with {count} large runs, {bound}.")
     if any(len(run.etas) > 1 for run in runs.values()):
         found.append("Whether other etas agree: all etas of a run stand on one batch and do not confirm each other.")
     if math.isfinite(state.reference_error):
         found.append(f"The reference, the mean true change, to better than ±{state.reference_error:.0%}.")
     noise, step = (state.flags.loc[state.flags["check"] == check, "value"] for check in ("noise_share", "step_error"))
     if len(noise):
-        share = f"up to {noise.max():.0%} of the variance of log weights is numerical noise"
-        found.append(f"Curvature: this eta is below the precision floor, {share}.")
+        share = f"up to {noise.max():.0%} of the variance of log weights does not go with the score"
+        found.append(f"Curvature: {share}; if that share falls as eta grows, this eta is below the precision floor.")
     if len(step):
         found.append(
             f"Curvature: in single runs, matched - true is known only to ±{step.max():.2f} of the true change."

@@ -144,7 +144,7 @@ def test_what_a_run_does_not_record_is_listed_as_missing_and_not_flagged() -> No
     missing = table[table["value"].isna()]
     assert set(missing["check"]) == {"score_z", "noise_share", "step_error", "pareto_k"}
     assert not missing["flag"].any()
-    assert missing["meaning"].str.contains("Not recorded|Fewer than 25 sequences").all()
+    assert missing["meaning"].str.contains("Not recorded|Fewer than 100 sequences").all()
 
 
 def test_in_a_small_batch_a_share_of_a_tenth_is_nothing_unusual() -> None:
@@ -155,7 +155,7 @@ def test_in_a_small_batch_a_share_of_a_tenth_is_nothing_unusual() -> None:
 
 
 def test_weights_that_are_all_the_same_have_no_tail() -> None:
-    run = random_run(64)
+    run = random_run(128)
     even = with_log_weights(run, -np.asarray(run.measurements[0].log_weights))
     table = run_health({"run_01": even})
     row = table[(table["check"] == "pareto_k") & (table["eta"] == ETAS[0])].iloc[0]

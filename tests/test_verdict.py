@@ -61,6 +61,15 @@ def test_small_runs_that_contradict_their_prediction_give_no_answer(
     assert any("elsewhere than predicted" in reason for reason in found.reasons)
 
 
+def test_a_small_run_that_does_not_add_up_gives_no_answer(
+    large_runs: dict[str, Run], small_runs: dict[str, Run]
+) -> None:
+    altered = {**small_runs, "run_02": dataclasses.replace(small_runs["run_02"], delta_h_per_lr=1.0)}
+    found = verdict(large_runs, ETA, 256, small_runs=altered)
+    assert found.enough == "cannot tell"
+    assert found.reasons[0] == "No answer: actual small run_02 does not add up."
+
+
 def test_a_reference_near_zero_gives_no_answer() -> None:
     runs = synthetic_runs(2, 256)
     flat = {
