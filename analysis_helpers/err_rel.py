@@ -99,7 +99,7 @@ def simulate_err_rel(
     batch = columns(run, eta, estimator)
     scale = own_total(run, eta, run.source) if reference is None else reference
     sums = subset_sums(batch.values, sample_size, num_samples, np.random.default_rng(seed), sampler=sampler)
-    return _relative_error(batch, sums, scale)
+    return relative_error(batch, sums, scale)
 
 
 def simulate_err_rel_across_runs(
@@ -146,8 +146,8 @@ def simulate_err_rel_across_runs(
         splits = np.cumsum([batches[k][2].values.shape[1] for k in same_size])[:-1]
         for k, own_sums in zip(same_size, np.split(sums, splits, axis=1), strict=True):
             name, eta, batch = batches[k]
-            values[k] = _relative_error(batch, own_sums, reference_for(references, runs[name], eta, name))
-    return _long_table([(name, eta, values[k]) for k, (name, eta, _) in enumerate(batches)])
+            values[k] = relative_error(batch, own_sums, reference_for(references, runs[name], eta, name))
+    return long_table([(name, eta, values[k]) for k, (name, eta, _) in enumerate(batches)])
 
 
 def sample_err_rel_across_runs(
@@ -205,8 +205,8 @@ def sample_err_rel_across_runs(
             batch = columns(runs[name], eta, estimator)
             scale = reference_for(references, runs[name], eta, name)
             sums = subset_sums(batch.values, subset_size, samples_per_eta, rng, sampler=sampler)
-            parts.append((name, eta, _relative_error(batch, sums, scale)))
-    return _long_table(parts)
+            parts.append((name, eta, relative_error(batch, sums, scale)))
+    return long_table(parts)
 
 
 def collect_err_rel_across_runs(
@@ -249,8 +249,8 @@ def collect_err_rel_across_runs(
     for found, names in usable_runs(runs, [eta], 1).items():
         for name in names:
             batch = columns(runs[name], found, estimator)
-            parts.append((name, found, _relative_error(batch, batch.sums[None], true_total_ref)))
-    return _long_table(parts)
+            parts.append((name, found, relative_error(batch, batch.sums[None], true_total_ref)))
+    return long_table(parts)
 
 
 def summarize_err_rel_distribution(df: pd.DataFrame) -> pd.DataFrame:
@@ -280,7 +280,8 @@ def summarize_err_rel_distribution(df: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**columns_of, "num_samples": groups.count()}).reset_index()
 
 
-def _relative_error(batch: Columns, sums: FloatArray, reference: float) -> FloatArray:
+def relative_error(batch: Columns, sums: FloatArray, reference: float) -> FloatArray:
+    """Return err_rel for sums of shape ``(..., columns)``; NaN where the reference is 0 or a subset holds no tokens."""
     if reference == 0:
         return np.full(len(sums), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -292,7 +293,8 @@ def _relative_error(batch: Columns, sums: FloatArray, reference: float) -> Float
     return values
 
 
-def _long_table(parts: Sequence[tuple[str, float, FloatArray]]) -> pd.DataFrame:
+def long_table(parts: Sequence[tuple[str, float, FloatArray]]) -> pd.DataFrame:
+    """Return (run, eta, values of err_rel) as a table: columns run, eta, err_rel, a row for each value."""
     lengths = [len(values) for _, _, values in parts]
     return pd.DataFrame(
         {

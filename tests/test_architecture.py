@@ -28,6 +28,7 @@ ORDER = [
     "subsampling",
     "pooling",
     "err_rel",
+    "drawn_subsets",
     "partial_sum",
     "comparison",
     "inference",
@@ -64,6 +65,7 @@ PLACES = {
     "msgspec": {"results_schema", "results_json"},
     "pandas": {
         "err_rel",
+        "drawn_subsets",
         "partial_sum",
         "comparison",
         "inference",
