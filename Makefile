@@ -36,8 +36,8 @@ lint: $(READY) ## Check style and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-lab: $(READY) ## Open JupyterLab on the notebooks
-	$(RUN) -m jupyter lab --notebook-dir=notebooks
+lab: $(READY) ## Open JupyterLab on the notebooks, at the one to start with
+	$(RUN) -m jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb
 
 notebooks: $(READY) ## Run the notebooks in place and store their outputs
 	$(RUN) -m analysis_helpers refresh

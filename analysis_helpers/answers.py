@@ -14,6 +14,7 @@ from .prediction import Pilot, predict
 from .random_effects import normal_quantile
 
 YES, NO, UNSURE = "yes", "no", "cannot tell"
+QUESTIONS = {"enough": "Is the batch enough?", "linear_trusted": "May the linear approximation be trusted?"}
 
 
 @dataclass(frozen=True)

@@ -166,14 +166,21 @@ def refresh(path: Path) -> None:
 
     notebook = nbformat.read(path, as_version=4)
     with kernel_settings("png") as settings:
-        NotebookClient(
-            notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}, **settings
-        ).execute()
+        place = {"metadata": {"path": str(path.parent)}}
+        NotebookClient(notebook, kernel_name="python3", resources=place, **settings).execute()
+    drop_widget_views(notebook)
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
     nbformat.write(notebook, path)
+
+
+def drop_widget_views(notebook: Any) -> None:
+    """Drop what points to widgets of a kernel that is gone, so that what stands in for them is shown."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
 
 
 @contextmanager
@@ -193,6 +200,7 @@ def kernel_settings(*formats: str) -> Iterator[dict[str, Any]]:
         yield {
             "extra_arguments": [f"--ipython-dir={folder}"],
             "config": Config({"KernelManager": {"transport_encryption": "auto"}}),
+            "store_widget_state": False,  # controls answer only to a kernel that runs
             "shutdown_kernel": "immediate",  # nothing is left to be saved in a kernel whose notebook is through
         }
 

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import pandas as pd
 
 from .checks import RunWarning, canonical_eta
+from .estimators import ESTIMATORS
 from .run_files import RESULTS_FILE
 
 RESULT_MIME = "application/vnd.analysis.result+json"
@@ -36,6 +37,7 @@ class Parameters:
     small_batch: str = ""
     eta: float = math.nan
     etas: tuple[float, ...] = ()
+    estimator: str = ""
     subset_size: int = 0
     num_samples: int = 0
     samples_per_eta: int = 0
@@ -105,6 +107,7 @@ def _rules(root: Path) -> dict[str, Callable[[str, object], object]]:
         "small_batch": partial(_batch_folder, root=root),
         "eta": _eta,
         "etas": _etas,
+        "estimator": _estimator,
         "subset_size": _whole,
         "num_samples": _whole,
         "samples_per_eta": _whole,
@@ -271,6 +274,12 @@ def _etas(name: str, value: object) -> tuple[float, ...]:
     if not isinstance(parts, (list, tuple)) or not parts:
         raise ParameterError(f"{name} must be a list of step sizes, got {value!r}")
     return tuple(_eta(name, part) for part in parts)
+
+
+def _estimator(name: str, value: object) -> str:
+    if value not in ESTIMATORS:
+        raise ParameterError(f"{name} must be one of {', '.join(ESTIMATORS)}, got {value!r}")
+    return str(value)
 
 
 def _positive(name: str, value: object) -> float:

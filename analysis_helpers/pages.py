@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .execute import Execution
+from .execute import Execution, drop_widget_views
 
 KEY_TAG = "key"
 
@@ -63,7 +63,11 @@ def write_report(executions: Sequence[Execution], out: Path) -> Path:
 
 def notebook_page(path: Path) -> str:
     """Return an executed notebook as one HTML page that loads nothing from a network."""
-    body, _ = _exporter().from_filename(str(path))
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    drop_widget_views(notebook)
+    body, _ = _exporter().from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
     return str(body).replace("</head>", f"{_FIT}</head>", 1)
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .answers import QUESTIONS
 from .planning import Plan
 from .plot_style import ANSWER_COLOURS, COLOURS, legend_below, log_error_axis, log_size_axis, panels
-
-QUESTIONS = {"enough": "Is the batch enough?", "linear_trusted": "May the linear approximation be trusted?"}
 
 
 def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: float, eta: float) -> Figure:

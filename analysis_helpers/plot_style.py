@@ -5,6 +5,7 @@ Nothing is set globally: styles are those of the axes.
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -108,8 +109,11 @@ def points(
 
 def legend_below(ax: Axes, columns: int, *, lines: int = 1) -> None:
     """Put the legend under the axes, where it hides no data; ``lines`` are those of the tick labels."""
-    space = (-0.16 if ax.get_xlabel() else -0.1) - 0.06 * (lines - 1)
-    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, space), ncols=columns, frameon=False)
+    size = 8  # points; the room for tick labels and axis label is in units of it, whatever the height of the axes
+    room = 1.2 + 1.6 * lines + (2.2 if ax.get_xlabel() else 0)
+    ax.legend(
+        fontsize=size, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=room, ncols=columns, frameon=False
+    )
 
 
 def histogram(
@@ -123,3 +127,11 @@ def histogram(
     """Draw a filled histogram of `BINS` bins, over the span of the values or the one given."""
     counts, edges = np.histogram(values, bins=BINS, range=span)
     ax.stairs(counts, edges, fill=True, alpha=0.55, color=colour, label=label)
+
+
+def png(figure: Figure) -> bytes:
+    """Return the figure as a picture and close it, so that no notebook shows it once more below the cell."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return buffer.getvalue()

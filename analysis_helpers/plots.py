@@ -55,11 +55,7 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     synthetic = comparison.synthetic["err_rel"]
     label = f"subsets of {comparison.sample_size} drawn from large runs"
     histogram(target, synthetic, COLOURS[comparison.estimator], label)
-    for k, (run, value) in enumerate(zip(comparison.actual["run"], comparison.actual["err_rel"], strict=True)):
-        style = _DASHES[k % len(_DASHES)]
-        target.axvline(
-            value, color=COLOURS["actual"], linestyle=style, linewidth=1.6, label=f"actual {run}: {value:+.2f}"
-        )
+    draw_actual_runs(target, comparison.actual)
     target.axvline(0, color=COLOURS["guide"], linewidth=0.8)
     mean, sd = synthetic.mean(), synthetic.std()
     target.set_title(
@@ -129,7 +125,8 @@ def plot_err_rel_histograms(
             at_eta = moments[np.isclose(moments["eta"], eta, rtol=ETA_TOLERANCE, atol=0.0)]
             grid = np.linspace(shown.min(), shown.max(), 300)
             height = len(values) * (grid[-1] - grid[0]) / BINS
-            ax.plot(grid, height * _mixture(grid, at_eta), color=COLOURS["true"], linewidth=1.2, label="closed form")
+            expected = height * mixture_density(grid, at_eta)
+            ax.plot(grid, expected, color=COLOURS["true"], linewidth=1.2, label="closed form")
         ax.set_title(
             f"{ESTIMATOR_LABELS[estimator]}, eta {eta:g}: {values.mean():+.2f} ± {values.std():.2f}", fontsize=10
         )
@@ -226,6 +223,13 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     return figure
 
 
+def draw_actual_runs(ax: Axes, actual: pd.DataFrame) -> None:
+    """Draw a dashed line for each actual run: columns run, err_rel."""
+    for k, (run, value) in enumerate(zip(actual["run"], actual["err_rel"], strict=True)):
+        style = _DASHES[k % len(_DASHES)]
+        ax.axvline(value, color=COLOURS["actual"], linestyle=style, linewidth=1.6, label=f"actual {run}: {value:+.2f}")
+
+
 def _at_eta(df: pd.DataFrame, eta: float) -> pd.Series[float]:
     values: pd.Series[float] = df.loc[np.isclose(df["eta"], eta, rtol=ETA_TOLERANCE, atol=0.0), "err_rel"]
     if values.empty:
@@ -235,8 +239,8 @@ def _at_eta(df: pd.DataFrame, eta: float) -> pd.Series[float]:
     return values
 
 
-def _mixture(grid: NDArray[np.float64], moments: pd.DataFrame) -> NDArray[np.float64]:
-    """Return the mean over runs of the normal densities with their means and SDs."""
+def mixture_density(grid: NDArray[np.float64], moments: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the mean over runs of the normal densities with their means and SDs (columns mean, sd)."""
     densities = [
         np.exp(-0.5 * ((grid - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
         for mean, sd in zip(moments["mean"], moments["sd"], strict=True)

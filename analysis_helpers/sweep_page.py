@@ -12,11 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from .answers import QUESTIONS
 from .files import write_in_one_step
 from .sweep import FIGURES, INDEX, PAGES, Outcome
 from .sweep_tables import PARAMETER
-
-QUESTIONS = {"enough": "Is the batch enough?", "linear_trusted": "May the linear approximation be trusted?"}
 
 
 def write_sweep_page(outcomes: Sequence[Outcome], skipped: Mapping[str, str], results: pd.DataFrame, out: Path) -> Path:

@@ -14,7 +14,7 @@ from functools import partial
 
 import pandas as pd
 
-from .answers import UNSURE, YES, linearity, precision
+from .answers import QUESTIONS, UNSURE, YES, linearity, precision
 from .checks import checked_count, same_eta
 from .decomposition import decompose_err_rel, pool_decomposition
 from .health import run_health
@@ -69,8 +69,8 @@ class Verdict:
         keeping_to = f"tolerance ±{self.tolerance:g}, probability {self.probability:.0%}"
         lines = [
             f"Verdict at eta {self.eta:g}, batch of {self.n}, {keeping_to}",
-            f"  Is the batch enough?                       {self.enough}",
-            f"  May the linear approximation be trusted?   {self.linear_trusted}",
+            f"  {QUESTIONS['enough']:<43}{self.enough}",
+            f"  {QUESTIONS['linear_trusted']:<43}{self.linear_trusted}",
         ]
         for heading, sentences in (("Why", self.reasons), ("Not seen", self.not_seen)):
             lines += [f"{heading}:", *(f"  - {sentence}" for sentence in sentences)]
@@ -191,9 +191,21 @@ def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability
 
 
 def verdict_map(
-    runs: Mapping[str, Run], etas: Sequence[float], sizes: Sequence[int], *, tolerance: float, probability: float = 0.9
+    runs: Mapping[str, Run],
+    etas: Sequence[float],
+    sizes: Sequence[int],
+    *,
+    tolerance: float,
+    probability: float = 0.9,
+    small_runs: Mapping[str, Run] | None = None,
 ) -> pd.DataFrame:
-    """Return the verdict for each eta and batch size.
+    """Return the verdict for each eta and batch size, by `verdict_table`."""
+    ask = partial(verdict, runs, tolerance=tolerance, probability=probability, small_runs=small_runs)
+    return verdict_table([ask(eta, n) for eta in etas for n in sizes])
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """Return verdicts as a table, a row each.
 
     Returns
     -------
@@ -202,11 +214,10 @@ def verdict_map(
         required_low, required_high (sequences at which that is the tolerance, with its interval).
     """
     numbers = ("margin", "required_n", "required_low", "required_high")
-    rows = []
-    for eta in etas:
-        for n in sizes:
-            found = verdict(runs, eta, n, tolerance=tolerance, probability=probability)
-            rows.append((found.eta, n, found.enough, found.linear_trusted, *(found.numbers[name] for name in numbers)))
+    rows = [
+        (found.eta, found.n, found.enough, found.linear_trusted, *(found.numbers[name] for name in numbers))
+        for found in verdicts
+    ]
     return pd.DataFrame(rows, columns=["eta", "n", "enough", "linear_trusted", *numbers])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from analysis_helpers import Run
+from analysis_helpers.explorer import FALLBACK
 from analysis_helpers.notebook import RESULT_MIME
 from analysis_helpers.pages import collected_result
 from tests.building import plain_estimate
@@ -65,9 +67,22 @@ def test_metadata_are_clean_and_the_kernel_is_python3(path: Path) -> None:
 
 
 @every_notebook
-def test_only_the_place_of_the_answer_is_left_out_of_the_comparison_of_outputs(path: Path) -> None:
+def test_only_the_place_of_the_answer_and_controls_are_left_out_of_the_comparison_of_outputs(path: Path) -> None:
     ignored = [cell for cell in code_cells(read(path)) if "nbval-ignore-output" in cell.metadata.get("tags", [])]
-    assert [cell.source.splitlines()[-1] for cell in ignored] == ["answer = Answer()"]
+    controls = ["Explorer(exploration, choice)"] if path.stem == "06_explore" else []
+    assert [cell.source.splitlines()[-1] for cell in ignored] == ["answer = Answer()", *controls]
+
+
+def test_what_needs_a_running_kernel_is_not_stored() -> None:
+    [cell] = [cell for cell in code_cells(read(NOTEBOOKS[-1])) if cell.source == "Explorer(exploration, choice)"]
+    assert [set(output.data) for output in cell.outputs] == [{"text/html", "text/plain"}]
+    assert cell.outputs[0].data["text/html"] == FALLBACK
+
+
+def test_the_first_notebook_leads_to_every_other_in_their_order() -> None:
+    first, *others = NOTEBOOKS
+    text = "\n".join(cell.source for cell in read(first).cells if cell.cell_type == "markdown")
+    assert re.findall(r"\]\((\w+)\.ipynb\)", text) == [path.stem for path in others]
 
 
 @every_notebook

@@ -1,0 +1,74 @@
+"""The figure of an exploration: subsets, closed form and actual runs on one scale. A table in, a figure out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .answers import QUESTIONS
+from .exploration import ClosedForm
+from .plot_style import BINS, COLOURS, ERR_REL_LABEL, ESTIMATOR_LABELS, histogram, legend_below, panels
+from .plots import draw_actual_runs, mixture_density
+
+
+def plot_exploration(found: ClosedForm, draws: pd.DataFrame | None = None) -> Figure:
+    """Draw the closed form, the actual runs and, where subsets are drawn, their histogram.
+
+    The scale follows from the closed form and the actual runs, so it stays where it is when subsets join.
+
+    Parameters
+    ----------
+    found
+        From `analysis_helpers.exploration.Exploration.closed_form`.
+    draws
+        From `analysis_helpers.exploration.Exploration.draws`; None: not drawn yet.
+    """
+    choice = found.choice
+    figure, (ax,) = panels(1, width=1.5)
+    low, high = _span(found)
+    count = choice.num_samples * len(found.moments)
+    if draws is not None:
+        label = f"{count:,} subsets of {choice.subset_size} drawn from large runs"
+        histogram(ax, draws["err_rel"].clip(low, high), COLOURS[choice.estimator], label, span=(low, high))
+    grid = np.linspace(low, high, 400)
+    height = count * (high - low) / BINS
+    ax.plot(
+        grid,
+        height * mixture_density(grid, found.moments),
+        color=COLOURS["true"],
+        linewidth=1.4,
+        label="subsets, closed form",
+    )
+    draw_actual_runs(ax, found.actual)
+    _tolerance_band(ax, choice.tolerance)
+    ax.set_xlim(low, high)
+    ax.set_title(_title(found), fontsize=10)
+    ax.set_xlabel(ERR_REL_LABEL)
+    ax.set_ylabel("number of subsets")
+    legend_below(ax, 2)
+    return figure
+
+
+def _span(found: ClosedForm) -> tuple[float, float]:
+    """Return an interval that holds nearly all subsets, every actual run and the tolerance."""
+    reach = 4 * found.moments["sd"]
+    ends = pd.concat([found.moments["mean"] - reach, found.moments["mean"] + reach, found.actual["err_rel"]])
+    tolerance = 1.1 * found.choice.tolerance
+    return min(float(ends.min()), -tolerance), max(float(ends.max()), tolerance)
+
+
+def _tolerance_band(ax: Axes, tolerance: float) -> None:
+    ax.axvspan(
+        -tolerance, tolerance, color=COLOURS["guide"], alpha=0.15, linewidth=0, label=f"tolerance ±{tolerance:g}"
+    )
+
+
+def _title(found: ClosedForm) -> str:
+    choice, name = found.choice, ESTIMATOR_LABELS[found.choice.estimator]
+    compared = " (not comparable with actual runs)" if choice.estimator == "partial_sum" else ""
+    spread = f"subsets of {choice.subset_size} scatter by ±{found.sd:.2g} about {found.mean:+.2g}{compared}"
+    enough = f"Is a batch of {choice.subset_size} enough? {found.verdict.enough.capitalize()}."
+    trusted = f"{QUESTIONS['linear_trusted']} {found.verdict.linear_trusted.capitalize()}."
+    return f"{name.capitalize()}, eta {choice.eta:g}: {spread}\n{enough} {trusted}"

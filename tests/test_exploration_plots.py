@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.patches import StepPatch
+
+from analysis_helpers.exploration import Choice, Exploration
+from analysis_helpers.exploration_plots import plot_exploration
+from analysis_helpers.plot_style import COLOURS
+
+CHOICE = Choice("E_2048", "E_256", 1.6e-6, 256, num_samples=100)
+
+
+@pytest.fixture(scope="module")
+def exploration(sample_root: Path) -> Exploration:
+    return Exploration(sample_root)
+
+
+@pytest.mark.parametrize("estimator", ["partial_sum", "ratio", "matched"])
+def test_subsets_join_on_the_scale_that_the_closed_form_has_set(exploration: Exploration, estimator: str) -> None:
+    choice = replace(CHOICE, estimator=estimator)
+    found, draws = exploration.closed_form(choice), exploration.draws(choice)
+    [before], [after] = plot_exploration(found).axes, plot_exploration(found, draws).axes
+    assert before.get_xlim() == after.get_xlim()
+    assert not [p for p in before.patches if isinstance(p, StepPatch)]
+    [bars] = [p for p in after.patches if isinstance(p, StepPatch)]
+    assert bars.get_facecolor()[:3] == to_rgba(COLOURS[estimator])[:3]
+    assert bars.get_data()[0].sum() == 400  # the furthest subsets stand in the outermost bins
+
+
+def test_the_curve_holds_as_many_subsets_as_are_asked_for(exploration: Exploration) -> None:
+    [ax] = plot_exploration(exploration.closed_form(CHOICE)).axes
+    [curve] = [line for line in ax.lines if line.get_label() == "subsets, closed form"]
+    x, y = np.asarray(curve.get_xydata()).T
+    bin_width = (x[-1] - x[0]) / 60
+    assert y.sum() * (x[1] - x[0]) / bin_width == pytest.approx(400, rel=1e-3)
+
+
+def test_the_title_tells_spread_and_verdict(exploration: Exploration) -> None:
+    [ax] = plot_exploration(exploration.closed_form(CHOICE)).axes
+    assert ax.get_title() == (
+        "Ratio, eta 1.6e-06: subsets of 256 scatter by ±0.53 about -0.098\n"
+        "Is a batch of 256 enough? No. May the linear approximation be trusted? Cannot tell."
+    )
+    [ax] = plot_exploration(exploration.closed_form(replace(CHOICE, estimator="partial_sum"))).axes
+    assert "not comparable with actual runs" in ax.get_title()
