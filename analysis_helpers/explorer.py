@@ -64,6 +64,7 @@ class Explorer:
         beside = widgets.VBox([*self.controls.values(), self._status])
         above = widgets.HBox([beside, self._figure], layout=widgets.Layout(flex_flow="row wrap"))
         box = widgets.VBox([self._answers, above, self._numbers, self._reasons])
+        box.add_class("entropy-explorer")
         return {**box._repr_mimebundle_(), "text/html": FALLBACK, "text/plain": "controls"}
 
     def _changed(self, _: object) -> None:

@@ -10,34 +10,20 @@ from typing import Any
 
 import pytest
 
+from tests.browsing import in_browser, opened_browser
 from tests.conftest import REPOSITORY
 from tests.sweeping import write_notebook
 
 pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
-]
+pytest.importorskip("playwright", reason="playwright is not installed")
+pytestmark = in_browser
 WIDTHS = {"desk": 1280, "phone": 390}
-# What Chromium would otherwise ask the network for at its start.
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield opened
-        opened.close()
+    with opened_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
