@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .answers import QUESTIONS
 from .exploration import ClosedForm
-from .plot_style import BINS, COLOURS, ERR_REL_LABEL, ESTIMATOR_LABELS, histogram, legend_below, panels
+from .plot_style import (
+    BINS,
+    COLOURS,
+    ERR_REL_LABEL,
+    ESTIMATOR_LABELS,
+    finding,
+    histogram,
+    legend_below,
+    panels,
+    tolerance_band,
+)
 from .plots import draw_actual_runs, mixture_density
 
 
@@ -37,14 +46,14 @@ def plot_exploration(found: ClosedForm, draws: pd.DataFrame | None = None) -> Fi
     ax.plot(
         grid,
         height * mixture_density(grid, found.moments),
-        color=COLOURS["true"],
-        linewidth=1.4,
+        color=COLOURS[choice.estimator],
+        linewidth=1.8,
         label="subsets, closed form",
     )
     draw_actual_runs(ax, found.actual)
-    _tolerance_band(ax, choice.tolerance)
+    tolerance_band(ax, choice.tolerance)
     ax.set_xlim(low, high)
-    ax.set_title(_title(found), fontsize=10)
+    finding(ax, _title(found))
     ax.set_xlabel(ERR_REL_LABEL)
     ax.set_ylabel("number of subsets")
     legend_below(ax, 2)
@@ -57,12 +66,6 @@ def _span(found: ClosedForm) -> tuple[float, float]:
     ends = pd.concat([found.moments["mean"] - reach, found.moments["mean"] + reach, found.actual["err_rel"]])
     tolerance = 1.1 * found.choice.tolerance
     return min(float(ends.min()), -tolerance), max(float(ends.max()), tolerance)
-
-
-def _tolerance_band(ax: Axes, tolerance: float) -> None:
-    ax.axvspan(
-        -tolerance, tolerance, color=COLOURS["guide"], alpha=0.15, linewidth=0, label=f"tolerance ±{tolerance:g}"
-    )
 
 
 def _title(found: ClosedForm) -> str:

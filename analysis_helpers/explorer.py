@@ -27,6 +27,8 @@ from .wording import describe_verdict
 FALLBACK = "<em>Here stand the controls, in JupyterLab, once this cell is run.</em>"
 """Shown instead of the controls where a notebook is read without a kernel."""
 
+# Beside the controls where there is room, else below them; never larger than it was drawn.
+_FIGURE = {"flex": "1 1 0", "min_width": "24rem", "max_width": "858px", "height": "auto", "align_self": "flex-start"}
 _DRAWS = (200, 500, 1000, 2000, 5000)
 _TOLERANCES = (0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)
 
@@ -53,7 +55,7 @@ class Explorer:
         self.choice, self._exploration, self._filling = choice, exploration, False
         self.controls = _controls(exploration.batches)
         self._answers, self._status, self._numbers, self._reasons = (widgets.HTML() for _ in range(4))
-        self._figure = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        self._figure = widgets.Image(format="png", layout=widgets.Layout(**_FIGURE))
         for name, control in self.controls.items():
             control.add_class(f"explore-{name.replace('_', '-')}")
             control.observe(self._changed, "value")
@@ -98,7 +100,7 @@ class Explorer:
         self._status.value = ""
 
     def _show(self, found: ClosedForm, draws: pd.DataFrame | None) -> None:
-        self._numbers.value = readable(exploration_table(found, draws)).to_html(index=False, border=0)
+        self._numbers.value = _table(exploration_table(found, draws))
         self._figure.value = png(plot_exploration(found, draws))
 
     def _tell(self, error: Exception) -> None:
@@ -154,7 +156,13 @@ def _answer_line(found: ClosedForm) -> str:
     )
 
 
+def _table(table: pd.DataFrame) -> str:
+    shown = readable(table.rename(columns=lambda name: name.replace("_", " "))).to_html(index=False, border=0)
+    return re.sub(r"<(t[dh])>", r'<\1 style="text-align: left; padding: 0 1em .3em 0; line-height: 1.4">', shown)
+
+
 def _list(sentences: Iterable[str]) -> str:
     """Return sentences as an HTML list; what stands between ** is bold."""
     items = [re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(sentence)) for sentence in sentences]
-    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>" if items else ""
+    listed = "".join(f'<li style="line-height: 1.4">{item}</li>' for item in items)
+    return f"<ul>{listed}</ul>" if items else ""

@@ -18,10 +18,15 @@ from .execute import Execution, drop_widget_views
 
 KEY_TAG = "key"
 
-# A figure or table wider than the page is fitted or scrolled, not cut off.
+# A figure or table wider than the page is fitted or scrolled, not cut off. On a phone, two panels fitted would be too
+# small to read: there figures keep a size at which letters are legible, and scroll.
 _FIT = """<style>
-.jp-RenderedImage img, .jp-RenderedSVG svg { max-width: 100%; height: auto; }
-.jp-RenderedHTMLCommon { overflow-x: auto; }
+.jp-RenderedImage img, .jp-RenderedSVG img { max-width: 100%; height: auto; }
+.jp-RenderedHTMLCommon, .jp-RenderedImage, .jp-RenderedSVG { overflow-x: auto; }
+@media (max-width: 600px) {
+  .jp-RenderedImage img { max-width: none; zoom: 0.62; }
+  .jp-RenderedSVG img { max-width: none; zoom: 0.7; }
+}
 .jp-RenderedHTMLCommon td { white-space: normal; }
 </style>
 """
@@ -141,7 +146,8 @@ def _blocks(cell: Any, title: str) -> list[str]:
     for data in _displayed([cell]):
         if "image/png" in data:
             encoded = data["image/png"].replace("\n", "")
-            blocks.append(f'<img alt="{escape(title)}" src="data:image/png;base64,{encoded}">')
+            figure = f'<img alt="{escape(title)}" src="data:image/png;base64,{encoded}">'
+            blocks.append(f'<div class="figure">{figure}</div>')
         elif "text/html" in data:
             blocks.append(f'<div class="table">{data["text/html"]}</div>')
     return blocks

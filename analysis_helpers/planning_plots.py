@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,17 @@ from matplotlib.figure import Figure
 
 from .answers import QUESTIONS
 from .planning import Plan
-from .plot_style import ANSWER_COLOURS, COLOURS, legend_below, log_error_axis, log_size_axis, panels
+from .plot_style import (
+    ANSWER_COLOURS,
+    BACKGROUND,
+    COLOURS,
+    finding,
+    legend_below,
+    log_error_axis,
+    log_size_axis,
+    panels,
+    tolerance_band,
+)
 
 
 def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: float, eta: float) -> Figure:
@@ -30,7 +41,12 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     left.plot(table["n"], table["se"], color=COLOURS["ratio"], label="standard error, with its 90% interval")
     log_error_axis(left)
     left.set_ylabel("standard error of err_rel")
-    left.set_title(f"eta {eta:g}: sampling alone", fontsize=10)
+    first, last = table.iloc[0], table.iloc[-1]
+    finding(
+        left,
+        f"eta {eta:g}, sampling alone: ±{first['se']:.2g} with {first['n']:,.0f} sequences, "
+        f"±{last['se']:.2g} with {last['n']:,.0f}",
+    )
     right.fill_between(
         table["n"],
         table["low"],
@@ -40,16 +56,13 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
         linewidth=0,
         label=f"where a fresh run falls with probability {probability:.0%}",
     )
-    for sign in (-1, 1):
-        label = f"tolerance ±{tolerance:g}" if sign > 0 else None
-        right.axhline(sign * tolerance, color=COLOURS["actual"], linestyle="--", linewidth=1.2, label=label)
+    tolerance_band(right, tolerance, upright=False)
     right.axhline(0, color=COLOURS["guide"], linewidth=0.8)
     right.set_ylabel("err_rel of a fresh run")
     reach = min(float(table[["low", "high"]].abs().to_numpy().max()), 4 * tolerance)  # so that the tolerance is seen
     right.set_ylim(-1.05 * reach, 1.05 * reach)
-    last = table.iloc[-1]
     rest = f"with {last['n']:,.0f} sequences still {last['low']:+.2f} to {last['high']:+.2f}"
-    right.set_title(f"eta {eta:g}, in all: {rest}", fontsize=10)
+    finding(right, f"eta {eta:g}, in all: {rest}")
     for ax in (left, right):
         log_size_axis(ax)
         legend_below(ax, 1)
@@ -69,11 +82,14 @@ def plot_required_sizes(plans: Mapping[float, Plan], *, goal: str) -> Figure:
     figure, (ax,) = panels(1, width=1.2)
     sizes = [size for plan in plans.values() for size in (plan.n, plan.low, plan.high) if size is not None]
     top = 4 * max(sizes, default=1)
+    unbounded = [place for place, plan in enumerate(plans.values()) if plan.high is None]
     for place, plan in enumerate(plans.values()):
         low, high = plan.low or top, plan.high or top
-        ax.plot([place, place], [low, high], color=COLOURS["ratio"], linewidth=1.4)
+        others = "what other pilots of this size would say" if place == 0 else None
+        ax.plot([place, place], [low, high], color=COLOURS["ratio"], linewidth=1.4, label=others)
         if plan.high is None:
-            ax.plot(place, top, marker="^", color=COLOURS["ratio"], markersize=7)
+            none = "some of them: no size is enough" if place == unbounded[0] else None
+            ax.plot(place, top, marker="^", color=COLOURS["ratio"], markersize=7, linestyle="", label=none)
         if plan.n is not None:
             ax.plot(place, plan.n, "o", color=COLOURS["ratio"], markersize=6)
         label = f"n = {plan.n:,}" if plan.n is not None else "no size\nis enough"
@@ -85,7 +101,8 @@ def plot_required_sizes(plans: Mapping[float, Plan], *, goal: str) -> Figure:
     ax.set_ylim(min(sizes, default=1) / 2, 1.6 * top)
     ax.set_xlabel("step size eta")
     ax.set_ylabel("sequences required")
-    ax.set_title(f"{goal}\n(bars: what other pilots of this size would say; arrow: perhaps no size)", fontsize=9)
+    finding(ax, f"{goal}:\n{_required(plans)}")
+    legend_below(ax, 2)
     return figure
 
 
@@ -103,16 +120,15 @@ def plot_verdict_map(table: pd.DataFrame) -> Figure:
         for row in table.to_dict("records"):
             x, y = sizes.index(row["n"]), etas.index(row["eta"])
             answer = str(row[column])
-            ax.fill_between(
-                [x - 0.5, x + 0.5], y - 0.5, y + 0.5, facecolor=ANSWER_COLOURS[answer], edgecolor="white", linewidth=2
-            )
+            look: dict[str, Any] = {"facecolor": ANSWER_COLOURS[answer], "edgecolor": BACKGROUND, "linewidth": 2}
+            ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, **look)
             ax.text(x, y, answer.replace(" ", "\n"), ha="center", va="center", fontsize=8)
         ax.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes], fontsize=8)
         ax.set_yticks(range(len(etas)), [f"{eta:g}" for eta in etas], fontsize=8)
         ax.set_xlim(-0.5, len(sizes) - 0.5)
         ax.set_ylim(-0.5, len(etas) - 0.5)
         ax.set_xlabel("sequences n")
-        ax.set_title(question, fontsize=10)
+        finding(ax, f"{question}\n{_counted(table[column])}")
     axes[0].set_ylabel("step size eta")
     return figure
 
@@ -137,9 +153,19 @@ def plot_budget(table: pd.DataFrame, *, sequences: int) -> Figure:
     ax.set_xticks(table["runs"], [f"{k} x {n:,}" for k, n in zip(table["runs"], table["sequences_each"], strict=True)])
     ax.set_ylim(0, 1.25 * float(np.nanmax(table["se_high"].where(np.isfinite(table["se_high"]), table["se"]))))
     ax.set_xlabel("runs x sequences of each")
-    ax.set_ylabel("standard error of the mean err_rel")
+    ax.set_ylabel("standard error of mean err_rel")
     gain, most = (1 - float(table[name].iloc[-1]) / float(table[name].iloc[0]) for name in ("se", "se_high"))
     at_most = f", at most {most:.0%}" if np.isfinite(most) else ""
-    ax.set_title(f"{sequences:,} sequences: splitting gains {gain:.0%}{at_most}", fontsize=10)
+    finding(ax, f"{sequences:,} sequences: splitting gains {gain:.0%}{at_most}")
     legend_below(ax, 1)
     return figure
+
+
+def _required(plans: Mapping[float, Plan]) -> str:
+    sizes = {eta: "no size" if plan.n is None else f"{plan.n:,} sequences" for eta, plan in plans.items()}
+    return ", ".join(f"{size} at eta {eta:g}" for eta, size in sizes.items())
+
+
+def _counted(answers: pd.Series[str]) -> str:
+    counts = answers.value_counts()
+    return ", ".join(f"{answer} in {counts[answer]} of {len(answers)}" for answer in ANSWER_COLOURS if answer in counts)

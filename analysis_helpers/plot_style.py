@@ -17,7 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-# One colour for one thing, everywhere; from the colour-blind-safe palette of Okabe and Ito (2008).
+# One colour for one thing, everywhere, whether it is drawn or follows in closed form; from the palette of Okabe and Ito
+# (2008), which colour-blind readers tell apart.
 COLOURS = {
     "partial_sum": "#0072B2",
     "ratio": "#009E73",
@@ -28,12 +29,13 @@ COLOURS = {
     "guide": "#808080",
 }
 ESTIMATOR_LABELS = {"partial_sum": "partial sum", "ratio": "ratio", "matched": "matched"}
-PART_LABELS = {"linear_minus_matched": "linear - matched", "matched_minus_true": "matched - true"}
+PART_LABELS = {"linear_minus_matched": "linear − matched", "matched_minus_true": "matched − true"}
 ANSWER_COLOURS = {"yes": "#56B4E9", "cannot tell": "#E5E5E5", "no": "#F0A27F"}  # light: words stand on them
 PART_COLOURS = {"linear_minus_matched": COLOURS["linear"], "matched_minus_true": COLOURS["matched"]}
-ERR_REL_LABEL = "relative error, (linear - true) / reference"
+ERR_REL_LABEL = "relative error, err_rel = (linear − true) / reference"
 CHANGE_LABEL = "change of entropy (10⁻³ nats per token)"
 
+BACKGROUND = "white"
 BINS = 60  # as in the published figures
 _PANEL = (5.2, 3.6)  # inches
 _DPI = 110
@@ -126,7 +128,24 @@ def histogram(
 ) -> None:
     """Draw a filled histogram of `BINS` bins, over the span of the values or the one given."""
     counts, edges = np.histogram(values, bins=BINS, range=span)
-    ax.stairs(counts, edges, fill=True, alpha=0.55, color=colour, label=label)
+    ax.stairs(counts, edges, fill=True, alpha=0.45, color=colour, label=label)
+
+
+def zero_line(ax: Axes) -> None:
+    """Mark where err_rel, on the x axis, is zero."""
+    ax.axvline(0, color=COLOURS["guide"], linewidth=0.8)
+
+
+def tolerance_band(ax: Axes, tolerance: float, *, upright: bool = True) -> None:
+    """Shade where err_rel keeps to the tolerance: an upright band where it is on the x axis, else a level one."""
+    span = ax.axvspan if upright else ax.axhspan
+    label = f"tolerance ±{tolerance:g}"
+    span(-tolerance, tolerance, color=COLOURS["guide"], alpha=0.18, linewidth=0, zorder=0, label=label)
+
+
+def finding(ax: Axes, text: str) -> None:
+    """Put what the figure shows above it, computed from what it plots."""
+    ax.set_title(text, fontsize=10)
 
 
 def png(figure: Figure) -> bytes:

@@ -17,11 +17,13 @@ from .plot_style import (
     COLOURS,
     ERR_REL_LABEL,
     ESTIMATOR_LABELS,
+    finding,
     histogram,
     legend_below,
     log_error_axis,
     log_size_axis,
     panels,
+    zero_line,
 )
 from .prediction import Prediction
 
@@ -56,12 +58,8 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     label = f"subsets of {comparison.sample_size} drawn from large runs"
     histogram(target, synthetic, COLOURS[comparison.estimator], label)
     draw_actual_runs(target, comparison.actual)
-    target.axvline(0, color=COLOURS["guide"], linewidth=0.8)
-    mean, sd = synthetic.mean(), synthetic.std()
-    target.set_title(
-        f"{ESTIMATOR_LABELS[comparison.estimator]}, eta {comparison.eta:g}: subsets {mean:+.2f} ± {sd:.2f} (mean ± SD)",
-        fontsize=10,
-    )
+    zero_line(target)
+    finding(target, f"{_scatter(comparison.estimator, comparison.eta, synthetic)}\n{_actual_among(comparison)}")
     target.set_xlabel(ERR_REL_LABEL)
     target.set_ylabel("number of subsets")
     legend_below(target, 2)
@@ -119,17 +117,15 @@ def plot_err_rel_histograms(
     figure, axes = panels(len(eta_values), share_x=True, share_y=True)
     for ax, eta, values in zip(axes, eta_values, of_etas, strict=True):
         histogram(ax, values, COLOURS[estimator], span=(shown.min(), shown.max()))  # one bin width: heights compare
-        ax.axvline(0, color=COLOURS["guide"], linewidth=0.8)
-        ax.axvline(values.mean(), color=COLOURS["true"], linestyle="--", linewidth=1.2, label="mean")
+        zero_line(ax)
+        ax.axvline(values.mean(), color=COLOURS[estimator], linestyle="--", linewidth=1.4, label="mean")
         if moments is not None:
             at_eta = moments[np.isclose(moments["eta"], eta, rtol=ETA_TOLERANCE, atol=0.0)]
             grid = np.linspace(shown.min(), shown.max(), 300)
             height = len(values) * (grid[-1] - grid[0]) / BINS
             expected = height * mixture_density(grid, at_eta)
-            ax.plot(grid, expected, color=COLOURS["true"], linewidth=1.2, label="closed form")
-        ax.set_title(
-            f"{ESTIMATOR_LABELS[estimator]}, eta {eta:g}: {values.mean():+.2f} ± {values.std():.2f}", fontsize=10
-        )
+            ax.plot(grid, expected, color=COLOURS[estimator], linewidth=1.8, label="closed form")
+        finding(ax, _scatter(estimator, eta, values))
         ax.set_xlabel(ERR_REL_LABEL)
     axes[0].set_ylabel("number of subsets")
     axes[0].legend(fontsize=8, frameon=False)
@@ -175,7 +171,7 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame, *, level: flo
             row["err_rel"], -k * step, xerr=row["se"], fmt="o", color=COLOURS["actual"], alpha=fade, elinewidth=1.2
         )
         ax.annotate(label, (end, -k * step), xytext=(shift, -3), textcoords="offset points", ha=side, fontsize=8)
-    ax.axvline(0, color=COLOURS["guide"], linewidth=0.8)
+    zero_line(ax)
     ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
     ax.set_ylim(-(len(checked) + 0.6) * step, 1.08 * density.max())
     ax.set_yticks([])
@@ -184,10 +180,7 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame, *, level: flo
     count = (
         f"{within} of {len(alike)} actual runs of this size lie" if len(alike) else "no actual run of this size to lie"
     )
-    ax.set_title(
-        f"eta {prediction.eta:g}: {count} in the {level:.0%} interval {low:+.2f} to {high:+.2f}",
-        fontsize=10,
-    )
+    finding(ax, f"eta {prediction.eta:g}: {count} in the {level:.0%} interval {low:+.2f} to {high:+.2f}")
     ax.set_xlabel(f"{ERR_REL_LABEL}; bars: standard error of each actual run")
     ax.set_ylabel("predictive density")
     legend_below(ax, 2)
@@ -205,7 +198,7 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
         The number of sequences to mark.
     """
     figure, (ax,) = panels(1)
-    ax.plot(table["n"], table["fresh"], color=COLOURS["true"], linewidth=1.4, label="a fresh batch of n (closed form)")
+    ax.plot(table["n"], table["fresh"], color=COLOURS["ratio"], linewidth=1.6, label="a fresh batch of n (closed form)")
     ax.plot(
         table["n"],
         table["subset"],
@@ -219,6 +212,9 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     log_size_axis(ax)
     log_error_axis(ax)
     ax.set_ylabel("SD of err_rel (ratio)")
+    error = table.set_index("n")["fresh"].get(n)
+    known = "" if error is None else f"One fresh batch of {n:,} is off by ±{error:.2f}; "
+    finding(ax, f"{known}four times the batch halves it")
     legend_below(ax, 2)
     return figure
 
@@ -228,6 +224,19 @@ def draw_actual_runs(ax: Axes, actual: pd.DataFrame) -> None:
     for k, (run, value) in enumerate(zip(actual["run"], actual["err_rel"], strict=True)):
         style = _DASHES[k % len(_DASHES)]
         ax.axvline(value, color=COLOURS["actual"], linestyle=style, linewidth=1.6, label=f"actual {run}: {value:+.2f}")
+
+
+def _scatter(estimator: str, eta: float, values: pd.Series[float]) -> str:
+    name = ESTIMATOR_LABELS[estimator].capitalize()
+    return f"{name}, eta {eta:g}: subsets scatter by ±{values.std():.2f} about {values.mean():+.2f}"
+
+
+def _actual_among(comparison: Comparison) -> str:
+    if comparison.estimator == "partial_sum":
+        return "(not comparable with actual runs)"
+    values, subsets = comparison.actual["err_rel"], comparison.synthetic["err_rel"]
+    near = int(((values - subsets.mean()).abs() <= 2 * subsets.std()).sum())
+    return f"{near} of {len(values)} actual runs lie within 2 SD"
 
 
 def _at_eta(df: pd.DataFrame, eta: float) -> pd.Series[float]:

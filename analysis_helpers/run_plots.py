@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .plot_style import CHANGE_LABEL, COLOURS, PART_COLOURS, PART_LABELS, legend_below, panels, points
+from .plot_style import (
+    BACKGROUND,
+    CHANGE_LABEL,
+    COLOURS,
+    PART_COLOURS,
+    PART_LABELS,
+    finding,
+    legend_below,
+    panels,
+    points,
+)
 
 
 def plot_totals(totals: pd.DataFrame) -> Figure:
@@ -31,7 +41,8 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
         ax.set_xticks(places, rows["batch"] + "\n" + rows["run"], fontsize=7)
         ax.set_xlim(-0.5, len(rows) - 0.5)
         ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
-        ax.set_title(f"eta {eta:g}", fontsize=10)
+        share = rows["linear"].mean() / rows["true"].mean()
+        finding(ax, f"eta {eta:g}: linear is {share:.2f} times true (means over {len(rows)} runs)")
     axes[0].set_ylabel(CHANGE_LABEL)
     legend_below(axes[0], 2, lines=2)
     return figure
@@ -46,10 +57,12 @@ def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
         Columns run, true, linear (a row for each sequence), as from `analysis_helpers.run_tables.contribution_table`.
     """
     figure, (ax,) = panels(1)
+    furthest = [0.0]
     for name in ("true", "linear"):
         values = contributions[name] - contributions.groupby("run")[name].transform("mean")
         distance = np.sort(np.abs(values / contributions.groupby("run")[name].transform("std")))
         ax.step(distance, 1 - np.arange(len(distance)) / len(distance), color=COLOURS[name], where="post", label=name)
+        furthest += distance[-1:].tolist()
     grid = np.linspace(0, 5, 200)
     normal = [2 * (1 - NormalDist().cdf(x)) for x in grid]
     ax.plot(grid, normal, color=COLOURS["guide"], linestyle=":", label="normal distribution")
@@ -58,6 +71,7 @@ def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
     ax.set_xlabel("distance of a contribution from its mean (SDs)")
     ax.set_ylabel("share of sequences further out")
     ax.legend(fontsize=8, frameon=False)
+    finding(ax, f"The furthest contribution lies {max(furthest):.1f} SDs out")
     return figure
 
 
@@ -72,19 +86,24 @@ def plot_decomposition(table: pd.DataFrame) -> Figure:
     etas = sorted(table["eta"].unique())
     figure, axes = panels(2 * max(len(etas), 1), share_y=True)
     if not etas:
-        axes[0].set_title("no run records the score")
+        finding(axes[0], "no run records the score")
         return figure
     for ax, (eta, part) in zip(axes, product(etas, PART_LABELS), strict=True):
         for adjusted, marker, shift in ((False, "o", -0.12), (True, "D", 0.12)):
             rows = table[(table["eta"] == eta) & (table["score_adjusted"] == adjusted)].reset_index(drop=True)
-            label, face = ("score-adjusted", "white") if adjusted else ("unadjusted", None)
+            label, face = ("score-adjusted", BACKGROUND) if adjusted else ("unadjusted", None)
             places = np.arange(len(rows)) + shift
             points(ax, places, rows[part], rows[f"{part}_se"], PART_COLOURS[part], marker, label, face)
         ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
         ax.axvline(len(rows) - 1.5, color=COLOURS["guide"], linewidth=0.8, linestyle=":")
         ax.set_xticks(np.arange(len(rows)), rows["run"], fontsize=8)
-        ax.set_title(f"{PART_LABELS[part]}, eta {eta:g}", fontsize=10)
+        finding(ax, f"{PART_LABELS[part]}, eta {eta:g}: {_pooled(table[table['eta'] == eta], part)}")
         legend_below(ax, 2)
     for ax in axes[::2]:
         ax.set_ylabel("part of err_rel, ± standard error")
     return figure
+
+
+def _pooled(table: pd.DataFrame, part: str) -> str:
+    raw = table[(table["run"] == "pooled") & ~table["score_adjusted"].astype(bool)].iloc[0]
+    return f"{raw[part]:+.2g} ± {raw[f'{part}_se']:.1g} pooled"

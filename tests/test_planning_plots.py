@@ -15,7 +15,10 @@ def test_the_error_is_drawn_from_sampling_alone_and_in_all(large_runs: dict[str,
     table = error_by_size(large_runs, 1.6e-6, [64, 256, 1024], tolerance=0.5)
     left, right = plot_error_by_size(table, tolerance=0.5, probability=0.9, eta=1.6e-6).axes
     assert np.array_equal(np.asarray(left.lines[0].get_ydata()), table["se"])
-    assert sorted(float(np.asarray(line.get_ydata())[0]) for line in right.lines) == [-0.5, 0.0, 0.5]
+    [band] = [patch for patch in right.patches if patch.get_label() == "tolerance ±0.5"]
+    assert (band.get_extents().transformed(right.transData.inverted()).intervaly).tolist() == pytest.approx([-0.5, 0.5])
+    low, high = table["se"].iloc[[-1, 0]]
+    assert left.get_title() == f"eta 1.6e-06, sampling alone: ±{high:.2g} with 64 sequences, ±{low:.2g} with 1,024"
     assert f"with 1,024 sequences still {table['low'].iloc[-1]:+.2f}" in right.get_title()
 
 

@@ -7,6 +7,7 @@ from matplotlib.container import ErrorbarContainer
 
 from analysis_helpers import Run
 from analysis_helpers.decomposition import decomposition_table
+from analysis_helpers.plot_style import PART_LABELS
 from analysis_helpers.run_plots import plot_contribution_tails, plot_decomposition, plot_totals
 from analysis_helpers.run_tables import contribution_table, run_totals
 
@@ -36,8 +37,11 @@ def test_tails_start_at_all_sequences_and_end_at_the_last(large_runs: dict[str, 
 def test_parts_have_two_panels_an_eta_with_every_run_and_the_pool(large_runs: dict[str, Run]) -> None:
     table = decomposition_table(large_runs, [1.6e-6, 3.2e-6])
     axes = plot_decomposition(table).axes
+    raw = table[(table["run"] == "pooled") & ~table["score_adjusted"].astype(bool)].set_index("eta")
     assert [ax.get_title() for ax in axes] == [
-        f"{part}, eta {eta}" for eta in ("1.6e-06", "3.2e-06") for part in ("linear - matched", "matched - true")
+        f"{label}, eta {eta:g}: {raw[part][eta]:+.2g} ± {raw[f'{part}_se'][eta]:.1g} pooled"
+        for eta in (1.6e-6, 3.2e-6)
+        for part, label in PART_LABELS.items()
     ]
     assert [tick.get_text() for tick in axes[0].get_xticklabels()] == [*large_runs, "pooled"]
     assert [text.get_text() for text in axes[0].texts] == []
