@@ -12,7 +12,7 @@ REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,la
 	$(call option,TOLERANCE,tolerance) $(call option,PROBABILITY,probability) \
 	$(call option,OUT,out)
 
-.PHONY: help report test test-slow bench lint lab notebooks samples constraints clean
+.PHONY: help report test test-slow bench lint lab notebooks pictures samples constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ lab: $(READY) ## Open JupyterLab on the notebooks, at the one to start with
 
 notebooks: $(READY) ## Run the notebooks in place and store their outputs
 	$(RUN) -m analysis_helpers refresh
+
+pictures: $(READY) ## Make the pictures of the README anew (needs Chromium)
+	$(RUN) -m tests.pictures
 
 samples: $(READY) ## Make data_samples anew
 	$(RUN) -m analysis_helpers simulate data_samples

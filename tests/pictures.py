@@ -24,7 +24,7 @@ def main() -> None:
 def _of_the_explorer(browser: Any, folder: Path) -> None:
     folder.mkdir()
     with served_lab(folder) as address:
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page = browser.new_page(viewport={"width": 1280, "height": 1100})
         run_all(page, address, "06_explore")
         page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         explorer = page.locator(".entropy-explorer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -78,3 +79,12 @@ def test_every_make_target_named_here_exists() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)", README)) <= targets
+
+
+def test_binder_installs_what_the_notebooks_need_at_the_versions_that_are_tested() -> None:
+    environment = (REPOSITORY / "environment.yml").read_text(encoding="utf-8")
+    assert "- --editable .[notebooks]" in environment
+    assert "- --constraint constraints.txt" in environment
+    [python] = re.findall(r"- python=(\d+\.\d+)", environment)
+    oldest = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    assert tuple(map(int, python.split("."))) >= tuple(map(int, oldest.removeprefix(">=").split(".")))
