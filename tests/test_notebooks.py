@@ -79,6 +79,10 @@ def test_what_needs_a_running_kernel_is_not_stored() -> None:
     assert cell.outputs[0].data["text/html"] == FALLBACK
 
 
+def test_lab_opens_at_the_first_notebook() -> None:
+    assert f"default_url=/lab/tree/{NOTEBOOKS[0].name}" in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+
+
 def test_the_first_notebook_leads_to_every_other_in_their_order() -> None:
     first, *others = NOTEBOOKS
     text = "\n".join(cell.source for cell in read(first).cells if cell.cell_type == "markdown")
