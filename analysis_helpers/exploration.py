@@ -68,7 +68,7 @@ class ClosedForm:
     moments
         Mean and SD of err_rel over subsets of each large run: columns run, eta, mean, sd.
     actual
-        A row for each small run that has the eta: columns run, eta, err_rel.
+        A row for each small run that has the eta: columns run, eta, err_rel, n (its sequences).
     fresh_error
         Standard error of err_rel on one fresh batch, by the ratio, or by "matched" where that is chosen.
     precise_from, required_n
@@ -281,8 +281,9 @@ def _having(runs: Mapping[str, Run], eta: float) -> dict[str, Run]:
 
 def _actual(runs: Mapping[str, Run], eta: float, reference: float, estimator: str) -> pd.DataFrame:
     if not runs:
-        return pd.DataFrame(columns=["run", "eta", "err_rel"]).astype({"eta": float, "err_rel": float})
-    return collect_err_rel_across_runs(runs, eta, reference, estimator=estimator)
+        return pd.DataFrame(columns=["run", "eta", "err_rel", "n"]).astype({"eta": float, "err_rel": float})
+    table = collect_err_rel_across_runs(runs, eta, reference, estimator=estimator)
+    return table.assign(n=[runs[name].num_sequences for name in table["run"]])
 
 
 def _nearest(value: float, offered: Sequence[float]) -> float:

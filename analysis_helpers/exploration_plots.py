@@ -50,7 +50,7 @@ def plot_exploration(found: ClosedForm, draws: pd.DataFrame | None = None) -> Fi
         linewidth=1.8,
         label="subsets, closed form",
     )
-    draw_actual_runs(ax, found.actual)
+    draw_actual_runs(ax, found.actual, size=choice.subset_size)
     tolerance_band(ax, choice.tolerance)
     ax.set_xlim(low, high)
     finding(ax, _title(found))

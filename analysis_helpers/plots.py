@@ -219,11 +219,22 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     return figure
 
 
-def draw_actual_runs(ax: Axes, actual: pd.DataFrame) -> None:
-    """Draw a dashed line for each actual run: columns run, err_rel."""
-    for k, (run, value) in enumerate(zip(actual["run"], actual["err_rel"], strict=True)):
-        style = _DASHES[k % len(_DASHES)]
-        ax.axvline(value, color=COLOURS["actual"], linestyle=style, linewidth=1.6, label=f"actual {run}: {value:+.2f}")
+def draw_actual_runs(ax: Axes, actual: pd.DataFrame, *, size: int | None = None) -> None:
+    """Draw a dashed line for each actual run: columns run, err_rel.
+
+    With ``size``, also column n: runs of another size are drawn paler, and their size is told.
+    """
+    for k, row in enumerate(actual.to_dict("records")):
+        other = size is not None and row["n"] != size
+        told = f" (n = {row['n']:,})" if other else ""
+        ax.axvline(
+            row["err_rel"],
+            color=COLOURS["actual"],
+            linestyle=_DASHES[k % len(_DASHES)],
+            linewidth=1.6,
+            alpha=0.5 if other else 1.0,
+            label=f"actual {row['run']}{told}: {row['err_rel']:+.2f}",
+        )
 
 
 def _scatter(estimator: str, eta: float, values: pd.Series[float]) -> str:

@@ -48,3 +48,10 @@ def test_the_title_tells_spread_and_verdict(exploration: Exploration) -> None:
     )
     [ax] = plot_exploration(exploration.closed_form(replace(CHOICE, estimator="partial_sum"))).axes
     assert "not comparable with actual runs" in ax.get_title()
+
+
+def test_actual_runs_of_another_size_are_paler_and_tell_their_size(exploration: Exploration) -> None:
+    for size, label, alpha in ((256, "actual run_01: +0.23", 1.0), (64, "actual run_01 (n = 256): +0.23", 0.5)):
+        [ax] = plot_exploration(exploration.closed_form(replace(CHOICE, subset_size=size))).axes
+        [line] = [line for line in ax.lines if line.get_label() == label]
+        assert line.get_alpha() == alpha
