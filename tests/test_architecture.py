@@ -41,6 +41,7 @@ ORDER = [
     "run_tables",
     "health",
     "verdict",
+    "replicates",
     "known_truth",
     "wording",
     "plot_style",

@@ -10,7 +10,7 @@ from analysis_helpers import Run, run_health, synthetic_runs
 from analysis_helpers.checks import FloatArray
 from analysis_helpers.estimators import scores
 from analysis_helpers.health import MEANINGS, health_of_batches, health_overview
-from analysis_helpers.known_truth import batch_of, short_policy
+from analysis_helpers.replicates import batch_of, short_policy
 from tests.building import ETAS, random_run, totals_only_run
 
 
