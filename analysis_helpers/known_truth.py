@@ -14,7 +14,9 @@ import pandas as pd
 
 from .answers import NO, UNSURE, YES
 from .checks import checked_count
+from .err_rel import simulate_err_rel
 from .estimators import columns, estimate, influence_values, standard_deviation
+from .inference import err_rel_standard_error
 from .planning import Goal, plan_batch_size, smallest_for
 from .prediction import pilot_of, predict
 from .random_effects import Pool, normal_quantile
@@ -26,7 +28,41 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
 def estimate_calibration(sizes: Sequence[int], *, count: int = 200, seed: int = 0) -> pd.DataFrame:
-    """Return whether the true change, the linear change and err_rel come out right on batches of each size.
+    """Return whether estimates and standard errors come out right on batches of each size.
+
+    Returns
+    -------
+    DataFrame
+        From `estimate_table`.
+    """
+    return estimate_table(estimate_records(sizes, count=count, seed=seed))
+
+
+def estimate_records(sizes: Sequence[int], *, count: int, seed: int) -> pd.DataFrame:
+    """Return every estimate on ``count`` batches of each size, beside the exact value.
+
+    Returns
+    -------
+    DataFrame
+        Columns n, quantity ("true", "linear" and "matched" change, "err_rel" by the ratio, "partial_sum": err_rel of a
+        random quarter of the batch less a quarter of that of the batch), exact, value, se.
+    """
+    tables = []
+    for n in sizes:
+        made = world(count * checked_count(n, "sizes"), seed)
+        change, linear = made.exact_change(ETA), ETA * made.exact_derivative()
+        found = [_estimates(batch_of(made.run, k * n, n), change, k) for k in range(count)]
+        exact = {"true": change, "linear": linear, "matched": linear}
+        exact |= {"err_rel": (linear - change) / change, "partial_sum": 0.0}
+        for quantity, value in exact.items():
+            values, errors = np.array([each[quantity] for each in found]).T
+            columns_of = {"n": n, "quantity": quantity, "exact": value, "value": values, "se": errors}
+            tables.append(pd.DataFrame(columns_of))
+    return pd.concat(tables, ignore_index=True)
+
+
+def estimate_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return means, spreads and standard errors of `estimate_records`.
 
     Returns
     -------
@@ -36,26 +72,21 @@ def estimate_calibration(sizes: Sequence[int], *, count: int = 200, seed: int = 
         errors of the exact value).
     """
     rows = []
-    for n in sizes:
-        made = world(count * checked_count(n, "sizes"), seed)
-        change, linear = made.exact_change(ETA), ETA * made.exact_derivative()
-        exact = {"true": change, "linear": linear, "err_rel": (linear - change) / change}
-        found = [_estimates(batch_of(made.run, k * n, n), change) for k in range(count)]
-        for quantity, value in exact.items():
-            values, errors = np.array([each[quantity] for each in found]).T
-            sd = float(values.std(ddof=1))
-            rows.append(
-                {
-                    "n": n,
-                    "quantity": quantity,
-                    "exact": value,
-                    "mean": float(values.mean()),
-                    "bias_z": (float(values.mean()) - value) / (sd / math.sqrt(count)),
-                    "sd": sd,
-                    "typical_se": float(np.sqrt(np.mean(errors**2))),
-                    "covered": float(np.mean(np.abs(values - value) <= normal_quantile(0.95) * errors)),
-                }
-            )
+    for (n, quantity), found in records.groupby(["n", "quantity"], sort=False):
+        values, errors, exact = found["value"].to_numpy(), found["se"].to_numpy(), float(found["exact"].iloc[0])
+        mean, sd = float(values.mean()), float(values.std(ddof=1))
+        rows.append(
+            {
+                "n": n,
+                "quantity": quantity,
+                "exact": exact,
+                "mean": mean,
+                "bias_z": (mean - exact) / (sd / math.sqrt(len(values))),
+                "sd": sd,
+                "typical_se": float(np.sqrt(np.mean(errors**2))),
+                "covered": float(np.mean(np.abs(values - exact) <= normal_quantile(0.95) * errors)),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -73,16 +104,47 @@ def interval_coverage(
     Returns
     -------
     DataFrame
-        Columns tau, num_large, level, covered (share of replicates), error (binomial standard error).
+        From `coverage_table`.
+    """
+    sizes = {"num_large": num_large, "large_size": large_size, "fresh_size": fresh_size}
+    return coverage_table(pit_records(taus, count=count, seed=seed, **sizes))
+
+
+def pit_records(
+    taus: Sequence[float],
+    *,
+    num_large: int = 4,
+    large_size: int = 512,
+    fresh_size: int = 64,
+    count: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the percentile of its prediction at which each fresh run falls: columns tau, num_large, n, pit."""
+    sizes = {"num_large": num_large, "large_size": large_size, "fresh_size": fresh_size}
+    rows = [
+        (tau, num_large, fresh_size, _pit(each))
+        for tau in taus
+        for each in replicates(count, tau=tau, seed=seed, **sizes)
+    ]
+    return pd.DataFrame(rows, columns=["tau", "num_large", "n", "pit"])
+
+
+def coverage_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how often intervals hold the fresh run, from `pit_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns tau, num_large, n (of the fresh run), level, covered (share of replicates), error (binomial standard
+        error).
     """
     rows = []
-    sizes = {"num_large": num_large, "large_size": large_size, "fresh_size": fresh_size}
-    for tau in taus:
-        pits = np.array([_pit(each) for each in replicates(count, tau=tau, seed=seed, **sizes)])
+    for (tau, num_large, n), found in records.groupby(["tau", "num_large", "n"], sort=False):
+        central = np.abs(2 * found["pit"].to_numpy() - 1)
         for level in LEVELS:
-            covered = float(np.mean(np.abs(2 * pits - 1) <= level))
-            rows.append((tau, num_large, level, covered, math.sqrt(level * (1 - level) / count)))
-    return pd.DataFrame(rows, columns=["tau", "num_large", "level", "covered", "error"])
+            error = math.sqrt(level * (1 - level) / len(central))
+            rows.append((tau, num_large, n, level, float(np.mean(central <= level)), error))
+    return pd.DataFrame(rows, columns=["tau", "num_large", "n", "level", "covered", "error"])
 
 
 def plan_hits(goals: Sequence[Goal], *, tau: float = 0.0, count: int = 100, seed: int = 0) -> pd.DataFrame:
@@ -91,31 +153,55 @@ def plan_hits(goals: Sequence[Goal], *, tau: float = 0.0, count: int = 100, seed
     Returns
     -------
     DataFrame
-        Columns target_sd, tolerance, true_n (with mean and tau known), median_n (of the plans; larger for a tolerance,
-        because a plan allows for a mean that is not known), unreachable (share of plans that say so), covered (share of
-        the plans' intervals that hold true_n, for a tolerance median_n), reached (mean over plans of what a batch of
-        the planned size truly has: its standard error, or its probability to be within tolerance).
+        From `plan_table`.
+    """
+    return plan_table(plan_records(goals, tau=tau, count=count, seed=seed))
+
+
+def plan_records(goals: Sequence[Goal], *, tau: float = 0.0, count: int, seed: int) -> pd.DataFrame:
+    """Return the plans of ``count`` pilots for each goal.
+
+    Returns
+    -------
+    DataFrame
+        Columns target_sd, tolerance, true_n (with mean and tau known), n, low, high (infinite where no size is enough),
+        reached (what a batch of n truly has: its standard error, or its probability to be within tolerance).
     """
     spread, rows = true_spread(), []
     for goal in goals:
-        plans, mean = [], 0.0
         for k, each in enumerate(replicates(count, tau=tau, seed=seed)):
-            plans.append(plan_batch_size(each.large, ETA, goal, num_draws=100, seed=k))
-            mean = each.mean
-        true_n = _size(smallest_for(goal, Pool(mean, 0.0, tau, 0.0, 1), spread**2))
-        sizes = np.array([_size(plan.n) for plan in plans])
-        aim = true_n if goal.tolerance is None else float(np.median(sizes))
-        held = [_size(plan.low) <= aim <= _size(plan.high) for plan in plans]
-        reached = [_reached(goal, n, spread, mean, tau) for n in sizes[np.isfinite(sizes)]]
+            plan = plan_batch_size(each.large, ETA, goal, num_draws=100, seed=k)
+            true_n = _size(smallest_for(goal, Pool(each.mean, 0.0, tau, 0.0, 1), spread**2))
+            reached = math.nan if plan.n is None else _reached(goal, plan.n, spread, each.mean, tau)
+            aims = (math.nan if aim is None else aim for aim in (goal.target_sd, goal.tolerance))
+            rows.append((*aims, true_n, _size(plan.n), _size(plan.low), _size(plan.high), reached))
+    return pd.DataFrame(rows, columns=["target_sd", "tolerance", "true_n", "n", "low", "high", "reached"])
+
+
+def plan_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how plans turn out, from `plan_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns target_sd, tolerance, true_n, median_n (of the plans; larger for a tolerance, because a plan allows for
+        a mean that is not known), unreachable (share of plans that say so), covered (share of the plans' intervals that
+        hold true_n, for a tolerance median_n), reached (mean over plans).
+    """
+    rows = []
+    for _, found in records.groupby(["target_sd", "tolerance"], sort=False, dropna=False):
+        target_sd, tolerance, true_n = (float(found[name].iloc[0]) for name in ("target_sd", "tolerance", "true_n"))
+        median = float(found["n"].median())
+        aim = true_n if math.isnan(tolerance) else median
         rows.append(
             {
-                "target_sd": math.nan if goal.target_sd is None else goal.target_sd,
-                "tolerance": math.nan if goal.tolerance is None else goal.tolerance,
+                "target_sd": target_sd,
+                "tolerance": tolerance,
                 "true_n": true_n,
-                "median_n": float(np.median(sizes)),
-                "unreachable": float(np.mean(np.isinf(sizes))),
-                "covered": float(np.mean(held)),
-                "reached": float(np.mean(reached)) if reached else math.nan,
+                "median_n": median,
+                "unreachable": float(np.isinf(found["n"]).mean()),
+                "covered": float(((found["low"] <= aim) & (aim <= found["high"])).mean()),
+                "reached": float(found["reached"].mean()),
             }
         )
     return pd.DataFrame(rows)
@@ -141,40 +227,87 @@ def verdict_rates(
     Returns
     -------
     DataFrame
-        Columns question ("linear_trusted", "enough"), setting (the bias, or the size), within (how often an update, or
-        a batch, truly keeps to the tolerance), truth, yes, no, cannot_tell (shares of replicates).
+        From `verdict_table`.
     """
+    large = {"num_large": num_large, "large_size": large_size}
+    asked = Goal(tolerance=tolerance, probability=probability)
+    return verdict_table(verdict_records(biases, sizes, asked, tau=tau, count=count, seed=seed, **large))
+
+
+def verdict_records(
+    biases: Sequence[float],
+    sizes: Sequence[int],
+    asked: Goal,
+    *,
+    tau: float = 0.0,
+    num_large: int = 4,
+    large_size: int = 512,
+    count: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Return the answer of every verdict, as `verdict_rates` asks for them.
+
+    Returns
+    -------
+    DataFrame
+        Columns question ("linear_trusted", "enough"), setting (the bias, or the size), within (how often an update, or
+        a batch, truly keeps to the tolerance), truth, answer.
+    """
+    tolerance = float(asked.tolerance or 0)
+    rows: list[tuple[str, float, float, str]] = []
     large = {"num_large": num_large, "large_size": large_size, "fresh_size": 2}
-    answers: dict[tuple[str, float], list[str]] = {}
-    means: dict[float, float] = {}
+    precise = {n: _probability_within(tolerance, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
     for bias in biases:
         for each in replicates(count, tau=tau, bias=bias, seed=seed, **large):
-            means[bias] = each.mean
-            for n in sizes if bias == biases[0] else sizes[:1]:
-                found = verdict(each.large, ETA, n, tolerance=tolerance, probability=probability)
-                if bias == biases[0]:
-                    answers.setdefault(("enough", n), []).append(found.enough)
-            answers.setdefault(("linear_trusted", bias), []).append(found.linear_trusted)
-    within = {("linear_trusted", bias): _probability_within(tolerance, means[bias], tau) for bias in biases}
-    within |= {("enough", n): _probability_within(tolerance, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
-    rows = [
-        (*key, true, YES if true >= probability else NO, *(answers[key].count(a) / count for a in (YES, NO, UNSURE)))
-        for key, true in within.items()
-    ]
+            verdicts = {
+                n: verdict(each.large, ETA, n, tolerance=tolerance, probability=asked.probability)
+                for n in (sizes if bias == biases[0] else sizes[:1])
+            }
+            if bias == biases[0]:
+                rows += [("enough", n, precise[n], answer.enough) for n, answer in verdicts.items()]
+            within = _probability_within(tolerance, each.mean, tau)
+            rows.append(("linear_trusted", bias, within, verdicts[sizes[0]].linear_trusted))
+    table = pd.DataFrame(rows, columns=["question", "setting", "within", "answer"])
+    return table.assign(truth=np.where(table["within"] >= asked.probability, YES, NO))
+
+
+def verdict_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the shares of answers, from `verdict_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns question, setting, within, truth, yes, no, cannot_tell (shares of replicates).
+    """
+    rows = []
+    for question in ("linear_trusted", "enough"):
+        asked = records[records["question"] == question]
+        for (setting, truth), found in asked.groupby(["setting", "truth"], sort=False):
+            shares = (float((found["answer"] == answer).mean()) for answer in (YES, NO, UNSURE))
+            rows.append((question, setting, found["within"].iloc[0], truth, *shares))
     return pd.DataFrame(rows, columns=["question", "setting", "within", "truth", "yes", "no", "cannot_tell"])
 
 
-def _estimates(run: Run, scale: float) -> dict[str, tuple[float, float]]:
+def _estimates(run: Run, scale: float, seed: int) -> dict[str, tuple[float, float]]:
     """Return each quantity's estimate and standard error; err_rel over ``scale``."""
-    batch = columns(run, ETA, "ratio")
-    (true, linear), psi = batch.estimate(batch.sums), influence_values(batch)
-    of_true, of_linear = (standard_deviation(each) / math.sqrt(len(each)) for each in psi)
-    of_error = standard_deviation(psi[1] - psi[0]) / math.sqrt(len(psi[0]))
-    return {
-        "true": (float(true), of_true),
-        "linear": (float(linear), of_linear),
-        "err_rel": (float(linear - true) / scale, of_error / abs(scale)),
-    }
+    found: dict[str, tuple[float, float]] = {}
+    for name in ("matched", "ratio"):
+        batch = columns(run, ETA, name)
+        (true, linear), psi = batch.estimate(batch.sums), influence_values(batch)
+        errors = [standard_deviation(each) / math.sqrt(len(each)) for each in (*psi, psi[1] - psi[0])]
+        found |= {"true": (float(true), errors[0])}
+        found |= {"linear" if name == "ratio" else name: (float(linear), errors[1])}
+    found["err_rel"] = (float(linear - true) / scale, errors[2] / abs(scale))
+    return found | {"partial_sum": _partial_sum(run, scale, seed)}
+
+
+def _partial_sum(run: Run, scale: float, seed: int) -> tuple[float, float]:
+    """Return err_rel of a random quarter of the run less its expectation, and the standard error; over ``scale``."""
+    name, quarter = "partial_sum", run.num_sequences // 4
+    [drawn] = simulate_err_rel(run, ETA, quarter, num_samples=1, seed=seed, estimator=name, reference=scale)
+    true, linear = estimate(run, ETA, name)
+    error = err_rel_standard_error(run, ETA, quarter, population="run", estimator=name, reference=scale)
+    return float(drawn) - quarter / run.num_sequences * (linear - true) / scale, error
 
 
 def _pit(each: Replicate) -> float:

@@ -8,7 +8,13 @@ from matplotlib.figure import Figure
 
 from .plot_style import ANSWER_COLOURS, COLOURS, legend_below, panels
 
-_QUANTITIES = {"true": COLOURS["true"], "linear": COLOURS["linear"], "err_rel": COLOURS["ratio"]}
+_QUANTITIES = {
+    "true": COLOURS["true"],
+    "linear": COLOURS["linear"],
+    "matched": COLOURS["matched"],
+    "err_rel": COLOURS["ratio"],
+    "partial_sum": COLOURS["partial_sum"],
+}
 
 
 def plot_estimate_calibration(table: pd.DataFrame) -> Figure:
@@ -21,9 +27,11 @@ def plot_estimate_calibration(table: pd.DataFrame) -> Figure:
     """
     figure, (left, right) = panels(2)
     sizes = sorted(table["n"].unique())
-    for k, (quantity, colour) in enumerate(_QUANTITIES.items()):
+    quantities = table["quantity"].unique().tolist()
+    for k, quantity in enumerate(quantities):
+        colour = _QUANTITIES[quantity]
         rows = table[table["quantity"] == quantity]
-        places = np.arange(len(sizes)) + 0.12 * (k - 1)
+        places = np.arange(len(sizes)) + 0.12 * (k - (len(quantities) - 1) / 2)
         left.plot(places, rows["bias_z"], "o", color=colour, label=quantity)
         right.plot(places, rows["sd"] / rows["typical_se"], "o", color=colour, label=quantity)
     left.axhspan(-2, 2, color=COLOURS["guide"], alpha=0.15, linewidth=0, label="where 95% of them lie by chance")
@@ -40,7 +48,7 @@ def plot_estimate_calibration(table: pd.DataFrame) -> Figure:
     for ax in (left, right):
         ax.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes])
         ax.set_xlabel("sequences n")
-        legend_below(ax, 2)
+        legend_below(ax, 3)
     return figure
 
 
