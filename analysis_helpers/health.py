@@ -62,7 +62,8 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     4 SDs of what so many shards scatter).
 
     On healthy runs a flag is raised by chance for ``score_z`` in 0.3 %, for ``pareto_k`` in as many at 128 sequences
-    and in fewer beyond, and for the others hardly ever.
+    and in fewer beyond, and for the others hardly ever. Where many sequences carry the same weight, as very short ones
+    may, ``pareto_k`` is raised more often; `analysis_helpers.calibration` measures all of these rates.
 
     Parameters
     ----------
@@ -191,8 +192,9 @@ def _pareto_shape(weights: FloatArray) -> tuple[float, str]:
     if len(weights) < _FEWEST_FOR_TAIL:
         return math.nan, f"Fewer than {_FEWEST_FOR_TAIL} sequences: the tail cannot be fitted."
     try:
-        # psislw takes log likelihoods, the negative of log weights.
-        _, shape = array_stats.psislw(-np.log(np.maximum(weights, np.finfo(float).tiny)))
+        # psislw takes log likelihoods, the negative of log weights; it divides by zero where many weights are the same.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            _, shape = array_stats.psislw(-np.log(np.maximum(weights, np.finfo(float).tiny)))
     except ValueError:  # the largest weights are all the same: there is no tail
         return math.nan, "The largest weights are all the same: there is no tail to fit."
     return float(shape), ""

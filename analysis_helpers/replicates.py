@@ -18,7 +18,7 @@ from .checks import FloatArray, checked_count
 from .policy import Policy, random_policy, sample_sequences
 from .prediction import pilot_of
 from .runs import Run, ScoreTerms
-from .synthetic import SyntheticRun, entropy_to_go_baseline, evaluate, update_direction
+from .synthetic import SyntheticRun, entropy_to_go_baseline, evaluate, stored_shard_errors, update_direction
 
 ETA = 1.6e-6
 
@@ -104,7 +104,7 @@ def batch_of(run: Run, first: int, size: int) -> Run:
     if run.score is None or any(m.h_base is None or m.log_weights is None for m in run.measurements):
         raise ValueError("run must record the score, h_base and log_weights")
     part = slice(first, first + size)
-    return Run.from_arrays(
+    made = Run.from_arrays(
         token_counts=run.token_counts[part],
         h_base=np.asarray(run.measurements[0].h_base)[part],
         h_new={m.eta: m.h_new[part] for m in run.measurements},
@@ -113,6 +113,7 @@ def batch_of(run: Run, first: int, size: int) -> Run:
         wjlogp_sum=run.score.wjlogp_sum[part],
         jH_sum=run.score.jH_sum[part],
     )
+    return dataclasses.replace(made, shard_errors=stored_shard_errors(made))
 
 
 def shifted(run: Run, change: float) -> Run:
@@ -144,13 +145,17 @@ def true_spread() -> float:
 
 
 @lru_cache(maxsize=8)  # the same sequences serve every tau and bias
-def world(size: int, seed: int) -> SyntheticRun:
-    """Return one huge evaluation batch; the update direction is the same for every size and seed."""
+def world(size: int, seed: int, *, eta: float = ETA, temperature: float = 1.0) -> SyntheticRun:
+    """Return one huge evaluation batch; the update direction is the same for every size and seed.
+
+    A ``temperature`` other than 1 samples off the policy, as in `analysis_helpers.synthetic_runs`.
+    """
     policy = short_policy()
     direction, update_batch = update_direction(policy, np.random.default_rng(_POLICY_SEED))
     baseline = entropy_to_go_baseline(policy, update_batch)
-    batch = sample_sequences(policy, size, np.random.default_rng(seed))
-    return SyntheticRun(evaluate(policy, direction, batch, [ETA], baseline), policy, direction)
+    sampler = Policy(policy.logits / temperature, policy.max_length)
+    batch = sample_sequences(sampler, size, np.random.default_rng(seed))
+    return SyntheticRun(evaluate(policy, direction, batch, [eta], baseline), policy, direction)
 
 
 def _scores(terms: ScoreTerms, tokens: FloatArray, part: slice) -> FloatArray:

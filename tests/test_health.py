@@ -7,32 +7,16 @@ import pandas as pd
 import pytest
 
 from analysis_helpers import Run, run_health, synthetic_runs
-from analysis_helpers.checks import FloatArray
 from analysis_helpers.estimators import scores
 from analysis_helpers.health import MEANINGS, health_of_batches, health_overview
 from analysis_helpers.replicates import batch_of, short_policy
+from analysis_helpers.unhealthy import with_log_weights
 from tests.building import ETAS, random_run, totals_only_run
 
 
 def flagged(runs: dict[str, Run]) -> set[str]:
     table = run_health(runs)
     return set(table[table["flag"]]["check"])
-
-
-def with_log_weights(run: Run, change: FloatArray) -> Run:
-    """Return the run as it would be with ``change`` added to the log weights at every eta; totals follow."""
-    assert run.score is not None
-    base = run.measurements[0].h_base
-    assert base is not None
-    return Run.from_arrays(
-        token_counts=run.token_counts,
-        h_base=base,
-        h_new={m.eta: m.h_new for m in run.measurements},
-        log_weights={m.eta: np.asarray(m.log_weights) + change for m in run.measurements},
-        score=scores(run),
-        wjlogp_sum=run.score.wjlogp_sum,
-        jH_sum=run.score.jH_sum,
-    )
 
 
 def test_every_check_is_a_row_with_a_value_a_limit_and_a_meaning(large_runs: dict[str, Run]) -> None:
@@ -161,6 +145,22 @@ def test_weights_that_are_all_the_same_have_no_tail() -> None:
     row = table[(table["check"] == "pareto_k") & (table["eta"] == ETAS[0])].iloc[0]
     assert np.isnan(row["value"])
     assert "no tail to fit" in row["meaning"]
+
+
+def test_weights_that_are_the_same_but_for_their_last_digits_have_a_light_tail_and_give_no_warning() -> None:
+    plain, log_weights = random_run(200, score=False), np.zeros(200)
+    log_weights[:30] = 1 + np.arange(30) % 4 * 2.0**-52  # as rounded values are that went through a sum
+    log_weights[:6] = 1.5
+    run = Run.from_arrays(
+        token_counts=plain.token_counts,
+        h_new={ETAS[0]: plain.measurements[0].h_new},
+        h_base=np.asarray(plain.measurements[0].h_base),
+        log_weights={ETAS[0]: log_weights},
+        gdotv=plain.gdotv,
+    )
+    table = run_health({"run_01": run})
+    row = table[(table["check"] == "pareto_k") & (table["eta"] == ETAS[0])].iloc[0]
+    assert abs(row["value"]) < row["limit"]  # warnings are errors here
 
 
 def test_the_overview_shows_the_worst_value_and_names_what_is_flagged(small_runs: dict[str, Run]) -> None:
