@@ -10,7 +10,8 @@ import pandas as pd
 from .checks import same_eta
 from .comparison import Comparison
 from .err_rel import collect_err_rel_across_runs
-from .health import MEANINGS, health_overview
+from .health import health_overview
+from .health_checks import CHECKS
 from .inference import err_rel_standard_error, typical_standard_error
 from .planning import Plan
 from .pooling import reference_true_totals
@@ -123,7 +124,7 @@ def describe_health(health: pd.DataFrame) -> list[str]:
         return [
             "No check of health raises a flag. That says that the numbers are sound, not that a batch is large enough."
         ]
-    return [f"Health: {check} is flagged in {where}. {MEANINGS[check]}" for check, where in flagged]
+    return [f"Health: {check} is flagged in {where}. {CHECKS[check].meaning}" for check, where in flagged]
 
 
 def describe_verdict_map(table: pd.DataFrame) -> list[str]:

@@ -8,7 +8,8 @@ import pytest
 
 from analysis_helpers import Run, run_health, synthetic_runs
 from analysis_helpers.estimators import scores
-from analysis_helpers.health import MEANINGS, health_of_batches, health_overview
+from analysis_helpers.health import health_of_batches, health_overview
+from analysis_helpers.health_checks import CHECKS
 from analysis_helpers.replicates import batch_of, short_policy
 from analysis_helpers.unhealthy import with_log_weights
 from tests.building import ETAS, random_run, totals_only_run
@@ -22,7 +23,7 @@ def flagged(runs: dict[str, Run]) -> set[str]:
 def test_every_check_is_a_row_with_a_value_a_limit_and_a_meaning(large_runs: dict[str, Run]) -> None:
     table = run_health(large_runs)
     assert list(table.columns) == ["run", "eta", "check", "value", "limit", "flag", "meaning"]
-    assert set(table["check"]) == set(MEANINGS)
+    assert set(table["check"]) == set(CHECKS)
     # Per run: integrity, score_z and one stored error; per run and eta: five checks.
     assert len(table) == 4 * (3 + 2 * 5)
     assert table["value"].notna().all()

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis_helpers.health import MEANINGS
+from analysis_helpers.health_checks import CHECKS
 from analysis_helpers.unhealthy import HEALTHY, UNHEALTHY, flag_records, flag_table, with_log_weights
 from tests.building import random_run, totals_only_run
 
 
 def test_every_check_has_a_condition_that_should_raise_it() -> None:
-    assert {check for condition in UNHEALTHY.values() for check in condition.wanted} == set(MEANINGS)
+    assert {check for condition in UNHEALTHY.values() for check in condition.wanted} == set(CHECKS)
     assert not [name for name, condition in HEALTHY.items() if condition.wanted]
 
 
