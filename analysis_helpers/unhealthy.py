@@ -129,3 +129,23 @@ def flag_table(records: pd.DataFrame) -> pd.DataFrame:
     """
     found = records.groupby(["condition", "check", "wanted"], sort=False)["flag"]
     return found.agg(runs="size", flagged="mean").reset_index()
+
+
+def flag_overview(table: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each check, how often it is raised on healthy runs and on those that it should see.
+
+    Parameters
+    ----------
+    table
+        From `flag_table`.
+
+    Returns
+    -------
+    DataFrame
+        Columns check, one for each condition in `HEALTHY` (share of runs flagged), unhealthy (a condition that the
+        check should see), seen (share of runs flagged).
+    """
+    healthy = table[table["condition"].isin(HEALTHY)]
+    alarms = healthy.pivot_table(index="check", columns="condition", values="flagged", sort=False).reset_index()
+    seen = table[table["wanted"]].rename(columns={"condition": "unhealthy", "flagged": "seen"})
+    return alarms.merge(seen[["check", "unhealthy", "seen"]], on="check", how="left").rename_axis(columns=None)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis_helpers.health_checks import CHECKS
-from analysis_helpers.unhealthy import HEALTHY, UNHEALTHY, flag_records, flag_table, with_log_weights
+from analysis_helpers.unhealthy import HEALTHY, UNHEALTHY, flag_overview, flag_records, flag_table, with_log_weights
 from tests.building import random_run, totals_only_run
 
 
@@ -36,3 +37,12 @@ def test_changed_log_weights_change_the_true_change_and_no_linear_term() -> None
 def test_a_run_without_the_score_cannot_serve() -> None:
     with pytest.raises(ValueError, match="run must record the score"):
         with_log_weights(totals_only_run(), np.zeros(2))
+
+
+def test_the_overview_sets_false_alarms_beside_what_is_seen() -> None:
+    healthy = "healthy, 128 sequences"
+    rows = [(healthy, "a", False, 0.1), (healthy, "b", False, 0.2), ("ill", "a", True, 0.9), ("ill", "b", False, 0.5)]
+    overview = flag_overview(pd.DataFrame(rows, columns=["condition", "check", "wanted", "flagged"]))
+    assert overview[["check", healthy]].to_numpy().tolist() == [["a", 0.1], ["b", 0.2]]
+    assert overview["unhealthy"].fillna("none").tolist() == ["ill", "none"]
+    assert overview["seen"].fillna(-1).tolist() == [0.9, -1]
