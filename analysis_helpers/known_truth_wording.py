@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
+
+from .calibration import Calibration
+from .verdict import SURPRISING
 
 
 def describe_calibration(table: pd.DataFrame) -> str:
@@ -62,3 +67,49 @@ def describe_verdict_rates(table: pd.DataFrame) -> list[str]:
         ]
         sentences.append(f"{names[str(question)]} In the settings tried, {' and '.join(listed)} of cases.")
     return sentences
+
+
+def describe_stored(found: Calibration) -> list[str]:
+    """Return what a stored calibration over many batches says, from `analysis_helpers.calibration.read_calibration`."""
+    coverage, bias, plans = (found.tables[name] for name in ("coverage", "estimates", "plans"))
+    held = [
+        f"{_listed(rows['covered'])} (tau = {float(str(tau)):.2g}, runs of {float(str(n)):g})"
+        for (tau, n), rows in coverage.groupby(["tau", "n"], sort=False)
+    ]
+    intervals = (
+        f"Over {found.batches:,} batches, drawn once and stored, intervals of {_listed(coverage['level'].unique())} "
+        f"hold the next run in {'; in '.join(held)} of cases; percentiles are uniform to within "
+        f"{found.tables['uniformity']['distance'].max():.1%}."
+    )
+    off = [
+        f"{row['bias']:+.3f} ± {row['bias_error']:.3f} on batches of {row['n']}"
+        for row in bias[bias["quantity"] == "err_rel"].to_dict("records")
+    ]
+    planned = plans.loc[plans["tolerance"].isna(), "covered"].iloc[0]
+    estimates = (
+        f"There, err_rel (ratio) is off by {' and '.join(off)}, in units of the true change (± Monte-Carlo error); "
+        f"{planned:.0%} of 90% intervals of plans for a standard error hold the true size."
+    )
+    rates, surprises = found.tables["verdicts"], found.tables["contradictions"]
+    verdicts = f"Over {rates['cases'].min():,} pilots in each setting: {' '.join(describe_verdict_rates(rates))}"
+    contradicted = " and ".join(
+        f"{row['contradicted']:.1%} (tau = {row['tau']:.2g})" for row in surprises.to_dict("records")
+    )
+    small = (
+        f"Four actual runs contradict a prediction that is right (p below {SURPRISING:g}) in {contradicted} of cases."
+    )
+    return [intervals, estimates, _alarms(found.tables["flags"]), verdicts, small]
+
+
+def _alarms(flags: pd.DataFrame) -> str:
+    healthy, seen = flags[flags["condition"].str.startswith("healthy")], flags[flags["wanted"]]
+    worst, least = healthy.iloc[int(healthy["flagged"].argmax())], seen.iloc[int(seen["flagged"].argmin())]
+    return (
+        f"A check flags at most {worst['flagged']:.1%} of healthy runs ({worst['check']}; {worst['condition']}) and at "
+        f"least {least['flagged']:.0%} of the unhealthy runs that it should see ({least['check']}; "
+        f"{least['condition']})."
+    )
+
+
+def _listed(shares: Iterable[float]) -> str:
+    return ", ".join(f"{share:.1%}".replace(".0%", "%") for share in shares)

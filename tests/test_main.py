@@ -110,7 +110,7 @@ def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(re
         "02_batch_size_comparison": 2,
         "03_subsampling_distribution": 3,
         "04_choosing_a_batch_size": 4,
-        "05_known_truth": 4,
+        "05_known_truth": 5,
     }
     for name, figures in shown.items():
         assert f'href="{name}.html"' in page
