@@ -196,4 +196,6 @@ def test_healthy_runs_raise_flags_at_the_stated_rate_only() -> None:
     rates = pd.concat(tables).groupby("check")["flag"].sum()
     assert rates["score_z"] < 20
     assert rates["pareto_k"] < 20
-    assert rates.drop(["score_z", "pareto_k"]).sum() == 0
+    # A stored error of 16 shards is beyond 4 SDs of its logarithm in about 0.04 %: 0.8 batches, more than 7 in 1e-6.
+    assert rates["stored_error"] <= 7
+    assert rates.drop(["score_z", "pareto_k", "stored_error"]).sum() == 0
