@@ -12,7 +12,7 @@ REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,la
 	$(call option,TOLERANCE,tolerance) $(call option,PROBABILITY,probability) \
 	$(call option,OUT,out)
 
-.PHONY: help report test test-slow bench lint lab notebooks pictures samples constraints clean
+.PHONY: help report test test-slow bench lint lab notebooks pictures samples calibration constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ pictures: $(READY) ## Make the pictures of the README anew (needs Chromium)
 
 samples: $(READY) ## Make data_samples anew
 	$(RUN) -m analysis_helpers simulate data_samples
+
+calibration: $(READY) ## Hold the suite against known truth over 10,000 batches (minutes)
+	$(RUN) -m analysis_helpers calibrate
 
 constraints: ## Pin the newest versions that fit, in constraints.txt
 	rm -rf $(VENV)

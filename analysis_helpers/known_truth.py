@@ -1,159 +1,68 @@
-"""Does the suite tell the truth? Its estimates, intervals, plans and answers on a policy whose answer is known.
+"""Does the suite tell the truth? Its estimates, intervals, plans and answers on runs whose answer is known.
 
-Batches are drawn anew again and again from a small policy with short sequences, so that thousands take seconds. One
-update direction serves for all; differences between updates are put in by shifting the linear terms of a run, which
-moves its err_rel by a known amount and changes nothing else.
+Every table rests on batches drawn anew by `analysis_helpers.replicates`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 
 from .answers import NO, UNSURE, YES
-from .checks import FloatArray, checked_count
+from .checks import checked_count
+from .err_rel import simulate_err_rel
 from .estimators import columns, estimate, influence_values, standard_deviation
+from .inference import err_rel_standard_error
 from .planning import Goal, plan_batch_size, smallest_for
-from .policy import Policy, random_policy, sample_sequences
 from .prediction import pilot_of, predict
 from .random_effects import Pool, normal_quantile
-from .runs import Run, ScoreTerms
-from .synthetic import SyntheticRun, entropy_to_go_baseline, evaluate, update_direction
+from .replicates import ETA, Replicate, batch_of, replicates, true_spread, world
+from .runs import Run
 from .verdict import verdict
 
-ETA = 1.6e-6
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-
-_POLICY_SEED = 3
-_CHUNK = 200_000  # sequences evaluated at once
-
-
-@dataclass(frozen=True, eq=False)
-class Replicate:
-    """Large runs and a fresh run, all drawn anew, with the answer known.
-
-    Attributes
-    ----------
-    large
-        Name -> run.
-    fresh
-        The run to be predicted, with an update of its own.
-    mean
-        The err_rel that runs have on average, over the exact reference.
-    """
-
-    large: Mapping[str, Run]
-    fresh: Run
-    mean: float
-
-
-def short_policy() -> Policy:
-    """Return a policy of about 20 tokens a sequence: 12 times as fast to sample as the one behind the sample data."""
-    return random_policy(np.random.default_rng(_POLICY_SEED), end_logit=2.0, max_length=30)
-
-
-def replicates(
-    count: int,
-    *,
-    num_large: int = 4,
-    large_size: int = 512,
-    fresh_size: int = 64,
-    tau: float = 0.0,
-    bias: float = 0.0,
-    seed: int = 0,
-) -> Iterator[Replicate]:
-    """Draw large runs and a fresh run, again and again.
-
-    Parameters
-    ----------
-    count
-        Number of replicates.
-    num_large, large_size, fresh_size
-        Large runs in a replicate, their sequences, those of the fresh run.
-    tau
-        SD of err_rel between runs, beyond sampling.
-    bias
-        Mean err_rel, beyond the nonlinearity of the step.
-    seed
-        Seed; sequences and shifts come from one stream.
-    """
-    sizes = [large_size] * checked_count(num_large, "num_large") + [fresh_size]
-    at_once = max(1, _CHUNK // sum(sizes))
-    rng = np.random.default_rng(seed)
-    for start in range(0, checked_count(count, "count"), at_once):
-        now = min(at_once, count - start)
-        made = _world(now * sum(sizes), int(rng.integers(2**32)))
-        exact = made.exact_change(ETA)
-        first = 0
-        for _ in range(now):
-            runs = []
-            for size in sizes:
-                shift = rng.normal(bias, tau) * exact / ETA if tau else bias * exact / ETA
-                runs.append(shifted(batch_of(made.run, first, size), shift))
-                first += size
-            large = {f"run_{k:02d}": run for k, run in enumerate(runs[:-1], start=1)}
-            yield Replicate(large, runs[-1], bias + true_error(made))
-
-
-def batch_of(run: Run, first: int, size: int) -> Run:
-    """Return ``size`` sequences of a run, from ``first`` on, as a run of their own.
-
-    Raises
-    ------
-    ValueError
-        If the run does not record the score, ``h_base`` and ``log_weights``.
-    """
-    if run.score is None or any(m.h_base is None or m.log_weights is None for m in run.measurements):
-        raise ValueError("run must record the score, h_base and log_weights")
-    part = slice(first, first + size)
-    return Run.from_arrays(
-        token_counts=run.token_counts[part],
-        h_base=np.asarray(run.measurements[0].h_base)[part],
-        h_new={m.eta: m.h_new[part] for m in run.measurements},
-        log_weights={m.eta: np.asarray(m.log_weights)[part] for m in run.measurements},
-        score=_scores(run.score, run.token_counts, part),
-        wjlogp_sum=run.score.wjlogp_sum[part],
-        jH_sum=run.score.jH_sum[part],
-    )
-
-
-def shifted(run: Run, change: float) -> Run:
-    """Return the run with its linear change moved by ``change`` (nats per token per unit eta), on every subset alike.
-
-    Raises
-    ------
-    ValueError
-        If the run does not record the score.
-    """
-    if run.score is None or run.gdotv is None:
-        raise ValueError("run must record the score")
-    terms = dataclasses.replace(run.score, wjlogp_sum=run.score.wjlogp_sum + change * run.token_counts)
-    gdotv = run.gdotv + change * run.token_counts / run.total_tokens
-    return dataclasses.replace(run, score=terms, gdotv=gdotv, delta_h_per_lr=run.delta_h_per_lr + change)
-
-
-def true_error(made: SyntheticRun) -> float:
-    """Return the exact err_rel of a step: what going straight misses, over the exact change."""
-    change = made.exact_change(ETA)
-    return (ETA * made.exact_derivative() - change) / change
-
-
-@cache
-def true_spread() -> float:
-    """Return S of err_rel over the exact change, from one batch so large that it is known to about 1 %."""
-    made = _world(_CHUNK, 1)
-    return float(pilot_of({"all": made.run}, ETA, reference=made.exact_change(ETA)).spreads[0])
 
 
 def estimate_calibration(sizes: Sequence[int], *, count: int = 200, seed: int = 0) -> pd.DataFrame:
-    """Return whether the true change, the linear change and err_rel come out right on batches of each size.
+    """Return whether estimates and standard errors come out right on batches of each size.
+
+    Returns
+    -------
+    DataFrame
+        From `estimate_table`.
+    """
+    return estimate_table(estimate_records(sizes, count=count, seed=seed))
+
+
+def estimate_records(sizes: Sequence[int], *, count: int, seed: int) -> pd.DataFrame:
+    """Return every estimate on ``count`` batches of each size, beside the exact value.
+
+    Returns
+    -------
+    DataFrame
+        Columns n, quantity ("true", "linear" and "matched" change, "err_rel" by the ratio, "partial_sum": err_rel of a
+        random quarter of the batch less a quarter of that of the batch), exact, value, se.
+    """
+    tables = []
+    for n in sizes:
+        made = world(count * checked_count(n, "sizes"), seed)
+        change, linear = made.exact_change(ETA), ETA * made.exact_derivative()
+        found = [_estimates(batch_of(made.run, k * n, n), change, k) for k in range(count)]
+        exact = {"true": change, "linear": linear, "matched": linear}
+        exact |= {"err_rel": (linear - change) / change, "partial_sum": 0.0}
+        for quantity, value in exact.items():
+            values, errors = np.array([each[quantity] for each in found]).T
+            columns_of = {"n": n, "quantity": quantity, "exact": value, "value": values, "se": errors}
+            tables.append(pd.DataFrame(columns_of))
+    return pd.concat(tables, ignore_index=True)
+
+
+def estimate_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return means, spreads and standard errors of `estimate_records`.
 
     Returns
     -------
@@ -163,26 +72,21 @@ def estimate_calibration(sizes: Sequence[int], *, count: int = 200, seed: int = 
         errors of the exact value).
     """
     rows = []
-    for n in sizes:
-        made = _world(count * checked_count(n, "sizes"), seed)
-        change, linear = made.exact_change(ETA), ETA * made.exact_derivative()
-        exact = {"true": change, "linear": linear, "err_rel": (linear - change) / change}
-        found = [_estimates(batch_of(made.run, k * n, n), change) for k in range(count)]
-        for quantity, value in exact.items():
-            values, errors = np.array([each[quantity] for each in found]).T
-            sd = float(values.std(ddof=1))
-            rows.append(
-                {
-                    "n": n,
-                    "quantity": quantity,
-                    "exact": value,
-                    "mean": float(values.mean()),
-                    "bias_z": (float(values.mean()) - value) / (sd / math.sqrt(count)),
-                    "sd": sd,
-                    "typical_se": float(np.sqrt(np.mean(errors**2))),
-                    "covered": float(np.mean(np.abs(values - value) <= normal_quantile(0.95) * errors)),
-                }
-            )
+    for (n, quantity), found in records.groupby(["n", "quantity"], sort=False):
+        values, errors, exact = found["value"].to_numpy(), found["se"].to_numpy(), float(found["exact"].iloc[0])
+        mean, sd = float(values.mean()), float(values.std(ddof=1))
+        rows.append(
+            {
+                "n": n,
+                "quantity": quantity,
+                "exact": exact,
+                "mean": mean,
+                "bias_z": (mean - exact) / (sd / math.sqrt(len(values))),
+                "sd": sd,
+                "typical_se": float(np.sqrt(np.mean(errors**2))),
+                "covered": float(np.mean(np.abs(values - exact) <= normal_quantile(0.95) * errors)),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -200,16 +104,47 @@ def interval_coverage(
     Returns
     -------
     DataFrame
-        Columns tau, num_large, level, covered (share of replicates), error (binomial standard error).
+        From `coverage_table`.
+    """
+    sizes = {"num_large": num_large, "large_size": large_size, "fresh_size": fresh_size}
+    return coverage_table(pit_records(taus, count=count, seed=seed, **sizes))
+
+
+def pit_records(
+    taus: Sequence[float],
+    *,
+    num_large: int = 4,
+    large_size: int = 512,
+    fresh_size: int = 64,
+    count: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the percentile of its prediction at which each fresh run falls: columns tau, num_large, n, pit."""
+    sizes = {"num_large": num_large, "large_size": large_size, "fresh_size": fresh_size}
+    rows = [
+        (tau, num_large, fresh_size, _pit(each))
+        for tau in taus
+        for each in replicates(count, tau=tau, seed=seed, **sizes)
+    ]
+    return pd.DataFrame(rows, columns=["tau", "num_large", "n", "pit"])
+
+
+def coverage_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how often intervals hold the fresh run, from `pit_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns tau, num_large, n (of the fresh run), level, covered (share of replicates), error (binomial standard
+        error).
     """
     rows = []
-    sizes = {"num_large": num_large, "large_size": large_size, "fresh_size": fresh_size}
-    for tau in taus:
-        pits = np.array([_pit(each) for each in replicates(count, tau=tau, seed=seed, **sizes)])
+    for (tau, num_large, n), found in records.groupby(["tau", "num_large", "n"], sort=False):
+        central = np.abs(2 * found["pit"].to_numpy() - 1)
         for level in LEVELS:
-            covered = float(np.mean(np.abs(2 * pits - 1) <= level))
-            rows.append((tau, num_large, level, covered, math.sqrt(level * (1 - level) / count)))
-    return pd.DataFrame(rows, columns=["tau", "num_large", "level", "covered", "error"])
+            error = math.sqrt(level * (1 - level) / len(central))
+            rows.append((tau, num_large, n, level, float(np.mean(central <= level)), error))
+    return pd.DataFrame(rows, columns=["tau", "num_large", "n", "level", "covered", "error"])
 
 
 def plan_hits(goals: Sequence[Goal], *, tau: float = 0.0, count: int = 100, seed: int = 0) -> pd.DataFrame:
@@ -218,31 +153,55 @@ def plan_hits(goals: Sequence[Goal], *, tau: float = 0.0, count: int = 100, seed
     Returns
     -------
     DataFrame
-        Columns target_sd, tolerance, true_n (with mean and tau known), median_n (of the plans; larger for a tolerance,
-        because a plan allows for a mean that is not known), unreachable (share of plans that say so), covered (share of
-        the plans' intervals that hold true_n, for a tolerance median_n), reached (mean over plans of what a batch of
-        the planned size truly has: its standard error, or its probability to be within tolerance).
+        From `plan_table`.
+    """
+    return plan_table(plan_records(goals, tau=tau, count=count, seed=seed))
+
+
+def plan_records(goals: Sequence[Goal], *, tau: float = 0.0, count: int, seed: int) -> pd.DataFrame:
+    """Return the plans of ``count`` pilots for each goal.
+
+    Returns
+    -------
+    DataFrame
+        Columns target_sd, tolerance, true_n (with mean and tau known), n, low, high (infinite where no size is enough),
+        reached (what a batch of n truly has: its standard error, or its probability to be within tolerance).
     """
     spread, rows = true_spread(), []
     for goal in goals:
-        plans, mean = [], 0.0
         for k, each in enumerate(replicates(count, tau=tau, seed=seed)):
-            plans.append(plan_batch_size(each.large, ETA, goal, num_draws=100, seed=k))
-            mean = each.mean
-        true_n = _size(smallest_for(goal, Pool(mean, 0.0, tau, 0.0, 1), spread**2))
-        sizes = np.array([_size(plan.n) for plan in plans])
-        aim = true_n if goal.tolerance is None else float(np.median(sizes))
-        held = [_size(plan.low) <= aim <= _size(plan.high) for plan in plans]
-        reached = [_reached(goal, n, spread, mean, tau) for n in sizes[np.isfinite(sizes)]]
+            plan = plan_batch_size(each.large, ETA, goal, num_draws=100, seed=k)
+            true_n = _size(smallest_for(goal, Pool(each.mean, 0.0, tau, 0.0, 1), spread**2))
+            reached = math.nan if plan.n is None else _reached(goal, plan.n, spread, each.mean, tau)
+            aims = (math.nan if aim is None else aim for aim in (goal.target_sd, goal.tolerance))
+            rows.append((*aims, true_n, _size(plan.n), _size(plan.low), _size(plan.high), reached))
+    return pd.DataFrame(rows, columns=["target_sd", "tolerance", "true_n", "n", "low", "high", "reached"])
+
+
+def plan_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how plans turn out, from `plan_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns target_sd, tolerance, true_n, median_n (of the plans; larger for a tolerance, because a plan allows for
+        a mean that is not known), unreachable (share of plans that say so), covered (share of the plans' intervals that
+        hold true_n, for a tolerance median_n), reached (mean over plans).
+    """
+    rows = []
+    for _, found in records.groupby(["target_sd", "tolerance"], sort=False, dropna=False):
+        target_sd, tolerance, true_n = (float(found[name].iloc[0]) for name in ("target_sd", "tolerance", "true_n"))
+        median = float(found["n"].median())
+        aim = true_n if math.isnan(tolerance) else median
         rows.append(
             {
-                "target_sd": math.nan if goal.target_sd is None else goal.target_sd,
-                "tolerance": math.nan if goal.tolerance is None else goal.tolerance,
+                "target_sd": target_sd,
+                "tolerance": tolerance,
                 "true_n": true_n,
-                "median_n": float(np.median(sizes)),
-                "unreachable": float(np.mean(np.isinf(sizes))),
-                "covered": float(np.mean(held)),
-                "reached": float(np.mean(reached)) if reached else math.nan,
+                "median_n": median,
+                "unreachable": float(np.isinf(found["n"]).mean()),
+                "covered": float(((found["low"] <= aim) & (aim <= found["high"])).mean()),
+                "reached": float(found["reached"].mean()),
             }
         )
     return pd.DataFrame(rows)
@@ -268,55 +227,87 @@ def verdict_rates(
     Returns
     -------
     DataFrame
-        Columns question ("linear_trusted", "enough"), setting (the bias, or the size), within (how often an update, or
-        a batch, truly keeps to the tolerance), truth, yes, no, cannot_tell (shares of replicates).
+        From `verdict_table`.
     """
+    large = {"num_large": num_large, "large_size": large_size}
+    asked = Goal(tolerance=tolerance, probability=probability)
+    return verdict_table(verdict_records(biases, sizes, asked, tau=tau, count=count, seed=seed, **large))
+
+
+def verdict_records(
+    biases: Sequence[float],
+    sizes: Sequence[int],
+    asked: Goal,
+    *,
+    tau: float = 0.0,
+    num_large: int = 4,
+    large_size: int = 512,
+    count: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Return the answer of every verdict, as `verdict_rates` asks for them.
+
+    Returns
+    -------
+    DataFrame
+        Columns question ("linear_trusted", "enough"), setting (the bias, or the size), within (how often an update, or
+        a batch, truly keeps to the tolerance), truth, answer.
+    """
+    tolerance = float(asked.tolerance or 0)
+    rows: list[tuple[str, float, float, str]] = []
     large = {"num_large": num_large, "large_size": large_size, "fresh_size": 2}
-    answers: dict[tuple[str, float], list[str]] = {}
-    means: dict[float, float] = {}
+    precise = {n: _probability_within(tolerance, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
     for bias in biases:
         for each in replicates(count, tau=tau, bias=bias, seed=seed, **large):
-            means[bias] = each.mean
-            for n in sizes if bias == biases[0] else sizes[:1]:
-                found = verdict(each.large, ETA, n, tolerance=tolerance, probability=probability)
-                if bias == biases[0]:
-                    answers.setdefault(("enough", n), []).append(found.enough)
-            answers.setdefault(("linear_trusted", bias), []).append(found.linear_trusted)
-    within = {("linear_trusted", bias): _probability_within(tolerance, means[bias], tau) for bias in biases}
-    within |= {("enough", n): _probability_within(tolerance, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
-    rows = [
-        (*key, true, YES if true >= probability else NO, *(answers[key].count(a) / count for a in (YES, NO, UNSURE)))
-        for key, true in within.items()
-    ]
+            verdicts = {
+                n: verdict(each.large, ETA, n, tolerance=tolerance, probability=asked.probability)
+                for n in (sizes if bias == biases[0] else sizes[:1])
+            }
+            if bias == biases[0]:
+                rows += [("enough", n, precise[n], answer.enough) for n, answer in verdicts.items()]
+            within = _probability_within(tolerance, each.mean, tau)
+            rows.append(("linear_trusted", bias, within, verdicts[sizes[0]].linear_trusted))
+    table = pd.DataFrame(rows, columns=["question", "setting", "within", "answer"])
+    return table.assign(truth=np.where(table["within"] >= asked.probability, YES, NO))
+
+
+def verdict_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the shares of answers, from `verdict_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns question, setting, within, truth, yes, no, cannot_tell (shares of replicates).
+    """
+    rows = []
+    for question in ("linear_trusted", "enough"):
+        asked = records[records["question"] == question]
+        for (setting, truth), found in asked.groupby(["setting", "truth"], sort=False):
+            shares = (float((found["answer"] == answer).mean()) for answer in (YES, NO, UNSURE))
+            rows.append((question, setting, found["within"].iloc[0], truth, *shares))
     return pd.DataFrame(rows, columns=["question", "setting", "within", "truth", "yes", "no", "cannot_tell"])
 
 
-@lru_cache(maxsize=8)  # the same sequences serve every tau and bias
-def _world(size: int, seed: int) -> SyntheticRun:
-    """Return one huge evaluation batch; the update direction is the same for every size and seed."""
-    policy = short_policy()
-    direction, update_batch = update_direction(policy, np.random.default_rng(_POLICY_SEED))
-    baseline = entropy_to_go_baseline(policy, update_batch)
-    batch = sample_sequences(policy, size, np.random.default_rng(seed))
-    return SyntheticRun(evaluate(policy, direction, batch, [ETA], baseline), policy, direction)
-
-
-def _scores(terms: ScoreTerms, tokens: FloatArray, part: slice) -> FloatArray:
-    # Of the part only: the whole batch may be a thousand times as large.
-    return -terms.denom_corr_unscaled[part] / terms.h_base_mean / tokens[part]
-
-
-def _estimates(run: Run, scale: float) -> dict[str, tuple[float, float]]:
+def _estimates(run: Run, scale: float, seed: int) -> dict[str, tuple[float, float]]:
     """Return each quantity's estimate and standard error; err_rel over ``scale``."""
-    batch = columns(run, ETA, "ratio")
-    (true, linear), psi = batch.estimate(batch.sums), influence_values(batch)
-    of_true, of_linear = (standard_deviation(each) / math.sqrt(len(each)) for each in psi)
-    of_error = standard_deviation(psi[1] - psi[0]) / math.sqrt(len(psi[0]))
-    return {
-        "true": (float(true), of_true),
-        "linear": (float(linear), of_linear),
-        "err_rel": (float(linear - true) / scale, of_error / abs(scale)),
-    }
+    found: dict[str, tuple[float, float]] = {}
+    for name in ("matched", "ratio"):
+        batch = columns(run, ETA, name)
+        (true, linear), psi = batch.estimate(batch.sums), influence_values(batch)
+        errors = [standard_deviation(each) / math.sqrt(len(each)) for each in (*psi, psi[1] - psi[0])]
+        found |= {"true": (float(true), errors[0])}
+        found |= {"linear" if name == "ratio" else name: (float(linear), errors[1])}
+    found["err_rel"] = (float(linear - true) / scale, errors[2] / abs(scale))
+    return found | {"partial_sum": _partial_sum(run, scale, seed)}
+
+
+def _partial_sum(run: Run, scale: float, seed: int) -> tuple[float, float]:
+    """Return err_rel of a random quarter of the run less its expectation, and the standard error; over ``scale``."""
+    name, quarter = "partial_sum", run.num_sequences // 4
+    [drawn] = simulate_err_rel(run, ETA, quarter, num_samples=1, seed=seed, estimator=name, reference=scale)
+    true, linear = estimate(run, ETA, name)
+    error = err_rel_standard_error(run, ETA, quarter, population="run", estimator=name, reference=scale)
+    return float(drawn) - quarter / run.num_sequences * (linear - true) / scale, error
 
 
 def _pit(each: Replicate) -> float:

@@ -206,7 +206,7 @@ def evaluate(
         jH_sum=batch.sum_steps(entropy_slopes[state]),
         source=source,
     )
-    return dataclasses.replace(run, shard_errors=_shard_errors(run))
+    return dataclasses.replace(run, shard_errors=stored_shard_errors(run))
 
 
 def entropy_to_go_baseline(policy: Policy, batch: Sequences) -> FloatArray:
@@ -215,6 +215,16 @@ def entropy_to_go_baseline(policy: Policy, batch: Sequences) -> FloatArray:
     counts = np.bincount(positions, minlength=policy.max_length)
     baseline: FloatArray = np.bincount(positions, to_go, policy.max_length) / np.maximum(counts, 1)
     return baseline
+
+
+def stored_shard_errors(run: Run) -> tuple[ShardError, ...]:
+    """Return the standard error of the linear total as real runs store it: of a mean over shards of 8 sequences."""
+    num_shards = run.num_sequences // _SHARD
+    if run.gdotv is None or num_shards < 2:
+        return ()
+    sums = run.gdotv[: num_shards * _SHARD].reshape(num_shards, _SHARD).sum(axis=1)
+    value = float(sums.std(ddof=1) / np.sqrt(num_shards))
+    return (ShardError("approx.variance.se_shard", value, num_shards),)
 
 
 def write_sample_data(root: str | os.PathLike[str]) -> None:
@@ -259,16 +269,6 @@ def _make_run(
     batch = sample_sequences(sampler, num_sequences, rng)
     run = evaluate(policy, direction, batch, etas, baseline, f"synthetic {source}")
     return SyntheticRun(run, policy, direction)
-
-
-def _shard_errors(run: Run) -> tuple[ShardError, ...]:
-    """Return the standard error of the linear total as real runs store it: of a mean over shards of 8 sequences."""
-    num_shards = run.num_sequences // _SHARD
-    if run.gdotv is None or num_shards < 2:
-        return ()
-    sums = run.gdotv[: num_shards * _SHARD].reshape(num_shards, _SHARD).sum(axis=1)
-    value = float(sums.std(ddof=1) / np.sqrt(num_shards))
-    return (ShardError("approx.variance.se_shard", value, num_shards),)
 
 
 def _entropy_to_go(

@@ -10,7 +10,8 @@ import pandas as pd
 from .checks import same_eta
 from .comparison import Comparison
 from .err_rel import collect_err_rel_across_runs
-from .health import MEANINGS, health_overview
+from .health import health_overview
+from .health_checks import CHECKS
 from .inference import err_rel_standard_error, typical_standard_error
 from .planning import Plan
 from .pooling import reference_true_totals
@@ -123,7 +124,7 @@ def describe_health(health: pd.DataFrame) -> list[str]:
         return [
             "No check of health raises a flag. That says that the numbers are sound, not that a batch is large enough."
         ]
-    return [f"Health: {check} is flagged in {where}. {MEANINGS[check]}" for check, where in flagged]
+    return [f"Health: {check} is flagged in {where}. {CHECKS[check].meaning}" for check, where in flagged]
 
 
 def describe_verdict_map(table: pd.DataFrame) -> list[str]:
@@ -159,64 +160,6 @@ def describe_plans(plans: Mapping[float, Plan], tolerance: float, probability: f
         span = low if plan.low is None else f"{low} to {high}"
         size = "from no batch size on" if plan.n is None else f"from {plan.n:,} sequences on"
         sentences.append(f"{what}: at eta {eta:g} {size} (other runs like these might have said: {span}).")
-    return sentences
-
-
-def describe_calibration(table: pd.DataFrame) -> str:
-    """Return whether estimates and standard errors come out right, from `known_truth.estimate_calibration`."""
-    ratio = table["sd"] / table["typical_se"]
-    return (
-        f"Mean estimates are within {table['bias_z'].abs().max():.1f} Monte-Carlo errors of the truth; standard errors "
-        f"are {1 / ratio.max():.2f} to {1 / ratio.min():.2f} times the actual spread; 95% intervals cover in "
-        f"{table['covered'].min():.0%} to {table['covered'].max():.0%}."
-    )
-
-
-def describe_coverage(table: pd.DataFrame) -> list[str]:
-    """Return how often predictive intervals hold the next run, from `known_truth.interval_coverage`."""
-    return [
-        f"Where updates differ by tau = {tau:.2g}, predictive intervals of "
-        + ", ".join(f"{row['level']:.0%}" for row in rows.to_dict("records"))
-        + " hold the next run in "
-        + ", ".join(f"{row['covered']:.0%}" for row in rows.to_dict("records"))
-        + f" of cases (± up to {rows['error'].max():.1%})."
-        for tau, rows in ((float(str(tau)), rows) for tau, rows in table.groupby("tau"))
-    ]
-
-
-def describe_plan_hits(table: pd.DataFrame) -> list[str]:
-    """Return how plans turn out, from `known_truth.plan_hits`."""
-    sentences = []
-    for row in table.to_dict("records"):
-        median, truth = f"{row['median_n']:,.0f}", f"{row['true_n']:,.0f}"
-        if np.isnan(row["tolerance"]):
-            sentences.append(
-                f"Plans for a standard error of {row['target_sd']:g} take {median} sequences (median; truly {truth}); "
-                f"{row['covered']:.0%} of their intervals hold the true size; batches of the planned size have a "
-                f"standard error of {row['reached']:.3f}."
-            )
-        else:
-            sentences.append(
-                f"Plans for a tolerance of {row['tolerance']:g} take {median} sequences (median; with mean and tau "
-                f"known, {truth}); {row['unreachable']:.0%} of them say that no size is enough; the others keep to the "
-                f"tolerance with probability {row['reached']:.0%}."
-            )
-    return sentences
-
-
-def describe_verdict_rates(table: pd.DataFrame) -> list[str]:
-    """Return how often verdicts are false, from `known_truth.verdict_rates`."""
-    names = {"enough": "Is the batch enough?", "linear_trusted": "May the linear approximation be trusted?"}
-    sentences = []
-    for question, rows in table.groupby("question", sort=False):
-        wrong_yes = rows.loc[rows["truth"] == "no", "yes"].max()
-        wrong_no = rows.loc[rows["truth"] == "yes", "no"].max()
-        listed = [
-            f'"{answer}" is false in at most {share:.0%}'
-            for answer, share in (("yes", wrong_yes), ("no", wrong_no))
-            if not np.isnan(share)
-        ]
-        sentences.append(f"{names[str(question)]} In the settings tried, {' and '.join(listed)} of cases.")
     return sentences
 
 

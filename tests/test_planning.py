@@ -14,7 +14,7 @@ from analysis_helpers import (
     required_batch_size,
     synthetic_runs,
 )
-from analysis_helpers.known_truth import plan_hits, short_policy
+from analysis_helpers.known_truth import plan_hits
 from analysis_helpers.planning import (
     Goal,
     budget_table,
@@ -25,6 +25,7 @@ from analysis_helpers.planning import (
 )
 from analysis_helpers.prediction import pilot_of, predict
 from analysis_helpers.random_effects import Pool
+from analysis_helpers.replicates import short_policy
 from tests.building import ETAS, random_run, totals_only_run
 
 ETA = 1.6e-6

@@ -16,9 +16,10 @@ from analysis_helpers import (
     reference_true_totals,
 )
 from analysis_helpers.checks import RunWarning
-from analysis_helpers.known_truth import interval_coverage, shifted
+from analysis_helpers.known_truth import interval_coverage
 from analysis_helpers.prediction import Prediction, pilot_of, predict
 from analysis_helpers.prediction_check import pooled_check
+from analysis_helpers.replicates import shifted
 from tests.building import ETAS, random_run, totals_only_run
 
 ETA = 1.6e-6

@@ -8,8 +8,9 @@ import pytest
 
 from analysis_helpers import Run, RunError, synthetic_runs, trusted_eta, verdict
 from analysis_helpers.checks import RunWarning
-from analysis_helpers.known_truth import shifted, verdict_rates
+from analysis_helpers.known_truth import verdict_rates
 from analysis_helpers.pooling import reference_true_totals
+from analysis_helpers.replicates import shifted
 from analysis_helpers.verdict import verdict_map
 from tests.building import random_run, totals_only_run
 

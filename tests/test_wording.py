@@ -19,19 +19,15 @@ from analysis_helpers.planning import Plan
 from analysis_helpers.run_tables import run_totals
 from analysis_helpers.wording import (
     describe_budget,
-    describe_calibration,
     describe_comparison,
-    describe_coverage,
     describe_decomposition,
     describe_distribution,
     describe_health,
     describe_inventory,
-    describe_plan_hits,
     describe_plans,
     describe_totals,
     describe_verdict,
     describe_verdict_map,
-    describe_verdict_rates,
 )
 from tests.building import random_run, totals_only_run
 
@@ -228,42 +224,3 @@ def test_a_budget_is_told_as_one_run_and_as_many() -> None:
     [sentence] = describe_budget(table, 2048, 1e-6)
     assert sentence.startswith("At eta 1e-06, 2,048 sequences tell the mean error over updates to ±0.30 (0.10 to 0.90")
     assert "as 1 run of 2,048, and to ±0.20 (0.10 to 0.40, as tau may be) as 8 runs of 256." in sentence
-
-
-def test_what_came_out_on_known_truth_is_told_with_its_numbers() -> None:
-    calibration = pd.DataFrame(
-        {"bias_z": [1.0, -2.0], "sd": [1.0, 1.0], "typical_se": [0.8, 1.25], "covered": [0.9, 0.96]}
-    )
-    text = describe_calibration(calibration)
-    assert "within 2.0 Monte-Carlo errors" in text
-    assert "standard errors are 0.80 to 1.25 times the actual spread" in text
-    coverage = pd.DataFrame({"tau": [0.0, 0.0], "level": [0.5, 0.9], "covered": [0.51, 0.88], "error": [0.02, 0.01]})
-    [sentence] = describe_coverage(coverage)
-    assert "tau = 0, predictive intervals of 50%, 90% hold the next run in 51%, 88% of cases" in sentence
-    assert sentence.endswith("(± up to 2.0%).")
-    plans = pd.DataFrame(
-        {
-            "target_sd": [0.25, np.nan],
-            "tolerance": [np.nan, 0.8],
-            "true_n": [232.0, 60.0],
-            "median_n": [230.0, 70.0],
-            "unreachable": [0.0, 0.1],
-            "covered": [0.88, 0.9],
-            "reached": [0.251, 0.93],
-        }
-    )
-    of_error, of_tolerance = describe_plan_hits(plans)
-    assert "take 230 sequences (median; truly 232); 88% of their intervals hold the true size" in of_error
-    assert "10% of them say that no size is enough" in of_tolerance
-    rates = pd.DataFrame(
-        {
-            "question": ["enough"] * 2 + ["linear_trusted"],
-            "truth": ["yes", "no", "no"],
-            "yes": [0.9, 0.02, 0.1],
-            "no": [0.03, 0.9, 0.5],
-        }
-    )
-    first, second = describe_verdict_rates(rates)
-    assert '"yes" is false in at most 2% and "no" is false in at most 3% of cases' in first
-    assert '"yes" is false in at most 10% of cases' in second
-    assert '"no"' not in second
