@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .plot_style import ANSWER_COLOURS, COLOURS, legend_below, panels
+from .plot_style import ANSWER_COLOURS, COLOURS, ESTIMATOR_LABELS, SERIES, finding, legend_below, panels
 
 _QUANTITIES = {
     "true": COLOURS["true"],
@@ -16,7 +16,6 @@ _QUANTITIES = {
     "err_rel": COLOURS["ratio"],
     "partial_sum": COLOURS["partial_sum"],
 }
-_SERIES = ((COLOURS["ratio"], "o"), (COLOURS["partial_sum"], "s"), (COLOURS["matched"], "D"))
 
 
 def plot_estimate_calibration(table: pd.DataFrame) -> Figure:
@@ -34,19 +33,21 @@ def plot_estimate_calibration(table: pd.DataFrame) -> Figure:
         colour = _QUANTITIES[quantity]
         rows = table[table["quantity"] == quantity]
         places = np.arange(len(sizes)) + 0.12 * (k - (len(quantities) - 1) / 2)
-        left.plot(places, rows["bias_z"], "o", color=colour, label=quantity)
-        right.plot(places, rows["sd"] / rows["typical_se"], "o", color=colour, label=quantity)
+        left.plot(places, rows["bias_z"], "o", color=colour, label=ESTIMATOR_LABELS.get(quantity, quantity))
+        right.plot(
+            places, rows["sd"] / rows["typical_se"], "o", color=colour, label=ESTIMATOR_LABELS.get(quantity, quantity)
+        )
     left.axhspan(-2, 2, color=COLOURS["guide"], alpha=0.15, linewidth=0, label="where 95% of them lie by chance")
     left.axhline(0, color=COLOURS["guide"], linewidth=0.8)
     left.set_ylim(-5, 5)
-    left.set_ylabel("mean estimate - truth (Monte-Carlo errors)")
-    left.set_title(f"bias: at most {table['bias_z'].abs().max():.1f} Monte-Carlo errors", fontsize=10)
+    left.set_ylabel("mean − truth (Monte-Carlo errors)")
+    finding(left, f"bias: at most {table['bias_z'].abs().max():.1f} Monte-Carlo errors")
     right.axhline(1, color=COLOURS["guide"], linewidth=0.8)
     ratio = table["sd"] / table["typical_se"]
     reach = max(0.25, 1.2 * float((ratio - 1).abs().max()))
     right.set_ylim(1 - reach, 1 + reach)
-    right.set_ylabel("SD over batches / closed-form standard error")
-    right.set_title(f"spread over batches: {ratio.min():.2f} to {ratio.max():.2f} standard errors", fontsize=10)
+    right.set_ylabel("SD over batches / standard error")
+    finding(right, f"spread over batches: {ratio.min():.2f} to {ratio.max():.2f} standard errors")
     for ax in (left, right):
         ax.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes])
         ax.set_xlabel("sequences n")
@@ -65,7 +66,7 @@ def plot_interval_coverage(table: pd.DataFrame) -> Figure:
     figure, (ax,) = panels(1, width=1.2)
     _draw_coverage(ax, table)
     off = float(((table["covered"] - table["level"]).abs() / table["error"]).max())
-    ax.set_title(f"at most {off:.1f} binomial errors off what intervals say (bars: 2 errors)", fontsize=10)
+    finding(ax, f"at most {off:.1f} binomial errors off what intervals say (bars: 2 errors)")
     legend_below(ax, 2)
     return figure
 
@@ -81,11 +82,9 @@ def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
     figure, (left, right) = panels(2)
     _draw_coverage(left, coverage)
     off = 100 * (coverage["covered"] - coverage["level"])
-    left.set_title(
-        f"coverage is {off.min():+.1f} to {off.max():+.1f} points off the level (bars: 2 errors)", fontsize=10
-    )
+    finding(left, f"coverage is {off.min():+.1f} to {off.max():+.1f} points off the level (bars: 2 errors)")
     shares, widths = pit["count"] / pit.groupby("tau")["count"].transform("sum"), pit["high"] - pit["low"]
-    for (tau, rows), (colour, _) in zip(pit.groupby("tau", sort=False), _SERIES, strict=False):
+    for (tau, rows), (colour, _) in zip(pit.groupby("tau", sort=False), SERIES, strict=False):
         edges = [*rows["low"], rows["high"].iloc[-1]]
         right.stairs(
             shares[rows.index], edges, color=colour, linewidth=1.5, baseline=None, label=f"tau = {float(str(tau)):.2g}"
@@ -100,9 +99,7 @@ def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
         axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
     right.set_xlabel("percentile of its prediction at which the next run falls")
     right.set_ylabel(f"share of runs in each {width:.0%} (%)")
-    right.set_title(
-        f"each {width:.0%} of percentiles holds {shares.min():.1%} to {shares.max():.1%} of runs", fontsize=10
-    )
+    finding(right, f"each {width:.0%} of percentiles holds {shares.min():.1%} to {shares.max():.1%} of runs")
     legend_below(left, 2)
     legend_below(right, 3)
     return figure
@@ -136,7 +133,7 @@ def plot_verdict_rates(table: pd.DataFrame, question: str, label: str) -> Figure
     ax.set_xlabel(label)
     ax.set_ylabel("share of verdicts")
     false = np.where(rows["truth"] == "yes", rows["no"], rows["yes"])
-    ax.set_title(f"false answers: at most {false.max():.0%} in any setting", fontsize=10)
+    finding(ax, f"false answers: at most {false.max():.0%} in any setting")
     legend_below(ax, 3, lines=3)
     return figure
 
@@ -146,7 +143,7 @@ def _draw_coverage(ax: Axes, table: pd.DataFrame) -> None:
     keys = ["tau", "n"]
     several = len(table["n"].unique()) > 1
     for k, ((tau, n), rows) in enumerate(table.groupby(keys, sort=False)):
-        colour, marker = _SERIES[k % len(_SERIES)]
+        colour, marker = SERIES[k % len(SERIES)]
         ax.errorbar(
             np.arange(len(rows)) + 0.1 * (k - 0.5),
             rows["covered"] - rows["level"],

@@ -32,6 +32,8 @@ ESTIMATOR_LABELS = {"partial_sum": "partial sum", "ratio": "ratio", "matched": "
 PART_LABELS = {"linear_minus_matched": "linear − matched", "matched_minus_true": "matched − true"}
 ANSWER_COLOURS = {"yes": "#56B4E9", "cannot tell": "#E5E5E5", "no": "#F0A27F"}  # light: words stand on them
 PART_COLOURS = {"linear_minus_matched": COLOURS["linear"], "matched_minus_true": COLOURS["matched"]}
+SERIES = (("#332288", "o"), ("#882255", "s"), ("#999933", "D"))
+"""Colour and marker of settings side by side, none of which is an estimator; from the muted palette of Tol (2021)."""
 ERR_REL_LABEL = "relative error, err_rel = (linear − true) / reference"
 CHANGE_LABEL = "change of entropy (10⁻³ nats per token)"
 

@@ -69,7 +69,7 @@ def test_standard_error_prediction_and_planning_come_for_nothing() -> None:
 
 
 def test_the_notebook_passes_the_checks_of_all_notebooks(tmp_path: Path) -> None:
-    path = tmp_path / "notebooks" / "06_budget.ipynb"
+    path = tmp_path / "notebooks" / "07_budget.ipynb"
     path.parent.mkdir()
     (tmp_path / "data_samples").symlink_to(REPOSITORY / "data_samples")
     nbformat.write(cells(NOTEBOOK), path)

@@ -18,6 +18,7 @@ from analysis_helpers.plot_style import (
     ESTIMATOR_LABELS,
     PART_COLOURS,
     PART_LABELS,
+    SERIES,
     legend_below,
     panels,
 )
@@ -43,7 +44,7 @@ def texts(path: Path) -> set[str]:
 def test_every_estimator_has_a_colour_and_a_label_of_its_own() -> None:
     assert set(ESTIMATORS) <= set(COLOURS)
     assert set(ESTIMATORS) == set(ESTIMATOR_LABELS)
-    assert len({*COLOURS.values(), BACKGROUND}) == len(COLOURS) + 1
+    assert len({*COLOURS.values(), BACKGROUND, *(colour for colour, _ in SERIES)}) == len(COLOURS) + 1 + len(SERIES)
     assert set(PART_COLOURS) == set(PART_LABELS)
     assert set(PART_COLOURS.values()) <= set(COLOURS.values())
 
