@@ -20,6 +20,7 @@ ORDER = [
     "files",
     "runs",
     "results_schema",
+    "results_text",
     "results_json",
     "run_files",
     "policy",
@@ -61,7 +62,7 @@ ORDER = [
 ]
 # Libraries with a place of their own; NumPy and the standard library may be used everywhere.
 PLACES = {
-    "msgspec": {"results_schema", "results_json"},
+    "msgspec": {"results_schema", "results_text", "results_json"},
     "pandas": {
         "err_rel",
         "partial_sum",
