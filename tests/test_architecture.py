@@ -136,6 +136,18 @@ def test_each_library_is_used_only_where_it_belongs(name: str) -> None:
         assert name in PLACES.get(module, set()), f"{name} imports {module}"
 
 
+@pytest.mark.parametrize("name", ORDER)
+def test_files_are_data_and_none_is_run(name: str) -> None:
+    assert imports_of(name) & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "code", "yaml"} == set()
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    plain = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert plain & {"eval", "exec", "compile", "__import__", "__builtins__"} == set()
+    methods = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert methods & {"eval", "read_pickle", "to_pickle", "load_module", "exec_module"} == set()
+    options = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+    assert "allow_pickle" not in options
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import analysis_helpers, sys; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
