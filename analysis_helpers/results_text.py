@@ -171,7 +171,7 @@ def _value_at(path: str, plain: bytes) -> str:
                 node = msgspec.json.decode(node, type=dict[str, msgspec.Raw])[key]
             else:
                 node = msgspec.json.decode(node, type=list[msgspec.Raw])[int(index)]
-    except (msgspec.DecodeError, LookupError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, RecursionError):
         return "something else"
     start = bytes(memoryview(node)[:200]).replace(_NAN, b"NaN").replace(_INFINITY, b"Infinity")
     text = " ".join(start.decode("utf-8", "replace").split())

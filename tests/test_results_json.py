@@ -149,6 +149,21 @@ def test_weight_on_sequences_without_tokens_only_is_refused() -> None:
     assert error.field == "true.entries[0].diagnostics.normalized_weights (times tokens)"
 
 
+@pytest.mark.parametrize("name", ["token_counts", "normalized_weights"])
+def test_tokens_or_weights_whose_sum_overflows_are_refused_without_a_warning(name: str) -> None:
+    error = refusal(damaged(f"true.entries.0.diagnostics.{name}", [1e308] * 6))
+    assert error.field.startswith(f"true.entries[0].diagnostics.{name}")
+    assert (error.rule, error.value) == ("must sum to a positive number", np.inf)
+
+
+@pytest.mark.parametrize("field", ["gdotv", "extras.wjlogp_sum"])
+def test_linear_terms_whose_sum_overflows_are_read_as_they_stand_without_a_warning(field: str) -> None:
+    run = read(damaged(f"approx.per_sequence.2.{field}", 1.7e308))
+    assert run.gdotv is not None
+    assert run.score is not None
+    assert (run.gdotv if field == "gdotv" else run.score.wjlogp_sum)[2] == 1.7e308
+
+
 def test_a_correction_by_an_entropy_of_zero_is_refused() -> None:
     assert "must be positive" in refusal(damaged("approx.per_sequence_meta.H_base_mean", 0)).rule
 

@@ -98,6 +98,10 @@ REFUSED = {
     "a million digits": (with_total(DIGITS), f"approx.delta_h_per_lr {TOO_LARGE}, got {'1' * 37}..."),
     "NaN": (with_total("NaN"), "approx.delta_h_per_lr must be finite, got NaN"),
     "-Infinity": (with_total("-Infinity"), "approx.delta_h_per_lr must be finite, got -Infinity"),
+    "text beside a name that is not UTF-8": (
+        b'{"approx": {"\xff": 1, "delta_h_per_lr": "1.0"}}',
+        "approx.delta_h_per_lr must be a number, got something else",
+    ),
     "text": (with_total(f'"{DIGITS}"'), f'approx.delta_h_per_lr must be a number, got "{"1" * 36}...'),
 }
 
