@@ -7,18 +7,20 @@ import mmap
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 LARGE = 32 * 2**20
 """Bytes from which on a file is mapped instead of read into memory."""
-_PIECE = 2**20
+_START, _PIECE = 64, 2**20
 
 
-def read_whole(path: str | os.PathLike[str]) -> bytes | mmap.mmap:
+def read_whole(path: str | os.PathLike[str], check_start: Callable[[bytes], None]) -> bytes | mmap.mmap:
     """Return the content of a file as it was at one moment; that of a large one is mapped and takes no memory.
 
-    What is mapped is a copy of our own: a file that somebody cuts short while it is mapped kills its reader.
+    What is mapped is a copy of our own: a file that somebody cuts short while it is mapped kills its reader. Before it
+    is copied, ``check_start`` sees its first bytes and may raise: what is no results file may be of any size.
 
     Raises
     ------
@@ -30,7 +32,11 @@ def read_whole(path: str | os.PathLike[str]) -> bytes | mmap.mmap:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):  # a pipe may never end
                 raise OSError(errno.EINVAL, "Not a regular file")
-            content = file.read(before.st_size + 1) if before.st_size < LARGE else _mapped_copy(file, before.st_size)
+            if before.st_size < LARGE:
+                content: bytes | mmap.mmap = file.read(before.st_size + 1)
+            else:
+                check_start(file.read(_START))
+                content = _mapped_copy(file, before.st_size)
             after = os.fstat(file.fileno())
         if (len(content), before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
             return content
@@ -64,6 +70,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def _mapped_copy(file: BinaryIO, size: int) -> bytes | mmap.mmap:
     """Return the first ``size`` bytes, mapped from a temporary file without a name, or read where that has no room."""
+    file.seek(0)
     try:
         with tempfile.TemporaryFile() as copy:
             while size > 0 and (piece := file.read(min(size, _PIECE))):

@@ -120,10 +120,12 @@ def _in_order(sequences: list[Sequence], size: int, source: str) -> list[Sequenc
     indices = [s.index for s in sequences]
     if indices == list(range(size)) or indices.count(None) == size:
         return sequences
-    if sorted(-1 if i is None else i for i in indices) != list(range(size)):
-        position = next(k for k, i in enumerate(indices) if i is None or not 0 <= i < size or i in indices[:k])
-        rule = f"must hold each of 0 to {size - 1} once"
-        raise RunError(source, "approx.per_sequence[].index", rule, f"{indices[position]} at position {position}")
+    seen: set[int] = set()
+    for position, index in enumerate(indices):
+        if index is None or not 0 <= index < size or index in seen:
+            rule = f"must hold each of 0 to {size - 1} once"
+            raise RunError(source, "approx.per_sequence[].index", rule, f"{index} at position {position}")
+        seen.add(index)
     return sorted(sequences, key=lambda s: s.index or 0)
 
 

@@ -116,9 +116,10 @@ def _repeated_keys(text: bytes, stand_in: Callable[[_Pairs], int]) -> list[tuple
 
     def look(pairs: _Pairs) -> int:
         if len(dict(pairs)) < len(pairs):
-            keys = [key for key, _ in pairs]
-            repeated = dict.fromkeys(key for key in keys if keys.count(key) > 1)
-            found.extend((key, [value for name, value in pairs if name == key]) for key in repeated)
+            values: dict[str, list[object]] = {}
+            for key, value in pairs:
+                values.setdefault(key, []).append(value)
+            found.extend((key, given) for key, given in values.items() if len(given) > 1)
         return stand_in(pairs)
 
     try:

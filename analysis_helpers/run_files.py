@@ -10,7 +10,7 @@ from pathlib import Path
 from .checks import RunError, checked_choice, warn_about_runs
 from .files import read_whole, write_in_one_step
 from .results_json import encode_run, parse_run
-from .results_text import Content
+from .results_text import Content, check_opening
 from .runs import Run
 
 RESULTS_FILE = "results.json"
@@ -103,7 +103,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 def read_content(path: str | os.PathLike[str]) -> Content:
     """Return the content of a results file, or raise a `RunError` that says why it cannot be read."""
     try:
-        return read_whole(path)
+        return read_whole(path, lambda start: check_opening(start, str(path)))
     except OSError as error:
         raise RunError(str(path), "file", f"cannot be read ({error.strerror})") from None
     except MemoryError:

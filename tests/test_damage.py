@@ -138,7 +138,7 @@ def test_a_file_damaged_at_random_is_refused_or_read_as_it_stands() -> None:
     seen = []
 
     @settings(
-        max_examples=2_000 if SECONDS else 100,
+        max_examples=500 if SECONDS else 100,
         derandomize=not SECONDS,
         database=None,
         deadline=None,

@@ -85,6 +85,11 @@ def no_permission(path: Path) -> None:
     path.chmod(0)
 
 
+def hole(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**36)
+
+
 def folder_without_permission(path: Path) -> None:
     path.write_bytes(encode_run(random_run()))
     path.parent.chmod(0)
@@ -97,6 +102,7 @@ ODD_FILES = [
     pytest.param(Path.mkdir, r"cannot be read \((Is a directory|Permission denied)\)", id="a folder"),
     pytest.param(lambda path: path.symlink_to("nowhere"), r"cannot be read \(No such file", id="a broken link"),
     pytest.param(lambda path: path.symlink_to(path), r"cannot be read \(", id="a link to itself"),
+    pytest.param(hole, "must be JSON in UTF-8; it looks like zero bytes", id="64 GiB of nothing"),
     pytest.param(Path.touch, "must be complete JSON, got an empty file", id="an empty file"),
     pytest.param(no_permission, r"cannot be read \(Permission denied\)", id="no permission", marks=AS_ROOT),
     pytest.param(folder_without_permission, r"cannot be read \(Permission", id="no permission above", marks=AS_ROOT),
