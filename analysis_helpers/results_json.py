@@ -45,15 +45,7 @@ def parse_run(data: Content, source: str) -> Run:
 
 def encode_run(run: Run) -> bytes:
     """Return the bytes of the results file that describes the run: indented JSON, floats that read back exactly."""
-    entries = [_entry(run.token_counts, m) for m in run.measurements]
-    total = msgspec.Raw(msgspec.json.encode(run.total_tokens))
-    meta = Meta(run.scale, total, run.score.h_base_mean if run.score else None)
-    linear, curvature = (_variance(run, prefix) for prefix in ("approx.variance", "approx.quadratic.variance"))
-    quadratic = Quadratic(curvature) if curvature else None
-    approx = Approx(run.delta_h_per_lr, linear, _sequences(run), meta, quadratic)
-    compact = msgspec.json.encode(Results(approx, TrueChange(entries)))
-    del entries, approx  # they take many times the memory of the run: let go of them first
-    return msgspec.json.format(compact, indent=1) + b"\n"
+    return msgspec.json.format(_compact(run), indent=1) + b"\n"
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -208,6 +200,17 @@ def _finite(value: float, name: str, source: str) -> float:
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _compact(run: Run) -> bytes:
+    # Its structs take many times the memory of the run: they go before the text is laid out.
+    entries = [_entry(run.token_counts, m) for m in run.measurements]
+    total = msgspec.Raw(msgspec.json.encode(run.total_tokens))
+    meta = Meta(run.scale, total, run.score.h_base_mean if run.score else None)
+    linear, curvature = (_variance(run, prefix) for prefix in ("approx.variance", "approx.quadratic.variance"))
+    quadratic = Quadratic(curvature) if curvature else None
+    approx = Approx(run.delta_h_per_lr, linear, _sequences(run), meta, quadratic)
+    return msgspec.json.encode(Results(approx, TrueChange(entries)))
 
 
 def _entry(tokens: FloatArray, m: Measurement) -> Entry:
