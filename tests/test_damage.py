@@ -20,7 +20,13 @@ from tests.damaging import FIELDS, FILE, GOOD, TREE, limits
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 
-TEXT = json.dumps(TREE).encode()
+UNUSED = {"total": 5214.6, "steps": [1, 2.5, -3e9], "note": 'a [b] {"c": 1}, NaN, \ud83d\ude00', "more": {"eta": None}}
+WITH_UNUSED = {
+    "timing": UNUSED,
+    **TREE,
+    "approx": {**TREE["approx"], "per_sequence": [{**s, "audit": UNUSED} for s in TREE["approx"]["per_sequence"]]},
+}
+STARTS = [json.dumps(TREE).encode(), json.dumps(WITH_UNUSED).encode(), encode_run(GOOD)]
 COLUMNS = ("normalized_weights", "h_new", "h_base", "log_weights")
 PARTS = ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
 ODD_NUMBERS = ["0", "-0.0", "-1", "1e400", "-1e400", "1e308", "-1.7e308", "5e-324", "1e-400", "NaN", "Infinity"]
@@ -90,7 +96,7 @@ CHANGES = [flip, cut, double, end_early, number, other_type, key, twice]
 
 @st.composite
 def damaged_files(draw: st.DrawFn) -> bytes:
-    data = draw(st.sampled_from([TEXT, encode_run(GOOD)]))
+    data = draw(st.sampled_from(STARTS))
     for change in draw(st.lists(st.sampled_from(CHANGES), min_size=1, max_size=3)):
         data = change(data, draw)
     return bytes(data)
