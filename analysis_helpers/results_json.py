@@ -238,7 +238,9 @@ def _sequences(run: Run) -> list[Sequence] | None:
     if run.score is not None:
         terms, scale = run.score, run.scale or 1.0 / run.total_tokens
         corrections = terms.denom_corr_unscaled
-        columns = (terms.wjlogp_sum, terms.jH_sum, corrections, corrections * scale)
+        with np.errstate(over="ignore"):  # the scaled ones are not read back
+            scaled = corrections * scale
+        columns = (terms.wjlogp_sum, terms.jH_sum, corrections, scaled)
         extras = [WrittenExtras(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     rows = zip(range(size), run.gdotv.tolist(), lengths, extras, vhvv, strict=True)
     return [Sequence(index=i, gdotv=g, length=t, extras=e, vhvv=v) for i, g, t, e, v in rows]

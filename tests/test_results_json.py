@@ -164,6 +164,11 @@ def test_linear_terms_whose_sum_overflows_are_read_as_they_stand_without_a_warni
     assert (run.gdotv if field == "gdotv" else run.score.wjlogp_sum)[2] == 1.7e308
 
 
+def test_a_run_of_a_huge_scale_is_written_and_loads_back_equal_without_a_warning() -> None:
+    run = read(damaged("approx.per_sequence_meta.scale", 1e308))
+    assert read(encode_run(run)) == run
+
+
 def test_a_correction_by_an_entropy_of_zero_is_refused() -> None:
     assert "must be positive" in refusal(damaged("approx.per_sequence_meta.H_base_mean", 0)).rule
 
