@@ -91,7 +91,9 @@ def check_repeated_keys(data: Content, source: str, *, everywhere: bool) -> None
     if everywhere or _repeated_keys(_without_innermost_lists(data), len):
         for key, values in _repeated_keys(bytes(data), lambda pairs: hash(str(pairs))):
             if key in _IN_USE and any(value != values[0] for value in values):
-                raise RunError(source, key, "must not be given twice in one object with different values")
+                plain = all(isinstance(value, float | str | None) for value in values)
+                got = " and ".join(f"{value!s:.40}" for value in values) if plain else None
+                raise RunError(source, key, "must not be given twice in one object with different values", got)
 
 
 def _without_innermost_lists(data: Content, most: int = 1000) -> bytes:
