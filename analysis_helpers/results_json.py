@@ -37,7 +37,7 @@ def parse_run(data: Content, source: str) -> Run:
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # sums of huge numbers: refused, or they do not add up
             run = _run(decode(data, source), source)
-            check_repeated_keys(data, source, everywhere=not _linear_terms_add_up(run))
+            check_repeated_keys(data, source, doubtful_sequences=0 if _linear_terms_add_up(run) else run.num_sequences)
         return run
     except MemoryError:
         raise RunError(source, "file", "needs more memory than is free") from None

@@ -46,6 +46,11 @@ _IN_USE = {
     if isinstance(struct, type) and issubclass(struct, msgspec.Struct)
     for field in struct.__struct_encode_fields__
 }
+_OF_A_SEQUENCE = [
+    re.compile(f'"{field}"'.encode())
+    for struct in (results_schema.Sequence, results_schema.Extras)
+    for field in struct.__struct_encode_fields__
+]
 _PLAIN_TYPES = {
     "float": "a number",
     "float | null": "a number",
@@ -64,7 +69,7 @@ def decode(data: Content, source: str) -> Results:
     try:
         return _DECODER.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        plain = _in_plain_json(bytes(text))  # it may be in Python's dialect
+        plain = _in_plain_json(text)  # it may be in Python's dialect
     try:
         return _DECODER.decode(plain)
     except msgspec.ValidationError as error:
@@ -82,18 +87,27 @@ def check_opening(start: bytes, source: str) -> None:
             raise RunError(source, "file", f"must be JSON in UTF-8; it looks like {what}")
 
 
-def check_repeated_keys(data: Content, source: str, *, everywhere: bool) -> None:
+def check_repeated_keys(data: Content, source: str, *, doubtful_sequences: int = 0) -> None:
     """Raise a `RunError` if an object gives a field in use twice with different values: which one was meant?
 
-    Looking everywhere takes five times as long as reading, so it is for data that look wrong. Otherwise innermost lists
-    are passed over, and with them the objects that stand for sequences: what is left is short.
+    Looking into every object takes many times as long as reading. So innermost lists are passed over, and with them the
+    objects that stand for sequences; among these, where they are doubtful, a key is looked for that stands too often.
     """
-    if everywhere or _repeated_keys(_without_innermost_lists(data), len):
+    doubtful = doubtful_sequences > 0 and _a_key_too_many(data, doubtful_sequences)
+    if doubtful or _repeated_keys(_without_innermost_lists(data), len):
         for key, values in _repeated_keys(bytes(data), lambda pairs: hash(str(pairs))):
             if key in _IN_USE and any(value != values[0] for value in values):
                 plain = all(isinstance(value, float | str | None) for value in values)
                 got = " and ".join(f"{value!s:.40}" for value in values) if plain else None
                 raise RunError(source, key, "must not be given twice in one object with different values", got)
+
+
+def _a_key_too_many(data: Content, sequences: int) -> bool:
+    start = data.find(b"[", data.find(b'"per_sequence"'))
+    end = data.find(b"]", start)
+    if data.find(b"[", start + 1, end) >= 0:  # lists within: where this one ends takes reading it
+        end = len(data)
+    return any(sum(1 for _ in key.finditer(data, start, end)) > sequences for key in _OF_A_SEQUENCE)
 
 
 def _without_innermost_lists(data: Content, most: int = 1000) -> bytes:
@@ -131,10 +145,12 @@ def _repeated_keys(text: bytes, stand_in: Callable[[_Pairs], int]) -> list[tuple
     return found
 
 
-def _in_plain_json(text: bytes) -> bytes:
-    # Within a string this changes words, which does no harm: no string is in use.
-    plain = text.replace(b"NaN", _NAN).replace(b"Infinity", _INFINITY)
-    return _HALF_PAIR.sub(rb"\\ufffd", plain)
+def _in_plain_json(text: memoryview) -> bytes:
+    # Within a string this changes words, which does no harm: no string is in use. One step at a time, for the memory.
+    plain = bytes(text)
+    plain = plain.replace(b"NaN", _NAN)
+    plain = plain.replace(b"Infinity", _INFINITY)
+    return _HALF_PAIR.sub(rb"\\ufffd", plain) if _HALF_PAIR.search(plain) else plain
 
 
 def _syntax_error(error: msgspec.DecodeError, plain: bytes, text: bytes, source: str) -> RunError:

@@ -113,7 +113,7 @@ def watched(process: int) -> Iterator[list[tuple[float, int]]]:
         thread.join()
 
 
-def anonymous_memory(process: int | str = "self") -> int | None:
+def anonymous_memory(process: int) -> int | None:
     """Return the anonymous memory of a process in bytes, or None where that is not known."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
