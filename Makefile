@@ -12,7 +12,7 @@ REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,la
 	$(call option,TOLERANCE,tolerance) $(call option,PROBABILITY,probability) \
 	$(call option,OUT,out)
 
-.PHONY: help report test test-slow bench lint lab notebooks pictures samples calibration constraints clean
+.PHONY: help report test test-slow bench bench-large fuzz lint lab notebooks pictures samples calibration constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,12 @@ test-slow: $(READY) ## Run the tests that take long
 bench: $(READY) ## Measure against plain loops and peers
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[bench]" --constraint constraints.txt
 	$(RUN) -m tests.benchmarks
+
+bench-large: $(READY) ## Take a run of 262,144 sequences from file to figure
+	$(RUN) -m tests.benchmarks.large
+
+fuzz: $(READY) ## Damage results files at random for ten minutes
+	FUZZ_SECONDS=600 $(RUN) -m pytest -s tests/test_damage.py
 
 lint: $(READY) ## Check style and types
 	$(RUN) -m ruff check .

@@ -6,10 +6,6 @@ rule is a `RunError` that names the file, the field (its path in the JSON), the 
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Any
-
 import msgspec
 import numpy as np
 
@@ -27,16 +23,35 @@ from .results_schema import (
     Variance,
     WrittenExtras,
 )
+from .results_text import Content, check_repeated_keys, decode
 from .runs import Measurement, Run, ScoreTerms, ShardError, check_distinct_etas
 
-_DECODER = msgspec.json.Decoder(Results)
+_SAME = 1e-6
+"""Relative difference below which sums of linear terms are the same up to rounding."""
 _SHARD_ERRORS = ("se_shard", "se_jackknife", "se_gdotv", "se_vHvv")
 _SCORE_FIELDS = ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
 
 
-def parse_run(data: bytes, source: str) -> Run:
+def parse_run(data: Content, source: str) -> Run:
     """Return the run that the bytes of a results file describe; ``source`` is its name in messages."""
-    results = _decode(data, source)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # sums of huge numbers: refused, or they do not add up
+            run = _run(decode(data, source), source)
+            check_repeated_keys(data, source, doubtful_sequences=0 if _linear_terms_add_up(run) else run.num_sequences)
+        return run
+    except MemoryError:
+        raise RunError(source, "file", "needs more memory than is free") from None
+
+
+def encode_run(run: Run) -> bytes:
+    """Return the bytes of the results file that describes the run: indented JSON, floats that read back exactly."""
+    return msgspec.json.format(_compact(run), indent=1) + b"\n"
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _run(results: Results, source: str) -> Run:
     tokens, measurements = _true_change(results.true_.entries, source)
     approx, size = results.approx, len(tokens)
     meta = approx.per_sequence_meta or Meta()
@@ -53,83 +68,6 @@ def parse_run(data: bytes, source: str) -> Run:
     return Run(tokens, measurements, per_lr, gdotv, score, vhvv, scale, source, stored)
 
 
-def encode_run(run: Run) -> bytes:
-    """Return the bytes of the results file that describes the run: indented JSON, floats that read back exactly."""
-    entries = [_entry(run.token_counts, m) for m in run.measurements]
-    meta = Meta(run.scale, run.total_tokens, run.score.h_base_mean if run.score else None)
-    linear, curvature = (_variance(run, prefix) for prefix in ("approx.variance", "approx.quadratic.variance"))
-    quadratic = Quadratic(curvature) if curvature else None
-    results = Results(Approx(run.delta_h_per_lr, linear, _sequences(run), meta, quadratic), TrueChange(entries))
-    return msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n"
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _decode(data: bytes, source: str) -> Results:
-    try:
-        return _DECODER.decode(data)
-    except msgspec.ValidationError as error:
-        raise _shape_error(error, data, source) from None
-    except (msgspec.DecodeError, RecursionError):
-        pass  # not JSON by the standard: perhaps Python's dialect, with NaN and Infinity
-    tree = _parse_leniently(data, source)
-    try:
-        return msgspec.convert(tree, Results)
-    except msgspec.ValidationError as error:
-        raise _shape_error(error, data, source) from None
-
-
-def _parse_leniently(data: bytes, source: str) -> Any:
-    try:
-        return json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise RunError(
-            source, "file", "must be UTF-8 text", f"byte {data[error.start]:#04x} at position {error.start}"
-        ) from None
-    except json.JSONDecodeError as error:
-        what = f"{error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}"
-        raise RunError(source, "file", "must be complete JSON", what) from None
-    except RecursionError:
-        raise RunError(source, "file", "must not be nested so deeply that no parser can read it") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise RunError(source, "file", f"must be JSON that Python can read ({error})") from None
-
-
-def _shape_error(error: msgspec.ValidationError, data: bytes, source: str) -> RunError:
-    """Turn msgspec's "Expected `float`, got `str` - at `$.a.b[0]`" into file, field, rule and value."""
-    rule, _, where = str(error).partition(" - at `$")
-    path = where.rstrip("`").lstrip(".")
-    missing = re.fullmatch(r"Object missing required field `(.+)`", rule)
-    if missing:
-        return RunError(source, f"{path}.{missing[1]}".lstrip("."), "is missing")
-    wanted = re.match(r"Expected `([^`]*)`", rule)
-    described = f"must be {_PLAIN_TYPES.get(wanted[1], wanted[1])}" if wanted else f"is refused ({rule.lower()})"
-    return RunError(source, path or "file", described, _value_at(path, data))
-
-
-_PLAIN_TYPES = {
-    "float": "a number",
-    "float | null": "a number",
-    "int | null": "a whole number",
-    "array": "a list",
-    "array | null": "a list",
-    "object": "an object",
-    "object | null": "an object",
-}
-
-
-def _value_at(path: str, data: bytes) -> str:
-    try:
-        node = json.loads(data)
-        for key, index in re.findall(r"([A-Za-z_]\w*)|\[(\d+)\]", path):
-            node = node[key] if key else node[int(index)]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return "something else"
-    text = json.dumps(node)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
 def _true_change(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[Measurement, ...]]:
     if not entries:
         raise RunError(source, "true.entries", "must hold at least one step size", "an empty list")
@@ -139,6 +77,7 @@ def _true_change(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[M
     for k, entry in enumerate(entries):
         if k and not np.array_equal(entry.diagnostics.token_counts, tokens):
             raise RunError(source, field.format(k), f"must be the same as {field.format(0)}")
+        entry.diagnostics.token_counts = []
     measurements = [_measurement(entry, f"true.entries[{k}]", tokens, source) for k, entry in enumerate(entries)]
     check_distinct_etas(measurements, "true.entries[].eta", source)
     return tokens, tuple(measurements)
@@ -147,25 +86,21 @@ def _true_change(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[M
 def _measurement(entry: Entry, prefix: str, tokens: FloatArray, source: str) -> Measurement:
     found, size, where = entry.diagnostics, len(tokens), f"{prefix}.diagnostics"
 
-    def column(name: str, values: list[float] | None, nonnegative: bool = False) -> FloatArray | None:
-        return (
-            None
-            if values is None
-            else checked_array(values, f"{where}.{name}", source, length=size, nonnegative=nonnegative)
-        )
+    def column(name: str, nonnegative: bool = False) -> FloatArray:
+        values = getattr(found, name)
+        setattr(found, name, None)  # a list takes five times the memory of its array: let go of one before the next
+        return checked_array(values, f"{where}.{name}", source, length=size, nonnegative=nonnegative)
 
-    weights = checked_array(
-        found.normalized_weights, f"{where}.normalized_weights", source, length=size, nonnegative=True
-    )
+    weights, h_new = column("normalized_weights", nonnegative=True), column("h_new")
     checked_total(weights * tokens, f"{where}.normalized_weights (times tokens)", source)
     return Measurement(
         eta=checked_eta(entry.eta, f"{prefix}.eta", source),
         delta_h_true=_finite(entry.delta_h_true, f"{prefix}.delta_h_true", source),
         base_entropy=_finite(found.base_entropy, f"{where}.base_entropy", source),
         weights=weights,
-        h_new=checked_array(found.h_new, f"{where}.h_new", source, length=size),
-        h_base=column("h_base", found.h_base),
-        log_weights=column("log_weights", found.log_weights),
+        h_new=h_new,
+        h_base=None if found.h_base is None else column("h_base"),
+        log_weights=None if found.log_weights is None else column("log_weights"),
         ess=None if found.ess is None else _finite(found.ess, f"{where}.ess", source),
     )
 
@@ -177,10 +112,12 @@ def _in_order(sequences: list[Sequence], size: int, source: str) -> list[Sequenc
     indices = [s.index for s in sequences]
     if indices == list(range(size)) or indices.count(None) == size:
         return sequences
-    if sorted(-1 if i is None else i for i in indices) != list(range(size)):
-        position = next(k for k, i in enumerate(indices) if i is None or not 0 <= i < size or i in indices[:k])
-        rule = f"must hold each of 0 to {size - 1} once"
-        raise RunError(source, "approx.per_sequence[].index", rule, f"{indices[position]} at position {position}")
+    seen: set[int] = set()
+    for position, index in enumerate(indices):
+        if index is None or not 0 <= index < size or index in seen:
+            rule = f"must hold each of 0 to {size - 1} once"
+            raise RunError(source, "approx.per_sequence[].index", rule, f"{index} at position {position}")
+        seen.add(index)
     return sorted(sequences, key=lambda s: s.index or 0)
 
 
@@ -227,6 +164,18 @@ def _recorded(values: list[float | None], name: str, source: str) -> FloatArray 
     return checked_array(np.array(values, dtype=np.float64), name, source)  # no None left
 
 
+def _linear_terms_add_up(run: Run) -> bool:
+    if run.gdotv is None:
+        return True
+    parts = run.gdotv
+    if run.score is not None and run.scale is not None:
+        terms = run.score
+        parts = run.scale * (terms.wjlogp_sum + terms.jH_sum + terms.denom_corr_unscaled)
+    sizes = np.abs(run.gdotv)
+    near_total = abs(run.gdotv.sum() - run.delta_h_per_lr) <= _SAME * sizes.sum() < np.inf
+    return bool(near_total and np.abs(run.gdotv - parts).max() <= _SAME * sizes.max())
+
+
 def _shard_errors(approx: Approx, size: int, source: str) -> tuple[ShardError, ...]:
     quadratic = approx.quadratic.variance if approx.quadratic else None
     found = []
@@ -251,6 +200,17 @@ def _finite(value: float, name: str, source: str) -> float:
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _compact(run: Run) -> bytes:
+    # Its structs take many times the memory of the run: they go before the text is laid out.
+    entries = [_entry(run.token_counts, m) for m in run.measurements]
+    total = msgspec.Raw(msgspec.json.encode(run.total_tokens))
+    meta = Meta(run.scale, total, run.score.h_base_mean if run.score else None)
+    linear, curvature = (_variance(run, prefix) for prefix in ("approx.variance", "approx.quadratic.variance"))
+    quadratic = Quadratic(curvature) if curvature else None
+    approx = Approx(run.delta_h_per_lr, linear, _sequences(run), meta, quadratic)
+    return msgspec.json.encode(Results(approx, TrueChange(entries)))
 
 
 def _entry(tokens: FloatArray, m: Measurement) -> Entry:
@@ -278,7 +238,9 @@ def _sequences(run: Run) -> list[Sequence] | None:
     if run.score is not None:
         terms, scale = run.score, run.scale or 1.0 / run.total_tokens
         corrections = terms.denom_corr_unscaled
-        columns = (terms.wjlogp_sum, terms.jH_sum, corrections, corrections * scale)
+        with np.errstate(over="ignore"):  # the scaled ones are not read back
+            scaled = corrections * scale
+        columns = (terms.wjlogp_sum, terms.jH_sum, corrections, scaled)
         extras = [WrittenExtras(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     rows = zip(range(size), run.gdotv.tolist(), lengths, extras, vhvv, strict=True)
     return [Sequence(index=i, gdotv=g, length=t, extras=e, vhvv=v) for i, g, t, e, v in rows]

@@ -5,8 +5,6 @@ Fields stand in the order of real files, which msgspec reads fastest.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 
@@ -36,7 +34,7 @@ class TrueChange(msgspec.Struct):
     entries: list[Entry]
 
 
-class Extras(msgspec.Struct, omit_defaults=True):
+class Extras(msgspec.Struct, omit_defaults=True, gc=False):
     """The parts of a linear term."""
 
     wjlogp_sum: float | None = None
@@ -44,13 +42,13 @@ class Extras(msgspec.Struct, omit_defaults=True):
     denom_corr_unscaled: float | None = None
 
 
-class WrittenExtras(Extras, omit_defaults=True):
+class WrittenExtras(Extras, omit_defaults=True, gc=False):
     """The same with a part that is written and not read."""
 
     denom_corr_scaled: float | None = None  # not read: it is the unscaled one times scale
 
 
-class Sequence(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Sequence(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """The linear term of one sequence."""
 
     index: int | None = None
@@ -64,7 +62,7 @@ class Meta(msgspec.Struct, omit_defaults=True):
     """What all linear terms have in common."""
 
     scale: float | None = None
-    T_total: Any = None  # written, not read
+    T_total: msgspec.Raw = msgspec.Raw(b"null")  # written; in reading, passed over
     H_base_mean: float | None = None
 
 

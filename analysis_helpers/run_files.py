@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from .checks import RunError, checked_choice, warn_about_runs
-from .files import write_in_one_step
+from .files import read_whole, write_in_one_step
 from .results_json import encode_run, parse_run
+from .results_text import Content, check_opening
 from .runs import Run
 
 RESULTS_FILE = "results.json"
+_A_FILE = "is a file, not a folder"
 
 
 def load_runs(
@@ -52,7 +55,7 @@ def load_runs(
     """
     checked_choice(on_error, "on_error", ("raise", "skip"))
     runs: dict[str, Run] = {}
-    failures: list[RunError] = []
+    failure: RunError | None = None
     for name, path in _named_paths(source).items():
         try:
             runs[name] = read_run(path)
@@ -60,9 +63,9 @@ def load_runs(
             if on_error == "raise":
                 raise
             warn_about_runs(f"skipped {name}: {error}")
-            failures.append(error)
-    if not runs:
-        raise failures[-1]
+            failure = error  # only the last: its traceback holds on to what was read
+    if failure is not None and not runs:
+        raise failure
     return runs
 
 
@@ -76,13 +79,11 @@ def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
     """
     root, pattern = Path(folder), "/".join(["*"] * depth + [RESULTS_FILE])
     folders = "/".join(["*"] * depth)
-    if not root.is_dir():
-        kind = "is a file, not a folder" if root.exists() else "does not exist"
+    if problem := _no_folder(root):
         raise RunError(
-            str(root), "folder", f"{kind}; looked for {root / pattern}; {_what_is_in(_nearest_folder(root))}"
+            str(root), "folder", f"{problem}; looked for {root / pattern}; {_what_is_in(_nearest_folder(root))}"
         )
-    # A broken link counts as found: it is listed with its problem, not passed over.
-    found = sorted(place / RESULTS_FILE for place in root.glob(folders) if os.path.lexists(place / RESULTS_FILE))
+    found = sorted(place / RESULTS_FILE for place in root.glob(folders) if _is_there(place / RESULTS_FILE))
     if not found:
         raise RunError(str(root), "folder", f"holds no runs; looked for {root / pattern}; {_what_is_in(root)}")
     return found
@@ -96,15 +97,17 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     RunError
         If the file cannot be read or breaks a rule.
     """
-    return parse_run(read_bytes(path), str(path))
+    return parse_run(read_content(path), str(path))
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
+def read_content(path: str | os.PathLike[str]) -> Content:
     """Return the content of a results file, or raise a `RunError` that says why it cannot be read."""
     try:
-        return Path(path).read_bytes()
+        return read_whole(path, lambda start: check_opening(start, str(path)))
     except OSError as error:
         raise RunError(str(path), "file", f"cannot be read ({error.strerror})") from None
+    except MemoryError:
+        raise RunError(str(path), "file", "needs more memory than is free") from None
 
 
 def write_run(path: str | os.PathLike[str], run: Run) -> None:
@@ -132,7 +135,7 @@ def write_run(path: str | os.PathLike[str], run: Run) -> None:
 
 def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
     if isinstance(source, (str, os.PathLike)):
-        if not Path(source).is_file():
+        if _no_folder(Path(source)) != _A_FILE:
             return {path.parent.name: path for path in result_files(source)}
         source = [source]
     paths = [Path(p) for p in source]
@@ -147,8 +150,28 @@ def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str
     return named
 
 
+def _no_folder(path: Path) -> str:
+    """Return why a path is no folder to look into, or nothing where it is one."""
+    try:
+        return "" if stat.S_ISDIR(path.stat().st_mode) else _A_FILE
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _is_there(path: Path) -> bool:
+    """Return False only where no file is: one that cannot be read is listed with its problem, not passed over."""
+    try:
+        return bool(path.lstat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
 def _nearest_folder(path: Path) -> Path:
-    return next((p for p in path.absolute().parents if p.is_dir()), Path("/"))
+    return next((p for p in path.absolute().parents if not _no_folder(p)), Path("/"))
 
 
 def _what_is_in(folder: Path, most: int = 8) -> str:

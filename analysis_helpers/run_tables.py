@@ -21,7 +21,7 @@ from .estimators import (
 from .integrity import integrity_problems
 from .pooling import known_eta, usable_runs
 from .results_json import parse_run
-from .run_files import read_bytes, result_files
+from .run_files import read_content, result_files
 from .runs import Run
 
 
@@ -146,11 +146,11 @@ def _inventory_row(path: Path, seen: dict[bytes, str]) -> dict[str, object]:
     batch, name = path.parent.parent.name, path.parent.name
     row: dict[str, object] = {"batch": batch, "run": name, "sequences": None, "etas": (), "supports": "", "same_as": ""}
     try:
-        data = read_bytes(path)
-        row["same_as"] = seen.setdefault(hashlib.sha256(data).digest(), f"{batch}/{name}")
+        content = read_content(path)
+        row["same_as"] = seen.setdefault(hashlib.sha256(content).digest(), f"{batch}/{name}")
         if row["same_as"] == f"{batch}/{name}":
             row["same_as"] = ""
-        run = parse_run(data, str(path))
+        run = parse_run(content, str(path))
     except RunError as error:
         return {
             **row,

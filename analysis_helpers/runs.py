@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -277,9 +278,9 @@ class Run:
 
 def check_distinct_etas(measurements: list[Measurement], name: str, source: str) -> None:
     """Raise a `RunError` if two measurements are at the same step size."""
-    for i, m in enumerate(measurements):
-        if any(same_eta(m.eta, earlier.eta) for earlier in measurements[:i]):
-            raise RunError(source, name, "must hold each eta once", f"{m.eta!r} twice")
+    for lower, upper in pairwise(sorted(m.eta for m in measurements)):
+        if same_eta(lower, upper):
+            raise RunError(source, name, "must hold each eta once", f"{upper!r} twice")
 
 
 def _measure(

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis_helpers import Run
+from analysis_helpers import Run, write_run
 
 ETAS = (1e-6, 2e-6)
+
+# What real files record about each sequence beyond the fields in use.
+_UNUSED = {
+    "": ("sum_logp", "mean_logp", "var_logp", "max_logp", "min_logp", "delta_h_seq", "entropy_before", "entropy_after"),
+    "audit": ("rb_entropy_sum", "sum_w", "sum_w2", "sum_w_abs", "sum_abs_jlogp", "mean_abs_jlogp", "token_share"),
+    "features": ("length_log", "sum_w", "sum_w2", "rb_entropy_sum", "var_logp"),
+}
 
 
 def random_run(size: int = 12, seed: int = 0, *, score: bool = True, curvature: bool = False) -> Run:
@@ -35,6 +43,29 @@ def random_run(size: int = 12, seed: int = 0, *, score: bool = True, curvature: 
         source=f"run {seed}",
         **linear,
     )
+
+
+def write_like_a_real_file(path: Path, run: Run) -> int:
+    """Write the run with the unused fields of real files, about 1,470 bytes a sequence; return the bytes."""
+    write_run(path, run)
+    plain = path.rename(path.with_suffix(".plain"))
+    unused = _unused_fields()
+    with plain.open("rb") as lines, path.open("wb") as padded:
+        for line in lines:
+            padded.write(line)
+            if line.startswith(b'    "length":'):
+                padded.write(unused)
+    plain.unlink()
+    return path.stat().st_size
+
+
+def _unused_fields() -> bytes:
+    lines = []
+    for group, names in _UNUSED.items():
+        fields = [f'{" " * 10}"{name}": {-(k + 1) / 7!r}' for k, name in enumerate(names)]
+        block = ",\n".join(fields)
+        lines.append(f'{" " * 8}"{group}": {{\n{block}\n{" " * 8}}}' if group else block)
+    return (",\n".join(lines) + ",\n").encode()
 
 
 def totals_only_run() -> Run:

@@ -20,6 +20,7 @@ ORDER = [
     "files",
     "runs",
     "results_schema",
+    "results_text",
     "results_json",
     "run_files",
     "policy",
@@ -70,7 +71,7 @@ ORDER = [
 ]
 # Libraries with a place of their own; NumPy and the standard library may be used everywhere.
 PLACES = {
-    "msgspec": {"results_schema", "results_json"},
+    "msgspec": {"results_schema", "results_text", "results_json"},
     "pandas": {
         "err_rel",
         "drawn_subsets",
@@ -150,6 +151,18 @@ def test_each_library_is_used_only_where_it_belongs(name: str) -> None:
     others = {module for module in imports_of(name) if not module.startswith(".")} - set(sys.stdlib_module_names)
     for module in others - {"numpy", "analysis_helpers"}:
         assert name in PLACES.get(module, set()), f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_files_are_data_and_none_is_run(name: str) -> None:
+    assert imports_of(name) & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "code", "yaml"} == set()
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    plain = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert plain & {"eval", "exec", "compile", "__import__", "__builtins__"} == set()
+    methods = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert methods & {"eval", "read_pickle", "to_pickle", "load_module", "exec_module"} == set()
+    options = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+    assert "allow_pickle" not in options
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis_helpers import Run, RunError, inventory, write_run
@@ -34,6 +35,16 @@ def test_a_stored_total_that_its_contributions_do_not_sum_to_is_a_problem(tmp_pa
 def test_a_difference_within_one_part_in_a_million_is_no_problem() -> None:
     run = random_run()
     assert integrity_problems(dataclasses.replace(run, delta_h_per_lr=run.delta_h_per_lr * (1 + 5e-7))) == []
+
+
+def test_numbers_whose_sums_overflow_are_problems_without_a_warning() -> None:
+    run = random_run()
+    assert run.gdotv is not None
+    [problem] = integrity_problems(dataclasses.replace(run, gdotv=np.full_like(run.gdotv, 1e308)))
+    assert problem == f"delta_h_per_lr is {run.delta_h_per_lr:.7g}, its contributions sum to inf"
+    huge = dataclasses.replace(run.measurements[0], h_new=np.full_like(run.gdotv, 1e308))
+    [problem] = integrity_problems(dataclasses.replace(run, measurements=(huge,)))
+    assert problem.startswith("delta_h_true at eta 1e-06 is ")
 
 
 def test_altered_linear_terms_and_scales_are_problems() -> None:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import os
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from analysis_helpers import Run, RunError, load_runs, write_run
+from analysis_helpers import Run, RunError, inventory, load_runs, results_json, results_text, write_run
+from analysis_helpers.checks import RunWarning
 from analysis_helpers.results_json import encode_run
+from analysis_helpers.results_schema import Results
 from analysis_helpers.run_files import read_run, result_files
 from tests.building import random_run
+from tests.damaging import limits
 
 
 @pytest.fixture
@@ -74,11 +80,107 @@ def test_a_path_names_its_run_however_it_is_written(data_root: Path, monkeypatch
         load_runs(["../run_01/results.json", "../../E_12/run_01/results.json"])
 
 
-def test_a_broken_link_is_a_bad_run_and_not_passed_over(data_root: Path) -> None:
-    (data_root / "E_6" / "run_02").mkdir()
-    (data_root / "E_6" / "run_02" / "results.json").symlink_to(data_root / "nowhere")
+def no_permission(path: Path) -> None:
+    path.write_bytes(encode_run(random_run()))
+    path.chmod(0)
+
+
+def hole(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**36)
+
+
+def folder_without_permission(path: Path) -> None:
+    path.write_bytes(encode_run(random_run()))
+    path.parent.chmod(0)
+
+
+AS_ROOT = pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")
+NO_PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+NO_ZERO = pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
+ODD_FILES = [
+    pytest.param(Path.mkdir, r"cannot be read \((Is a directory|Permission denied)\)", id="a folder"),
+    pytest.param(lambda path: path.symlink_to("nowhere"), r"cannot be read \(No such file", id="a broken link"),
+    pytest.param(lambda path: path.symlink_to(path), r"cannot be read \(", id="a link to itself"),
+    pytest.param(hole, "must be JSON in UTF-8; it looks like zero bytes", id="64 GiB of nothing"),
+    pytest.param(Path.touch, "must be complete JSON, got an empty file", id="an empty file"),
+    pytest.param(no_permission, r"cannot be read \(Permission denied\)", id="no permission", marks=AS_ROOT),
+    pytest.param(folder_without_permission, r"cannot be read \(Permission", id="no permission above", marks=AS_ROOT),
+    pytest.param(lambda path: os.mkfifo(path), r"cannot be read \(Not a regular file\)", id="a pipe", marks=NO_PIPES),
+    pytest.param(
+        lambda path: path.symlink_to("/dev/zero"), r"cannot be read \(Not a regular", id="a device", marks=NO_ZERO
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "reason"), ODD_FILES)
+def test_what_is_no_file_to_read_is_a_bad_run_and_stops_no_other(
+    data_root: Path, make: Callable[[Path], object], reason: str
+) -> None:
+    place = data_root / "E_6" / "run_02"
+    place.mkdir()
+    make(place / "results.json")
+    try:
+        with limits(100_000):
+            with pytest.raises(RunError, match=rf"run_02.results\.json: file {reason}"):
+                load_runs(data_root / "E_6")
+            with pytest.raises(RunError, match=rf"run_02.results\.json: file {reason}"):
+                load_runs([place / "results.json"])
+            with pytest.warns(RunWarning, match=f"skipped run_02: .*file {reason}") as warned:
+                assert list(load_runs(data_root / "E_6", on_error="skip")) == ["run_01"]
+            assert len(warned) == 1
+            table = inventory(data_root).set_index(["batch", "run"])
+        assert re.match(f"file {reason}", str(table.loc[("E_6", "run_02"), "problem"]))
+        assert table.loc[("E_6", "run_01"), "problem"] == ""
+    finally:
+        place.chmod(0o700)
+
+
+def test_a_run_folder_that_is_a_link_loop_is_a_bad_run_and_not_passed_over(data_root: Path) -> None:
+    (data_root / "E_6" / "run_02").symlink_to(data_root / "E_6" / "run_02")
     with pytest.raises(RunError, match=r"run_02.results\.json: file cannot be read"):
         load_runs(data_root / "E_6")
+
+
+def test_a_folder_within_itself_is_not_followed_for_ever(data_root: Path) -> None:
+    (data_root / "E_6" / "again").symlink_to(data_root, target_is_directory=True)
+    assert list(load_runs(data_root / "E_6")) == ["run_01"]
+    assert len(inventory(data_root)) == 4
+
+
+@AS_ROOT
+def test_a_folder_that_may_not_be_looked_into_is_said_to_be_so(data_root: Path) -> None:
+    data_root.chmod(0)
+    try:
+        with pytest.raises(RunError, match=r"E_6: folder cannot be read \(Permission denied\)"):
+            load_runs(data_root / "E_6")
+    finally:
+        data_root.chmod(0o700)
+
+
+def test_a_run_that_is_written_while_it_is_read_is_named(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_and_look(file: int) -> os.stat_result:
+        path.write_bytes(path.read_bytes() + b" ")
+        return look(file)
+
+    look, path = os.fstat, data_root / "E_6" / "run_01" / "results.json"
+    monkeypatch.setattr(os, "fstat", write_and_look)
+    with pytest.raises(RunError, match=r"run_01.results\.json: file cannot be read \(It changes while it is read\)"):
+        load_runs(data_root / "E_6")
+
+
+def test_a_run_beyond_the_free_memory_is_named_and_stops_no_other(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(data: bytes, source: str) -> Results:
+        if "run_03" in source:
+            raise MemoryError
+        return results_text.decode(data, source)
+
+    (data_root / "E_12" / "run_02" / "results.json").unlink()
+    monkeypatch.setattr(results_json, "decode", decode)
+    with pytest.warns(RunWarning, match=r"run_03.results\.json: file needs more memory than is free"):
+        assert list(load_runs(data_root / "E_12", on_error="skip")) == ["run_01"]
 
 
 def test_a_missing_folder_says_what_was_looked_for_and_what_is_there(data_root: Path) -> None:
