@@ -185,6 +185,11 @@ def test_a_key_given_twice_with_different_values_is_refused_and_named(field: str
     assert names(error, field) or error.field == field.rpartition(".")[2] or "true.entries".startswith(field)
 
 
+def test_a_key_given_twice_is_seen_where_sequences_hold_lists() -> None:
+    data = doubled("approx.per_sequence.2.gdotv").replace(b'"index": ', b'"ids": [1, 2], "index": ')
+    assert refusal(data).field == "gdotv"
+
+
 def test_the_values_of_a_key_given_twice_are_said() -> None:
     error = refusal(json.dumps(TREE).replace('"eta": 1e-06', '"eta": 1e-06, "eta": 3e-06').encode())
     assert str(error) == f"{FILE}: eta must not be given twice in one object with different values, got 1e-06 and 3e-06"
