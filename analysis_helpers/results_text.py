@@ -37,8 +37,9 @@ _LOOKS_LIKE = {
     b"\x00{": "UTF-16: save it as UTF-8",
     b"\x00": "zero bytes: was it ever written to the end?",
 }
-# Numbers that stand for what JSON has no word for: they overflow, so they are refused where a field is in use.
-_NAN, _INFINITY = b"9e90001", b"9e900002"
+# Numbers that stand for what JSON has no word for: they overflow, so they are refused where a field is in use. Blanks
+# keep them from joining what stands beside them into something that is JSON.
+_STAND_INS = {b"-Infinity": b" -9e90003 ", b"Infinity": b" 9e90002 ", b"NaN": b" 9e90001 "}
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _IN_USE = {
     field
@@ -148,8 +149,8 @@ def _repeated_keys(text: bytes, stand_in: Callable[[_Pairs], int]) -> list[tuple
 def _in_plain_json(text: memoryview) -> bytes:
     # Within a string this changes words, which does no harm: no string is in use. One step at a time, for the memory.
     plain = bytes(text)
-    plain = plain.replace(b"NaN", _NAN)
-    plain = plain.replace(b"Infinity", _INFINITY)
+    for word, number in _STAND_INS.items():
+        plain = plain.replace(word, number)
     return _HALF_PAIR.sub(rb"\\ufffd", plain) if _HALF_PAIR.search(plain) else plain
 
 
@@ -159,7 +160,7 @@ def _syntax_error(error: msgspec.DecodeError, plain: bytes, text: bytes, source:
         return RunError(source, "file", "must be complete JSON", "an empty file")
     found = re.fullmatch(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)", str(error))
     what, position = (found[1], int(found[2])) if found else ("the end of the file", len(plain))
-    position -= (len(_NAN) - len(b"NaN")) * plain.count(_NAN, 0, position)
+    position -= sum((len(number) - len(word)) * plain.count(number, 0, position) for word, number in _STAND_INS.items())
     line, column = text.count(b"\n", 0, position) + 1, position - text.rfind(b"\n", 0, position)
     byte = text[position : position + 1]
     rule, what = ("must be UTF-8 text", f"byte {byte[0]:#04x}") if byte > b"\x7f" else ("must be complete JSON", what)
@@ -192,6 +193,8 @@ def _value_at(path: str, plain: bytes) -> str:
                 node = msgspec.json.decode(node, type=list[msgspec.Raw])[int(index)]
     except (msgspec.DecodeError, UnicodeDecodeError, LookupError, RecursionError):
         return "something else"
-    start = bytes(memoryview(node)[:200]).replace(_NAN, b"NaN").replace(_INFINITY, b"Infinity")
+    start = bytes(memoryview(node)[:200])
+    for word, number in _STAND_INS.items():
+        start = start.replace(number.strip(), word)
     text = " ".join(start.decode("utf-8", "replace").split())
     return text if len(text) <= 40 else f"{text[:37]}..."

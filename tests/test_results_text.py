@@ -91,6 +91,9 @@ REFUSED = {
     "HTML": (b"<html>", "file must be complete JSON, got invalid character at line 1, column 1"),
     "not UTF-8": (b"\xe9" + BYTES, "file must be UTF-8 text, got byte 0xe9 at line 1, column 1"),
     "a text without an end": (BYTES.replace(b'"true":', b'"true'), "file must be complete JSON"),
+    "a broken escape": (with_note(r'"\uNaN,"'), "file must be complete JSON, got invalid character in unicode escape"),
+    "a number with a word": (with_note("1NaN"), "file must be complete JSON"),
+    "a word with a number": (with_note("Infinity1"), "file must be complete JSON"),
     "a list without an end": (BYTES.replace(b"]", b"", 1), "approx.per_sequence[1000] must be an object"),
     "1e400": (with_total("1e400"), f"approx.delta_h_per_lr {TOO_LARGE}, got 1e400"),
     "-1e400": (with_total("-1e400"), f"approx.delta_h_per_lr {TOO_LARGE}, got -1e400"),
@@ -136,8 +139,8 @@ def test_a_truncated_file_is_refused_with_the_place(share: float) -> None:
 
 
 def test_the_place_of_a_fault_is_that_in_the_file_as_it_stands() -> None:
-    error = refusal(b'\xef\xbb\xbf{"a": [NaN, NaN],\n "b": [NaN, Infinity, x]}')
-    assert error.value == "invalid character at line 2, column 23"
+    error = refusal(b'\xef\xbb\xbf{"a": [NaN, NaN],\n "b": [NaN, Infinity, -Infinity, x]}')
+    assert error.value == "invalid character at line 2, column 34"
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"approx":', b'{"note":'])
@@ -183,6 +186,11 @@ def test_a_key_given_twice_with_different_values_is_refused_and_named(field: str
     error = refusal(doubled(field))
     # Of two different lists of step sizes, the one that counts may not go with the linear terms.
     assert names(error, field) or error.field == field.rpartition(".")[2] or "true.entries".startswith(field)
+
+
+def test_a_key_given_twice_is_seen_where_sequences_hold_lists() -> None:
+    data = doubled("approx.per_sequence.2.gdotv").replace(b'"index": ', b'"ids": [1, 2], "index": ')
+    assert refusal(data).field == "gdotv"
 
 
 def test_the_values_of_a_key_given_twice_are_said() -> None:
