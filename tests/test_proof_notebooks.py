@@ -36,9 +36,8 @@ def assert_recomputed(result: dict[str, Any], root: Path) -> None:
     for row, plain in zip(result["rows"], expected, strict=True):
         assert set(row) == set(plain)
         for name, value in plain.items():
-            rel = 2e-6 if name == "margin" else 1e-8  # its normal quantile is good to six digits
             exact = value is None or isinstance(value, str)
-            assert row[name] == (value if exact else pytest.approx(value, rel=rel, abs=1e-9)), name
+            assert row[name] == (value if exact else pytest.approx(value, rel=1e-8, abs=1e-9)), name
 
 
 def test_no_notebook_is_left_out() -> None:
