@@ -110,6 +110,39 @@ def test_bad_arrays_are_refused_by_name(changed: dict[str, Any], message: str) -
         Run.from_arrays(**{**good, **changed}, gdotv=[0.0, 0.0], source="loop")
 
 
+@pytest.mark.parametrize(
+    "name", ["token_counts", "h_base", "h_new", "log_weights", "gdotv", "vhvv", "score", "wjlogp_sum", "jH_sum"]
+)
+@pytest.mark.parametrize("source", ["loop", None])
+def test_every_array_is_held_against_the_number_of_sequences_by_its_name(name: str, source: str | None) -> None:
+    parts = ("score", "wjlogp_sum", "jH_sum")
+    linear: dict[str, Any] = {part: [1.0, 2.0] for part in (parts if name in parts else ("gdotv",))}
+    good = {"token_counts": [2, 3], "h_base": [1.0, 2.0], "h_new": [1.0, 1.0], "log_weights": [0.0, 0.0], **linear}
+    bad: dict[str, Any] = {**good, name: [1.0, 2.0, 3.0]}
+    bad |= {by_eta: {1e-6: bad[by_eta]} for by_eta in ("h_new", "log_weights")}
+    shown, size = (f"{name}[1e-06]" if name in ("h_new", "log_weights") else name), 2
+    if name == "token_counts":  # which says how many there are
+        shown, size = "h_base", 3
+    with pytest.raises(RunError) as caught:
+        Run.from_arrays(**bad, **({"source": source} if source else {}))
+    assert (caught.value.file, caught.value.field) == (source or "run in memory", shown)
+    assert f"each of the {size} sequences" in caught.value.rule
+
+
+def test_what_the_arrays_give_is_kept_with_the_run() -> None:
+    run = random_run(curvature=True)
+    assert run.scale == 1 / run.total_tokens
+    assert run.source == "run 0"
+    assert run.shard_errors == ()
+    assert run.delta_h_per_lr == pytest.approx(float(np.sum(run.gdotv if run.gdotv is not None else [])), rel=1e-12)
+    assert [len(m.log_weights) if m.log_weights is not None else 0 for m in run.measurements] == [12, 12]
+    assert totals_only_run().delta_h_per_lr == -5.0
+    with pytest.raises(RunError, match="token_counts must not be negative"):
+        Run.from_arrays(
+            token_counts=[-1, 2], h_base=[1, 1], h_new={1e-6: [1, 1]}, log_weights={1e-6: [0, 0]}, gdotv=[0, 0]
+        )
+
+
 def test_entropies_and_weights_must_be_at_the_same_etas() -> None:
     with pytest.raises(ValueError, match=r"must hold the same etas, got \[1e-06\] and \[2e-06\]"):
         Run.from_arrays(token_counts=[1], h_base=[1.0], h_new={1e-6: [1.0]}, log_weights={2e-6: [0.0]}, gdotv=[0.0])
