@@ -123,8 +123,9 @@ class Prediction:
         return float(self._below(np.array([value]))[0])
 
     def probability_within(self, tolerance: float) -> float:
-        """Return the probability that the absolute err_rel is at most ``tolerance``."""
-        return self.pit(tolerance) - self.pit(-tolerance)
+        """Return the probability that the absolute err_rel is at most ``tolerance``: the best of sizes up to n."""
+        above, below = ((bound - self.mean) / self.scales for bound in (tolerance, -tolerance))
+        return float(np.max(t_probability(above, self.freedoms) - t_probability(below, self.freedoms)))
 
     def density(self, values: FloatArray) -> FloatArray:
         """Return the predictive density at ``values``."""

@@ -232,6 +232,9 @@ def test_predictions_and_where_actual_runs_fall(runs: Side) -> None:
                 # The narrowest of all sizes up to n; the package compares four to each doubling.
                 half = found.interval(level)[1] - found.mean
                 assert expected.half(level) * (1 - 1e-9) <= half <= expected.half(level) * 1.005
+            for tolerance in runs.grid.tolerances:
+                within = expected.within(tolerance)
+                assert within - 0.002 <= found.probability_within(tolerance) <= within * (1 + 1e-9)
         checked = check_prediction(runs.large, runs.small, eta)
         for value, pit, plain in zip(checked["err_rel"], checked["pit"], runs.plain_small.values(), strict=True):
             assert value == same(estimates.full_error(plain, eta, reference))
@@ -252,6 +255,9 @@ def test_required_batch_sizes(runs: Side) -> None:
                     runs.large, eta, tolerance=tolerance, probability=probability, estimator=estimator
                 )
                 assert found == answers.smallest_size(known.mean, known.square_spread, tolerance, probability)
+                if estimator == "ratio" and found is not None:  # the plan and the prediction say the same
+                    predicted = predict_err_rel(runs.large, eta, found).probability_within(tolerance)
+                    assert predicted == pytest.approx(answers.next_run(known, found).within(tolerance), rel=1e-8)
 
 
 def test_intervals_of_plans(runs: Side) -> None:

@@ -155,6 +155,11 @@ class Next:
         """Return half the width of the interval with a probability."""
         return float(np.min(self.sds * stdtrit(self.freedoms, (1 + probability) / 2)))
 
+    def within(self, tolerance: float) -> float:
+        """Return the probability that a run keeps to the tolerance."""
+        above, below = (stdtr(self.freedoms, (bound - self.mean) / self.sds) for bound in (tolerance, -tolerance))
+        return float(np.max(above - below))
+
     def percentile(self, value: float) -> float:
         """Return the predicted probability of a run below a value."""
         within = float(np.max(2 * stdtr(self.freedoms, abs(value - self.mean) / self.sds) - 1))
