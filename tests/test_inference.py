@@ -139,6 +139,17 @@ def test_the_moments_over_subsets_are_those_of_draws(large_runs: dict[str, Run])
         assert draws.std() == pytest.approx(row["sd"], rel=0.06)
 
 
+def test_the_mean_over_subsets_of_the_ratio_is_its_full_value() -> None:
+    run = random_run()
+    batch = columns(run, ETAS[1], "ratio")
+    true, linear = batch.estimate(batch.sums)
+    table = subset_moments({"run_01": run}, [ETAS[1]], 5, references={ETAS[1]: -0.5})
+    sd = err_rel_standard_error(run, ETAS[1], 5, reference=-0.5, population="run")
+    assert table.to_dict("records") == [
+        {"run": "run_01", "eta": ETAS[1], "mean": float(linear - true) / -0.5, "sd": sd}
+    ]
+
+
 def test_the_moments_of_the_partial_sum_are_exact() -> None:
     run = random_run()
     [row] = subset_moments({"run_01": run}, [ETAS[0]], 5, estimator="partial_sum").to_dict("records")

@@ -89,9 +89,15 @@ def test_the_linear_change_is_given_in_exactly_one_way(linear: dict[str, Any]) -
         ({"h_base": [1.0]}, "loop: h_base must have one value for each of the 2 sequences, got 1 values"),
         ({"token_counts": [0, 0]}, "loop: token_counts must sum to a positive number, got 0.0"),
         ({"h_new": {1e-6: [np.nan, 1.0]}}, r"loop: h_new\[1e-06\] must be finite, got nan at position 0"),
+        ({"token_counts": [2, np.inf]}, "loop: token_counts must be finite, got inf at position 1"),
         (
             {"h_new": {-1.0: [1, 1]}, "log_weights": {-1.0: [0, 0]}},
             "loop: h_new must be a positive step size, got -1.0",
+        ),
+        ({"log_weights": {-1.0: [0, 0]}}, "loop: log_weights must be a positive step size, got -1.0"),
+        (
+            {"token_counts": [0, 1], "log_weights": {1e-6: [0.0, -1000.0]}},
+            r"loop: log_weights\[1e-06\] \(weights times tokens\) must sum to a positive number",
         ),
         (
             {"h_new": {1e-6: [1, 1], 1.0000001e-6: [1, 1]}, "log_weights": {1e-6: [0, 0], 1.0000001e-6: [0, 0]}},
@@ -123,8 +129,10 @@ def test_every_array_is_held_against_the_number_of_sequences_by_its_name(name: s
     shown, size = (f"{name}[1e-06]" if name in ("h_new", "log_weights") else name), 2
     if name == "token_counts":  # which says how many there are
         shown, size = "h_base", 3
+    if source:
+        bad["source"] = source
     with pytest.raises(RunError) as caught:
-        Run.from_arrays(**bad, **({"source": source} if source else {}))
+        Run.from_arrays(**bad)
     assert (caught.value.file, caught.value.field) == (source or "run in memory", shown)
     assert f"each of the {size} sequences" in caught.value.rule
 
@@ -148,10 +156,11 @@ def test_entropies_and_weights_must_be_at_the_same_etas() -> None:
         Run.from_arrays(token_counts=[1], h_base=[1.0], h_new={1e-6: [1.0]}, log_weights={2e-6: [0.0]}, gdotv=[0.0])
 
 
-def test_measurements_must_be_by_eta() -> None:
-    arrays: Any = [1.0]
-    with pytest.raises(ValueError, match="h_new and log_weights must each be a dict of eta -> array"):
-        Run.from_arrays(token_counts=[1], h_base=[1.0], h_new=arrays, log_weights=arrays, gdotv=[0.0])
+@pytest.mark.parametrize("by_eta", [(), ("h_new",), ("log_weights",)])
+def test_measurements_must_be_by_eta(by_eta: tuple[str, ...]) -> None:
+    arrays: dict[str, Any] = {name: {1e-6: [1.0]} if name in by_eta else [1.0] for name in ("h_new", "log_weights")}
+    with pytest.raises(ValueError, match=r"^h_new and log_weights must each be a dict of eta -> array$"):
+        Run.from_arrays(token_counts=[1], h_base=[1.0], gdotv=[0.0], **arrays)
 
 
 def test_a_run_is_shown_by_its_source_size_and_etas() -> None:
