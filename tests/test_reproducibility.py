@@ -29,15 +29,12 @@ class Surroundings:
     copied: bool = False
 
 
-# A locale that is not installed does no harm; where it is, numbers have a decimal comma.
 USUAL = Surroundings(1, ".", {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0"})
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 UNUSUAL = {
-    "three workers": Surroundings(3, "notebooks", {"LC_ALL": "de_DE.UTF-8", "PYTHONHASHSEED": "1"}),
-    "plain ASCII": Surroundings(
-        2, "tests", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Asia/Kolkata"}
-    ),
-    "another checkout": Surroundings(
-        2, "/", {"LC_ALL": "tr_TR.UTF-8", "TZ": "America/St_Johns", "PYTHONHASHSEED": "12345"}, copied=True
+    "more workers, plain ASCII": Surroundings(3, "notebooks", {**ASCII, "TZ": "Asia/Kolkata", "PYTHONHASHSEED": "1"}),
+    "another checkout, decimal comma": Surroundings(
+        2, "/", {"LC_ALL": "de_DE.UTF-8", "TZ": "America/St_Johns", "PYTHONHASHSEED": "12345"}, copied=True
     ),
 }
 
@@ -52,8 +49,20 @@ def swept(around: Surroundings, out: Path) -> bytes:
     command = [sys.executable, "-m", "analysis_helpers", "sweep", *QUESTION, *VALUES, "--workers", str(around.workers)]
     places = ["--notebooks", str(root / "notebooks"), "--data-root", str(root / "data_samples"), "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **around.environment}
+    if around.environment["LC_ALL"] == "de_DE.UTF-8":
+        environment["LOCPATH"] = str(with_decimal_comma(out))
     subprocess.run([*command, *places], cwd=root / around.folder, env=environment, check=True, capture_output=True)
     return (out / "results.csv").read_bytes()
+
+
+def with_decimal_comma(folder: Path) -> Path:
+    """Return a folder with the German locale in it, where the machine can make it; a locale that lacks does no harm."""
+    place = folder / "locales"
+    place.mkdir()
+    if shutil.which("localedef"):
+        command = ["localedef", "--inputfile=de_DE", "--charmap=UTF-8", str(place / "de_DE.UTF-8")]
+        subprocess.run(command, check=False, capture_output=True)
+    return place
 
 
 @pytest.fixture(scope="module")
