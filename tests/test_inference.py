@@ -200,3 +200,5 @@ def test_moments_over_a_weak_reference_of_its_own_are_doubted_by_the_name_of_the
     )
     with pytest.warns(RunWarning, match="the true total of weak at eta 1e-06, 1e-09, is within 3 standard errors"):
         subset_moments({"weak": weak}, [ETAS[0]], 4)
+    with pytest.warns(RunWarning, match="the true total of run 4 at eta 1e-06, 1e-09, is within 3 standard errors"):
+        err_rel_standard_error(weak, ETAS[0])
