@@ -20,7 +20,7 @@ REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,la
 # A library as old as that uses what newer ones around it deprecate; that is nothing to learn from.
 OLD_NEIGHBOURS := -W ignore::DeprecationWarning
 
-.PHONY: help report test test-slow test-oldest bench lint lab notebooks samples constraints clean
+.PHONY: help report test test-slow test-oldest mutants bench lint lab notebooks samples constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,10 @@ test-slow: $(READY) ## Run the tests that take long
 test-oldest: $(OLDEST_VENV)/.ready ## Run the quick tests with the oldest versions supported
 	$(OLDEST) -m pytest -m "not slow" -n 2 --dist loadfile $(OLD_NEIGHBOURS)
 	$(OLDEST) -m pytest --nbval --nbval-current-env -n 2 --dist loadfile notebooks $(OLD_NEIGHBOURS)
+
+mutants: $(READY) ## Change the code in a thousand ways and count what no test notices
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[mutants]" --constraint constraints.txt
+	$(RUN) -m tests.mutants
 
 bench: $(READY) ## Measure against plain loops and peers
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[bench]" --constraint constraints.txt
@@ -60,11 +64,11 @@ samples: $(READY) ## Make data_samples anew
 constraints: ## Pin the newest versions that fit, in constraints.txt
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench,mutants]"
 	$(RUN) -m pip freeze --exclude-editable > constraints.txt
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) $(OLDEST_VENV) reports build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) mutants reports build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
