@@ -5,6 +5,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
+# The oldest versions supported want an old Python too; where there is no python3.11, the usual one is tried.
+OLDEST_PYTHON ?= $(or $(shell command -v python3.11 2>/dev/null),$(PYTHON))
+OLDEST_VENV := .venv-oldest
+OLDEST := $(OLDEST_VENV)/bin/python
+
 # Options of `make report`, as in: make report DATA_ROOT=my_runs LARGE_BATCH=E_1024 ETA=3.2e-6 SUBSET_SIZE=128
 option = $(if $($(1)),--$(2) "$($(1))")
 REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,large-batch) \
@@ -12,7 +17,10 @@ REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,la
 	$(call option,TOLERANCE,tolerance) $(call option,PROBABILITY,probability) \
 	$(call option,OUT,out)
 
-.PHONY: help report test test-slow bench bench-large fuzz lint lab notebooks pictures samples calibration constraints clean
+# A library as old as that uses what newer ones around it deprecate; that is nothing to learn from.
+OLD_NEIGHBOURS := -W ignore::DeprecationWarning
+
+.PHONY: help report test test-slow test-oldest mutants bench bench-large fuzz lint lab notebooks pictures samples calibration constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +34,14 @@ test: $(READY) lint ## Run everything that is quick: lint, types, tests, doctest
 
 test-slow: $(READY) ## Run the tests that take long
 	$(RUN) -m pytest -m slow
+
+test-oldest: $(OLDEST_VENV)/.ready ## Run the quick tests with the oldest versions supported
+	$(OLDEST) -m pytest -m "not slow" -n 2 --dist loadfile $(OLD_NEIGHBOURS)
+	$(OLDEST) -m pytest --nbval --nbval-current-env -n 2 --dist loadfile notebooks $(OLD_NEIGHBOURS)
+
+mutants: $(READY) ## Change the code in a thousand ways and count what no test notices
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[mutants]" --constraint constraints.txt
+	$(RUN) -m tests.mutants
 
 bench: $(READY) ## Measure against plain loops and peers
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[bench]" --constraint constraints.txt
@@ -60,11 +76,11 @@ calibration: $(READY) ## Hold the suite against known truth over 10,000 batches 
 constraints: ## Pin the newest versions that fit, in constraints.txt
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench,mutants]"
 	$(RUN) -m pip freeze --exclude-editable > constraints.txt
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) reports build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) mutants reports build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -74,3 +90,12 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (once; a minute or two)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	@touch $(READY)
+
+$(OLDEST_VENV)/.ready: pyproject.toml tests/oldest.py
+	@rm -rf $(OLDEST_VENV)
+	@$(OLDEST_PYTHON) -m venv $(OLDEST_VENV)
+	@$(OLDEST) -m tests.oldest > $(OLDEST_VENV)/constraints.txt
+	@echo "Installing the oldest versions supported into $(OLDEST_VENV) (once; a minute or two)"
+	@$(OLDEST) -m pip install --quiet --disable-pip-version-check --editable ".[dev]" \
+		--constraint $(OLDEST_VENV)/constraints.txt
+	@touch $@

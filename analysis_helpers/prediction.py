@@ -75,7 +75,8 @@ class Prediction:
     """Where err_rel of a fresh run of ``n`` sequences should fall: a Student-t distribution.
 
     Degrees of freedom fall as n grows and the few runs decide more, so that a t interval may become wider. A larger
-    batch is not worse than a smaller one: each interval is the narrowest among those of all sizes up to n.
+    batch is not worse than a smaller one: each interval is the narrowest among those of sizes up to n, four to each
+    doubling (at most 0.5 % wider than the narrowest of all).
 
     Attributes
     ----------
@@ -122,8 +123,9 @@ class Prediction:
         return float(self._below(np.array([value]))[0])
 
     def probability_within(self, tolerance: float) -> float:
-        """Return the probability that the absolute err_rel is at most ``tolerance``."""
-        return self.pit(tolerance) - self.pit(-tolerance)
+        """Return the probability that the absolute err_rel is at most ``tolerance``: the best of sizes up to n."""
+        above, below = ((bound - self.mean) / self.scales for bound in (tolerance, -tolerance))
+        return float(np.max(t_probability(above, self.freedoms) - t_probability(below, self.freedoms)))
 
     def density(self, values: FloatArray) -> FloatArray:
         """Return the predictive density at ``values``."""

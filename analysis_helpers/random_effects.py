@@ -91,7 +91,9 @@ def tau_interval(values: FloatArray, variances: FloatArray, level: float) -> tup
 
 def normal_quantile(probability: float) -> float:
     """Return the number of SDs about the mean that hold a normal variable with ``probability``."""
-    return float(t_quantile((1 + probability) / 2, _MOST_DF))
+    from scipy.special import ndtri
+
+    return float(ndtri((1 + probability) / 2))
 
 
 def t_probability(value: Any, freedom: Any) -> Any:

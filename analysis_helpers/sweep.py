@@ -164,6 +164,8 @@ def _in_the_way(path: Path) -> str:
 
 
 def _check_names(options: Mapping[str, Sequence[str]], known: set[str]) -> None:
+    if len(options.get("data_root", ())) > 1:
+        raise ValueError(f"data_root must be one folder for all of a sweep, got {', '.join(options['data_root'])}")
     for name in options:
         if name in known or (name == "eta" and "etas" in known):
             continue

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,14 @@ def results_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     -------
     DataFrame
         Columns notebook, ``param.`` and the name of each parameter of the notebook, then its estimates. The same
-        whatever the number of workers and the order in which notebooks finished.
+        whatever the number of workers, the order in which notebooks finished, and the working folder: a data root is
+        given as seen from the folder of the notebook.
     """
     rows: list[dict[str, Any]] = []
     for outcome in _sorted(outcomes):
         result = _result(outcome)
-        parameters = {
-            f"{PARAMETER}{name}": _cell(value) for name, value in sorted(result.get("parameters", {}).items())
-        }
+        given = _wherever_it_lies(result.get("parameters", {}), outcome.rerun.source.parent)
+        parameters = {f"{PARAMETER}{name}": _cell(value) for name, value in sorted(given.items())}
         for row in result.get("rows", []):
             estimates = {name: _cell(value) for name, value in row.items()}
             rows.append({"notebook": outcome.rerun.source.stem, **parameters, **estimates})
@@ -72,6 +73,14 @@ def _result(outcome: Outcome) -> dict[str, Any]:
     import nbformat
 
     return collected_result(nbformat.read(outcome.path, as_version=4))
+
+
+def _wherever_it_lies(parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return parameters with the data root as a path from the notebook's folder, the same in every checkout."""
+    found = dict(parameters)
+    if "data_root" in found:
+        found["data_root"] = Path(os.path.relpath(folder / found["data_root"], folder)).as_posix()
+    return found
 
 
 def _cell(value: Any) -> Any:

@@ -9,12 +9,17 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
+from hypothesis import settings
 
 from analysis_helpers import Run, load_runs
 
 REPOSITORY = Path(__file__).parent.parent
 
 mpl.use("Agg")
+
+# No test is timed: on a busy machine any example may take long.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,17 @@ from analysis_helpers.estimators import (
     columns,
     estimate,
     influence_values,
+    scores,
     tokens_times_score,
     true_total_standard_error,
 )
+from analysis_helpers.runs import FIELDS_BEHIND
 from tests.building import ETAS, plain_estimate, random_run, totals_only_run
+
+
+def without_base_entropy(run: Run) -> Run:
+    bare = tuple(dataclasses.replace(m, h_base=None) for m in run.measurements)
+    return dataclasses.replace(run, measurements=bare)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +126,7 @@ def test_the_standard_error_agrees_with_leaving_out_one_sequence_at_a_time(large
 
 def test_no_standard_error_without_the_columns_for_it() -> None:
     run = random_run()
-    bare = dataclasses.replace(run, measurements=tuple(dataclasses.replace(m, h_base=None) for m in run.measurements))
+    bare = without_base_entropy(run)
     assert true_total_standard_error(bare, ETAS[0]) is None
     with pytest.raises(RunError, match=r"diagnostics.h_base is needed here and not recorded in this run"):
         columns(bare, ETAS[0], "ratio")
@@ -151,3 +158,34 @@ def test_unknown_etas_and_estimators_say_what_there_is() -> None:
         estimate(random_run(), 5e-6)
     with pytest.raises(ValueError, match="estimator must be one of 'partial_sum', 'ratio', 'matched', got 'mean'"):
         estimate(random_run(), 1e-6, "mean")
+
+
+def test_the_ratio_is_estimated_unless_another_estimator_is_named() -> None:
+    assert columns(random_run(), ETAS[0]).estimator.name == "ratio"
+
+
+def test_a_sequence_without_tokens_has_no_score() -> None:
+    run = Run.from_arrays(
+        token_counts=[2, 0, 3],
+        h_base=[1.0, 0.0, 2.0],
+        h_new={1e-6: [0.9, 0.0, 1.8]},
+        log_weights={1e-6: [0.0, 0.0, 0.0]},
+        score=[1.5, 0.0, -2.0],
+        wjlogp_sum=[1.0, 0.0, 1.0],
+        jH_sum=[1.0, 0.0, 1.0],
+    )
+    assert scores(run) == pytest.approx([1.5, 0.0, -2.0], rel=1e-12)
+    assert scores(run)[1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("run", "field"),
+    [
+        (random_run(score=False), FIELDS_BEHIND["score"]),
+        (without_base_entropy(random_run()), FIELDS_BEHIND["baseline_entropy"]),
+    ],
+)
+def test_what_the_matched_estimator_misses_is_named_with_the_run(run: Run, field: str) -> None:
+    with pytest.raises(RunError) as caught:
+        columns(run, ETAS[0], "matched")
+    assert (caught.value.file, caught.value.field) == ("run 0", field)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from itertools import combinations
 
 import numpy as np
@@ -13,9 +14,9 @@ from analysis_helpers import (
     simulate_err_rel,
     simulate_err_rel_across_runs,
 )
-from analysis_helpers.checks import FloatArray
+from analysis_helpers.checks import FloatArray, RunWarning
 from analysis_helpers.estimators import columns
-from analysis_helpers.inference import spread_by_size, subset_moments, typical_standard_error
+from analysis_helpers.inference import sizes_around, spread_by_size, subset_moments, typical_standard_error
 from analysis_helpers.partial_sum import partial_sum_moments
 from tests.building import ETAS, plain_estimate, random_run, totals_only_run
 
@@ -138,6 +139,17 @@ def test_the_moments_over_subsets_are_those_of_draws(large_runs: dict[str, Run])
         assert draws.std() == pytest.approx(row["sd"], rel=0.06)
 
 
+def test_the_mean_over_subsets_of_the_ratio_is_its_full_value() -> None:
+    run = random_run()
+    batch = columns(run, ETAS[1], "ratio")
+    true, linear = batch.estimate(batch.sums)
+    table = subset_moments({"run_01": run}, [ETAS[1]], 5, references={ETAS[1]: -0.5})
+    sd = err_rel_standard_error(run, ETAS[1], 5, reference=-0.5, population="run")
+    assert table.to_dict("records") == [
+        {"run": "run_01", "eta": ETAS[1], "mean": float(linear - true) / -0.5, "sd": sd}
+    ]
+
+
 def test_the_moments_of_the_partial_sum_are_exact() -> None:
     run = random_run()
     [row] = subset_moments({"run_01": run}, [ETAS[0]], 5, estimator="partial_sum").to_dict("records")
@@ -154,3 +166,39 @@ def test_the_spread_falls_with_the_root_of_n_and_to_nothing_at_the_whole_run(lar
 
 def test_a_reference_of_zero_gives_nan() -> None:
     assert np.isnan(err_rel_standard_error(random_run(), ETAS[0], reference=0.0))
+
+
+def test_sizes_around_are_powers_of_two_from_sixteen_to_twice_the_largest() -> None:
+    assert sizes_around(64, 64) == [16, 32, 64, 128]
+    assert sizes_around(100, 127) == [16, 32, 64, 100, 128]
+    assert sizes_around(5, 7) == [5]
+
+
+@pytest.mark.parametrize("given", [{}, {"num_samples": 30, "seed": 5}])
+def test_drawn_spreads_are_those_of_disjoint_subsets_over_the_mean_true_total(given: dict[str, int]) -> None:
+    runs = {"run_01": random_run(seed=1), "run_02": random_run(seed=2)}
+    [row] = spread_by_size(runs, ETAS[0], [4], **given).to_dict("records")
+    reference = reference_true_totals(runs)[ETAS[0]]
+    how = {"num_samples": 1000, "seed": 0, **given}
+    variances = [
+        simulate_err_rel(run, ETAS[0], 4, estimator="ratio", sampler="disjoint", reference=reference, **how).var(ddof=1)
+        for run in runs.values()
+    ]
+    assert row["drawn"] == pytest.approx(np.sqrt(np.mean(variances)), rel=1e-12)
+    assert row["fresh"] == typical_standard_error(runs, ETAS[0], 4, reference=reference)
+
+
+def test_too_large_a_subset_is_refused_by_the_name_of_the_argument() -> None:
+    with pytest.raises(ValueError, match="n must be at most 12, the sequences of the largest run, got 13"):
+        subset_moments({"run_01": random_run()}, [ETAS[0]], 13)
+
+
+def test_moments_over_a_weak_reference_of_its_own_are_doubted_by_the_name_of_the_run() -> None:
+    run = random_run(seed=4)
+    weak = dataclasses.replace(
+        run, measurements=tuple(dataclasses.replace(m, delta_h_true=1e-9) for m in run.measurements)
+    )
+    with pytest.warns(RunWarning, match="the true total of weak at eta 1e-06, 1e-09, is within 3 standard errors"):
+        subset_moments({"weak": weak}, [ETAS[0]], 4)
+    with pytest.warns(RunWarning, match="the true total of run 4 at eta 1e-06, 1e-09, is within 3 standard errors"):
+        err_rel_standard_error(weak, ETAS[0])

@@ -1,21 +1,17 @@
-"""The notebooks: run for real, stored as they run, and right with other parameters from another folder."""
+"""The notebooks: run for real and stored as they run. Their numbers are held in `tests/test_proof_notebooks.py`."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import numpy as np
 import pytest
 
-from analysis_helpers import Run
 from analysis_helpers.explorer import FALLBACK
 from analysis_helpers.notebook import RESULT_MIME
 from analysis_helpers.pages import collected_result
-from tests.building import plain_estimate
 from tests.conftest import REPOSITORY
 
 papermill = pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
@@ -121,66 +117,6 @@ def test_the_answer_on_top_is_the_one_computed_below_and_the_result_is_shown_onc
     results = [o for cell in code_cells(notebook) for o in cell.outputs if RESULT_MIME in o.get("data", {})]
     assert len(results) == 1
     assert collected_result(notebook)["notebook"] == path.stem
-
-
-def test_totals_of_the_small_batch_are_those_stored_in_the_files(run_elsewhere: Any, sample_root: Path) -> None:
-    notebook = run_elsewhere("01_load_runs", large_batch="E_256", eta="3.2e-6")
-    result = collected_result(notebook)
-    assert result["parameters"] == {"data_root": "../data_samples", "large_batch": "E_256", "eta": 3.2e-6}
-    [row] = [r for r in result["rows"] if (r["batch"], r["run"], r["eta"]) == ("E_256", "run_03", 3.2e-6)]
-    stored = json.loads((sample_root / "E_256" / "run_03" / "results.json").read_text())
-    [entry] = [e for e in stored["true"]["entries"] if e["eta"] == 3.2e-6]
-    assert row["true"] == pytest.approx(entry["delta_h_true"], rel=1e-9)
-    assert row["linear"] == pytest.approx(3.2e-6 * stored["approx"]["delta_h_per_lr"], rel=1e-9)
-
-
-def test_a_comparison_with_other_parameters_gives_the_numbers_of_plain_loops(
-    run_elsewhere: Any, large_runs: dict[str, Run], small_runs: dict[str, Run]
-) -> None:
-    eta, size, draws = 3.2e-6, 64, 20
-    notebook = run_elsewhere("02_batch_size_comparison", eta=eta, subset_size=64.0, num_samples=draws, seed=7)
-    reference = float(np.mean([run.measurement(eta).delta_h_true for run in large_runs.values()]))
-    expected: dict[str, list[float]] = {"partial_sum": [], "ratio": []}
-    for run in large_runs.values():
-        for estimator, values in expected.items():
-            rng = np.random.default_rng(7)
-            scale = reference if estimator == "ratio" else run.measurement(eta).delta_h_true
-            for _ in range(draws):
-                true, linear = plain_estimate(run, eta, rng.choice(2048, size=size, replace=False).tolist(), estimator)
-                values.append((linear - true) / scale)
-    for row in collected_result(notebook)["rows"]:
-        plain = expected[row["estimator"]]
-        assert (row["eta"], row["subset_size"]) == (eta, size)
-        assert row["synthetic_mean"] == pytest.approx(np.mean(plain), rel=1e-8)
-        assert row["synthetic_std"] == pytest.approx(np.std(plain, ddof=1), rel=1e-8)
-        actual = [(eta * r.delta_h_per_lr - r.measurement(eta).delta_h_true) / reference for r in small_runs.values()]
-        assert row["actual_values"] == pytest.approx(actual, rel=1e-8)
-    assert "have 256 sequences, not 64: expect another spread" in markdown_outputs(notebook)[0]
-
-
-def test_a_distribution_with_other_parameters_gives_the_numbers_of_plain_loops(
-    run_elsewhere: Any, large_runs: dict[str, Run]
-) -> None:
-    etas, size, draws = [3.2e-6, 1.6e-6], 32, 15
-    notebook = run_elsewhere(
-        "03_subsampling_distribution", etas="[3.2e-6, 1.6e-6]", subset_size=size, samples_per_eta=draws, seed=1
-    )
-    for estimator in ("partial_sum", "ratio"):
-        rng = np.random.default_rng(1)
-        for eta in etas:
-            reference = float(np.mean([run.measurement(eta).delta_h_true for run in large_runs.values()]))
-            plain = []
-            for run in large_runs.values():
-                scale = reference if estimator == "ratio" else run.measurement(eta).delta_h_true
-                for _ in range(draws):
-                    true, linear = plain_estimate(
-                        run, eta, rng.choice(2048, size=size, replace=False).tolist(), estimator
-                    )
-                    plain.append((linear - true) / scale)
-            [row] = [r for r in collected_result(notebook)["rows"] if (r["estimator"], r["eta"]) == (estimator, eta)]
-            assert row["mean_err_rel"] == pytest.approx(np.mean(plain), rel=1e-8)
-            assert row["std_err_rel"] == pytest.approx(np.std(plain, ddof=1), rel=1e-8)
-            assert row["num_samples"] == len(plain)
 
 
 def test_a_bad_parameter_stops_a_notebook_with_one_sentence(run_elsewhere: Any) -> None:

@@ -47,7 +47,8 @@ def test_a_run_plans_its_own_size_for_its_own_standard_error() -> None:
 def test_the_batch_for_a_tolerance_has_the_probability_and_one_sequence_less_has_not(
     large_runs: dict[str, Run],
 ) -> None:
-    for tolerance, probability in ((0.5, 0.9), (1.0, 0.5), (0.8, 0.95)):
+    # The last one is reached where few runs make tails so heavy that a larger batch alone would not do better.
+    for tolerance, probability in ((0.5, 0.9), (1.0, 0.5), (0.8, 0.95), (0.6, 0.95)):
         n = required_batch_size(large_runs, ETA, tolerance=tolerance, probability=probability)
         assert n is not None
         pilot = pilot_of(large_runs, ETA)

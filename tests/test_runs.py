@@ -69,6 +69,9 @@ def test_a_run_says_what_it_supports(linear: dict[str, Any], supports: tuple[str
     assert run.supports == supports
 
 
+ONE_WAY = "^give the linear change in one way: score, wjlogp_sum and jH_sum; or gdotv; or delta_h_per_lr$"
+
+
 @pytest.mark.parametrize(
     "linear",
     [
@@ -79,7 +82,7 @@ def test_a_run_says_what_it_supports(linear: dict[str, Any], supports: tuple[str
     ],
 )
 def test_the_linear_change_is_given_in_exactly_one_way(linear: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="give the linear change in one way"):
+    with pytest.raises(ValueError, match=ONE_WAY):
         Run.from_arrays(token_counts=[1], h_base=[1.0], h_new={1e-6: [1.0]}, log_weights={1e-6: [0.0]}, **linear)
 
 
@@ -89,9 +92,15 @@ def test_the_linear_change_is_given_in_exactly_one_way(linear: dict[str, Any]) -
         ({"h_base": [1.0]}, "loop: h_base must have one value for each of the 2 sequences, got 1 values"),
         ({"token_counts": [0, 0]}, "loop: token_counts must sum to a positive number, got 0.0"),
         ({"h_new": {1e-6: [np.nan, 1.0]}}, r"loop: h_new\[1e-06\] must be finite, got nan at position 0"),
+        ({"token_counts": [2, np.inf]}, "loop: token_counts must be finite, got inf at position 1"),
         (
             {"h_new": {-1.0: [1, 1]}, "log_weights": {-1.0: [0, 0]}},
             "loop: h_new must be a positive step size, got -1.0",
+        ),
+        ({"log_weights": {-1.0: [0, 0]}}, "loop: log_weights must be a positive step size, got -1.0"),
+        (
+            {"token_counts": [0, 1], "log_weights": {1e-6: [0.0, -1000.0]}},
+            r"loop: log_weights\[1e-06\] \(weights times tokens\) must sum to a positive number",
         ),
         (
             {"h_new": {1e-6: [1, 1], 1.0000001e-6: [1, 1]}, "log_weights": {1e-6: [0, 0], 1.0000001e-6: [0, 0]}},
@@ -110,15 +119,51 @@ def test_bad_arrays_are_refused_by_name(changed: dict[str, Any], message: str) -
         Run.from_arrays(**{**good, **changed}, gdotv=[0.0, 0.0], source="loop")
 
 
+@pytest.mark.parametrize(
+    "name", ["token_counts", "h_base", "h_new", "log_weights", "gdotv", "vhvv", "score", "wjlogp_sum", "jH_sum"]
+)
+@pytest.mark.parametrize("source", ["loop", None])
+def test_every_array_is_held_against_the_number_of_sequences_by_its_name(name: str, source: str | None) -> None:
+    parts = ("score", "wjlogp_sum", "jH_sum")
+    linear: dict[str, Any] = {part: [1.0, 2.0] for part in (parts if name in parts else ("gdotv",))}
+    good = {"token_counts": [2, 3], "h_base": [1.0, 2.0], "h_new": [1.0, 1.0], "log_weights": [0.0, 0.0], **linear}
+    bad: dict[str, Any] = {**good, name: [1.0, 2.0, 3.0]}
+    bad |= {by_eta: {1e-6: bad[by_eta]} for by_eta in ("h_new", "log_weights")}
+    shown, size = (f"{name}[1e-06]" if name in ("h_new", "log_weights") else name), 2
+    if name == "token_counts":  # which says how many there are
+        shown, size = "h_base", 3
+    if source:
+        bad["source"] = source
+    with pytest.raises(RunError) as caught:
+        Run.from_arrays(**bad)
+    assert (caught.value.file, caught.value.field) == (source or "run in memory", shown)
+    assert f"each of the {size} sequences" in caught.value.rule
+
+
+def test_what_the_arrays_give_is_kept_with_the_run() -> None:
+    run = random_run(curvature=True)
+    assert run.scale == 1 / run.total_tokens
+    assert run.source == "run 0"
+    assert run.shard_errors == ()
+    assert run.delta_h_per_lr == pytest.approx(float(np.sum(run.gdotv if run.gdotv is not None else [])), rel=1e-12)
+    assert [len(m.log_weights) if m.log_weights is not None else 0 for m in run.measurements] == [12, 12]
+    assert totals_only_run().delta_h_per_lr == -5.0
+    with pytest.raises(RunError, match="token_counts must not be negative"):
+        Run.from_arrays(
+            token_counts=[-1, 2], h_base=[1, 1], h_new={1e-6: [1, 1]}, log_weights={1e-6: [0, 0]}, gdotv=[0, 0]
+        )
+
+
 def test_entropies_and_weights_must_be_at_the_same_etas() -> None:
     with pytest.raises(ValueError, match=r"must hold the same etas, got \[1e-06\] and \[2e-06\]"):
         Run.from_arrays(token_counts=[1], h_base=[1.0], h_new={1e-6: [1.0]}, log_weights={2e-6: [0.0]}, gdotv=[0.0])
 
 
-def test_measurements_must_be_by_eta() -> None:
-    arrays: Any = [1.0]
-    with pytest.raises(ValueError, match="h_new and log_weights must each be a dict of eta -> array"):
-        Run.from_arrays(token_counts=[1], h_base=[1.0], h_new=arrays, log_weights=arrays, gdotv=[0.0])
+@pytest.mark.parametrize("by_eta", [(), ("h_new",), ("log_weights",)])
+def test_measurements_must_be_by_eta(by_eta: tuple[str, ...]) -> None:
+    arrays: dict[str, Any] = {name: {1e-6: [1.0]} if name in by_eta else [1.0] for name in ("h_new", "log_weights")}
+    with pytest.raises(ValueError, match=r"^h_new and log_weights must each be a dict of eta -> array$"):
+        Run.from_arrays(token_counts=[1], h_base=[1.0], gdotv=[0.0], **arrays)
 
 
 def test_a_run_is_shown_by_its_source_size_and_etas() -> None:
@@ -173,7 +218,7 @@ def test_etas_that_differ_by_rounding_are_one() -> None:
 
 def test_totals_that_are_no_numbers_are_refused() -> None:
     measured: dict[str, Any] = {"h_new": {1e-6: [0.9, 1.0]}, "log_weights": {1e-6: [0.0, -1000.0]}}
-    with pytest.raises(RunError, match="delta_h_per_lr must be finite, got nan"):
+    with pytest.raises(RunError, match=r"^run in memory: delta_h_per_lr must be finite, got nan"):
         Run.from_arrays(token_counts=[1, 1], h_base=[1.0, 1.0], delta_h_per_lr=float("nan"), **measured)
     with pytest.raises(RunError, match=r"log_weights\[1e-06\] \(weights times tokens\) must sum to a positive number"):
         Run.from_arrays(token_counts=[0, 1], h_base=[0.0, 1.0], delta_h_per_lr=1.0, **measured)

@@ -77,6 +77,20 @@ def test_groups_of_one_permutation_share_no_sequence() -> None:
     assert (drawn.sum(axis=1) == 1).all()
 
 
+def test_above_half_of_the_size_what_subsets_leave_out_shares_no_sequence() -> None:
+    sums = subset_sums(powers_of_two(40), 30, 1000, np.random.default_rng(3), sampler="disjoint")
+    left_out = ~membership(sums, 40).reshape(250, 4, 40)
+    assert (left_out.sum(axis=1) == 1).all()
+
+
+@either
+@pytest.mark.parametrize("n", [3, 5])
+def test_every_column_is_summed_over_the_same_sequences(sampler: str, n: int) -> None:
+    values = np.hstack([powers_of_two(7), 100 * powers_of_two(7) + 3])
+    sums = subset_sums(values, n, 200, np.random.default_rng(4), sampler=sampler)
+    assert sums[:, 1] == pytest.approx(100 * sums[:, 0] + 3 * n)
+
+
 def test_where_n_divides_the_size_the_mean_over_disjoint_subsets_is_exact() -> None:
     values = np.random.default_rng(0).normal(size=(40, 2))
     sums = subset_sums(values, 10, 400, np.random.default_rng(3), sampler="disjoint")

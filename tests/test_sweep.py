@@ -85,6 +85,7 @@ def test_every_combination_is_planned_once_sorted_and_named_by_its_parameters() 
         ({"eta": ["1e-6", "nan"]}, "eta must be a number, got 'nan'"),
         ({"etas": ["1e-6"]}, "etas must be a list, got '1e-6'"),
         ({"large_batch": ["E_99"]}, "large_batch must be a batch folder in "),
+        ({"data_root": ["one", "two"]}, "data_root must be one folder for all of a sweep, got one, two"),
         ({"data_root": ["nowhere"]}, "data_root must be a folder that exists, got 'nowhere'"),
     ],
 )

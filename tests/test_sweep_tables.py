@@ -5,17 +5,21 @@ from typing import Any
 
 import nbformat
 import pandas as pd
+import pytest
 
 from analysis_helpers.notebook import RESULT_MIME
 from analysis_helpers.sweep import Outcome, Rerun
 from analysis_helpers.sweep_tables import results_table, runlog_table, write_table
 
 
-def outcome(folder: Path, eta: float, rows: list[dict[str, Any]] | None, *, error: str = "") -> Outcome:
+def outcome(
+    folder: Path, eta: float, rows: list[dict[str, Any]] | None, *, error: str = "", data_root: str = ""
+) -> Outcome:
     """Return the outcome of a notebook that collected the rows; None: it did not come so far."""
     notebook = nbformat.v4.new_notebook()
     if rows is not None:
-        payload = {"notebook": "tiny", "parameters": {"eta": eta, "etas": [eta]}, "rows": rows}
+        parameters = {"eta": eta, "etas": [eta]} | ({"data_root": data_root} if data_root else {})
+        payload = {"notebook": "tiny", "parameters": parameters, "rows": rows}
         output = nbformat.v4.new_output("display_data", data={RESULT_MIME: payload})
         notebook.cells = [nbformat.v4.new_code_cell("", outputs=[output])]
     rerun = Rerun(folder / "tiny.ipynb", {"eta": eta}, f"tiny_eta={eta:g}", "key")
@@ -37,6 +41,17 @@ def test_results_have_a_row_an_estimate_sorted_by_parameters_as_numbers(tmp_path
     assert table["list"].tolist()[1] == "[1, 2]"
     assert table["eta"].tolist()[2] == 7.0  # an estimate of that name is not taken for the parameter
     assert results_table(outcomes[::-1]).equals(table)
+
+
+@pytest.mark.parametrize("given", ["../data", "../data/", "{root}/data", "{root}/notebooks/../data"])
+def test_a_data_root_is_the_same_text_wherever_the_checkout_lies_and_however_it_was_given(
+    tmp_path: Path, given: str
+) -> None:
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    data_root = given.format(root=tmp_path)
+    table = results_table([outcome(folder, 1e-6, [{"value": 1.0}], data_root=data_root)])
+    assert table["param.data_root"].tolist() == ["../data"]
 
 
 def test_a_notebook_that_did_not_come_so_far_has_no_rows_but_a_line_in_the_log(tmp_path: Path) -> None:

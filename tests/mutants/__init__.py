@@ -1,0 +1,1 @@
+"""Do tests notice when the code is changed? See README.md."""

@@ -1,0 +1,113 @@
+"""Standard errors: influence values derived by hand, and by leaving out one sequence at a time; the error's parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.plain.estimates import changes, full_error, moments
+from tests.plain.reading import Batch
+
+
+def influence(batch: Batch, eta: float, estimator: str = "ratio") -> tuple[list[float], list[float]]:
+    """Return what each sequence does to the true and to the linear change, times N (nats per token).
+
+    ``psi_true = N [(w h_new - R w T) / sum(w T) - (h_base - H T) / sum T]``; a linear change L is
+    ``eta sum(g - H t) / sum T`` with t = T j, so that ``psi_linear = N [eta (g - H t) - L T - eta (h_base - H T) sum(t)
+    / sum T] / sum T``. The partial sum is plain contributions.
+    """
+    step, size, all_tokens = batch.at(eta), batch.size, batch.tokens_of_all
+    if estimator == "partial_sum":
+        single = [changes(batch, eta, [i], estimator) for i in range(size)]
+        return [size * true for true, _ in single], [size * linear for _, linear in single]
+    entropy = sum(step.h_base) / all_tokens
+    after = sum(w * h for w, h in zip(step.weights, step.h_new, strict=True)) / step.weighted_tokens
+    _, linear = changes(batch, eta, range(size), estimator)
+    all_scores = sum(batch.token_score)
+    of_true, of_linear = [], []
+    for i, tokens in enumerate(batch.tokens):
+        excess = step.h_base[i] - entropy * tokens
+        moved = step.weights[i] * (step.h_new[i] - after * tokens)
+        of_true.append(size * (moved / step.weighted_tokens - excess / all_tokens))
+        if estimator == "matched":
+            term = batch.direct[i] + step.h_base[i] * batch.token_score[i] / tokens
+        else:
+            term = batch.linear[i] * all_tokens + batch.corrected_by * batch.token_score[i]
+        term -= entropy * batch.token_score[i]
+        pulled = eta * term - linear * tokens - eta * excess * all_scores / all_tokens
+        of_linear.append(size * pulled / all_tokens)
+    return of_true, of_linear
+
+
+def error_influence(batch: Batch, eta: float, reference: float, estimator: str = "ratio") -> list[float]:
+    """Return the influence values of err_rel."""
+    pairs = zip(*influence(batch, eta, estimator), strict=True)
+    return [(linear - true) / reference for true, linear in pairs]
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the SD (ddof=1)."""
+    return moments(values)[1]
+
+
+def subset_standard_error(batch: Batch, eta: float, n: int, reference: float, estimator: str) -> float:
+    """Return the SD of err_rel over the subsets of n sequences of this run, drawn without replacement."""
+    one = spread(error_influence(batch, eta, reference, estimator)) * math.sqrt(1 / n - 1 / batch.size)
+    return one * n / batch.size if estimator == "partial_sum" else one
+
+
+def delete_one_standard_error(batch: Batch, eta: float, reference: float, estimator: str) -> float:
+    """Return the standard error of err_rel by the jackknife: estimated anew without each sequence in turn."""
+    everything = list(range(batch.size))
+    left = []
+    for i in everything:
+        true, linear = changes(batch, eta, everything[:i] + everything[i + 1 :], estimator)
+        left.append((linear - true) / reference)
+    mean = sum(left) / len(left)
+    return math.sqrt((batch.size - 1) / batch.size * sum((value - mean) ** 2 for value in left))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the error: its value, and its standard error, in units of the reference."""
+
+    value: float
+    se: float
+
+
+def decomposed(batch: Batch, eta: float, reference: float, *, adjusted: bool) -> dict[str, Part]:
+    """Return err_rel and its two parts; adjusted, without what goes along with the mean score."""
+    error, straight = (full_error(batch, eta, reference, name) for name in ("ratio", "matched"))
+    psi, psi_straight = (error_influence(batch, eta, reference, name) for name in ("ratio", "matched"))
+    rest = [a - b for a, b in zip(psi, psi_straight, strict=True)]
+    parts = {
+        "err_rel": (error, psi),
+        "linear_minus_matched": (error - straight, rest),
+        "matched_minus_true": (straight, psi_straight),
+    }
+    scores = batch.scores()
+    return {name: _part(value, values, scores if adjusted else []) for name, (value, values) in parts.items()}
+
+
+def pooled(parts: Sequence[Part]) -> Part:
+    """Return the mean weighted by inverse variance."""
+    weights = [1 / part.se**2 for part in parts]
+    mean = sum(w * part.value for w, part in zip(weights, parts, strict=True)) / sum(weights)
+    return Part(mean, 1 / math.sqrt(sum(weights)))
+
+
+def score_z(batch: Batch) -> float:
+    """Return the mean score over its standard error."""
+    mean, sd = moments(batch.scores())
+    return mean / (sd / math.sqrt(batch.size))
+
+
+def _part(value: float, psi: Sequence[float], scores: Sequence[float]) -> Part:
+    if scores:
+        mean_psi, mean_score = sum(psi) / len(psi), sum(scores) / len(scores)
+        together = sum((p - mean_psi) * (j - mean_score) for p, j in zip(psi, scores, strict=True))
+        slope = together / sum((j - mean_score) ** 2 for j in scores)
+        value -= slope * mean_score
+        psi = [p - slope * (j - mean_score) for p, j in zip(psi, scores, strict=True)]
+    return Part(value, spread(psi) / math.sqrt(len(psi)))
