@@ -33,11 +33,13 @@ def run(notebooks: Sequence[Path], parameters: dict[str, Any], out: Path) -> lis
 def test_notebooks_are_found_beside_the_package_or_where_told(tmp_path: Path) -> None:
     names = [path.stem for path in find_notebooks()]
     assert names == [
+        "00_start_here",
         "01_load_runs",
         "02_batch_size_comparison",
         "03_subsampling_distribution",
         "04_choosing_a_batch_size",
         "05_known_truth",
+        "06_explore",
     ]
     (tmp_path / "b.ipynb").touch()
     (tmp_path / "a.ipynb").touch()

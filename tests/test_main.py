@@ -106,11 +106,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(report: Path) -> None:
     page = (report / "index.html").read_text(encoding="utf-8")
     shown = {
+        "00_start_here": 1,
         "01_load_runs": 3,
         "02_batch_size_comparison": 2,
         "03_subsampling_distribution": 3,
         "04_choosing_a_batch_size": 4,
         "05_known_truth": 5,
+        "06_explore": 1,
     }
     for name, figures in shown.items():
         assert f'href="{name}.html"' in page
@@ -119,7 +121,7 @@ def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(re
         assert len(list((report / "figures").glob(f"{name}-*.svg"))) == figures
     assert "computed below" not in page
     assert "etas = [3.2e-06]" in page
-    assert page.count("subset_size = 128") == 2
+    assert page.count("subset_size = 128") == 4
     assert "with 128 sequences and" in page
     assert "<pre>Verdict at eta 3.2e-06, batch of 128, tolerance ±0.25, probability 90%" in page
 
@@ -136,7 +138,7 @@ def test_a_report_whose_notebooks_fail_says_so_on_the_page_and_exits_with_1(tmp_
     result = call("report", "--data-root", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 1
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert page.count("This notebook stopped:") == 4
+    assert page.count("This notebook stopped:") == 6
     assert (
         f"ParameterError: large_batch must be a batch folder in {tmp_path} (there: none), got &#39;E_2048&#39;" in page
     )

@@ -65,9 +65,9 @@ def test_every_combination_is_planned_once_sorted_and_named_by_its_parameters() 
         (eta, size) for eta in (1.6e-6, 3.2e-6) for size in (32, 100, 256)
     ]
     assert of_second[0].name == "02_batch_size_comparison_eta=1.6e-06_subset_size=32"
-    # 01 has eta only, 03 etas and subset_size, 04 etas only; 05 has neither.
+    # 01 has eta only, 04 etas only, 03 etas and subset_size; 05 has neither.
     counts = pd.Series([rerun.source.stem[:2] for rerun in reruns]).value_counts().to_dict()
-    assert counts == {"01": 2, "02": 6, "03": 6, "04": 2}
+    assert counts == {"00": 6, "01": 2, "02": 6, "03": 6, "04": 2, "06": 6}
     assert next(rerun for rerun in reruns if rerun.source.stem[:2] == "04").parameters == {"etas": [1.6e-6]}
     assert skipped == {"05_known_truth": "it has none of the parameters eta, subset_size"}
 
