@@ -7,18 +7,20 @@ draws, so it is there at once.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
+from .checks import warn_about_runs
 from .drawn_subsets import DrawnSubsets, supported_estimators
 from .err_rel import collect_err_rel_across_runs
 from .inference import subset_moments, typical_standard_error
 from .integrity import sound_runs
 from .planning import required_batch_size
-from .pooling import all_etas, reference_total
+from .pooling import all_etas, known_eta, reference_total
 from .random_effects import normal_quantile
 from .run_files import result_files
 from .runs import Run
@@ -70,7 +72,8 @@ class ClosedForm:
     actual
         A row for each small run that has the eta: columns run, eta, err_rel, n (its sequences).
     fresh_error
-        Standard error of err_rel on one fresh batch, by the ratio, or by "matched" where that is chosen.
+        Standard error of err_rel on one fresh batch: as all below by the ratio, whatever is chosen, because that is
+        what an actual batch gives.
     precise_from, required_n
         Sequences from which on one batch's err_rel is within the tolerance, with the probability: of its expectation,
         and of zero; None where no size is enough.
@@ -130,10 +133,11 @@ class Exploration:
         self.data_root, self.seed = Path(data_root), seed
         self.batches = sorted({path.parent.parent.name for path in result_files(data_root, depth=2)})
         self._runs: dict[str, dict[str, Run]] = {}
+        self._left_out: dict[str, list[str]] = {}
         self._drawn: dict[tuple[str, int], DrawnSubsets] = {}
 
     def runs(self, batch: str) -> Mapping[str, Run]:
-        """Return the runs of a batch folder that can be used; what is left out is warned about once.
+        """Return the runs of a batch folder that can be used; what is left out is warned about each time.
 
         Raises
         ------
@@ -141,7 +145,12 @@ class Exploration:
             If no run of the folder can be used.
         """
         if batch not in self._runs:
-            self._runs[batch] = sound_runs(self.data_root / batch, needs=NEEDS)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                self._runs[batch] = sound_runs(self.data_root / batch, needs=NEEDS)
+            self._left_out[batch] = [str(warning.message) for warning in caught]
+        for message in self._left_out[batch]:
+            warn_about_runs(message)
         return self._runs[batch]
 
     def etas(self, batch: str) -> list[float]:
@@ -178,20 +187,18 @@ class Exploration:
         ValueError
             If no large run has the eta, or an argument is out of range.
         """
-        eta, n, tolerance, probability = choice.eta, choice.subset_size, choice.tolerance, choice.probability
+        n, tolerance, probability = choice.subset_size, choice.tolerance, choice.probability
+        eta = known_eta(self.runs(choice.large_batch), choice.eta)
         large, small = (_having(self.runs(batch), eta) for batch in (choice.large_batch, choice.small_batch))
-        fresh = "matched" if choice.estimator == "matched" else "ratio"  # the partial sum has no meaning there
         found = verdict(large, eta, n, tolerance=tolerance, probability=probability, small_runs=small or None)
         reference = found.numbers["reference"]
         return ClosedForm(
             choice=choice,
             moments=subset_moments(large, [eta], n, estimator=choice.estimator, references=self._references(choice)),
             actual=_actual(small, eta, reference, choice.estimator),
-            fresh_error=typical_standard_error(large, eta, n, reference=reference, estimator=fresh),
-            precise_from=required_batch_size(
-                large, eta, target_sd=tolerance / normal_quantile(probability), estimator=fresh
-            ),
-            required_n=required_batch_size(large, eta, tolerance=tolerance, probability=probability, estimator=fresh),
+            fresh_error=typical_standard_error(large, eta, n, reference=reference),
+            precise_from=required_batch_size(large, eta, target_sd=tolerance / normal_quantile(probability)),
+            required_n=required_batch_size(large, eta, tolerance=tolerance, probability=probability),
             verdict=found,
         )
 
@@ -233,13 +240,14 @@ def exploration_table(found: ClosedForm, draws: pd.DataFrame | None = None) -> p
     choice, n = found.choice, found.choice.subset_size
     own = "own true change" if choice.estimator == "partial_sum" else "true change"
     drawn = (math.nan, math.nan) if draws is None else (draws["err_rel"].mean(), draws["err_rel"].std())
+    by_ratio = "" if choice.estimator == "ratio" else ", by the ratio"
     within = f"n for ±{choice.tolerance:g} with probability {choice.probability:.0%}"
     rows = [
         (f"mean err_rel over subsets of {n}", found.mean, drawn[0], own),
         (f"SD of err_rel over subsets of {n}", found.sd, drawn[1], own),
-        (f"standard error on one fresh batch of {n}", found.fresh_error, math.nan, "true change"),
-        (f"{within}, around its expectation", _size(found.precise_from), math.nan, "sequences"),
-        (f"{within}, around zero", _size(found.required_n), math.nan, "sequences"),
+        (f"standard error on one fresh batch of {n}{by_ratio}", found.fresh_error, math.nan, "true change"),
+        (f"{within}, around its expectation{by_ratio}", _size(found.precise_from), math.nan, "sequences"),
+        (f"{within}, around zero{by_ratio}", _size(found.required_n), math.nan, "sequences"),
     ]
     return pd.DataFrame(rows, columns=["what", "closed_form", "drawn", "unit"])
 
@@ -255,14 +263,15 @@ def exploration_result(found: ClosedForm) -> pd.DataFrame:
 def describe_exploration(found: ClosedForm) -> list[str]:
     """Return how subsets scatter and how large a batch would be enough, a sentence each."""
     choice, sizes = found.choice, [_from_on(n) for n in (found.precise_from, found.required_n)]
+    name = "matched estimate" if choice.estimator == "matched" else choice.estimator.replace("_", " ")
     spread = (
-        f"At eta {choice.eta:g}, by the {choice.estimator.replace('_', ' ')}, err_rel over subsets of "
-        f"{choice.subset_size} is {found.mean:+.2g} ± {found.sd:.2g} (mean ± SD, in closed form); one fresh batch of "
-        f"that size has a standard error of {found.fresh_error:.2g}."
+        f"At eta {choice.eta:g}, err_rel over subsets of {choice.subset_size} is {found.mean:+.2g} ± {found.sd:.2g} by "
+        f"the {name} (mean ± standard deviation, in closed form)."
     )
     required = (
-        f"With probability {choice.probability:.0%}, err_rel of one batch is within ±{choice.tolerance:g} of its "
-        f"expectation {sizes[0]}, and within ±{choice.tolerance:g} of zero {sizes[1]}."
+        f"By the ratio, which is what an actual batch gives, one fresh batch of that size has a standard error of "
+        f"{found.fresh_error:.2g} of the true change. With probability {choice.probability:.0%}, err_rel of one batch "
+        f"is within ±{choice.tolerance:g} of its expectation {sizes[0]}, and of zero {sizes[1]}."
     )
     return [spread, required]
 

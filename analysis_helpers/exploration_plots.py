@@ -43,13 +43,9 @@ def plot_exploration(found: ClosedForm, draws: pd.DataFrame | None = None) -> Fi
         histogram(ax, draws["err_rel"].clip(low, high), COLOURS[choice.estimator], label, span=(low, high))
     grid = np.linspace(low, high, 400)
     height = count * (high - low) / BINS
-    ax.plot(
-        grid,
-        height * mixture_density(grid, found.moments),
-        color=COLOURS[choice.estimator],
-        linewidth=1.8,
-        label="subsets, closed form",
-    )
+    if (found.moments["sd"] > 0).any():  # a subset of all sequences does not scatter
+        density = mixture_density(grid, found.moments)
+        ax.plot(grid, height * density, color=COLOURS[choice.estimator], linewidth=1.8, label="subsets, closed form")
     draw_actual_runs(ax, found.actual, size=choice.subset_size)
     tolerance_band(ax, choice.tolerance)
     ax.set_xlim(low, high)
@@ -61,17 +57,22 @@ def plot_exploration(found: ClosedForm, draws: pd.DataFrame | None = None) -> Fi
 
 
 def _span(found: ClosedForm) -> tuple[float, float]:
-    """Return an interval that holds nearly all subsets, every actual run and the tolerance."""
+    """Return an interval that holds nearly all subsets, every actual run and a tolerance that is not far off."""
     reach = 4 * found.moments["sd"]
     ends = pd.concat([found.moments["mean"] - reach, found.moments["mean"] + reach, found.actual["err_rel"]])
-    tolerance = 1.1 * found.choice.tolerance
-    return min(float(ends.min()), -tolerance), max(float(ends.max()), tolerance)
+    low, high = float(ends.min()), float(ends.max())
+    # A tolerance far beyond all of them would press them into one line.
+    tolerance = min(found.choice.tolerance, 2 * max(abs(low), abs(high)))
+    low, high = min(low, -tolerance), max(high, tolerance)
+    margin = 0.03 * (high - low) or 1.0
+    return low - margin, high + margin
 
 
 def _title(found: ClosedForm) -> str:
     choice, name = found.choice, ESTIMATOR_LABELS[found.choice.estimator]
-    compared = " (not comparable with actual runs)" if choice.estimator == "partial_sum" else ""
+    compared = "\n(not comparable with actual runs)" if choice.estimator == "partial_sum" else ""
     spread = f"subsets of {choice.subset_size} scatter by ±{found.sd:.2g} about {found.mean:+.2g}{compared}"
-    enough = f"Is a batch of {choice.subset_size} enough? {found.verdict.enough.capitalize()}."
+    by_ratio = "" if choice.estimator == "ratio" else "By the ratio: "
+    enough = f"{by_ratio}Is a batch of {choice.subset_size} enough? {found.verdict.enough.capitalize()}."
     trusted = f"{QUESTIONS['linear_trusted']} {found.verdict.linear_trusted.capitalize()}."
     return f"{name.capitalize()}, eta {choice.eta:g}: {spread}\n{enough} {trusted}"

@@ -28,7 +28,9 @@ FALLBACK = "<em>Here stand the controls, in JupyterLab, once this cell is run.</
 """Shown instead of the controls where a notebook is read without a kernel."""
 
 # Beside the controls where there is room, else below them; never larger than it was drawn.
-_FIGURE = {"flex": "1 1 0", "min_width": "24rem", "max_width": "858px", "height": "auto", "align_self": "flex-start"}
+_FIGURE = {"flex": "1 1 0", "max_width": "858px", "height": "auto", "align_self": "flex-start"}
+_FIGURE["min_width"] = "min(34rem, 100%)"
+_CONTROL = {"width": "100%", "max_width": "19rem"}
 _DRAWS = (200, 500, 1000, 2000, 5000)
 _TOLERANCES = (0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)
 
@@ -52,14 +54,14 @@ class Explorer:
     """
 
     def __init__(self, exploration: Exploration, choice: Choice) -> None:
-        self.choice, self._exploration, self._filling = choice, exploration, False
+        self.choice, self._exploration = choice, exploration
+        self._filling, self._offered = False, ""  # the large batch whose etas and sizes are on offer
         self.controls = _controls(exploration.batches)
         self._answers, self._status, self._numbers, self._reasons = (widgets.HTML() for _ in range(4))
         self._figure = widgets.Image(format="png", layout=widgets.Layout(**_FIGURE))
         for name, control in self.controls.items():
             control.add_class(f"explore-{name.replace('_', '-')}")
             control.observe(self._changed, "value")
-        self._fill(choice)
         self._follow(choice)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:  # for IPython
@@ -78,8 +80,8 @@ class Explorer:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                if wanted.large_batch != self.choice.large_batch:
-                    wanted = self._exploration.nearest(wanted)
+                if wanted.large_batch != self._offered:
+                    wanted = self._exploration.nearest(wanted) if self._offered else wanted
                     self._fill(wanted)
                 self.choice = wanted
                 self._answer()
@@ -114,7 +116,7 @@ class Explorer:
         offered: dict[str, Sequence[tuple[str, object]]] = {
             "eta": _named(sorted({*exploration.etas(batch), choice.eta})),
             "subset_size": _named(sorted({*exploration.sizes(batch), choice.subset_size})),
-            "estimator": [(ESTIMATOR_LABELS[name], name) for name in exploration.estimators(batch)],
+            "estimator": [(ESTIMATOR_LABELS.get(name, name), name) for name in exploration.estimators(batch)],
             "num_samples": _named(sorted({*_DRAWS, choice.num_samples})),
             "tolerance": _named(sorted({*_TOLERANCES, choice.tolerance})),
         }
@@ -124,19 +126,25 @@ class Explorer:
                 if name in offered:
                     control.options = offered[name]
                 control.value = getattr(choice, name)
+            self._offered = batch
         finally:
             self._filling = False
 
 
 def _controls(batches: Sequence[str]) -> dict[str, Any]:
     def slider(description: str) -> Any:
-        return widgets.SelectionSlider(options=[0], description=description, continuous_update=False)
+        return widgets.SelectionSlider(
+            options=[0], description=description, continuous_update=False, layout=widgets.Layout(**_CONTROL)
+        )
+
+    def dropdown(description: str, options: Sequence[str] = ()) -> Any:
+        return widgets.Dropdown(options=options, description=description, layout=widgets.Layout(**_CONTROL))
 
     return {
-        "large_batch": widgets.Dropdown(options=batches, description="large batch"),
-        "small_batch": widgets.Dropdown(options=batches, description="actual runs"),
-        "eta": widgets.Dropdown(description="eta"),
-        "estimator": widgets.Dropdown(description="estimator"),
+        "large_batch": dropdown("large batch", batches),
+        "small_batch": dropdown("actual runs", batches),
+        "eta": dropdown("eta"),
+        "estimator": dropdown("estimator"),
         "subset_size": slider("subset size"),
         "num_samples": slider("draws a run"),
         "tolerance": slider("tolerance ±"),
@@ -149,9 +157,11 @@ def _named(values: Iterable[float]) -> list[tuple[str, object]]:
 
 def _answer_line(found: ClosedForm) -> str:
     answers = {"enough": found.verdict.enough, "linear_trusted": found.verdict.linear_trusted}
-    style = "padding: .2em .6em; margin-right: 1em; color: black"
-    return " ".join(
-        f'<span style="{style}; background: {ANSWER_COLOURS[answer]}">{QUESTIONS[name]} <b>{answer}</b></span>'
+    questions = {**QUESTIONS, "enough": f"Is a batch of {found.choice.subset_size:,} enough?"}
+    style = "display: inline-block; line-height: 1.4; padding: .2em .6em; margin: 0 1em .3em 0; color: black"
+    by_ratio = "" if found.choice.estimator == "ratio" else "By the ratio: "
+    return by_ratio + " ".join(
+        f'<span style="{style}; background: {ANSWER_COLOURS[answer]}">{questions[name]} <b>{answer}</b></span>'
         for name, answer in answers.items()
     )
 

@@ -83,11 +83,9 @@ def err_rel_standard_error(
     return spread * float(np.sqrt(max(left, 0.0))) * (size / total) ** degree
 
 
-def typical_standard_error(
-    runs: Mapping[str, Run], eta: float, n: int, *, reference: float, estimator: str = "ratio"
-) -> float:
+def typical_standard_error(runs: Mapping[str, Run], eta: float, n: int, *, reference: float) -> float:
     """Return the root mean square over runs of the standard error of err_rel on a fresh batch of n sequences."""
-    errors = [err_rel_standard_error(run, eta, n, reference=reference, estimator=estimator) for run in runs.values()]
+    errors = [err_rel_standard_error(run, eta, n, reference=reference) for run in runs.values()]
     return float(np.sqrt(np.mean(np.square(errors))))
 
 

@@ -233,7 +233,7 @@ def draw_actual_runs(ax: Axes, actual: pd.DataFrame, *, size: int | None = None)
             linestyle=_DASHES[k % len(_DASHES)],
             linewidth=1.6,
             alpha=0.5 if other else 1.0,
-            label=f"actual {row['run']}{told}: {row['err_rel']:+.2f}",
+            label=f"actual {row['run']}{told}: {row['err_rel']:+.2g}",
         )
 
 

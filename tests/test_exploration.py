@@ -121,7 +121,7 @@ def test_the_table_tells_sizes_as_numbers_or_that_there_is_none(exploration: Exp
     assert table.loc["n for ±0.25 with probability 90%, around zero", "closed_form"] == "no size is enough"
     assert table["unit"].tolist() == ["true change"] * 3 + ["sequences"] * 2
     assert exploration_table(found)["drawn"].isna().all()
-    assert "of zero at no size" in describe_exploration(found)[1]
+    assert "and of zero at no size" in describe_exploration(found)[1]
 
 
 def test_the_result_for_collection_is_one_row(exploration: Exploration) -> None:
@@ -129,3 +129,8 @@ def test_the_result_for_collection_is_one_row(exploration: Exploration) -> None:
     assert (row["eta"], row["subset_size"], row["estimator"]) == (1.6e-6, 256, "ratio")
     assert (row["precise_from"], row["required_n"]) == (3201, None)
     assert (row["enough"], row["linear_trusted"]) == ("no", "cannot tell")
+
+
+def test_an_eta_that_no_large_run_has_is_named_with_those_there_are(exploration: Exploration) -> None:
+    with pytest.raises(ValueError, match=r"has eta 5e-06; they have 1.6e-06, 3.2e-06"):
+        exploration.closed_form(replace(START, eta=5e-6))

@@ -55,3 +55,26 @@ def test_actual_runs_of_another_size_are_paler_and_tell_their_size(exploration: 
         [ax] = plot_exploration(exploration.closed_form(replace(CHOICE, subset_size=size))).axes
         [line] = [line for line in ax.lines if line.get_label() == label]
         assert line.get_alpha() == alpha
+
+
+@pytest.mark.parametrize("estimator", ["partial_sum", "ratio", "matched"])
+def test_nothing_is_cut_off(exploration: Exploration, estimator: str) -> None:
+    figure = plot_exploration(exploration.closed_form(replace(CHOICE, eta=3.2e-6, estimator=estimator)))
+    figure.draw_without_rendering()
+    title, whole = figure.axes[0].title.get_window_extent(), figure.bbox
+    assert title.x0 >= 0
+    assert title.x1 <= whole.x1
+    assert title.y1 <= whole.y1
+
+
+def test_a_tolerance_far_off_does_not_press_all_else_into_a_line(exploration: Exploration) -> None:
+    found = exploration.closed_form(replace(CHOICE, estimator="matched", tolerance=1.0))
+    low, high = plot_exploration(found).axes[0].get_xlim()
+    assert high - low < 30 * found.sd
+
+
+def test_all_sequences_at_once_have_no_curve(exploration: Exploration) -> None:
+    [ax] = plot_exploration(exploration.closed_form(replace(CHOICE, subset_size=2048))).axes
+    assert "subsets, closed form" not in [line.get_label() for line in ax.lines]
+    low, high = ax.get_xlim()
+    assert all(low < float(np.asarray(line.get_xdata())[0]) < high for line in ax.lines)

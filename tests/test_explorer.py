@@ -33,7 +33,7 @@ def test_it_begins_where_it_is_told_with_figure_table_and_verdict(explorer: Expl
         "num_samples": 50,
         "tolerance": 0.25,
     }
-    assert "Is the batch enough? <b>no</b>" in shown(explorer)
+    assert "Is a batch of 256 enough? <b>no</b>" in shown(explorer)
     assert "SD of err_rel over subsets of 256" in shown(explorer)
     assert bytes(explorer._figure.value).startswith(b"\x89PNG")
 
@@ -102,7 +102,7 @@ def test_what_goes_wrong_is_told_in_place_of_an_answer_and_does_not_last(
     assert shown(explorer) == "<b>No answer:</b> no run has &lt;this&gt; eta"
     assert explorer._figure.value == b""
     explorer.controls["eta"].value = 1.6e-6
-    assert "Is the batch enough? <b>no</b>" in shown(explorer)
+    assert "Is a batch of 256 enough? <b>no</b>" in shown(explorer)
 
 
 def test_a_folder_with_no_usable_run_is_told(tmp_path: Path, sample_root: Path) -> None:
@@ -113,10 +113,34 @@ def test_a_folder_with_no_usable_run_is_told(tmp_path: Path, sample_root: Path) 
     explorer.controls["large_batch"].value = "E_bad"
     assert "must be complete JSON" in shown(explorer)
     explorer.controls["large_batch"].value = "E_2048"
-    assert "Is the batch enough?" in shown(explorer)
+    assert "Is a batch of 256 enough?" in shown(explorer)
 
 
 def test_without_a_kernel_a_sentence_stands_in(explorer: Explorer) -> None:
     bundle = explorer._repr_mimebundle_()
     assert bundle["text/html"] == FALLBACK
     assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+@pytest.mark.parametrize(("estimator", "said"), [("ratio", False), ("matched", True), ("partial_sum", True)])
+def test_answers_are_by_the_ratio_and_say_so_where_another_estimator_is_shown(
+    explorer: Explorer, estimator: str, said: bool
+) -> None:
+    explorer.controls["estimator"].value = estimator
+    assert ("By the ratio: " in explorer._answers.value) == said
+    assert explorer._numbers.value.count(", by the ratio") == (3 if said else 0)
+    assert "3,201" in explorer._numbers.value  # as in the reasons of the verdict
+    assert "about 3,201 sequences on" in explorer._reasons.value
+
+
+def test_a_run_that_is_left_out_is_told_however_often_controls_move(tmp_path: Path, sample_root: Path) -> None:
+    for folder in ("E_2048", "E_256"):
+        (tmp_path / folder).mkdir()
+        for run in (sample_root / folder).iterdir():
+            (tmp_path / folder / run.name).symlink_to(run)
+    (tmp_path / "E_2048" / "run_05").mkdir()
+    (tmp_path / "E_2048" / "run_05" / "results.json").write_text("{")
+    explorer = Explorer(Exploration(tmp_path), START)
+    for size in (64, 128, 64):
+        explorer.controls["subset_size"].value = size
+        assert shown(explorer).count("<b>Note:</b> skipped run_05") == 1

@@ -132,8 +132,11 @@ def explore(root: Path, given: Mapping[str, Any]) -> list[Row]:
     """Return what follows in closed form from the choice that the controls begin with."""
     large, small = (read_batches(root / given[name]) for name in ("large_batch", "small_batch"))
     eta, n, estimator = given["eta"], given["subset_size"], given["estimator"]
-    reference, fresh = mean_true_total(large, eta), "matched" if estimator == "matched" else "ratio"
-    known, found = answers.pilot(large, eta, estimator=fresh), verdict(large, small, eta, n, given)
+    reference, known, found = (
+        mean_true_total(large, eta),
+        answers.pilot(large, eta),
+        verdict(large, small, eta, n, given),
+    )
     means, squares = [], []
     for batch in large.values():
         own = batch.at(eta).true_total if estimator == "partial_sum" else reference
