@@ -72,13 +72,16 @@ def linearity(pilot: Pilot, tolerance: float, probability: float) -> Answer:
     is_within = max(-low, high) <= tolerance
     unrefuted = YES if is_within and pooled.count > 1 else UNSURE
     answer = NO if is_off or is_scattered else unrefuted
-    so_far = f"err_rel is {pooled.mean:+.2f} ± {pooled.se:.2f} (mean weighted by precision ± standard error)"
-    differ = f"; updates differ by tau = {pooled.tau:.2f} ({tau_low:.2f} to {tau_high:.2f})"
+    several = pooled.count > 1
+    mean = "mean, in which a more precise run counts for more, " if several else ""
+    so_far = f"err_rel is {pooled.mean:+.2f} ± {pooled.se:.2f} ({mean}± standard error)"
+    differ = f"; updates differ by tau = {pooled.tau:.2f} ({CONFIDENCE:.0%} interval: {tau_low:.2f} to {tau_high:.2f})"
     next_error = (
-        f"With probability {probability:.0%} the next update's error lies between {low:+.2f} and {high:+.2f}, "
+        f"{'With' if several else 'If updates do not differ, with'} probability {probability:.0%} the next update's "
+        f"error lies between {low:+.2f} and {high:+.2f}, "
         f"{'within' if is_within else 'not within'} the tolerance ±{tolerance:g}."
     )
-    reasons = [f"{_over(pooled.count)}, {so_far}{differ if pooled.count > 1 else ''}.", next_error]
+    reasons = [f"{_over(pooled.count)}, {so_far}{differ if several else ''}.", next_error]
     if is_off:
         reasons.append(f"The mean error itself is beyond the tolerance: {mean_low:+.2f} to {mean_high:+.2f}.")
     if is_scattered:

@@ -29,6 +29,8 @@ class Comparison:
         A row for each small run: run, eta, err_rel.
     summary
         One row: eta, synthetic_mean, synthetic_std (ddof=1), synthetic_min, synthetic_max, actual_values (a list).
+    actual_sizes
+        Sequences of each actual run, in the order of ``actual``.
     """
 
     eta: float
@@ -38,6 +40,7 @@ class Comparison:
     synthetic: pd.DataFrame
     actual: pd.DataFrame
     summary: pd.DataFrame
+    actual_sizes: tuple[int, ...] = ()
 
 
 def compare_err_rel_distributions(
@@ -98,7 +101,8 @@ def compare_err_rel_distributions(
     )
     actual = collect_err_rel_across_runs(small_runs, found, total, estimator=estimator)
     summary = _comparison_summary(found, synthetic["err_rel"], actual["err_rel"])
-    return Comparison(found, sample_size, estimator, total, synthetic[["run", "err_rel"]], actual, summary)
+    sizes = tuple(small_runs[name].num_sequences for name in actual["run"])
+    return Comparison(found, sample_size, estimator, total, synthetic[["run", "err_rel"]], actual, summary, sizes)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:

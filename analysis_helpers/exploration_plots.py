@@ -11,8 +11,8 @@ from .exploration import ClosedForm
 from .plot_style import (
     BINS,
     COLOURS,
-    ERR_REL_LABEL,
     ESTIMATOR_LABELS,
+    err_rel_label,
     finding,
     histogram,
     legend_below,
@@ -46,11 +46,11 @@ def plot_exploration(found: ClosedForm, draws: pd.DataFrame | None = None) -> Fi
     if (found.moments["sd"] > 0).any():  # a subset of all sequences does not scatter
         density = mixture_density(grid, found.moments)
         ax.plot(grid, height * density, color=COLOURS[choice.estimator], linewidth=1.8, label="subsets, closed form")
-    draw_actual_runs(ax, found.actual, size=choice.subset_size)
+    draw_actual_runs(ax, found.actual, found.actual["n"].tolist(), choice.subset_size)
     tolerance_band(ax, choice.tolerance)
     ax.set_xlim(low, high)
     finding(ax, _title(found))
-    ax.set_xlabel(ERR_REL_LABEL)
+    ax.set_xlabel(err_rel_label(choice.estimator))
     ax.set_ylabel("number of subsets")
     legend_below(ax, 2)
     return figure

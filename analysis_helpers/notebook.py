@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -153,12 +153,13 @@ def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     Examples
     --------
     >>> readable(pd.DataFrame({"eta": [1.6e-06], "err_rel": [0.48123]}))
-           eta err_rel
-    0  1.6e-06   0.481
+          eta err_rel
+      1.6e-06   0.481
     """
     shown: pd.DataFrame = table.apply(
         lambda column: column.map(lambda value: _text(value, 0 if column.name in ("eta", "etas") else digits))
     )
+    shown.index = pd.Index([""] * len(shown))  # row numbers mean nothing
     return shown
 
 
@@ -238,6 +239,8 @@ def _text(value: object, digits: int) -> str:
         return f"{value:#.{digits}g}".rstrip(".") if digits else f"{value:g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(_text(part, digits) for part in value)
+    if type(value) is not bool and isinstance(value, Integral):
+        return f"{value:,}"
     return "" if value is pd.NA else str(value)
 
 

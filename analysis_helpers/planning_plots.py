@@ -15,6 +15,7 @@ from .plot_style import (
     ANSWER_COLOURS,
     BACKGROUND,
     COLOURS,
+    TRUE_CHANGES,
     finding,
     legend_below,
     log_error_axis,
@@ -40,7 +41,7 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     left.fill_between(table["n"], table["se_low"], table["se_high"], color=COLOURS["ratio"], alpha=0.25, linewidth=0)
     left.plot(table["n"], table["se"], color=COLOURS["ratio"], label="standard error, with its 90% interval")
     log_error_axis(left)
-    left.set_ylabel("standard error of err_rel")
+    left.set_ylabel(f"standard error {TRUE_CHANGES}")
     first, last = table.iloc[0], table.iloc[-1]
     finding(
         left,
@@ -58,8 +59,10 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     )
     tolerance_band(right, tolerance, upright=False)
     right.axhline(0, color=COLOURS["guide"], linewidth=0.8)
-    right.set_ylabel("err_rel of a fresh run")
-    reach = min(float(table[["low", "high"]].abs().to_numpy().max()), 4 * tolerance)  # so that the tolerance is seen
+    right.set_ylabel(f"err_rel {TRUE_CHANGES}")
+    # So that the tolerance is seen, and the end of the band, which the title tells.
+    farthest, end = (float(part[["low", "high"]].abs().to_numpy().max()) for part in (table, table.iloc[-1:]))
+    reach = max(min(farthest, 4 * tolerance), end)
     right.set_ylim(-1.05 * reach, 1.05 * reach)
     rest = f"with {last['n']:,.0f} sequences still {last['low']:+.2f} to {last['high']:+.2f}"
     finding(right, f"eta {eta:g}, in all: {rest}")
@@ -81,11 +84,14 @@ def plot_required_sizes(plans: Mapping[float, Plan], *, goal: str) -> Figure:
     """
     figure, (ax,) = panels(1, width=1.2)
     sizes = [size for plan in plans.values() for size in (plan.n, plan.low, plan.high) if size is not None]
-    top = 4 * max(sizes, default=1)
-    unbounded = [place for place, plan in enumerate(plans.values()) if plan.high is None]
+    top = 4 * max(sizes, default=4096)
+    unbounded = [place for place, plan in enumerate(plans.values()) if plan.low and plan.high is None]
     for place, plan in enumerate(plans.values()):
-        low, high = plan.low or top, plan.high or top
-        others = "what other pilots of this size would say" if place == 0 else None
+        if plan.low is None:
+            ax.annotate("no size is enough", (place, top), ha="center", fontsize=8)
+            continue
+        low, high = plan.low, plan.high or top
+        others = None if ax.lines else "what other pilots of this size would say"
         ax.plot([place, place], [low, high], color=COLOURS["ratio"], linewidth=1.4, label=others)
         if plan.high is None:
             none = "some of them: no size is enough" if place == unbounded[0] else None
@@ -98,11 +104,12 @@ def plot_required_sizes(plans: Mapping[float, Plan], *, goal: str) -> Figure:
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.set_xticks(range(len(plans)), [f"{eta:g}" for eta in plans])
     ax.set_xlim(-0.5, len(plans) - 0.1)
-    ax.set_ylim(min(sizes, default=1) / 2, 1.6 * top)
+    ax.set_ylim(min(sizes, default=64) / 2, 1.6 * top)
     ax.set_xlabel("step size eta")
     ax.set_ylabel("sequences required")
     finding(ax, f"{goal}:\n{_required(plans)}")
-    legend_below(ax, 2)
+    if ax.lines:
+        legend_below(ax, 2)
     return figure
 
 
@@ -153,10 +160,13 @@ def plot_budget(table: pd.DataFrame, *, sequences: int) -> Figure:
     ax.set_xticks(table["runs"], [f"{k} x {n:,}" for k, n in zip(table["runs"], table["sequences_each"], strict=True)])
     ax.set_ylim(0, 1.25 * float(np.nanmax(table["se_high"].where(np.isfinite(table["se_high"]), table["se"]))))
     ax.set_xlabel("runs x sequences of each")
-    ax.set_ylabel("standard error of mean err_rel")
+    ax.set_ylabel(f"standard error {TRUE_CHANGES}")
     gain, most = (1 - float(table[name].iloc[-1]) / float(table[name].iloc[0]) for name in ("se", "se_high"))
     at_most = f", at most {most:.0%}" if np.isfinite(most) else ""
-    finding(ax, f"{sequences:,} sequences: splitting gains {gain:.0%}{at_most}")
+    finding(
+        ax,
+        f"{sequences:,} sequences: splitting makes the standard error of the\nmean error {gain:.0%} smaller{at_most}",
+    )
     legend_below(ax, 1)
     return figure
 

@@ -6,7 +6,7 @@ Nothing is set globally: styles are those of the axes.
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,7 +34,9 @@ ANSWER_COLOURS = {"yes": "#56B4E9", "cannot tell": "#E5E5E5", "no": "#F0A27F"}  
 PART_COLOURS = {"linear_minus_matched": COLOURS["linear"], "matched_minus_true": COLOURS["matched"]}
 SERIES = (("#332288", "o"), ("#882255", "s"), ("#999933", "D"))
 """Colour and marker of settings side by side, none of which is an estimator; from the muted palette of Tol (2021)."""
-ERR_REL_LABEL = "relative error, err_rel = (linear − true) / reference"
+TRUE_CHANGES = "(units of the true change)"
+ERR_REL_LABEL = f"relative error err_rel {TRUE_CHANGES}"
+PARTIAL_SUM_LABEL = "relative error err_rel (units of each run's own true change)"
 CHANGE_LABEL = "change of entropy (10⁻³ nats per token)"
 
 BACKGROUND = "white"
@@ -44,7 +46,7 @@ _DPI = 110
 
 
 def panels(
-    count: int, *, share_x: bool = False, share_y: bool = False, width: float = 1.0
+    count: int, *, share_x: bool = False, share_y: bool | Literal["col"] = False, width: float = 1.0
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with up to two panels a row, as wide as a page; every panel keeps its tick labels.
 
@@ -67,8 +69,13 @@ def panels(
         ax.remove()
     for ax in flat[:count]:
         ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelbottom=True)
+        ax.tick_params(labelbottom=True, labelleft=True)
     return figure, flat[:count]
+
+
+def err_rel_label(estimator: str) -> str:
+    """Return the label of an axis of err_rel, with the unit: the partial sum is over each run's own true change."""
+    return PARTIAL_SUM_LABEL if estimator == "partial_sum" else ERR_REL_LABEL
 
 
 def log_size_axis(ax: Axes) -> None:

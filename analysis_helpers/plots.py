@@ -17,6 +17,8 @@ from .plot_style import (
     COLOURS,
     ERR_REL_LABEL,
     ESTIMATOR_LABELS,
+    TRUE_CHANGES,
+    err_rel_label,
     finding,
     histogram,
     legend_below,
@@ -57,10 +59,10 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     synthetic = comparison.synthetic["err_rel"]
     label = f"subsets of {comparison.sample_size} drawn from large runs"
     histogram(target, synthetic, COLOURS[comparison.estimator], label)
-    draw_actual_runs(target, comparison.actual)
+    draw_actual_runs(target, comparison.actual, comparison.actual_sizes, comparison.sample_size)
     zero_line(target)
     finding(target, f"{_scatter(comparison.estimator, comparison.eta, synthetic)}\n{_actual_among(comparison)}")
-    target.set_xlabel(ERR_REL_LABEL)
+    target.set_xlabel(err_rel_label(comparison.estimator))
     target.set_ylabel("number of subsets")
     legend_below(target, 2)
     return target
@@ -126,7 +128,7 @@ def plot_err_rel_histograms(
             expected = height * mixture_density(grid, at_eta)
             ax.plot(grid, expected, color=COLOURS[estimator], linewidth=1.8, label="closed form")
         finding(ax, _scatter(estimator, eta, values))
-        ax.set_xlabel(ERR_REL_LABEL)
+        ax.set_xlabel(err_rel_label(estimator))
     axes[0].set_ylabel("number of subsets")
     axes[0].legend(fontsize=8, frameon=False)
     return figure
@@ -181,7 +183,7 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame, *, level: flo
         f"{within} of {len(alike)} actual runs of this size lie" if len(alike) else "no actual run of this size to lie"
     )
     finding(ax, f"eta {prediction.eta:g}: {count} in the {level:.0%} interval {low:+.2f} to {high:+.2f}")
-    ax.set_xlabel(f"{ERR_REL_LABEL}; bars: standard error of each actual run")
+    ax.set_xlabel(f"{ERR_REL_LABEL}; bars: own standard error")
     ax.set_ylabel("predictive density")
     legend_below(ax, 2)
     return figure
@@ -211,7 +213,7 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     ax.axvline(n, color=COLOURS["guide"], linestyle=":", linewidth=1.2, label=f"n = {n}")
     log_size_axis(ax)
     log_error_axis(ax)
-    ax.set_ylabel("SD of err_rel (ratio)")
+    ax.set_ylabel(f"SD of err_rel {TRUE_CHANGES}")
     error = table.set_index("n")["fresh"].get(n)
     known = "" if error is None else f"One fresh batch of {n:,} is off by ±{error:.2f}; "
     finding(ax, f"{known}four times the batch halves it")
@@ -219,14 +221,11 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     return figure
 
 
-def draw_actual_runs(ax: Axes, actual: pd.DataFrame, *, size: int | None = None) -> None:
-    """Draw a dashed line for each actual run: columns run, err_rel.
-
-    With ``size``, also column n: runs of another size are drawn paler, and their size is told.
-    """
-    for k, row in enumerate(actual.to_dict("records")):
-        other = size is not None and row["n"] != size
-        told = f" (n = {row['n']:,})" if other else ""
+def draw_actual_runs(ax: Axes, actual: pd.DataFrame, sizes: Sequence[int], size: int) -> None:
+    """Draw a dashed line for each actual run (columns run, err_rel); those not of ``size`` paler, with their size."""
+    for k, (row, own) in enumerate(zip(actual.to_dict("records"), sizes, strict=True)):
+        other = own != size
+        told = f" (n = {own:,})" if other else ""
         ax.axvline(
             row["err_rel"],
             color=COLOURS["actual"],
@@ -245,6 +244,9 @@ def _scatter(estimator: str, eta: float, values: pd.Series[float]) -> str:
 def _actual_among(comparison: Comparison) -> str:
     if comparison.estimator == "partial_sum":
         return "(not comparable with actual runs)"
+    others = sorted({size for size in comparison.actual_sizes if size != comparison.sample_size})
+    if others:
+        return f"actual runs have {', '.join(f'{n:,}' for n in others)} sequences, not {comparison.sample_size:,}"
     values, subsets = comparison.actual["err_rel"], comparison.synthetic["err_rel"]
     near = int(((values - subsets.mean()).abs() <= 2 * subsets.std()).sum())
     return f"{near} of {len(values)} actual runs lie within 2 SD"

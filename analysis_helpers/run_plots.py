@@ -15,6 +15,7 @@ from .plot_style import (
     COLOURS,
     PART_COLOURS,
     PART_LABELS,
+    TRUE_CHANGES,
     finding,
     legend_below,
     panels,
@@ -41,8 +42,9 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
         ax.set_xticks(places, rows["batch"] + "\n" + rows["run"], fontsize=7)
         ax.set_xlim(-0.5, len(rows) - 0.5)
         ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
-        share = rows["linear"].mean() / rows["true"].mean()
-        finding(ax, f"eta {eta:g}: linear is {share:.2f} times true (means over {len(rows)} runs)")
+        means = rows.groupby("batch")[["linear", "true"]].mean()
+        shares = ", ".join(f"{share:.2f} ({batch})" for batch, share in (means["linear"] / means["true"]).items())
+        finding(ax, f"eta {eta:g}: linear / true is {shares}")
     axes[0].set_ylabel(CHANGE_LABEL)
     legend_below(axes[0], 2, lines=2)
     return figure
@@ -57,12 +59,12 @@ def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
         Columns run, true, linear (a row for each sequence), as from `analysis_helpers.run_tables.contribution_table`.
     """
     figure, (ax,) = panels(1)
-    furthest = [0.0]
+    furthest: list[tuple[float, str]] = [(0.0, "no")]
     for name in ("true", "linear"):
         values = contributions[name] - contributions.groupby("run")[name].transform("mean")
         distance = np.sort(np.abs(values / contributions.groupby("run")[name].transform("std")))
         ax.step(distance, 1 - np.arange(len(distance)) / len(distance), color=COLOURS[name], where="post", label=name)
-        furthest += distance[-1:].tolist()
+        furthest += [(float(last), name) for last in distance[-1:]]
     grid = np.linspace(0, 5, 200)
     normal = [2 * (1 - NormalDist().cdf(x)) for x in grid]
     ax.plot(grid, normal, color=COLOURS["guide"], linestyle=":", label="normal distribution")
@@ -71,7 +73,7 @@ def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
     ax.set_xlabel("distance of a contribution from its mean (SDs)")
     ax.set_ylabel("share of sequences further out")
     ax.legend(fontsize=8, frameon=False)
-    finding(ax, f"The furthest contribution lies {max(furthest):.1f} SDs out")
+    finding(ax, "The furthest contribution lies {:.1f} SDs out, in the {} change".format(*max(furthest)))
     return figure
 
 
@@ -84,7 +86,7 @@ def plot_decomposition(table: pd.DataFrame) -> Figure:
         From `analysis_helpers.decomposition.decomposition_table`.
     """
     etas = sorted(table["eta"].unique())
-    figure, axes = panels(2 * max(len(etas), 1), share_y=True)
+    figure, axes = panels(2 * max(len(etas), 1), share_y="col")
     if not etas:
         finding(axes[0], "no run records the score")
         return figure
@@ -100,10 +102,10 @@ def plot_decomposition(table: pd.DataFrame) -> Figure:
         finding(ax, f"{PART_LABELS[part]}, eta {eta:g}: {_pooled(table[table['eta'] == eta], part)}")
         legend_below(ax, 2)
     for ax in axes[::2]:
-        ax.set_ylabel("part of err_rel, ± standard error")
+        ax.set_ylabel(f"part of err_rel {TRUE_CHANGES}")
     return figure
 
 
 def _pooled(table: pd.DataFrame, part: str) -> str:
     raw = table[(table["run"] == "pooled") & ~table["score_adjusted"].astype(bool)].iloc[0]
-    return f"{raw[part]:+.2g} ± {raw[f'{part}_se']:.1g} pooled"
+    return f"{raw[part]:+.2g} ± {raw[f'{part}_se']:.2g} pooled"

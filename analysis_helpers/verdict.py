@@ -218,7 +218,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
         (found.eta, found.n, found.enough, found.linear_trusted, *(found.numbers[name] for name in numbers))
         for found in verdicts
     ]
-    return pd.DataFrame(rows, columns=["eta", "n", "enough", "linear_trusted", *numbers])
+    counts = dict.fromkeys(numbers[1:], "int64")
+    return pd.DataFrame(rows, columns=["eta", "n", "enough", "linear_trusted", *numbers]).astype(counts)
 
 
 def _soundness(runs: Mapping[str, Run], pilot: Pilot, small_runs: Mapping[str, Run] | None) -> _Soundness:
@@ -316,7 +317,8 @@ def _not_seen(runs: Mapping[str, Run], pilot: Pilot, n: int, state: _Soundness) 
     if state.check is None:
         found.append("Whether actual small runs fall where predicted: none were given.")
     else:
-        few = "1 actual small run" if state.check.num_runs == 1 else f"{state.check.num_runs} actual small runs"
+        few = f"{state.check.num_runs} actual small runs"
         least = f"all on one side of their prediction they would only show p = {state.check.smallest_p:g}"
-        found.append(f"A small misfit of the {few}: {least}.")
+        one = "Any but a gross misfit: there is only one actual small run."
+        found.append(one if state.check.num_runs == 1 else f"A small misfit of the {few}: {least}.")
     return tuple(found)

@@ -69,7 +69,10 @@ def describe_comparison(
         f"At eta {ratio.eta:g}, one fresh batch tells the difference between the linear and the true change to "
         f"{precision} (standard error). A difference much smaller than that cannot be seen in one such batch."
     )
-    spread = f"Over subsets of {ratio.sample_size}, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± SD)."
+    spread = (
+        f"Over subsets of {ratio.sample_size}, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± standard "
+        "deviation)."
+    )
     published = (
         f"The partial sum, the estimate of the published figures, has an SD of "
         f"{partial_sum.synthetic['err_rel'].std():.2f}; it is not comparable with actual runs."
@@ -77,7 +80,7 @@ def describe_comparison(
     return [fresh, f"{spread} {_agreement(ratio, small_runs)}", published]
 
 
-def describe_decomposition(table: pd.DataFrame) -> list[str]:
+def describe_decomposition(table: pd.DataFrame, batch: str = "") -> list[str]:
     """Return which part of err_rel the runs show, in words that the numbers bear out.
 
     "Biased" where the pooled recorded linear terms lie more than 3 standard errors off the exact derivative;
@@ -87,21 +90,25 @@ def describe_decomposition(table: pd.DataFrame) -> list[str]:
     ----------
     table
         From `analysis_helpers.decomposition.decomposition_table`.
+    batch
+        Name of the batch folder whose runs these are, to be told.
     """
+    of_batch = f" of {batch}" if batch else ""
     if table.empty:
         return ["No run records the score: the error of the linear approximation cannot be split into its parts."]
     pooled = table[table["run"] == "pooled"]
     raw, adjusted = (pooled[pooled["score_adjusted"] == flag].sort_values("eta") for flag in (False, True))
     columns = ["eta", "linear_minus_matched", "linear_minus_matched_se"]
+    over = _count(table.loc[table["run"] != "pooled", "run"].nunique(), "run") + of_batch
     sentences = [
-        f"At eta {eta:g}, pooled over runs, the recorded linear terms are off the exact derivative by "
+        f"At eta {eta:g}, pooled over {over}, the recorded linear terms are off the exact derivative by "
         f"{value:+.2f} ± {se:.2f} of the true change ({'biased' if _clear(value, se) else 'no clear bias'}); "
         f"score-adjusted, by {left:+.3f} ± {rest:.3f}."
         for (eta, value, se), (_, left, rest) in zip(
             raw[columns].to_numpy().tolist(), adjusted[columns].to_numpy().tolist(), strict=True
         )
     ]
-    return [*sentences, _score_sentence(table), _nonlinearity_sentence(raw)]
+    return [*sentences, _score_sentence(table, of_batch), _nonlinearity_sentence(raw)]
 
 
 def describe_verdict(found: Verdict) -> list[str]:
@@ -127,12 +134,12 @@ def describe_health(health: pd.DataFrame) -> list[str]:
     return [f"Health: {check} is flagged in {where}. {CHECKS[check].meaning}" for check, where in flagged]
 
 
-def describe_verdict_map(table: pd.DataFrame) -> list[str]:
+def describe_verdict_map(table: pd.DataFrame, tolerance: float) -> list[str]:
     """Return, for each eta, how large a batch is precise enough, and whether the linear change may be trusted."""
     return [
-        f"At eta {row['eta']:g}, one batch tells err_rel, whatever that is, to within the tolerance from about "
+        f"At eta {row['eta']:g}, one batch tells err_rel, whatever that is, to within ±{tolerance:g} from about "
         f"{row['required_n']:,.0f} sequences on ({row['required_low']:,.0f} to {row['required_high']:,.0f}). May the "
-        f"linear approximation be trusted there? {str(row['linear_trusted']).capitalize()}."
+        f"linear approximation be trusted there, to within ±{tolerance:g}? {str(row['linear_trusted']).capitalize()}."
         for row in table.drop_duplicates("eta").to_dict("records")
     ]
 
@@ -155,11 +162,10 @@ def describe_plans(plans: Mapping[float, Plan], tolerance: float, probability: f
         "the approximation included"
     )
     for eta, plan in plans.items():
-        low = "no size may be enough" if plan.low is None else f"{plan.low:,}"
-        high = "no size" if plan.high is None else f"{plan.high:,}"
-        span = low if plan.low is None else f"{low} to {high}"
-        size = "from no batch size on" if plan.n is None else f"from {plan.n:,} sequences on"
-        sentences.append(f"{what}: at eta {eta:g} {size} (other runs like these might have said: {span}).")
+        size = "at no batch size" if plan.n is None else f"from {plan.n:,} sequences on"
+        high = "no size at all" if plan.high is None else f"{plan.high:,}"
+        span = "that no size is enough, too" if plan.low is None else f"{plan.low:,} to {high}"
+        sentences.append(f"{what}, at eta {eta:g} {size} (other runs like these might have said: {span}).")
     return sentences
 
 
@@ -183,23 +189,24 @@ def describe_distribution(
         if any(same_eta(eta, shown) for shown in ratio["eta"])
     ]
     sentences += [
-        f"{name}, subsets of {subset_size}: err_rel is {_per_eta(table)} (mean ± SD)."
+        f"{name}, subsets of {subset_size}: err_rel is {_per_eta(table)} (mean ± standard deviation)."
         for name, table in (("Ratio", ratio), ("Partial sum", partial_sum))
     ]
-    return sentences + (_fall(partial_sum, ratio) if len(ratio) > 1 else [])
+    one = ["Whether the spread depends on the step size, one eta cannot tell."]
+    return sentences + (_fall(partial_sum, ratio) if len(ratio) > 1 else one)
 
 
 def _clear(value: float, se: float) -> bool:
     return abs(value) > CLEAR_Z * se
 
 
-def _score_sentence(table: pd.DataFrame) -> str:
+def _score_sentence(table: pd.DataFrame, of_batch: str) -> str:
     rows = table[(table["run"] != "pooled") & ~table["score_adjusted"].astype(bool)].drop_duplicates("run")
     off = [
         f"{run} ({z:+.1f})" for run, z in zip(rows["run"], rows["score_z"].tolist(), strict=True) if abs(z) > CLEAR_Z
     ]
     if not off:
-        return f"In no run is the mean score more than {CLEAR_Z:g} standard errors from zero."
+        return f"In no run{of_batch} is the mean score more than {CLEAR_Z:g} standard errors from zero."
     return (
         f"The mean score is more than {CLEAR_Z:g} standard errors from zero in {', '.join(off)}: this points to "
         "sequences that did not come exactly from the policy that was differentiated."

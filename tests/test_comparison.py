@@ -101,3 +101,10 @@ def test_a_small_batch_behaves_like_a_piece_of_a_large_one_on_sample_data(
     # Four actual runs within 4 SD of the subsets: fails by chance with probability 3e-4.
     comparison = compare_err_rel_distributions(large_runs, small_runs, 1.6e-6, num_samples=200, estimator="ratio")
     assert actual_among_subsets(comparison)["sds_from_mean"].abs().max() < 4
+
+
+def test_a_comparison_knows_the_sizes_of_its_actual_runs(
+    large_runs: dict[str, Run], small_runs: dict[str, Run]
+) -> None:
+    found = compare_err_rel_distributions(large_runs, small_runs, 1.6e-6, sample_size=64, num_samples=5)
+    assert found.actual_sizes == (256,) * 4

@@ -34,7 +34,7 @@ def test_required_sizes_are_marked_and_labelled_and_no_size_is_said() -> None:
 
 def test_plans_without_any_size_are_drawn_too() -> None:
     [ax] = plot_required_sizes({1e-6: Plan(None, None, None, 0.9)}, goal="Required").axes
-    assert ax.texts[0].get_text() == "no size\nis enough"
+    assert ax.texts[0].get_text() == "no size is enough"
 
 
 def test_every_cell_of_the_map_says_its_answer_and_has_its_colour() -> None:
@@ -52,7 +52,10 @@ def test_the_budget_says_what_splitting_gains(large_runs: dict[str, Run]) -> Non
     table = budget_table(large_runs, 1.6e-6)
     [ax] = plot_budget(table, sequences=2048).axes
     gain = 1 - table["se_high"].iloc[-1] / table["se_high"].iloc[0]
-    assert ax.get_title() == f"2,048 sequences: splitting gains 0%, at most {gain:.0%}"
+    assert (
+        ax.get_title()
+        == f"2,048 sequences: splitting makes the standard error of the\nmean error 0% smaller, at most {gain:.0%}"
+    )
     assert [label.get_text() for label in ax.get_xticklabels()][:2] == ["1 x 2,048", "2 x 1,024"]
 
 
@@ -60,4 +63,4 @@ def test_the_budget_of_one_run_has_no_upper_end(large_runs: dict[str, Run]) -> N
     table = budget_table({"run_01": large_runs["run_01"]}, 1.6e-6)
     [ax] = plot_budget(table, sequences=2048).axes
     assert ax.get_ylim()[1] == pytest.approx(1.25 * table["se"].max())
-    assert ax.get_title().endswith("splitting gains 0%")
+    assert ax.get_title().endswith("mean error 0% smaller")

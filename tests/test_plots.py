@@ -127,3 +127,15 @@ def test_an_actual_run_without_a_standard_error_is_drawn_without_a_bar(large_run
     checked = pd.DataFrame({"run": ["run_09"], "n": [99], "err_rel": [5.0], "se": [np.nan], "pit": [1.0]})
     [ax] = plot_prediction(predicted, checked).axes
     assert ax.get_xlim()[1] > 5
+
+
+@pytest.mark.parametrize(("size", "said"), [(256, "actual runs lie within 2 SD"), (64, "have 256 sequences, not 64")])
+def test_actual_runs_of_another_size_are_not_counted_among_the_subsets(
+    large_runs: dict[str, Run], small_runs: dict[str, Run], size: int, said: str
+) -> None:
+    found = compare_err_rel_distributions(
+        large_runs, small_runs, 1.6e-6, sample_size=size, num_samples=20, estimator="ratio"
+    )
+    ax = plot_err_rel_comparison(found)
+    assert said in ax.get_title()
+    assert sum("(n = 256)" in str(line.get_label()) for line in ax.lines) == (4 if size == 64 else 0)

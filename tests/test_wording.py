@@ -105,17 +105,16 @@ def test_a_fall_of_the_spread_is_explained_only_where_it_follows_eta(
     large_runs: dict[str, Run], sds: list[float], explained: bool
 ) -> None:
     sentences = describe_distribution(summary(sds), summary([0.5, 0.5]), large_runs, 64)
-    assert (
-        sentences[2]
-        == "Ratio, subsets of 64: err_rel is +0.10 ± 0.50 at eta 1.6e-06, +0.20 ± 0.50 at eta 3.2e-06 (mean ± SD)."
-    )
+    values = "err_rel is +0.10 ± 0.50 at eta 1.6e-06, +0.20 ± 0.50 at eta 3.2e-06"
+    assert sentences[2] == f"Ratio, subsets of 64: {values} (mean ± standard deviation)."
     assert f"the SD of the partial sum falls {sds[0] / sds[1]:.2f} times, that of the ratio 1.00 times." in sentences[4]
     assert ("does not come from the step" in sentences[4]) == explained
 
 
 def test_one_eta_has_no_fall_to_tell(large_runs: dict[str, Run]) -> None:
     sentences = describe_distribution(summary([1.0, 0.5])[:1], summary([0.5, 0.5])[:1], large_runs, 64)
-    assert len(sentences) == 3
+    assert len(sentences) == 4
+    assert sentences[-1] == "Whether the spread depends on the step size, one eta cannot tell."
 
 
 def parts(first: list[float], second: list[float], z: float = 0.0) -> pd.DataFrame:
@@ -186,9 +185,9 @@ def test_plans_say_their_size_and_where_none_is_enough() -> None:
     texts = describe_plans(plans, 0.5, 0.9)
     assert texts[0].startswith("With probability 90% a fresh run's err_rel lies within ±0.5 of zero, the error of the ")
     assert "at eta 1e-06 from 100 sequences on (other runs like these might have said: 80 to 130)" in texts[0]
-    assert "at eta 2e-06 from no batch size on (other runs like these might have said: 900 to no size)" in texts[1]
+    assert "at eta 2e-06 at no batch size (other runs like these might have said: 900 to no size at all)" in texts[1]
     assert (
-        "at eta 4e-06 from no batch size on (other runs like these might have said: no size may be enough)" in texts[2]
+        "at eta 4e-06 at no batch size (other runs like these might have said: that no size is enough, too)" in texts[2]
     )
 
 
@@ -211,9 +210,9 @@ def test_the_map_is_told_by_eta() -> None:
             "required_high": [12630.0] * 6,
         }
     )
-    one, other = describe_verdict_map(table)
-    assert "to within the tolerance from about 752 sequences on (448 to 12,630)" in one
-    assert one.endswith("trusted there? Yes.")
+    one, other = describe_verdict_map(table, 0.5)
+    assert "to within ±0.5 from about 752 sequences on (448 to 12,630)" in one
+    assert one.endswith("trusted there, to within ±0.5? Yes.")
     assert "about 2,000 sequences" in other
     assert other.endswith("Cannot tell.")
 
