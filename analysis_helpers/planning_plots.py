@@ -39,14 +39,13 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     """
     figure, (left, right) = panels(2)
     left.fill_between(table["n"], table["se_low"], table["se_high"], color=COLOURS["ratio"], alpha=0.25, linewidth=0)
-    left.plot(table["n"], table["se"], color=COLOURS["ratio"], label="standard error, with its 90% interval")
+    left.plot(table["n"], table["se"], color=COLOURS["ratio"], label="sampling alone, with its 90% interval")
     log_error_axis(left)
-    left.set_ylabel(f"standard error {TRUE_CHANGES}")
+    left.set_ylabel(f"standard error\n{TRUE_CHANGES}")
     first, last = table.iloc[0], table.iloc[-1]
     finding(
         left,
-        f"eta {eta:g}, sampling alone: ±{first['se']:.2g} with {first['n']:,.0f} sequences, "
-        f"±{last['se']:.2g} with {last['n']:,.0f}",
+        f"eta {eta:g}: ±{first['se']:.2g} with {first['n']:,.0f} sequences, ±{last['se']:.2g} with {last['n']:,.0f}",
     )
     right.fill_between(
         table["n"],
@@ -59,7 +58,7 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     )
     tolerance_band(right, tolerance, upright=False)
     right.axhline(0, color=COLOURS["guide"], linewidth=0.8)
-    right.set_ylabel(f"err_rel {TRUE_CHANGES}")
+    right.set_ylabel(f"err_rel\n{TRUE_CHANGES}")
     # So that the tolerance is seen, and the end of the band, which the title tells.
     farthest, end = (float(part[["low", "high"]].abs().to_numpy().max()) for part in (table, table.iloc[-1:]))
     reach = max(min(farthest, 4 * tolerance), end)
@@ -160,7 +159,7 @@ def plot_budget(table: pd.DataFrame, *, sequences: int) -> Figure:
     ax.set_xticks(table["runs"], [f"{k} x {n:,}" for k, n in zip(table["runs"], table["sequences_each"], strict=True)])
     ax.set_ylim(0, 1.25 * float(np.nanmax(table["se_high"].where(np.isfinite(table["se_high"]), table["se"]))))
     ax.set_xlabel("runs x sequences of each")
-    ax.set_ylabel(f"standard error {TRUE_CHANGES}")
+    ax.set_ylabel(f"standard error\n{TRUE_CHANGES}")
     gain, most = (1 - float(table[name].iloc[-1]) / float(table[name].iloc[0]) for name in ("se", "se_high"))
     at_most = f", at most {most:.0%}" if np.isfinite(most) else ""
     finding(

@@ -213,7 +213,7 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     ax.axvline(n, color=COLOURS["guide"], linestyle=":", linewidth=1.2, label=f"n = {n}")
     log_size_axis(ax)
     log_error_axis(ax)
-    ax.set_ylabel(f"SD of err_rel {TRUE_CHANGES}")
+    ax.set_ylabel(f"SD of err_rel\n{TRUE_CHANGES}")
     error = table.set_index("n")["fresh"].get(n)
     known = "" if error is None else f"One fresh batch of {n:,} is off by ±{error:.2f}; "
     finding(ax, f"{known}four times the batch halves it")

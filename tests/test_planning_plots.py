@@ -18,7 +18,7 @@ def test_the_error_is_drawn_from_sampling_alone_and_in_all(large_runs: dict[str,
     [band] = [patch for patch in right.patches if patch.get_label() == "tolerance ±0.5"]
     assert (band.get_extents().transformed(right.transData.inverted()).intervaly).tolist() == pytest.approx([-0.5, 0.5])
     low, high = table["se"].iloc[[-1, 0]]
-    assert left.get_title() == f"eta 1.6e-06, sampling alone: ±{high:.2g} with 64 sequences, ±{low:.2g} with 1,024"
+    assert left.get_title() == f"eta 1.6e-06: ±{high:.2g} with 64 sequences, ±{low:.2g} with 1,024"
     assert f"with 1,024 sequences still {table['low'].iloc[-1]:+.2f}" in right.get_title()
 
 
