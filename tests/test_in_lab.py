@@ -51,11 +51,7 @@ def test_a_notebook_runs_through_in_lab_and_shows_its_figures(page: Any, lab: st
     cells = run_all(page, lab, name)
     assert [cell["count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert not [kind for cell in cells for kind in cell["kinds"] if kind == "error"]
-    stored = json.loads((REPOSITORY / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
-    figures = sum(
-        "image/png" in output.get("data", {}) for cell in stored["cells"] for output in cell.get("outputs", [])
-    )
-    page.wait_for_function(f"({FIGURES})() === {figures}")
+    page.wait_for_function(f"({FIGURES})() === {stored_figures(name)}")
     assert complaints == []
 
 
@@ -79,4 +75,20 @@ def test_moving_a_slider_changes_numbers_and_figure(page: Any, lab: str) -> None
         arg=before[0],
     )
     assert numbers.inner_text() != before[1]
-    assert page.locator(".entropy-explorer").get_by_text("Is a batch of 64 enough").count() == 1
+    assert page.locator(".entropy-explorer").get_by_text("Is a batch of 64 enough").count() == 2
+
+
+@pytest.mark.parametrize("width", [390, 900, 1440])
+def test_controls_and_figure_fit_into_the_window(page: Any, lab: str, width: int) -> None:
+    run_all(page, lab, "06_explore")
+    page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+    page.set_viewport_size({"width": width, "height": 1000})
+    explorer = page.locator(".entropy-explorer")
+    explorer.locator("img").scroll_into_view_if_needed()
+    page.wait_for_timeout(500)  # until Lab has settled into the new width
+    room, margin = explorer.bounding_box(), 4
+    for part in (".widget-dropdown", ".widget-slider", "img"):
+        for k in range(explorer.locator(part).count()):
+            box = explorer.locator(part).nth(k).bounding_box()
+            assert box["x"] >= room["x"] - margin
+            assert box["x"] + box["width"] <= room["x"] + room["width"] + margin, part
