@@ -134,7 +134,7 @@ def plot_verdict_map(table: pd.DataFrame) -> Figure:
         ax.set_xlim(-0.5, len(sizes) - 0.5)
         ax.set_ylim(-0.5, len(etas) - 0.5)
         ax.set_xlabel("sequences n")
-        finding(ax, f"{question}\n{_counted(table[column])}")
+        finding(ax, f"{question}\n{_told(table, column)}")
     axes[0].set_ylabel("step size eta")
     return figure
 
@@ -175,6 +175,14 @@ def _required(plans: Mapping[float, Plan]) -> str:
     return ", ".join(f"{size} at eta {eta:g}" for eta, size in sizes.items())
 
 
-def _counted(answers: pd.Series[str]) -> str:
-    counts = answers.value_counts()
-    return ", ".join(f"{answer} in {counts[answer]} of {len(answers)}" for answer in ANSWER_COLOURS if answer in counts)
+def _told(table: pd.DataFrame, column: str) -> str:
+    """Return the answers in words: from which size on a batch is enough, or what is said at which eta."""
+    rows = table.drop_duplicates("eta")
+    if column == "enough":
+        sizes = sorted(rows["required_n"].unique())
+        span = " to ".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1])))
+        return f"from about {span} sequences on"
+    answers = rows[column].unique()
+    if len(answers) == 1:
+        return f"{answers[0]}, at every eta"
+    return ", ".join(f"{row[column]} at {row['eta']:g}" for row in rows.to_dict("records"))

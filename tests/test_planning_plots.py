@@ -38,10 +38,11 @@ def test_plans_without_any_size_are_drawn_too() -> None:
 
 
 def test_every_cell_of_the_map_says_its_answer_and_has_its_colour() -> None:
-    table = pd.DataFrame(
-        {"eta": [1e-6, 1e-6], "n": [64, 256], "enough": ["no", "cannot tell"], "linear_trusted": ["yes", "yes"]}
-    )
+    answers = {"enough": ["no", "cannot tell"], "linear_trusted": ["yes", "yes"]}
+    table = pd.DataFrame({"eta": [1e-6, 1e-6], "n": [64, 256], **answers, "required_n": 1234})
     left, right = plot_verdict_map(table).axes
+    assert left.get_title().endswith("\nfrom about 1,234 sequences on")
+    assert right.get_title().endswith("\nyes, at every eta")
     assert [text.get_text() for text in left.texts] == ["no", "cannot\ntell"]
     assert [text.get_text() for text in right.texts] == ["yes", "yes"]
     colours = [tuple(np.asarray(cell.get_facecolor())[0]) for cell in left.collections]
@@ -64,3 +65,12 @@ def test_the_budget_of_one_run_has_no_upper_end(large_runs: dict[str, Run]) -> N
     [ax] = plot_budget(table, sequences=2048).axes
     assert ax.get_ylim()[1] == pytest.approx(1.25 * table["se"].max())
     assert ax.get_title().endswith("mean error 0% smaller")
+
+
+def test_the_map_tells_etas_apart_where_their_answers_differ() -> None:
+    table = pd.DataFrame(
+        {"eta": [1e-6, 2e-6], "n": 64, "enough": "no", "linear_trusted": ["yes", "no"], "required_n": [500, 700]}
+    )
+    left, right = plot_verdict_map(table).axes
+    assert left.get_title().endswith("\nfrom about 500 to 700 sequences on")
+    assert right.get_title().endswith("\nyes at 1e-06, no at 2e-06")
