@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .answers import QUESTIONS
+from .answers import QUESTIONS, UNSURE
 from .planning import Plan
 from .plot_style import (
     ANSWER_COLOURS,
@@ -178,7 +178,7 @@ def _required(plans: Mapping[float, Plan]) -> str:
 def _told(table: pd.DataFrame, column: str) -> str:
     """Return the answers in words: from which size on a batch is enough, or what is said at which eta."""
     rows = table.drop_duplicates("eta")
-    if column == "enough":
+    if column == "enough" and set(table[column]) != {UNSURE}:
         sizes = sorted(rows["required_n"].unique())
         span = " to ".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1])))
         return f"from about {span} sequences on"

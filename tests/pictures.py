@@ -37,7 +37,7 @@ def _of_a_report(browser: Any, out: Path) -> None:
     command = [sys.executable, "-m", "analysis_helpers", "report", "--out", str(out)]
     subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     shutil.copy(out / "figures" / "02_batch_size_comparison-2.png", FIGURES / "comparison.png")
-    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page = browser.new_page(viewport={"width": 1100, "height": 1180})
     page.goto((out / "index.html").as_uri())
     page.screenshot(path=FIGURES / "report.png")
 

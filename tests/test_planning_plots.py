@@ -74,3 +74,5 @@ def test_the_map_tells_etas_apart_where_their_answers_differ() -> None:
     left, right = plot_verdict_map(table).axes
     assert left.get_title().endswith("\nfrom about 500 to 700 sequences on")
     assert right.get_title().endswith("\nyes at 1e-06, no at 2e-06")
+    unsound = plot_verdict_map(table.assign(enough="cannot tell")).axes[0]
+    assert unsound.get_title().endswith("\ncannot tell, at every eta")
