@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from analysis_helpers.__main__ import main
 from analysis_helpers.results_json import encode_run
 from tests.building import random_run
 from tests.conftest import REPOSITORY
+from tests.sweeping import write_notebook
 
 
 def call(*arguments: object) -> Result:
@@ -135,10 +137,15 @@ def test_pages_load_nothing_from_a_network(report: Path) -> None:
 
 
 def test_a_report_whose_notebooks_fail_says_so_on_the_page_and_exits_with_1(tmp_path: Path) -> None:
-    result = call("report", "--data-root", tmp_path, "--out", tmp_path / "out")
+    folder = tmp_path / "notebooks"
+    write_notebook(folder / "03_fine.ipynb")
+    for name in ("01_load_runs", "02_batch_size_comparison"):
+        shutil.copy(REPOSITORY / "notebooks" / f"{name}.ipynb", folder)
+    result = call("report", "--notebooks", folder, "--data-root", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 1
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert page.count("This notebook stopped:") == 6
+    assert page.count("This notebook stopped:") == 2
     assert (
         f"ParameterError: large_batch must be a batch folder in {tmp_path} (there: none), got &#39;E_2048&#39;" in page
     )
+    assert 'href="03_fine.html"' in page
