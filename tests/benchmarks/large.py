@@ -40,7 +40,7 @@ SIZES = (2_048, 16_384, 262_144)
 SUBSETS = 2_000
 SHARE = 64  # a subset holds one sequence in so many: 4,096 of 262,144
 MOST_MEMORY, MOST_GROWTH = 0.6, 1.1
-ROUNDS = 3
+ROUNDS = 7
 
 
 @dataclass(frozen=True)
