@@ -174,7 +174,7 @@ class Exploration:
             choice,
             eta=_nearest(choice.eta, self.etas(batch)),
             subset_size=int(_nearest(choice.subset_size, self.sizes(batch))),
-            estimator=choice.estimator if choice.estimator in self.estimators(batch) else self.estimators(batch)[-1],
+            estimator=choice.estimator if choice.estimator in self.estimators(batch) else "ratio",
         )
 
     def closed_form(self, choice: Choice) -> ClosedForm:

@@ -28,8 +28,13 @@ FALLBACK = "<em>Here stand the controls, in JupyterLab, once this cell is run.</
 """Shown instead of the controls where a notebook is read without a kernel."""
 
 # Beside the controls where there is room, else below them; never larger than it was drawn.
-_FIGURE = {"flex": "1 1 0", "max_width": "858px", "height": "auto", "align_self": "flex-start"}
-_FIGURE["min_width"] = "min(34rem, 100%)"
+_FIGURE = {
+    "flex": "1 1 0",
+    "min_width": "min(34rem, 100%)",
+    "max_width": "858px",
+    "height": "auto",
+    "align_self": "flex-start",
+}
 _CONTROL = {"width": "100%", "max_width": "19rem"}
 _DRAWS = (200, 500, 1000, 2000, 5000)
 _TOLERANCES = (0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)
@@ -116,7 +121,9 @@ class Explorer:
         offered: dict[str, Sequence[tuple[str, object]]] = {
             "eta": _named(sorted({*exploration.etas(batch), choice.eta})),
             "subset_size": _named(sorted({*exploration.sizes(batch), choice.subset_size})),
-            "estimator": [(ESTIMATOR_LABELS.get(name, name), name) for name in exploration.estimators(batch)],
+            "estimator": [
+                (ESTIMATOR_LABELS[name], name) for name in exploration.estimators(batch) if name in ESTIMATOR_LABELS
+            ],
             "num_samples": _named(sorted({*_DRAWS, choice.num_samples})),
             "tolerance": _named(sorted({*_TOLERANCES, choice.tolerance})),
         }

@@ -84,12 +84,13 @@ def plot_required_sizes(plans: Mapping[float, Plan], *, goal: str) -> Figure:
     figure, (ax,) = panels(1, width=1.2)
     sizes = [size for plan in plans.values() for size in (plan.n, plan.low, plan.high) if size is not None]
     top = 4 * max(sizes, default=4096)
-    unbounded = [place for place, plan in enumerate(plans.values()) if plan.low and plan.high is None]
+    unbounded = [place for place, plan in enumerate(plans.values()) if (plan.low or plan.n) and plan.high is None]
     for place, plan in enumerate(plans.values()):
-        if plan.low is None:
+        least = plan.low or plan.n
+        if least is None:
             ax.annotate("no size is enough", (place, top), ha="center", fontsize=8)
             continue
-        low, high = plan.low, plan.high or top
+        low, high = least, plan.high or top
         others = None if ax.lines else "what other pilots of this size would say"
         ax.plot([place, place], [low, high], color=COLOURS["ratio"], linewidth=1.4, label=others)
         if plan.high is None:

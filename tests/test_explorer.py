@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("ipywidgets", reason="the extra 'lab' is not installed")
 
+from analysis_helpers.estimators import ESTIMATORS
 from analysis_helpers.exploration import Choice, Exploration
 from analysis_helpers.explorer import FALLBACK, Explorer
 
@@ -144,3 +145,9 @@ def test_a_run_that_is_left_out_is_told_however_often_controls_move(tmp_path: Pa
     for size in (64, 128, 64):
         explorer.controls["subset_size"].value = size
         assert shown(explorer).count("<b>Note:</b> skipped run_05") == 1
+
+
+def test_an_estimator_that_no_figure_knows_is_not_on_offer(sample_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ESTIMATORS, "other", replace(ESTIMATORS["ratio"], name="other"))
+    offered = Explorer(Exploration(sample_root), START).controls["estimator"].options
+    assert [name for _, name in offered] == ["partial_sum", "ratio", "matched"]

@@ -76,3 +76,8 @@ def test_the_map_tells_etas_apart_where_their_answers_differ() -> None:
     assert right.get_title().endswith("\nyes at 1e-06, no at 2e-06")
     unsound = plot_verdict_map(table.assign(enough="cannot tell")).axes[0]
     assert unsound.get_title().endswith("\ncannot tell, at every eta")
+
+
+def test_a_size_is_drawn_even_where_most_other_pilots_would_find_none() -> None:
+    [ax] = plot_required_sizes({1e-6: Plan(100, None, None, 0.9)}, goal="Required").axes
+    assert [text.get_text() for text in ax.texts] == ["n = 100"]
