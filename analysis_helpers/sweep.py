@@ -257,9 +257,14 @@ def _notebook_digest(path: Path) -> str:
 
 @cache
 def _package_digest() -> str:
+    return _folder_digest(Path(__file__).parent)
+
+
+def _folder_digest(folder: Path) -> str:
+    """Return the digest of all modules below a folder, their paths included."""
     digest = hashlib.sha256()
-    for module in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(module.read_bytes())
+    for module in sorted(folder.rglob("*.py")):
+        digest.update(module.relative_to(folder).as_posix().encode() + module.read_bytes())
     return digest.hexdigest()
 
 

@@ -248,8 +248,3 @@ def test_public_functions_have_a_doctest() -> None:
         thing = getattr(analysis_helpers, name)
         if inspect.isfunction(thing):
             assert ">>>" in (thing.__doc__ or ""), name
-
-
-@pytest.mark.parametrize("name", ORDER)
-def test_modules_stay_small_enough_to_read(name: str) -> None:
-    assert len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 350

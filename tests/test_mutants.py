@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import tomllib
+
+from tests.conftest import REPOSITORY
 from tests.mutants.__main__ import counts, statuses
 
 RESULTS = """
@@ -14,3 +17,10 @@ def test_what_is_killed_or_does_not_end_is_noticed_and_what_no_test_reaches_is_n
     found = statuses(RESULTS)
     assert list(found.values()) == ["killed", "survived", "timeout", "no tests"]
     assert counts(found) == {"runs": (2, 3), "inference": (0, 1), "all": (2, 4)}
+
+
+def test_what_is_mutated_and_what_is_run_exists() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    tests = [name for name in settings["pytest_add_cli_args_test_selection"] if name.startswith("tests/")]
+    assert len(tests) > 3
+    assert [name for name in (*settings["only_mutate"], *tests) if not (REPOSITORY / name).is_file()] == []

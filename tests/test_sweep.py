@@ -18,7 +18,7 @@ from analysis_helpers import __version__
 from analysis_helpers.__main__ import main
 from analysis_helpers.engines import Job
 from analysis_helpers.execute import Execution
-from analysis_helpers.sweep import STAMP, Outcome, plan_sweep, run_sweep
+from analysis_helpers.sweep import STAMP, Outcome, _folder_digest, plan_sweep, run_sweep
 from tests.conftest import REPOSITORY
 from tests.sweeping import BODY, command, write_notebook
 
@@ -354,3 +354,12 @@ def test_an_interrupted_sweep_stops_its_kernels_and_can_be_resumed(
     resumed = start(out, folder, "-p", "seconds", "1.0")
     assert resumed.communicate(timeout=300)[1]
     assert resumed.returncode == 0
+
+
+def test_the_digest_of_the_package_follows_nested_modules(tmp_path: Path) -> None:
+    nested = tmp_path / "part" / "module.py"
+    nested.parent.mkdir()
+    nested.write_text("a = 1\n", encoding="utf-8")
+    before = _folder_digest(tmp_path)
+    nested.write_text("a = 2\n", encoding="utf-8")
+    assert _folder_digest(tmp_path) != before

@@ -1,0 +1,207 @@
+"""What must not change while code moves: fingerprints of results, and of the data that figures plot.
+
+``python -m tests.pinned`` stores them anew; do so only in a commit that says which number changed and why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+import analysis_helpers as ah
+from analysis_helpers import known_truth_plots, planning_plots, plots, run_plots
+from analysis_helpers.calibration import read_calibration
+from analysis_helpers.decomposition import decomposition_table
+from analysis_helpers.exploration import Choice, Exploration
+from analysis_helpers.exploration_plots import plot_exploration
+from analysis_helpers.inference import sizes_around, spread_by_size, subset_moments
+from analysis_helpers.integrity import sound_batches
+from analysis_helpers.known_truth import estimate_calibration, interval_coverage, plan_hits, verdict_rates
+from analysis_helpers.partial_sum import explain_partial_sum
+from analysis_helpers.planning import Goal, budget_table, error_by_size, plan_sizes, plans_table
+from analysis_helpers.run_tables import contribution_table, contribution_tails, run_totals
+from analysis_helpers.verdict import verdict_map
+
+PLACE = Path(__file__).parent
+REPOSITORY = PLACE.parent.parent
+ETAS = (1.6e-6, 3.2e-6)
+KEEP_TO: dict[str, Any] = {"tolerance": 0.25, "probability": 0.9}
+
+
+def sample_root() -> Path:
+    return REPOSITORY / "data_samples"
+
+
+def fingerprint(value: Any) -> Any:
+    """Return numbers as they are, long columns as count, sum, sum of magnitudes and a weighted sum."""
+    if isinstance(value, pd.DataFrame):
+        return {str(name): fingerprint(value[name].tolist()) for name in value.columns}
+    if is_dataclass(value):
+        return {f.name: fingerprint(getattr(value, f.name)) for f in fields(value) if f.name not in ("runs", "source")}
+    if isinstance(value, dict):
+        return {str(key): fingerprint(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return _sequence(list(np.asarray(value, dtype=object).ravel()))
+    if isinstance(value, bool | np.bool_ | str | None):
+        return None if value is None else str(value)
+    return None if value is pd.NA else float(value)
+
+
+def _sequence(values: list[Any]) -> Any:
+    plain = [fingerprint(value) for value in values]
+    if len(plain) <= 12 or not all(isinstance(value, float) for value in plain):
+        return plain[:12]
+    numbers = np.array(plain)
+    finite = np.where(np.isfinite(numbers), numbers, 0.0)
+    return [
+        float(len(numbers)),
+        float(finite.sum()),
+        float(np.abs(finite).sum()),
+        float(finite @ np.linspace(0, 1, len(finite))),
+    ]
+
+
+def plotted(figure: Figure) -> list[Any]:
+    """Return the data that a figure draws: lines, bars, areas, histograms, panel by panel."""
+    found = []
+    for ax in figure.axes:
+        found.append([fingerprint(np.asarray(line.get_xydata())) for line in ax.lines])
+        found.append([fingerprint(np.concatenate([p.vertices for p in c.get_paths()])) for c in ax.collections])
+        found.append([fingerprint(patch.get_path().vertices) for patch in ax.patches])
+    plt.close(figure)
+    return found
+
+
+def results(root: Path) -> dict[str, Any]:
+    """Return the public results on the runs below a data root."""
+    return {name: fingerprint(value) for name, value in _results(root)}
+
+
+def _results(root: Path) -> Iterator[tuple[str, Any]]:
+    large, small = ah.load_runs(root / "E_2048"), ah.load_runs(root / "E_256")
+    references = ah.reference_true_totals(large)
+    yield "inventory", ah.inventory(root)
+    yield "health", ah.run_health(large).drop(columns="meaning")
+    yield "totals", run_totals({"E_2048": large, "E_256": small})
+    yield "references", references
+    yield "decomposition", decomposition_table(large, ETAS)
+    yield "published", ah.sample_err_rel_across_runs(large, ETAS, samples_per_eta=500, seed=42)
+    yield "explained", explain_partial_sum(large, list(ETAS), 256)
+    yield "sizes", spread_by_size(large, ETAS[0], sizes_around(256, 2048), num_samples=100)
+    for eta in ETAS:
+        yield f"contributions {eta}", [ah.per_sequence_contributions(run, eta) for run in large.values()]
+        yield f"tails {eta}", contribution_tails(contribution_table(large, eta))
+        for estimator in ("partial_sum", "ratio", "matched"):
+            named = f"{estimator} {eta}"
+            chosen: Any = {"estimator": estimator}
+            for sampler in ("sequential", "disjoint"):
+                draws = ah.simulate_err_rel_across_runs(large, [eta], num_samples=50, sampler=sampler, **chosen)
+                yield f"draws {sampler} {named}", draws
+            actual = ah.collect_err_rel_across_runs(small, eta, references[eta], **chosen)
+            yield f"actual {named}", actual
+            compared = ah.compare_err_rel_distributions(large, small, eta, num_samples=50, **chosen)
+            yield f"comparison {named}", compared.summary
+            errors = [
+                ah.err_rel_standard_error(run, eta, 256, population="run", reference=references[eta], **chosen)
+                for run in large.values()
+            ]
+            yield f"standard errors {named}", errors
+            yield f"moments {named}", subset_moments(large, [eta], 256, **chosen)
+            if estimator != "partial_sum":
+                required = [ah.required_batch_size(large, eta, tolerance=t, **chosen) for t in (0.25, 0.5, 1.0, 2.0)]
+                yield f"required {named}", [*required, ah.required_batch_size(large, eta, target_sd=0.25, **chosen)]
+        predicted = ah.predict_err_rel(large, eta, 256)
+        yield f"prediction {eta}", [predicted.mean, predicted.sd, predicted.tau, *predicted.interval(0.9)]
+        yield f"check {eta}", ah.check_prediction(large, small, eta)
+        found = ah.verdict(large, eta, 256, small_runs=small)
+        yield f"verdict {eta}", [found.enough, found.linear_trusted, *found.numbers.values()]
+        yield f"errors {eta}", error_by_size(large, eta, [64, 256, 2048], tolerance=0.25)
+        yield f"budget {eta}", budget_table(large, eta)
+    yield "plans", plans_table(plan_sizes(large, ETAS, Goal(tolerance=1.0)))
+    yield "trusted", [ah.trusted_eta(large, tolerance=t) for t in (0.25, 1.0, 4.0)]
+
+
+def known_truth() -> dict[str, Any]:
+    """Return what synthetic runs and their validation say."""
+    runs = ah.synthetic_runs(2, 256, seed=3)
+    return {
+        "runs": [fingerprint(run) for run in runs.values()],
+        "off policy": [fingerprint(run) for run in ah.synthetic_runs(1, 64, sampling_temperature=0.98).values()],
+        "estimates": fingerprint(estimate_calibration([64], count=20)),
+        "coverage": fingerprint(interval_coverage([0.0, 0.3], count=20)),
+        "plans": fingerprint(plan_hits([Goal(target_sd=0.25), Goal(tolerance=0.8)], count=5)),
+        "verdicts": fingerprint(verdict_rates([0.0, 0.5], [64, 512], tau=0.2, count=10)),
+        "stored": {name: fingerprint(table) for name, table in read_calibration().tables.items()},
+    }
+
+
+def figures(root: Path) -> dict[str, Any]:
+    """Return the data that every figure plots."""
+    return {name: plotted(figure) for name, figure in _figures(root)}
+
+
+def _figures(root: Path) -> Iterator[tuple[str, Any]]:
+    batches = sound_batches(root)
+    large, small = batches["E_2048"], batches["E_256"]
+    compared = [
+        ah.compare_err_rel_distributions(large, small, ETAS[0], num_samples=50, estimator=estimator)
+        for estimator in ("partial_sum", "ratio")
+    ]
+    yield "comparisons", plots.plot_err_rel_comparisons(compared)
+    moments = subset_moments(large, ETAS, 256)
+    draws = ah.sample_err_rel_across_runs(large, ETAS, estimator="ratio", samples_per_eta=50)
+    yield "histograms", plots.plot_err_rel_histograms(draws, ETAS, estimator="ratio", moments=moments)
+    checked = ah.check_prediction(large, small, ETAS[0])
+    yield "prediction", plots.plot_prediction(ah.predict_err_rel(large, ETAS[0], 256), checked)
+    spread = spread_by_size(large, ETAS[0], [64, 256, 2048], num_samples=50)
+    yield "spread", plots.plot_spread_by_size(spread, 256)
+    yield "totals", run_plots.plot_totals(run_totals(batches))
+    yield "tails", run_plots.plot_contribution_tails(contribution_table(large, ETAS[0]))
+    yield "parts", run_plots.plot_decomposition(decomposition_table(large, ETAS))
+    errors = error_by_size(large, ETAS[0], [64, 256, 2048], **KEEP_TO)
+    yield "errors", planning_plots.plot_error_by_size(errors, eta=ETAS[0], **KEEP_TO)
+    plans = plan_sizes(large, ETAS, Goal(tolerance=0.5))
+    yield "required", planning_plots.plot_required_sizes(plans, goal="")
+    yield "map", planning_plots.plot_verdict_map(verdict_map(large, ETAS, [64, 4096], **KEEP_TO))
+    yield "budget", planning_plots.plot_budget(budget_table(large, ETAS[0]), sequences=2048)
+    exploration = Exploration(root)
+    choice = Choice("E_2048", "E_256", ETAS[0], 256, num_samples=50)
+    yield "exploration", plot_exploration(exploration.closed_form(choice), exploration.draws(choice))
+    yield "estimates", known_truth_plots.plot_estimate_calibration(estimate_calibration([64], count=10))
+    yield "coverage", known_truth_plots.plot_interval_coverage(interval_coverage([0.0], count=10))
+    stored = read_calibration().tables
+    yield "calibration", known_truth_plots.plot_calibration(stored["coverage"], stored["pit"])
+    yield "rates", known_truth_plots.plot_verdict_rates(stored["verdicts"], "linear_trusted", "")
+
+
+def notebooks() -> dict[str, Any]:
+    """Return the parameters and rows that each stored notebook collects."""
+    found = {}
+    for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                if result := output.get("data", {}).get("application/vnd.analysis.result+json"):
+                    found[path.stem] = {"parameters": result["parameters"], "rows": result["rows"]}
+    return found
+
+
+SOURCES: dict[str, Callable[[], dict[str, Any]]] = {
+    "sample": lambda: results(sample_root()),
+    "real": lambda: results(Path(os.environ["RESEARCH_RUNS"])),
+    "known_truth": known_truth,
+    "figures": lambda: figures(sample_root()),
+    "notebooks": notebooks,
+}
+
+
+def stored(name: str) -> Any:
+    return json.loads((PLACE / f"{name}.json").read_text(encoding="utf-8"))
