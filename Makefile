@@ -62,7 +62,10 @@ lab: $(READY) ## Open JupyterLab on the notebooks, at the one to start with
 	$(RUN) -m jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb
 
 notebooks: $(READY) ## Run the notebooks in place and store their outputs
-	$(RUN) -m analysis_helpers refresh
+	$(RUN) -m jupyter nbconvert --to notebook --inplace --execute --ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" \
+		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{('kernelspec',), ('language_info', 'name')}" \
+		notebooks/*.ipynb
 
 pictures: $(READY) ## Make the pictures of the README anew (needs Chromium)
 	$(RUN) -m tests.pictures
@@ -71,7 +74,7 @@ samples: $(READY) ## Make data_samples anew
 	$(RUN) -m analysis_helpers simulate data_samples
 
 calibration: $(READY) ## Hold the suite against known truth over 10,000 batches (minutes)
-	$(RUN) -m analysis_helpers calibrate
+	$(RUN) -m tests.calibration
 
 constraints: ## Pin the newest versions that fit, in constraints.txt
 	rm -rf $(VENV)

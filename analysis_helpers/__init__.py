@@ -7,29 +7,47 @@ imports NumPy, pandas and little else: plots, notebooks and their execution are 
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from .checks import RunError
-from .comparison import Comparison, compare_err_rel_distributions
-from .decomposition import decompose_err_rel
+from ._checks import RunError
 from .err_rel import (
+    Comparison,
     aggregate_err_rel,
     collect_err_rel_across_runs,
+    compare_err_rel_distributions,
+    explain_partial_sum,
+    reference_true_totals,
     sample_err_rel_across_runs,
     simulate_err_rel,
     simulate_err_rel_across_runs,
     summarize_err_rel_distribution,
 )
 from .estimators import per_sequence_contributions
-from .health import run_health
-from .inference import err_rel_standard_error
-from .planning import required_batch_size
-from .pooling import reference_true_totals
-from .prediction import Prediction, predict_err_rel
-from .prediction_check import check_prediction
-from .run_files import load_runs, write_run
-from .run_tables import inventory
-from .runs import Run
+from .inference import (
+    Prediction,
+    Verdict,
+    budget_table,
+    check_prediction,
+    contribution_table,
+    contribution_tails,
+    decompose_err_rel,
+    decomposition_table,
+    err_rel_standard_error,
+    error_by_size,
+    health_of_batches,
+    health_overview,
+    plan_batch_sizes,
+    predict_err_rel,
+    required_batch_size,
+    run_health,
+    run_totals,
+    spread_by_size,
+    subset_moments,
+    trusted_eta,
+    verdict,
+    verdict_map,
+    verdict_table,
+)
+from .runs import Run, inventory, load_runs, read_run, sound_batches, sound_runs, write_run
 from .synthetic import synthetic_runs, write_sample_data
-from .verdict import Verdict, trusted_eta, verdict
 
 if TYPE_CHECKING:
     from .plots import plot_err_rel_comparison, plot_err_rel_histograms
@@ -46,27 +64,44 @@ __all__ = [
     "RunError",
     "Verdict",
     "aggregate_err_rel",
+    "budget_table",
     "check_prediction",
     "collect_err_rel_across_runs",
     "compare_err_rel_distributions",
+    "contribution_table",
+    "contribution_tails",
     "decompose_err_rel",
+    "decomposition_table",
     "err_rel_standard_error",
+    "error_by_size",
+    "explain_partial_sum",
+    "health_of_batches",
+    "health_overview",
     "inventory",
     "load_runs",
     "per_sequence_contributions",
+    "plan_batch_sizes",
     "plot_err_rel_comparison",
     "plot_err_rel_histograms",
     "predict_err_rel",
+    "read_run",
     "reference_true_totals",
     "required_batch_size",
     "run_health",
+    "run_totals",
     "sample_err_rel_across_runs",
     "simulate_err_rel",
     "simulate_err_rel_across_runs",
+    "sound_batches",
+    "sound_runs",
+    "spread_by_size",
+    "subset_moments",
     "summarize_err_rel_distribution",
     "synthetic_runs",
     "trusted_eta",
     "verdict",
+    "verdict_map",
+    "verdict_table",
     "write_run",
     "write_sample_data",
 ]

@@ -1,15 +1,14 @@
-"""The command line: ``python -m analysis_helpers inventory | report | sweep | simulate | calibrate | refresh``."""
+"""The command line: ``python -m analysis_helpers inventory | report | sweep | simulate``."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import click
 
 from . import RunError, __version__, inventory, write_sample_data
-from .notebook import readable
+from .report import readable
 
 
 @click.group()
@@ -29,12 +28,12 @@ def inventory_command(data_root: Path) -> None:
         table = inventory(data_root)
     except RunError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(readable(table).to_string(index=False))
+    click.echo(readable(table))
     if (table["problem"] != "").any():
         sys.exit(1)
 
 
-@main.command()
+@main.command("report")
 @click.option(
     "--data-root",
     type=click.Path(exists=True, file_okay=False, resolve_path=True),
@@ -52,7 +51,7 @@ def inventory_command(data_root: Path) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder of pages."
 )
-def report(
+def report_command(
     data_root: str | None,
     large_batch: str | None,
     small_batch: str | None,
@@ -67,8 +66,7 @@ def report(
 
     Exits with status 1 if a notebook failed; the pages then say which and why.
     """
-    from .execute import find_notebooks, run_notebooks
-    from .pages import write_report
+    from .report import find_notebooks, run_notebooks, write_report
 
     parameters = {
         "data_root": data_root,
@@ -94,7 +92,7 @@ def report(
         sys.exit(1)
 
 
-@main.command()
+@main.command("sweep")
 @click.option("--data-root", type=click.Path(exists=True, file_okay=False), help="Folder of batch folders.")
 @click.option("--eta", multiple=True, help="Step size; may be repeated. Fills eta, or etas as a list of one.")
 @click.option("--subset-size", multiple=True, help="Sequences in a subset; may be repeated.")
@@ -112,7 +110,7 @@ def report(
 @click.option("--workers", type=click.IntRange(1), help="Notebooks at once [default: the number of cores].")
 @click.option("--scheduler", help="Address of a Dask scheduler, as in tcp://host:8786, to run on its workers instead.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the sweep.")
-def sweep(
+def sweep_command(
     data_root: str | None,
     eta: tuple[str, ...],
     subset_size: tuple[str, ...],
@@ -127,7 +125,7 @@ def sweep(
 
     The same command again keeps what is finished. Exits with status 1 if a notebook failed.
     """
-    from .sweep_run import run_and_report
+    from .report import run_and_report
 
     options: dict[str, list[str]] = {}
     given = [("data_root", v) for v in (data_root,) if v] + [("eta", v) for v in eta]
@@ -153,38 +151,6 @@ def simulate(root: Path) -> None:
     """Write the sample data, runs whose true answer is known, to ROOT."""
     write_sample_data(root)
     click.echo(root)
-
-
-@main.command()
-@click.option("--workers", type=click.IntRange(1), help="Processes [default: the number of cores].")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write [default: the one in the package]."
-)
-def calibrate(workers: int | None, out: Path | None) -> None:
-    """Hold estimates, intervals, plans, flags and verdicts against known truth over 10,000 batches; takes minutes.
-
-    The same numbers come out whatever the number of processes.
-    """
-    from .calibration import calibration_file, write_calibration
-
-    path = out or calibration_file()
-    write_calibration(path, workers=workers or os.cpu_count() or 1)
-    click.echo(path)
-
-
-@main.command("refresh")
-@click.option("--notebooks", type=click.Path(path_type=Path), help="Folder of notebooks.")
-def refresh_command(notebooks: Path | None) -> None:
-    """Run the notebooks in place with their defaults and store their outputs, metadata clean."""
-    from .execute import find_notebooks, refresh
-
-    try:
-        paths = find_notebooks(notebooks)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
-    for path in paths:
-        refresh(path)
-        click.echo(path)
 
 
 if __name__ == "__main__":

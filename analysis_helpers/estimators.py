@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import FloatArray, RunError, checked_choice, frozen
+from ._checks import FloatArray, RunError, checked_choice, frozen
 from .runs import FIELDS_BEHIND, Run, ScoreTerms
 
 Array = NDArray[Any]  # float64, or complex128 while a gradient is taken

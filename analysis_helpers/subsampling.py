@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import FloatArray, checked_choice, checked_count
+from ._checks import FloatArray, checked_choice, checked_count
 
 SAMPLERS = ("sequential", "disjoint")
 

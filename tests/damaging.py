@@ -15,8 +15,8 @@ import pytest
 
 from analysis_helpers import Run, RunError
 from analysis_helpers.estimators import estimate
-from analysis_helpers.results_json import encode_run, parse_run
-from analysis_helpers.runs import ShardError
+from analysis_helpers.runs.json import encode_run, parse_run
+from analysis_helpers.runs.run import ShardError
 from tests.building import random_run
 
 SECONDS = 60.0

@@ -6,6 +6,8 @@ import ast
 import inspect
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,154 +16,137 @@ import analysis_helpers
 
 PACKAGE = Path(analysis_helpers.__file__).parent
 
-# A module imports only modules that stand above it.
+# A subpackage or module imports only what stands above it.
 ORDER = [
-    "checks",
-    "files",
+    "_checks",
     "runs",
-    "results_schema",
-    "results_text",
-    "results_json",
-    "run_files",
-    "policy",
-    "synthetic",
     "estimators",
     "subsampling",
-    "pooling",
     "err_rel",
-    "drawn_subsets",
-    "partial_sum",
-    "comparison",
     "inference",
-    "random_effects",
-    "prediction",
-    "prediction_check",
-    "planning",
-    "answers",
-    "decomposition",
-    "integrity",
-    "run_tables",
-    "health_checks",
-    "health",
-    "verdict",
-    "exploration",
-    "replicates",
-    "unhealthy",
-    "known_truth",
-    "calibration",
-    "wording",
-    "known_truth_wording",
-    "plot_style",
+    "synthetic",
     "plots",
-    "run_plots",
-    "exploration_plots",
-    "planning_plots",
-    "known_truth_plots",
-    "notebook",
-    "explorer",
-    "execute",
-    "pages",
-    "engines",
-    "sweep",
-    "sweep_tables",
-    "sweep_page",
-    "sweep_run",
+    "report",
     "__init__",
     "__main__",
 ]
-# Libraries with a place of their own; NumPy and the standard library may be used everywhere.
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+EVERYWHERE = {"numpy", "analysis_helpers"}  # notebooks' own version is read late, by its name
+NOTEBOOKS = (
+    "IPython",
+    "dask",
+    "filelock",
+    "ipywidgets",
+    "jinja2",
+    "jupyter_core",
+    "markupsafe",
+    "nbclient",
+    "nbconvert",
+    "nbformat",
+    "papermill",
+    "psutil",
+    "tqdm",
+    "traitlets",
+)
+# Libraries with a place of their own: a subpackage, or one module of it.
 PLACES = {
-    "msgspec": {"results_schema", "results_text", "results_json"},
-    "pandas": {
-        "err_rel",
-        "drawn_subsets",
-        "partial_sum",
-        "comparison",
-        "inference",
-        "prediction_check",
-        "planning",
-        "decomposition",
-        "run_tables",
-        "health",
-        "verdict",
-        "exploration",
-        "exploration_plots",
-        "unhealthy",
-        "known_truth",
-        "calibration",
-        "wording",
-        "known_truth_wording",
-        "plot_style",
-        "plots",
-        "run_plots",
-        "planning_plots",
-        "known_truth_plots",
-        "notebook",
-        "explorer",
-        "sweep_tables",
-        "sweep_page",
-    },
-    "scipy": {"random_effects", "prediction_check", "calibration"},
-    "arviz_stats": {"health_checks"},
-    "matplotlib": {"plot_style", "plots", "run_plots", "exploration_plots", "planning_plots", "known_truth_plots"},
-    "IPython": {"notebook"},
-    "ipywidgets": {"explorer"},
-    "papermill": {"execute"},
-    "nbclient": {"execute"},
-    "traitlets": {"execute"},
-    "nbformat": {"execute", "pages", "sweep", "sweep_tables"},
-    "nbconvert": {"pages"},
-    "jinja2": {"pages", "sweep_page"},
-    "dask": {"engines"},
-    "psutil": {"engines"},
-    "jupyter_core": {"engines"},
-    "filelock": {"sweep"},
-    "tqdm": {"sweep_run"},
-    "markupsafe": {"pages"},
-    "click": {"__main__"},
+    "pandas": {"runs/folders.py", "err_rel", "inference", "synthetic", "plots", "report"},
+    "msgspec": {"runs/json.py", "report"},
+    "scipy": {"inference"},
+    "arviz_stats": {"inference"},
+    "matplotlib": {"plots"},
+    "click": {"__main__.py"},
+    **{library: {"report"} for library in NOTEBOOKS},
 }
 
 
-def imports_of(name: str) -> set[str]:
-    """Return what a module imports: ``.name`` for one of ours, the top-level name for others."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            ours = {alias.name for alias in node.names} & set(ORDER)  # as in: from . import plots
-            found |= {f".{name}" for name in ([node.module] if node.module else ours or {"__init__"})}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
+def parsed(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+
+
+def own_imports(module: str) -> set[tuple[str, ...]]:
+    """Return the modules of the package that a module imports, as paths: ("err_rel",) or ("err_rel", "tables")."""
+    here = module.removesuffix(".py").split("/")[:-1]
+    found = set()
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = (*here[: len(here) - node.level + 1], *(node.module.split(".") if node.module else ()))
+            modules = {(*base, alias.name) for alias in node.names if _is_module((*base, alias.name))}
+            found |= {base} if base and (node.module or not modules) else modules or {("__init__",)}
     return found
 
 
-def test_every_module_has_its_place_in_the_order() -> None:
-    assert sorted(ORDER) == sorted(path.stem for path in PACKAGE.glob("*.py"))
+def _is_module(path: tuple[str, ...]) -> bool:
+    place = PACKAGE.joinpath(*path)
+    return place.is_dir() or place.with_suffix(".py").exists()
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_imports_run_one_way(name: str) -> None:
-    above = {f".{module}" for module in ORDER[: ORDER.index(name)]}
-    assert {module for module in imports_of(name) if module.startswith(".")} <= above
+def libraries(module: str) -> set[str]:
+    found = set()
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - EVERYWHERE
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_each_library_is_used_only_where_it_belongs(name: str) -> None:
-    others = {module for module in imports_of(name) if not module.startswith(".")} - set(sys.stdlib_module_names)
-    for module in others - {"numpy", "analysis_helpers"}:
-        assert name in PLACES.get(module, set()), f"{name} imports {module}"
+def room(module: str) -> str:
+    """Return the subpackage or top-level module that a module belongs to."""
+    return module.removesuffix(".py").split("/")[0]
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_files_are_data_and_none_is_run(name: str) -> None:
-    assert imports_of(name) & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "code", "yaml"} == set()
-    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-    plain = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+def test_every_subpackage_has_its_place_in_the_order() -> None:
+    assert sorted(ORDER) == sorted({room(module) for module in MODULES})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downwards_only(module: str) -> None:
+    below = set(ORDER[: ORDER.index(room(module)) + 1])
+    assert {imported[0] for imported in own_imports(module)} <= below
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_other_subpackages_are_imported_by_their_interface_only(module: str) -> None:
+    assert {imported for imported in own_imports(module) if len(imported) > 1 and imported[0] != room(module)} == set()
+
+
+def test_modules_of_a_subpackage_do_not_import_each_other_in_a_circle() -> None:
+    graph = {
+        m.removesuffix(".py"): {"/".join(i) for i in own_imports(m)} & {n.removesuffix(".py") for n in MODULES}
+        for m in MODULES
+    }
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_library_is_used_only_where_it_belongs(module: str) -> None:
+    for library in libraries(module):
+        assert PLACES.get(library, set()) & {module, room(module)}, f"{module} imports {library}"
+
+
+def test_no_two_public_names_are_the_same_and_none_is_that_of_a_module() -> None:
+    defined = [
+        node.name
+        for module in MODULES
+        for node in parsed(module).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    ]
+    names = Counter(defined)
+    assert [name for name, count in names.items() if count > 1] == []
+    assert set(names) & {Path(module).stem for module in MODULES} == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_are_data_and_none_is_run(module: str) -> None:
+    assert libraries(module) & {"cloudpickle", "dill", "joblib", "yaml"} == set()
+    imported = {alias.name for node in ast.walk(parsed(module)) if isinstance(node, ast.Import) for alias in node.names}
+    assert imported & {"pickle", "shelve", "marshal", "code"} == set()
+    plain = {node.id for node in ast.walk(parsed(module)) if isinstance(node, ast.Name)}
     assert plain & {"eval", "exec", "compile", "__import__", "__builtins__"} == set()
-    methods = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    methods = {node.attr for node in ast.walk(parsed(module)) if isinstance(node, ast.Attribute)}
     assert methods & {"eval", "read_pickle", "to_pickle", "load_module", "exec_module"} == set()
-    options = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+    options = {node.arg for node in ast.walk(parsed(module)) if isinstance(node, ast.keyword)}
     assert "allow_pickle" not in options
 
 
@@ -184,10 +169,9 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert "pandas" in output
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_no_function_swallows_options(name: str) -> None:
-    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+@pytest.mark.parametrize("module", MODULES)
+def test_no_function_swallows_options(module: str) -> None:
+    functions = [node for node in ast.walk(parsed(module)) if isinstance(node, ast.FunctionDef)]
     assert [function.name for function in functions if function.args.kwarg] == []
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis_helpers import RunError
-from analysis_helpers.checks import (
+from analysis_helpers._checks import (
     canonical_eta,
     checked_array,
     checked_choice,

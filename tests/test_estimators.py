@@ -14,7 +14,7 @@ from analysis_helpers.estimators import (
     tokens_times_score,
     true_total_standard_error,
 )
-from analysis_helpers.runs import FIELDS_BEHIND
+from analysis_helpers.runs.run import FIELDS_BEHIND
 from tests.building import ETAS, plain_estimate, random_run, totals_only_run
 
 

@@ -29,7 +29,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sweep the comparison over two etas and two sizes, and a notebook that fails, with a name to be escaped."""
-    from analysis_helpers.sweep_run import run_and_report
+    from analysis_helpers.report.sweep import run_and_report
 
     out = tmp_path_factory.mktemp("sweep")
     folder = tmp_path_factory.mktemp("notebooks")

@@ -4,13 +4,11 @@ import re
 import shutil
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from analysis_helpers import __version__, calibration
 from analysis_helpers.__main__ import main
-from analysis_helpers.results_json import encode_run
+from analysis_helpers.runs.json import encode_run
 from tests.building import random_run
 from tests.conftest import REPOSITORY
 from tests.sweeping import write_notebook
@@ -46,24 +44,6 @@ def test_simulate_writes_the_sample_data(tmp_path: Path) -> None:
     result = call("simulate", tmp_path / "made")
     assert result.exit_code == 0
     assert len(list((tmp_path / "made").rglob("results.json"))) == 8
-
-
-def test_calibrate_writes_what_came_out_with_its_seed_and_number_of_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def quick(chunks: int, *, seed: int, workers: int = 1) -> dict[str, pd.DataFrame]:
-        asked.append((chunks, seed, workers))
-        return {"coverage": pd.DataFrame({"level": [0.5, 0.9], "covered": [0.512345, float("nan")]})}
-
-    monkeypatch.setattr(calibration, "calibrate", quick)
-    result = call("calibrate", "--workers", 3, "--out", tmp_path / "calibration.json")
-    assert result.exit_code == 0, result.output
-    found = calibration.read_calibration(tmp_path / "calibration.json")
-    assert asked == [(1, 0, 1), (125, 0, 3)]
-    assert (found.version, found.seed, found.batches) == (__version__, 0, 10_000)
-    assert found.tables["coverage"]["covered"].fillna(-1).tolist() == [0.5123, -1]
 
 
 def test_the_version_is_that_of_the_package() -> None:
@@ -112,8 +92,8 @@ def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(re
         "01_load_runs": 3,
         "02_batch_size_comparison": 2,
         "03_subsampling_distribution": 3,
-        "04_choosing_a_batch_size": 4,
-        "05_known_truth": 5,
+        "04_choosing_a_batch_size": 3,
+        "05_known_truth": 3,
         "06_explore": 1,
     }
     for name, figures in shown.items():

@@ -32,10 +32,10 @@ from analysis_helpers import (
     trusted_eta,
     verdict,
 )
-from analysis_helpers.decomposition import pool_decomposition
 from analysis_helpers.estimators import estimate
-from analysis_helpers.planning import Goal, budget_table, error_by_size, plan_batch_size
-from analysis_helpers.prediction_check import pooled_check
+from analysis_helpers.inference.decomposition import pool_decomposition
+from analysis_helpers.inference.planning import Goal, budget_table, error_by_size, plan_batch_size
+from analysis_helpers.inference.prediction import pooled_check
 from tests.conftest import REPOSITORY
 from tests.plain import answers, errors, estimates
 from tests.plain.reading import Batch, mean_true_total, read_batches

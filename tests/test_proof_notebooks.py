@@ -13,12 +13,11 @@ import nbformat
 import numpy as np
 import pytest
 
-from analysis_helpers.known_truth import verdict_rates
-from analysis_helpers.pages import collected_result
-from analysis_helpers.policy import Policy
-from analysis_helpers.replicates import ETA, replicates, short_policy, true_spread
-from analysis_helpers.runs import Run
-from analysis_helpers.synthetic import update_direction
+from analysis_helpers.report.pages import collected_result
+from analysis_helpers.runs.run import Run
+from analysis_helpers.synthetic.policy import Policy
+from analysis_helpers.synthetic.runs import update_direction
+from analysis_helpers.synthetic.validation import ETA, replicates, short_policy, true_spread, verdict_rates
 from tests.conftest import REPOSITORY
 from tests.plain import answers, errors, known_truth
 from tests.plain.notebooks import RECOMPUTED

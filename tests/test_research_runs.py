@@ -25,10 +25,10 @@ from analysis_helpers import (
     summarize_err_rel_distribution,
     verdict,
 )
-from analysis_helpers.decomposition import PARTS, pool_decomposition
-from analysis_helpers.partial_sum import explain_partial_sum
-from analysis_helpers.prediction_check import pooled_check
-from analysis_helpers.results_json import encode_run, parse_run
+from analysis_helpers.err_rel.comparison import explain_partial_sum
+from analysis_helpers.inference.decomposition import PARTS, pool_decomposition
+from analysis_helpers.inference.prediction import pooled_check
+from analysis_helpers.runs.json import encode_run, parse_run
 
 ETAS = [1.6e-6, 3.2e-6]
 

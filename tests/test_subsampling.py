@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from analysis_helpers.checks import FloatArray
+from analysis_helpers._checks import FloatArray
 from analysis_helpers.subsampling import SAMPLERS, subset_sums
 
 VALUES = np.arange(14.0).reshape(7, 2) ** 2

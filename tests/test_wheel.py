@@ -38,7 +38,7 @@ def test_the_installed_package_is_the_one_that_runs(installed: Path) -> None:
 
 
 def test_stored_tables_are_found(installed: Path) -> None:
-    code = "from analysis_helpers.calibration import read_calibration; print(read_calibration().batches)"
+    code = "from analysis_helpers.synthetic import read_calibration; print(read_calibration().batches)"
     assert run(installed, "-c", code) == "10000\n"
 
 

@@ -22,7 +22,7 @@ from statistics import median
 import numpy as np
 
 from analysis_helpers import Run, err_rel_standard_error, load_runs, simulate_err_rel, simulate_err_rel_across_runs
-from analysis_helpers.checks import FloatArray
+from analysis_helpers._checks import FloatArray
 from analysis_helpers.estimators import columns
 from analysis_helpers.subsampling import SAMPLERS, subset_sums
 from tests.benchmarks import baselines

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis_helpers import Run, per_sequence_contributions
-from analysis_helpers.checks import FloatArray
+from analysis_helpers._checks import FloatArray
 
 Arrays = dict[str, FloatArray]
 

@@ -29,8 +29,8 @@ from analysis_helpers import (
     simulate_err_rel_across_runs,
     write_run,
 )
-from analysis_helpers.run_plots import plot_contribution_tails
-from analysis_helpers.run_tables import contribution_table
+from analysis_helpers.inference.health import contribution_table
+from analysis_helpers.plots.runs import plot_contribution_tails
 from tests.benchmarks.__main__ import exponent
 from tests.building import ETAS, random_run, write_like_a_real_file
 

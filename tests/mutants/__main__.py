@@ -28,10 +28,15 @@ def statuses(results: str) -> dict[str, str]:
 
 def counts(found: dict[str, str]) -> dict[str, tuple[int, int]]:
     """Return module -> mutants noticed, and all, with a last entry for all modules together."""
-    everything = Counter(mutant.split(".")[1] for mutant in found)
-    noticed = Counter(mutant.split(".")[1] for mutant, status in found.items() if status in _NOTICED)
+    everything = Counter(_module(mutant) for mutant in found)
+    noticed = Counter(_module(mutant) for mutant, status in found.items() if status in _NOTICED)
     each = {module: (noticed[module], count) for module, count in everything.items()}
     return {**each, "all": (noticed.total(), everything.total())}
+
+
+def _module(mutant: str) -> str:
+    """Return ``runs.run`` of ``analysis_helpers.runs.run.x_function__mutmut_1``."""
+    return mutant.rpartition(".")[0].partition(".")[2]
 
 
 def main() -> int:
@@ -47,7 +52,7 @@ def main() -> int:
         changed = "\n".join(_CHANGED.findall(_mutmut("show", mutant)))
         print(f"{mutant}: {found[mutant]}\n{changed}\n")
     for module, (noticed, count) in counts(found).items():
-        print(f"{module:12} {noticed:5} of {count:5} noticed, {noticed / count:.1%}")
+        print(f"{module:26} {noticed:5} of {count:5} noticed, {noticed / count:.1%}")
     noticed, count = counts(found)["all"]
     return 0 if noticed >= LEAST_KILLED * count else 1
 

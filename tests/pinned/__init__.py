@@ -18,18 +18,27 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import analysis_helpers as ah
-from analysis_helpers import known_truth_plots, planning_plots, plots, run_plots
-from analysis_helpers.calibration import read_calibration
-from analysis_helpers.decomposition import decomposition_table
-from analysis_helpers.exploration import Choice, Exploration
-from analysis_helpers.exploration_plots import plot_exploration
-from analysis_helpers.inference import sizes_around, spread_by_size, subset_moments
-from analysis_helpers.integrity import sound_batches
-from analysis_helpers.known_truth import estimate_calibration, interval_coverage, plan_hits, verdict_rates
-from analysis_helpers.partial_sum import explain_partial_sum
-from analysis_helpers.planning import Goal, budget_table, error_by_size, plan_sizes, plans_table
-from analysis_helpers.run_tables import contribution_table, contribution_tails, run_totals
-from analysis_helpers.verdict import verdict_map
+from analysis_helpers import plots
+from analysis_helpers.err_rel.comparison import explain_partial_sum
+from analysis_helpers.inference.decomposition import decomposition_table
+from analysis_helpers.inference.health import contribution_table, contribution_tails, run_totals
+from analysis_helpers.inference.planning import Goal, budget_table, error_by_size, plan_batch_sizes
+from analysis_helpers.inference.standard_errors import sizes_around, spread_by_size, subset_moments
+from analysis_helpers.inference.verdicts import verdict_map
+from analysis_helpers.report.explorer import Choice, Exploration
+from analysis_helpers.runs.folders import sound_batches
+from analysis_helpers.synthetic.validation import (
+    read_calibration,
+    verdict_rates,
+)
+from tests.calibration.records import (
+    coverage_table,
+    estimate_records,
+    estimate_table,
+    pit_records,
+    plan_records,
+    plan_table,
+)
 
 PLACE = Path(__file__).parent
 REPOSITORY = PLACE.parent.parent
@@ -126,7 +135,7 @@ def _results(root: Path) -> Iterator[tuple[str, Any]]:
         yield f"verdict {eta}", [found.enough, found.linear_trusted, *found.numbers.values()]
         yield f"errors {eta}", error_by_size(large, eta, [64, 256, 2048], tolerance=0.25)
         yield f"budget {eta}", budget_table(large, eta)
-    yield "plans", plans_table(plan_sizes(large, ETAS, Goal(tolerance=1.0)))
+    yield "plans", plan_batch_sizes(large, ETAS, tolerance=1.0)
     yield "trusted", [ah.trusted_eta(large, tolerance=t) for t in (0.25, 1.0, 4.0)]
 
 
@@ -136,9 +145,9 @@ def known_truth() -> dict[str, Any]:
     return {
         "runs": [fingerprint(run) for run in runs.values()],
         "off policy": [fingerprint(run) for run in ah.synthetic_runs(1, 64, sampling_temperature=0.98).values()],
-        "estimates": fingerprint(estimate_calibration([64], count=20)),
-        "coverage": fingerprint(interval_coverage([0.0, 0.3], count=20)),
-        "plans": fingerprint(plan_hits([Goal(target_sd=0.25), Goal(tolerance=0.8)], count=5)),
+        "estimates": fingerprint(estimate_table(estimate_records([64], count=20, seed=0))),
+        "coverage": fingerprint(coverage_table(pit_records([0.0, 0.3], count=20))),
+        "plans": fingerprint(plan_table(plan_records([Goal(target_sd=0.25), Goal(tolerance=0.8)], count=5, seed=0))),
         "verdicts": fingerprint(verdict_rates([0.0, 0.5], [64, 512], tau=0.2, count=10)),
         "stored": {name: fingerprint(table) for name, table in read_calibration().tables.items()},
     }
@@ -164,23 +173,21 @@ def _figures(root: Path) -> Iterator[tuple[str, Any]]:
     yield "prediction", plots.plot_prediction(ah.predict_err_rel(large, ETAS[0], 256), checked)
     spread = spread_by_size(large, ETAS[0], [64, 256, 2048], num_samples=50)
     yield "spread", plots.plot_spread_by_size(spread, 256)
-    yield "totals", run_plots.plot_totals(run_totals(batches))
-    yield "tails", run_plots.plot_contribution_tails(contribution_table(large, ETAS[0]))
-    yield "parts", run_plots.plot_decomposition(decomposition_table(large, ETAS))
+    yield "totals", plots.plot_totals(run_totals(batches))
+    yield "tails", plots.plot_contribution_tails(contribution_table(large, ETAS[0]))
+    yield "parts", plots.plot_decomposition(decomposition_table(large, ETAS))
     errors = error_by_size(large, ETAS[0], [64, 256, 2048], **KEEP_TO)
-    yield "errors", planning_plots.plot_error_by_size(errors, eta=ETAS[0], **KEEP_TO)
-    plans = plan_sizes(large, ETAS, Goal(tolerance=0.5))
-    yield "required", planning_plots.plot_required_sizes(plans, goal="")
-    yield "map", planning_plots.plot_verdict_map(verdict_map(large, ETAS, [64, 4096], **KEEP_TO))
-    yield "budget", planning_plots.plot_budget(budget_table(large, ETAS[0]), sequences=2048)
+    yield "errors", plots.plot_error_by_size(errors, eta=ETAS[0], **KEEP_TO)
+    plans = plan_batch_sizes(large, ETAS, tolerance=0.5)
+    yield "required", plots.plot_required_sizes(plans, goal="")
+    yield "map", plots.plot_verdict_map(verdict_map(large, ETAS, [64, 4096], **KEEP_TO))
+    yield "budget", plots.plot_budget(budget_table(large, ETAS[0]), sequences=2048)
     exploration = Exploration(root)
     choice = Choice("E_2048", "E_256", ETAS[0], 256, num_samples=50)
-    yield "exploration", plot_exploration(exploration.closed_form(choice), exploration.draws(choice))
-    yield "estimates", known_truth_plots.plot_estimate_calibration(estimate_calibration([64], count=10))
-    yield "coverage", known_truth_plots.plot_interval_coverage(interval_coverage([0.0], count=10))
+    yield "exploration", exploration.closed_form(choice).plot(exploration.draws(choice))
     stored = read_calibration().tables
-    yield "calibration", known_truth_plots.plot_calibration(stored["coverage"], stored["pit"])
-    yield "rates", known_truth_plots.plot_verdict_rates(stored["verdicts"], "linear_trusted", "")
+    yield "calibration", plots.plot_calibration(stored["coverage"], stored["pit"])
+    yield "rates", plots.plot_verdict_rates(stored["verdicts"], "linear_trusted", "")
 
 
 def notebooks() -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""The relative error of the linear approximation, as tables: references, random subsets, actual runs."""
+
+from .comparison import Comparison, compare_err_rel_distributions, explain_partial_sum
+from .references import (
+    all_etas,
+    check_mapping,
+    check_poolable,
+    known_eta,
+    mean_total_error,
+    own_total,
+    reference_for,
+    reference_total,
+    reference_true_totals,
+    usable_runs,
+)
+from .tables import (
+    aggregate_err_rel,
+    collect_err_rel_across_runs,
+    sample_err_rel_across_runs,
+    simulate_err_rel,
+    simulate_err_rel_across_runs,
+    summarize_err_rel_distribution,
+    supported_estimators,
+)
+
+__all__ = [
+    "Comparison",
+    "aggregate_err_rel",
+    "all_etas",
+    "check_mapping",
+    "check_poolable",
+    "collect_err_rel_across_runs",
+    "compare_err_rel_distributions",
+    "explain_partial_sum",
+    "known_eta",
+    "mean_total_error",
+    "own_total",
+    "reference_for",
+    "reference_total",
+    "reference_true_totals",
+    "sample_err_rel_across_runs",
+    "simulate_err_rel",
+    "simulate_err_rel_across_runs",
+    "summarize_err_rel_distribution",
+    "supported_estimators",
+    "usable_runs",
+]

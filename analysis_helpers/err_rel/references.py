@@ -1,0 +1,187 @@
+"""Which runs go together into a table, and what their errors are divided by.
+
+What is left out is left out with a warning that names the run and the reason, and is an error when nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .._checks import RunError, checked_count, same_eta, warn_about_runs
+from ..estimators import true_total_standard_error
+from ..runs import Run
+
+WEAK_REFERENCE = 3.0
+"""A reference total closer to zero than this many of its standard errors is warned about."""
+
+
+def usable_runs(
+    runs: Mapping[str, Run], etas: Sequence[float], size: int, argument: str = "sample_size"
+) -> dict[float, list[str]]:
+    """Return eta -> names of the runs that have it and at least ``size`` sequences; warn about the rest.
+
+    Raises
+    ------
+    ValueError
+        If there are no runs or etas, an eta is in no run, or every run is smaller than ``size``.
+    RunError
+        If the runs must not be pooled.
+    """
+    if isinstance(etas, (str, float, int)) or len(etas) == 0:
+        raise ValueError(f"etas must be a list of at least one step size, got {etas!r}")
+    check_mapping(runs)
+    found = [known_eta(runs, eta) for eta in etas]
+    if len(set(found)) < len(found):
+        raise ValueError(f"etas must hold each step size once, got {list(etas)}")
+    large_enough = _at_least(runs, checked_count(size, argument), argument)
+    usable = {eta: _having(large_enough, eta) for eta in found}
+    for eta, names in usable.items():
+        if not names:
+            raise ValueError(f"no run with at least {size} sequences has eta {eta!r}")
+    used = {name: run for name, run in runs.items() if any(name in names for names in usable.values())}
+    check_poolable(used)
+    _warn_of_copies(used)
+    return usable
+
+
+def check_poolable(runs: Mapping[str, Run]) -> None:
+    """Raise a `RunError` if some runs record the denominator correction and others do not.
+
+    With and without it the linear term is a different quantity.
+    """
+    check_mapping(runs)
+    corrected = {name: "score" in run.supports for name, run in runs.items() if "linear" in run.supports}
+    if len(set(corrected.values())) > 1:
+        without = ", ".join(name for name, has in corrected.items() if not has)
+        rule = "is recorded in some runs and not in these, whose linear terms are a different quantity; take them apart"
+        raise RunError(without, "approx.per_sequence[].extras.denom_corr_unscaled", rule)
+
+
+def all_etas(runs: Mapping[str, Run]) -> list[float]:
+    """Return the step sizes measured in any of the runs, ascending."""
+    etas: list[float] = []
+    for run in runs.values():
+        etas += [eta for eta in run.etas if not any(same_eta(eta, known) for known in etas)]
+    return sorted(etas)
+
+
+def known_eta(runs: Mapping[str, Run], eta: float) -> float:
+    """Return the step size of the runs that ``eta`` means, or raise a `ValueError` that says which there are."""
+    if isinstance(eta, bool) or not isinstance(eta, (int, float, np.number)):
+        raise ValueError(f"eta must be a number, got {eta!r}")
+    there = all_etas(runs)
+    for known in there:
+        if same_eta(float(eta), known):
+            return known
+    raise ValueError(f"none of {', '.join(runs)} has eta {float(eta)!r}; they have {', '.join(map(repr, there))}")
+
+
+def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
+    """Return, for each eta, the mean ``delta_h_true`` over the runs, in nats per token.
+
+    A run without an eta that others have does not enter that mean; a warning names it. A mean too close to zero to
+    divide by is warned about.
+
+    Raises
+    ------
+    ValueError
+        If there are no runs.
+
+    Examples
+    --------
+    >>> def run(h_new):
+    ...     measured = {"h_new": {1e-6: [h_new]}, "log_weights": {1e-6: [0.0]}}
+    ...     return Run.from_arrays(token_counts=[1], h_base=[1.0], gdotv=[0.0], **measured)
+    >>> totals = reference_true_totals({"run_01": run(0.9), "run_02": run(0.7)})
+    >>> {eta: round(total, 12) for eta, total in totals.items()}
+    {1e-06: -0.2}
+    """
+    check_mapping(runs)
+    having = {eta: {name: runs[name] for name in _having(runs, eta)} for eta in all_etas(runs)}
+    return {eta: reference_total(of_eta, eta) for eta, of_eta in having.items()}
+
+
+def reference_total(runs: Mapping[str, Run], eta: float) -> float:
+    """Return the mean ``delta_h_true`` of runs that all have ``eta``; warn where it is too near zero to divide by."""
+    total = _mean_true_total(list(runs.values()), eta)
+    _warn_if_weak(total, list(runs.values()), "the mean over the runs", eta)
+    return total
+
+
+def own_total(run: Run, eta: float, name: str) -> float:
+    """Return the run's own ``delta_h_true``; warn where it is too close to zero to divide by."""
+    total = run.measurement(eta).delta_h_true
+    _warn_if_weak(total, [run], name, eta)
+    return total
+
+
+def mean_total_error(runs: Sequence[Run], eta: float) -> float | None:
+    """Return the standard error, from sampling, of the mean true total over runs; None where it cannot be had."""
+    errors = [true_total_standard_error(run, eta) for run in runs]
+    known = [se for se in errors if se is not None]
+    if not known:
+        return None
+    return float(np.sqrt(np.mean(np.square(known)) / len(runs)))  # a run without one is taken to be like the others
+
+
+def reference_for(references: Mapping[float, float] | None, run: Run, eta: float, name: str) -> float:
+    """Return the given reference at ``eta``; where none are given, the run's own total."""
+    if references is None:
+        return own_total(run, eta, name)
+    for known, total in references.items():
+        if same_eta(known, eta):
+            return total
+    raise ValueError(f"references has no eta {eta!r}; there are {', '.join(map(repr, references))}")
+
+
+def check_mapping(runs: Mapping[str, Run]) -> None:
+    """Raise a `ValueError` if ``runs`` is not a dict of at least one run."""
+    if not isinstance(runs, Mapping):
+        raise ValueError(f"runs must be a dict of name -> Run, as from load_runs, got {type(runs).__name__}")
+    if not runs:
+        raise ValueError("no runs given")
+
+
+def _warn_of_copies(runs: Mapping[str, Run]) -> None:
+    seen: dict[str, Run] = {}
+    for name, run in runs.items():
+        original = next((known for known, other in seen.items() if other == run), None)
+        if original is not None:
+            warn_about_runs(f"{name} is the same run as {original}: it counts twice")
+        seen[name] = run
+
+
+def _at_least(runs: Mapping[str, Run], size: int, argument: str) -> dict[str, Run]:
+    largest = max(run.num_sequences for run in runs.values())
+    if size > largest:
+        raise ValueError(f"{argument} must be at most {largest}, the sequences of the largest run, got {size}")
+    for name, run in runs.items():
+        if run.num_sequences < size:
+            _warn_skipped(name, f"has {run.num_sequences} sequences, fewer than {argument} {size}")
+    return {name: run for name, run in runs.items() if run.num_sequences >= size}
+
+
+def _having(runs: Mapping[str, Run], eta: float) -> list[str]:
+    for name, run in runs.items():
+        if not run.has_eta(eta):
+            _warn_skipped(name, f"has no eta {eta!r}")
+    return [name for name, run in runs.items() if run.has_eta(eta)]
+
+
+def _warn_skipped(name: str, reason: str) -> None:
+    warn_about_runs(f"skipped {name}: it {reason}")
+
+
+def _mean_true_total(runs: Sequence[Run], eta: float) -> float:
+    return float(np.mean([run.measurement(eta).delta_h_true for run in runs]))
+
+
+def _warn_if_weak(total: float, runs: Sequence[Run], name: str, eta: float) -> None:
+    se = mean_total_error(runs, eta)
+    if se is not None and abs(total) < WEAK_REFERENCE * se:
+        warn_about_runs(
+            f"the true total of {name} at eta {eta!r}, {total:.3g}, is within {WEAK_REFERENCE:g} standard errors "
+            f"({se:.3g}) of zero: err_rel divided by it says little"
+        )

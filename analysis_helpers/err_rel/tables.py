@@ -1,0 +1,323 @@
+"""The relative error of the linear approximation, ``err_rel = (linear - true) / reference``, as tables.
+
+The reference is a fixed scale, never a subset's own true change: that can cross zero, and the quotient then has no
+mean. Tables have a row for each run, eta and subset. What has to be left out is left out with a warning that names the
+run and the reason.
+
+Random subsets that are drawn once and asked often: for every step size and every estimator.
+
+Every estimator is a function of a few column sums, so the sums over a subset answer for all of them. Use it where the
+same subsets are looked at in many ways, as under the controls of a notebook; for one table,
+`simulate_err_rel_across_runs` says the same and keeps nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from .._checks import FloatArray, RunError, checked_count, warn_about_runs
+from ..estimators import ESTIMATORS, Columns, columns
+from ..runs import Run
+from ..subsampling import subset_sums
+from .references import own_total, reference_for, usable_runs
+
+
+def aggregate_err_rel(true_subset: ArrayLike, linear_subset: ArrayLike, true_total_full: float) -> float:
+    """Return ``(sum(linear) - sum(true)) / true_total_full`` over a subset's contributions; NaN where the total is 0.
+
+    Raises
+    ------
+    ValueError
+        If the contributions are not of one length.
+
+    Examples
+    --------
+    >>> aggregate_err_rel([-1.0, -1.0], [-1.5, -1.5], -4.0)
+    0.25
+    """
+    if np.shape(true_subset) != np.shape(linear_subset):
+        shapes = f"{np.shape(true_subset)} and {np.shape(linear_subset)}"
+        raise ValueError(f"true_subset and linear_subset must have one shape, got {shapes}")
+    if true_total_full == 0:
+        return float("nan")
+    return float((np.sum(linear_subset) - np.sum(true_subset)) / true_total_full)
+
+
+def simulate_err_rel(
+    run: Run,
+    eta: float,
+    sample_size: int = 256,
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    estimator: str = "partial_sum",
+    sampler: str = "sequential",
+    reference: float | None = None,
+) -> FloatArray:
+    """Return err_rel on random subsets of one run, shape ``(num_samples,)``.
+
+    Parameters
+    ----------
+    run
+        The run whose sequences are drawn, without replacement.
+    eta
+        Step size.
+    sample_size
+        Sequences in a subset.
+    num_samples
+        Number of subsets.
+    seed
+        Seed of the call's one random stream.
+    estimator
+        "partial_sum" (the original's: full-batch contributions summed over the subset), "ratio" (estimated anew on it)
+        or "matched" (the same, with the exact derivative in place of the recorded linear terms).
+    sampler
+        "sequential": one ``Generator.choice(N, sample_size, replace=False)`` a subset. "disjoint": groups cut from
+        random permutations, faster; see `analysis_helpers.subsampling.subset_sums` for what that does to Monte-Carlo
+        error.
+    reference
+        What to divide by (nats per token); None: the run's own full-batch true total.
+
+    Raises
+    ------
+    RunError
+        If the run does not record what the estimator needs.
+    ValueError
+        If an argument is out of range, or the run has no such eta.
+
+    Examples
+    --------
+    >>> run = Run.from_arrays(
+    ...     token_counts=[2, 2],
+    ...     h_base=[1.0, 1.0],
+    ...     h_new={1e-6: [0.9, 0.9]},
+    ...     log_weights={1e-6: [0.0, 0.0]},
+    ...     gdotv=[-3e4, -3e4],
+    ... )
+    >>> simulate_err_rel(run, 1e-6, 1, num_samples=2, estimator="ratio").round(6)  # (-0.06 + 0.05) / -0.05
+    array([0.2, 0.2])
+    """
+    checked_count(sample_size, "sample_size", most=run.num_sequences, what_most=", the number of sequences")
+    batch = columns(run, eta, estimator)
+    scale = own_total(run, eta, run.source) if reference is None else reference
+    sums = subset_sums(batch.values, sample_size, num_samples, np.random.default_rng(seed), sampler=sampler)
+    return relative_error(batch, sums, scale)
+
+
+def simulate_err_rel_across_runs(
+    runs: Mapping[str, Run],
+    etas: Sequence[float],
+    sample_size: int = 256,
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    estimator: str = "partial_sum",
+    sampler: str = "sequential",
+    references: Mapping[float, float] | None = None,
+) -> pd.DataFrame:
+    """Return err_rel on random subsets of several runs: the numbers of `simulate_err_rel` for each run and eta.
+
+    One seed means the same subsets for every run of equal N, so they are drawn once.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, eta, err_rel; ``num_samples`` rows for each eta and run, in that order.
+
+    Raises
+    ------
+    RunError
+        If a run does not record what the estimator needs, or only some runs record the denominator correction.
+    ValueError
+        If an argument is out of range, no run has one of the etas, or every run is smaller than the subset.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> table = simulate_err_rel_across_runs(synthetic_runs(2, 512), [1.6e-6], 64, num_samples=100)
+    >>> table.groupby("run").size().to_dict()
+    {'run_01': 100, 'run_02': 100}
+    """
+    usable = usable_runs(runs, etas, sample_size)
+    batches = [(name, eta, columns(runs[name], eta, estimator)) for eta, names in usable.items() for name in names]
+    values: dict[int, FloatArray] = {}
+    for size in {runs[name].num_sequences for name, _, _ in batches}:
+        same_size = [k for k, (name, _, _) in enumerate(batches) if runs[name].num_sequences == size]
+        together = np.hstack([batches[k][2].values for k in same_size])
+        sums = subset_sums(together, sample_size, num_samples, np.random.default_rng(seed), sampler=sampler)
+        splits = np.cumsum([batches[k][2].values.shape[1] for k in same_size])[:-1]
+        for k, own_sums in zip(same_size, np.split(sums, splits, axis=1), strict=True):
+            name, eta, batch = batches[k]
+            values[k] = relative_error(batch, own_sums, reference_for(references, runs[name], eta, name))
+    return long_table([(name, eta, values[k]) for k, (name, eta, _) in enumerate(batches)])
+
+
+def sample_err_rel_across_runs(
+    runs: Mapping[str, Run],
+    eta_values: Sequence[float],
+    *,
+    subset_size: int = 256,
+    samples_per_eta: int = 200,
+    seed: int = 0,
+    estimator: str = "partial_sum",
+    sampler: str = "sequential",
+    references: Mapping[float, float] | None = None,
+) -> pd.DataFrame:
+    """Return err_rel on random subsets of several runs, drawn from one stream: over eta, then run, then subset.
+
+    Unlike in `simulate_err_rel_across_runs`, no two runs or etas share their subsets.
+
+    Parameters
+    ----------
+    runs
+        Name -> run.
+    eta_values
+        Step sizes.
+    subset_size
+        Sequences in a subset.
+    samples_per_eta
+        Number of subsets for each eta and run.
+    seed, estimator, sampler
+        As in `simulate_err_rel`.
+    references
+        For each eta, what to divide by (nats per token); None: each run's own full-batch true total.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, eta, err_rel.
+
+    Raises
+    ------
+    RunError, ValueError
+        As `simulate_err_rel_across_runs`.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> table = sample_err_rel_across_runs(synthetic_runs(2, 512), [1.6e-6, 3.2e-6], subset_size=64, samples_per_eta=50)
+    >>> table.groupby("eta").size().to_dict()
+    {1.6e-06: 100, 3.2e-06: 100}
+    """
+    checked_count(samples_per_eta, "samples_per_eta")
+    rng = np.random.default_rng(seed)
+    parts = []
+    for eta, names in usable_runs(runs, eta_values, subset_size, "subset_size").items():
+        for name in names:
+            batch = columns(runs[name], eta, estimator)
+            scale = reference_for(references, runs[name], eta, name)
+            sums = subset_sums(batch.values, subset_size, samples_per_eta, rng, sampler=sampler)
+            parts.append((name, eta, relative_error(batch, sums, scale)))
+    return long_table(parts)
+
+
+def collect_err_rel_across_runs(
+    runs: Mapping[str, Run], eta: float, true_total_ref: float, *, estimator: str = "partial_sum"
+) -> pd.DataFrame:
+    """Return the full-batch err_rel of each run at one eta, over a common reference total.
+
+    On their full batch "partial_sum" and "ratio" give the same number, where the file agrees with itself.
+
+    Parameters
+    ----------
+    runs
+        Name -> run.
+    eta
+        Step size.
+    true_total_ref
+        What to divide by (nats per token), for instance from `reference_true_totals`.
+    estimator
+        "partial_sum", "ratio" or "matched".
+
+    Returns
+    -------
+    DataFrame
+        Columns run, eta, err_rel; a row for each run that has the eta.
+
+    Raises
+    ------
+    RunError, ValueError
+        As `simulate_err_rel_across_runs`.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> from analysis_helpers import reference_true_totals
+    >>> runs = synthetic_runs(2, 512)
+    >>> list(collect_err_rel_across_runs(runs, 1.6e-6, reference_true_totals(runs)[1.6e-6])["run"])
+    ['run_01', 'run_02']
+    """
+    parts = []
+    for found, names in usable_runs(runs, [eta], 1).items():
+        for name in names:
+            batch = columns(runs[name], found, estimator)
+            parts.append((name, found, relative_error(batch, batch.sums[None], true_total_ref)))
+    return long_table(parts)
+
+
+def summarize_err_rel_distribution(df: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each eta: mean, SD and variance (ddof=1), minimum, maximum and number of err_rel.
+
+    Parameters
+    ----------
+    df
+        Columns eta and err_rel, as from `sample_err_rel_across_runs`.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+
+    Examples
+    --------
+    >>> table = summarize_err_rel_distribution(pd.DataFrame({"eta": [1e-6, 1e-6], "err_rel": [0.0, 1.0]}))
+    >>> table.round(3).to_dict("records")[0]["std_err_rel"], int(table["num_samples"].iloc[0])
+    (0.707, 2)
+    """
+    missing = [name for name in ("eta", "err_rel") if name not in df.columns]
+    if missing:
+        raise ValueError(f"df must have the columns 'eta' and 'err_rel', got {list(df.columns)}")
+    groups = df.groupby("eta")["err_rel"]
+    columns_of = {f"{how}_err_rel": groups.agg(how) for how in ("mean", "std", "var", "min", "max")}
+    return pd.DataFrame({**columns_of, "num_samples": groups.count()}).reset_index()
+
+
+def relative_error(batch: Columns, sums: FloatArray, reference: float) -> FloatArray:
+    """Return err_rel for sums of shape ``(..., columns)``; NaN where the reference is 0 or a subset holds no tokens."""
+    if reference == 0:
+        return np.full(len(sums), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        true, linear = batch.estimate(sums)
+        values = (linear - true) / reference
+    if not np.isfinite(values).all():
+        empty = np.count_nonzero(~np.isfinite(values))
+        warn_about_runs(f"{empty} of {len(values)} subsets hold no tokens or no weight: err_rel is not a number there")
+    return values
+
+
+def long_table(parts: Sequence[tuple[str, float, FloatArray]]) -> pd.DataFrame:
+    """Return (run, eta, values of err_rel) as a table: columns run, eta, err_rel, a row for each value."""
+    lengths = [len(values) for _, _, values in parts]
+    return pd.DataFrame(
+        {
+            "run": np.repeat([name for name, _, _ in parts], lengths),
+            "eta": np.repeat([eta for _, eta, _ in parts], lengths),
+            "err_rel": np.concatenate([values for _, _, values in parts]),
+        }
+    )
+
+
+def supported_estimators(runs: Mapping[str, Run]) -> list[str]:
+    """Return the estimators for which every run records what is needed."""
+    return [name for name in ESTIMATORS if all(_columns_or_none(run, run.etas[0], name) for run in runs.values())]
+
+
+def _columns_or_none(run: Run, eta: float, estimator: str) -> Columns | None:
+    try:
+        return columns(run, eta, estimator)
+    except RunError:
+        return None

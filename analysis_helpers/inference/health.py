@@ -1,0 +1,448 @@
+"""The checks of a run's health: each is a function that finds, a limit, and one sentence of what it means.
+
+A new check is one function and one entry in `CHECKS`: tables, verdicts and sentences follow.
+
+The health of runs, as tables: checks with a value, a limit, a flag, and one sentence of what it means.
+
+No flag does not mean that a batch is large enough: good weights say that importance sampling is sound, not that it is
+precise. See `analysis_helpers.prediction` for that.
+
+Tables about runs: what is there, what each says in total, and how its contributions are spread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .._checks import FloatArray, same_eta, warn_about_runs
+from ..err_rel import all_etas, check_mapping, known_eta, reference_for, usable_runs
+from ..estimators import (
+    columns,
+    error_influence_values,
+    influence_values,
+    per_sequence_contributions,
+    score_z,
+    scores,
+    standard_deviation,
+    true_total_standard_error,
+)
+from ..runs import Measurement, Run, integrity_problems
+
+LEAST_ESS_SHARE = 0.5
+MOST_WEIGHT_SHARE = 0.05
+MOST_NOISE_SHARE = 0.2
+MOST_STEP_ERROR = 0.1
+MOST_SCORE_Z = 3.0
+_STORED_ERROR_SDS = 4.0
+_FEWEST_FOR_TAIL = 100  # sequences; below, healthy weights would often be flagged (7 % at 64, 30 % at 32)
+
+References = Mapping[float, float]  # eta -> mean true change of the runs that are checked together
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check finds on a run.
+
+    Attributes
+    ----------
+    value, limit, flag
+        The number found (NaN where it cannot be had), what it is held against, and whether it is beyond.
+    detail
+        What is special about this run, as sentences.
+    eta
+        The step size; NaN where the check is about the run as a whole.
+    """
+
+    value: float
+    limit: float
+    flag: bool
+    detail: str = ""
+    eta: float = math.nan
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of health.
+
+    Attributes
+    ----------
+    meaning
+        One sentence that says what the value is, and what it means when it is beyond the limit.
+    find
+        ``(run, references) -> findings``.
+    severity
+        How bad a value is: the largest is shown as the worst.
+    """
+
+    meaning: str
+    find: Callable[[Run, References], Iterable[Finding]]
+    severity: Callable[[float], float] = abs
+
+
+def _at_each_eta(find: Callable[[Run, Measurement], Finding]) -> Callable[[Run, References], Iterable[Finding]]:
+    def found(run: Run, references: References) -> Iterator[Finding]:
+        return (dataclasses.replace(find(run, each), eta=each.eta) for each in run.measurements)
+
+    return found
+
+
+def _integrity(run: Run, references: References) -> list[Finding]:
+    problems = integrity_problems(run)
+    detail = ". ".join(problems) + ("." if problems else "")
+    return [Finding(float(len(problems)), 0.0, bool(problems), detail)]
+
+
+def _score(run: Run, references: References) -> list[Finding]:
+    if run.score is None or run.num_sequences < 2:
+        return [Finding(math.nan, MOST_SCORE_Z, False, "Not recorded: it takes the score.")]
+    z = score_z(run)
+    return [Finding(z, MOST_SCORE_Z, abs(z) > MOST_SCORE_Z)]
+
+
+def _ess_share(run: Run, measured: Measurement) -> Finding:
+    weights = measured.weights
+    share = float(weights.sum() ** 2 / (weights @ weights)) / run.num_sequences
+    return Finding(share, LEAST_ESS_SHARE, share < LEAST_ESS_SHARE)
+
+
+def _largest_weight(run: Run, measured: Measurement) -> Finding:
+    share = float(measured.weights.max() / measured.weights.sum())
+    most = max(MOST_WEIGHT_SHARE, 10 / run.num_sequences)
+    return Finding(share, most, share > most)
+
+
+def _pareto_k(run: Run, measured: Measurement) -> Finding:
+    size = run.num_sequences
+    limit = min(1 - 1 / math.log10(size), 0.7) if size > 10 else 0.0
+    shape, detail = _pareto_shape(measured.weights)
+    return Finding(shape, limit, shape > limit, detail)
+
+
+def _pareto_shape(weights: FloatArray) -> tuple[float, str]:
+    """Return the Pareto shape of the largest weights, or NaN and why it cannot be had."""
+    from arviz_stats.base import array_stats
+
+    if len(weights) < _FEWEST_FOR_TAIL:
+        return math.nan, f"Fewer than {_FEWEST_FOR_TAIL} sequences: the tail cannot be fitted."
+    try:
+        # psislw takes log likelihoods, the negative of log weights; it divides by zero where many weights are the same.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            _, shape = array_stats.psislw(-np.log(np.maximum(weights, np.finfo(float).tiny)))
+    except ValueError:  # the largest weights are all the same: there is no tail
+        return math.nan, "The largest weights are all the same: there is no tail to fit."
+    return float(shape), ""
+
+
+def _noise(run: Run, measured: Measurement) -> Finding:
+    found = _log_weight_noise(run, measured)
+    variance = 0.0 if measured.log_weights is None else float(np.var(measured.log_weights))
+    if found is None or variance == 0:
+        detail = "Not recorded: it takes log_weights, and the score or a run at twice the eta."
+        return Finding(math.nan, MOST_NOISE_SHARE, False, detail)
+    share = found / variance
+    return Finding(share, MOST_NOISE_SHARE, share > MOST_NOISE_SHARE)
+
+
+def _log_weight_noise(run: Run, measured: Measurement) -> float | None:
+    """Return the variance of the noise of log weights, or None where it cannot be had."""
+    if measured.log_weights is None:
+        return None
+    if run.score is not None:
+        return float(np.var(measured.log_weights - measured.eta * scores(run)))
+    twice = next((m for m in run.measurements if same_eta(m.eta, 2 * measured.eta)), None)
+    if twice is None or twice.log_weights is None:
+        return None
+    return float(np.var(twice.log_weights - 2 * measured.log_weights)) / 3
+
+
+def _step_errors(run: Run, references: References) -> Iterator[Finding]:
+    for measured in run.measurements:
+        if run.score is None or measured.h_base is None or run.num_sequences < 2:
+            detail = "Not recorded: it takes the score and h_base."
+            yield Finding(math.nan, MOST_STEP_ERROR, False, detail, measured.eta)
+            continue
+        true = reference_for(references, run, measured.eta, run.source)
+        psi = error_influence_values(columns(run, measured.eta, "matched"))
+        share = standard_deviation(psi) / math.sqrt(len(psi)) / abs(true) if true else math.inf
+        yield Finding(share, MOST_STEP_ERROR, share > MOST_STEP_ERROR, eta=measured.eta)
+
+
+def _stored_errors(run: Run, references: References) -> Iterator[Finding]:
+    for stored in run.shard_errors:
+        computed = (_curvature_error if stored.field.endswith("vHvv") else _linear_error)(run)
+        limit = _STORED_ERROR_SDS / math.sqrt(2 * max(stored.num_shards - 1, 1))
+        detail = f"{stored.field}:"
+        if computed is None or computed == 0 or stored.value <= 0:
+            yield Finding(math.nan, math.exp(limit), False, f"{detail} nothing to compare.")
+            continue
+        ratio = stored.value * stored.num_shards / computed
+        yield Finding(ratio, math.exp(limit), abs(math.log(ratio)) > limit, detail)
+
+
+def _linear_error(run: Run) -> float | None:
+    """Return the standard error of the linear total per unit eta."""
+    if not {"linear", "baseline_entropy"} <= set(run.supports) or run.num_sequences < 2:
+        return None
+    eta = run.etas[0]
+    _, psi = influence_values(columns(run, eta, "ratio"))
+    return standard_deviation(psi) / math.sqrt(len(psi)) / eta
+
+
+def _curvature_error(run: Run) -> float | None:
+    if run.vhvv is None or run.num_sequences < 2:
+        return None
+    return standard_deviation(run.vhvv) * math.sqrt(run.num_sequences)  # of a sum
+
+
+CHECKS = {
+    "integrity": Check(
+        "Contributions must sum to the stored totals; a run that does not add up is left out of everything.",
+        _integrity,
+    ),
+    "score_z": Check(
+        "Mean score over its SE; far from 0, sequences did not come exactly from the differentiated policy.",
+        _score,
+    ),
+    "ess_share": Check(
+        "Effective sample size of the importance weights over the sequences; near 1, weights are even.",
+        _at_each_eta(_ess_share),
+        severity=lambda value: -value,
+    ),
+    "largest_weight_share": Check(
+        "Share of the largest weight; large, one sequence decides the true change.",
+        _at_each_eta(_largest_weight),
+    ),
+    "pareto_k": Check(
+        "Tail of the importance weights; above the limit, the true change and its SE are unreliable.",
+        _at_each_eta(_pareto_k),
+    ),
+    "noise_share": Check(
+        "Share of numerical noise in log weights; large, the step is below the precision floor.",
+        _at_each_eta(_noise),
+    ),
+    "step_error": Check(
+        "SE of matched - true over the mean true change; large, this batch cannot tell curvature from noise.",
+        _step_errors,
+    ),
+    "stored_error": Check(
+        "Stored SE times its number of shards over the SE computed here; far from 1, one of them is wrong.",
+        _stored_errors,
+        severity=lambda value: abs(math.log(value)),
+    ),
+}
+
+
+def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """Check the health of runs, one by one.
+
+    Checks: ``integrity`` (contributions sum to the stored totals; the value counts what does not), ``ess_share`` and
+    ``largest_weight_share`` of the importance weights, ``pareto_k`` (shape of their tail by Pareto-smoothed importance
+    sampling, Vehtari et al. 2024, by arviz-stats; limit ``min(1 - 1/log10(N), 0.7)``), ``noise_share`` (of the variance
+    of log weights: the SD of ``log w - eta score`` squared, or without score that of ``log w(2 eta) - 2 log w(eta)``
+    over root 3), ``step_error`` (SE of matched - true over the mean true change of
+    the runs), ``score_z`` (mean score over its standard
+    error), ``stored_error`` (stored standard errors times their number of shards over those computed here; the limit is
+    4 SDs of what so many shards scatter).
+
+    On healthy runs a flag is raised by chance for ``score_z`` in 0.3 %, for ``pareto_k`` in as many at 128 sequences
+    and in fewer beyond, and for the others hardly ever. Where many sequences carry the same weight, as very short ones
+    may, ``pareto_k`` is raised more often; `analysis_helpers.calibration` measures all of these rates.
+
+    Parameters
+    ----------
+    runs
+        Name -> run.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, eta (missing where the check is about the run), check, value (missing where it cannot be had),
+        limit, flag (bool), meaning (one sentence).
+
+    Raises
+    ------
+    ValueError
+        If there are no runs.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> table = run_health(synthetic_runs(2, 512))
+    >>> int(table["flag"].sum()), sorted(table["check"].unique())[:3]
+    (0, ['ess_share', 'integrity', 'largest_weight_share'])
+    """
+    check_mapping(runs)
+    references = {eta: _mean_true(runs, eta) for eta in all_etas(runs)}
+    rows = [
+        {
+            "run": name,
+            "eta": found.eta,
+            "check": check_name,
+            "value": found.value,
+            "limit": found.limit,
+            "flag": found.flag,
+            "meaning": f"{found.detail}{' ' if found.detail else ''}{check.meaning}",
+        }
+        for name, run in runs.items()
+        for check_name, check in CHECKS.items()
+        for found in check.find(run, references)
+    ]
+    return pd.DataFrame(rows)
+
+
+def health_of_batches(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
+    """Return `run_health` of the runs of several batch folders, each run named ``batch/run``.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> health_of_batches({"E_128": synthetic_runs(1, 128)})["run"].unique().tolist()
+    ['E_128/run_01']
+    """
+    tables = [run_health(runs) for runs in batches.values()]
+    named = [table.assign(run=batch + "/" + table["run"]) for batch, table in zip(batches, tables, strict=True)]
+    return pd.concat(named, ignore_index=True)
+
+
+def health_overview(health: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each check: its worst value over runs and etas, its limit, the runs flagged, the meaning.
+
+    Parameters
+    ----------
+    health
+        From `run_health`.
+
+    Returns
+    -------
+    DataFrame
+        Columns check, worst, limit, flagged (names of runs, with etas where the check is about these), meaning.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> (health_overview(run_health(synthetic_runs(2, 512)))["flagged"] == "").all()
+    np.True_
+    """
+    rows = []
+    for check, table in health.groupby("check", sort=False):
+        severity = table["value"].map(CHECKS[str(check)].severity, na_action="ignore")
+        worst = table.iloc[int(severity.fillna(-math.inf).argmax())]
+        flagged = [
+            str(run)
+            if of_run["eta"].isna().any()
+            else f"{run} ({', '.join(f'{eta:g}' for eta in of_run['eta'].tolist())})"
+            for run, of_run in table[table["flag"]].groupby("run", sort=False)
+        ]
+        rows.append((check, worst["value"], worst["limit"], "; ".join(flagged), CHECKS[str(check)].meaning))
+    return pd.DataFrame(rows, columns=["check", "worst", "limit", "flagged", "meaning"])
+
+
+def _mean_true(runs: Mapping[str, Run], eta: float) -> float:
+    return float(np.mean([run.measurement(eta).delta_h_true for run in runs.values() if run.has_eta(eta)]))
+
+
+def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
+    """Return the stored totals of each run at each eta.
+
+    Parameters
+    ----------
+    batches
+        Name of the batch folder -> name of the run -> run.
+
+    Returns
+    -------
+    DataFrame
+        Columns batch, run, eta, sequences, true, linear, true_se, linear_se (nats per token; missing where not
+        recorded), ess_share (effective sample size over N).
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> run_totals({"E_32": synthetic_runs(1, 32)})[["batch", "run", "eta", "sequences"]].to_dict("records")[0]
+    {'batch': 'E_32', 'run': 'run_01', 'eta': 1.6e-06, 'sequences': 32}
+    """
+    rows = [
+        {
+            "batch": batch,
+            "run": name,
+            "eta": m.eta,
+            "sequences": run.num_sequences,
+            "true": m.delta_h_true,
+            "linear": m.eta * run.delta_h_per_lr,
+            **_standard_errors(run, m.eta),
+            "ess_share": float(m.weights.sum() ** 2 / (m.weights @ m.weights)) / run.num_sequences,
+        }
+        for batch, runs in batches.items()
+        for name, run in runs.items()
+        for m in run.measurements
+    ]
+    return pd.DataFrame(rows).sort_values(["eta", "batch", "run"], ignore_index=True)
+
+
+def contribution_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
+    """Return contributions at one eta: columns run, true, linear (nats per token), a row for each sequence.
+
+    Totals-only runs have none; they are skipped with a warning.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> len(contribution_table(synthetic_runs(2, 32), 1.6e-6))
+    64
+    """
+    parts = [pd.DataFrame({"run": [], "true": [], "linear": []}).astype({"run": str, "true": float, "linear": float})]
+    for name in usable_runs(runs, [eta], 1)[known_eta(runs, eta)]:
+        if "linear" not in runs[name].supports:
+            warn_about_runs(f"skipped {name}: it has no per-sequence terms, only totals")
+            continue
+        true_seq, linear_seq = per_sequence_contributions(runs[name], eta)
+        parts.append(pd.DataFrame({"run": name, "true": true_seq, "linear": linear_seq}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def contribution_tails(contributions: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each run and kind, how spread out and how heavy-tailed its contributions are.
+
+    Parameters
+    ----------
+    contributions
+        From `contribution_table`.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, kind ("true", "linear"), total and sd (nats per token), largest (in SDs from the mean),
+        top_1pct_share (of the sum of squares about the mean, in the 1 % of sequences furthest out; 0.06 for a normal
+        distribution).
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> contribution_tails(contribution_table(synthetic_runs(1, 64), 1.6e-6))["kind"].tolist()
+    ['true', 'linear']
+    """
+    rows = []
+    for run, table in contributions.groupby("run"):
+        for kind in ("true", "linear"):
+            values = table[kind].to_numpy()
+            squares = np.sort((values - values.mean()) ** 2)[::-1]
+            top = squares[: max(1, len(squares) // 100)].sum() / squares.sum()
+            sd = float(values.std(ddof=1))
+            rows.append((run, kind, float(values.sum()), sd, float(np.sqrt(squares[0])) / sd, float(top)))
+    return pd.DataFrame(rows, columns=["run", "kind", "total", "sd", "largest", "top_1pct_share"])
+
+
+def _standard_errors(run: Run, eta: float) -> dict[str, float]:
+    """Return the standard errors of the totals on a fresh batch of the run's size, NaN where they cannot be had."""
+    true_se = true_total_standard_error(run, eta)
+    linear_se = float("nan")
+    if {"linear", "baseline_entropy"} <= set(run.supports) and run.num_sequences > 1:
+        _, psi = influence_values(columns(run, eta, "ratio"))
+        linear_se = standard_deviation(psi) / float(np.sqrt(len(psi)))
+    return {"true_se": float("nan") if true_se is None else true_se, "linear_se": linear_se}

@@ -1,0 +1,325 @@
+"""How large a batch would be large enough, how well the runs at hand know that, and one large run or many small ones.
+
+Use it with a handful of runs at least as large as a few hundred sequences. The closed form behind it keeps the first
+order; below some sixteen sequences it is rough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .._checks import FloatArray, checked_count
+from ..runs import Run
+from .prediction import Pilot, pilot_of, predict
+from .random_effects import Pool, normal_quantile, pool, t_probability
+from .standard_errors import sizes_around
+
+CONFIDENCE = 0.9
+"""Level of the intervals on spreads and plans."""
+
+_LARGEST = 2**40  # sequences; what takes more is called unreachable
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A required batch size, and how far the runs behind it may mislead.
+
+    Attributes
+    ----------
+    n
+        Sequences required; None where no batch size is enough.
+    low, high
+        An interval on n that allows for how little the runs know; None: no batch size may be enough.
+    level
+        Level of the interval.
+    """
+
+    n: int | None
+    low: int | None
+    high: int | None
+    level: float
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a batch is to reach: a standard error of err_rel, or err_rel within a tolerance with some probability."""
+
+    target_sd: float | None = None
+    tolerance: float | None = None
+    probability: float = 0.9
+
+    def __post_init__(self) -> None:
+        if (self.target_sd is None) == (self.tolerance is None):
+            raise ValueError("give either target_sd or tolerance")
+        for name, value in (("target_sd", self.target_sd), ("tolerance", self.tolerance)):
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value < np.inf):
+                raise ValueError(f"{name} must be a positive number, got {value!r}")
+        if not (isinstance(self.probability, (int, float)) and 0 < self.probability < 1):
+            raise ValueError(f"probability must lie between 0 and 1, got {self.probability!r}")
+
+
+def required_batch_size(
+    runs: Mapping[str, Run],
+    eta: float,
+    *,
+    target_sd: float | None = None,
+    tolerance: float | None = None,
+    probability: float = 0.9,
+    estimator: str = "ratio",
+    reference: float | None = None,
+) -> int | None:
+    """Return the smallest batch that reaches a target, or None where no batch does.
+
+    With ``target_sd``, the standard error of err_rel on one fresh batch: ``S² / n <= target_sd²``, with S² averaged
+    over the runs. With ``tolerance``, the prediction for a fresh run: ``P(|err_rel| <= tolerance) >= probability``;
+    this includes what no batch size takes away, the mean error and the spread between runs.
+
+    Parameters
+    ----------
+    runs
+        Name -> run, the pilot.
+    eta
+        Step size.
+    target_sd, tolerance
+        The target, one of the two, in units of the reference.
+    probability
+        Goes with ``tolerance``.
+    estimator
+        "ratio" or "matched".
+    reference
+        What err_rel is divided by (nats per token); None: the mean true total over the runs.
+
+    Raises
+    ------
+    RunError
+        If a run does not record what the estimator needs.
+    ValueError
+        If none or both targets are given, an argument is out of range, no run has the eta, or the estimator is
+        "partial_sum", which means nothing on a fresh batch.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> runs = synthetic_runs(3, 512)
+    >>> n = required_batch_size(runs, 1.6e-6, target_sd=0.5)
+    >>> round(required_batch_size(runs, 1.6e-6, target_sd=0.25) / n, 1)
+    4.0
+    >>> required_batch_size(runs, 1.6e-6, tolerance=1e-6) is None
+    True
+    """
+    goal = Goal(target_sd, tolerance, probability)
+    return smallest_batch(pilot_of(runs, eta, reference=reference, estimator=estimator), goal)
+
+
+def plan_batch_size(
+    runs: Mapping[str, Run],
+    eta: float,
+    goal: Goal,
+    *,
+    estimator: str = "ratio",
+    reference: float | None = None,
+    level: float = CONFIDENCE,
+    num_draws: int = 400,
+    seed: int = 0,
+) -> Plan:
+    """Return the required batch size with an interval that allows for how little the runs know.
+
+    For a standard error it follows from the interval of S (`spread_interval`). For a tolerance it says what other runs
+    of the same number and sizes would have said: each draw makes err_rel and S of every run anew from their estimated
+    distributions and plans again (a parametric bootstrap); the interval holds the middle ``level`` of these plans.
+
+    Parameters
+    ----------
+    runs, eta, estimator, reference
+        As in `required_batch_size`.
+    goal
+        What the batch is to reach.
+    level
+        Level of the interval.
+    num_draws
+        Number of draws.
+    seed
+        Seed of the draws.
+    """
+    pilot = pilot_of(runs, eta, reference=reference, estimator=estimator)
+    if goal.target_sd is not None:
+        fewest, most = (math.ceil((spread / goal.target_sd) ** 2) for spread in spread_interval(pilot, level))
+        return Plan(smallest_batch(pilot, goal), fewest, most, level)
+    rng = np.random.default_rng(seed)
+    drawn = [smallest_batch(_another(pilot, rng), goal) for _ in range(checked_count(num_draws, "num_draws"))]
+    sizes = np.sort([np.inf if n is None else float(n) for n in drawn])
+    low, high = (float(np.quantile(sizes, (1 + sign * level) / 2, method="nearest")) for sign in (-1, 1))
+    return Plan(smallest_batch(pilot, goal), _whole(low), _whole(high), level)
+
+
+def plan_batch_sizes(
+    runs: Mapping[str, Run], etas: Sequence[float], *, tolerance: float, probability: float = 0.9, seed: int = 0
+) -> pd.DataFrame:
+    """Return the batch required at each eta for err_rel of a fresh run within ``tolerance``, by `plan_batch_size`.
+
+    Returns
+    -------
+    DataFrame
+        Columns eta, n, low, high (sequences; missing where no batch is large enough).
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> plan_batch_sizes(synthetic_runs(3, 512), [1.6e-6], tolerance=2.0).columns.tolist()
+    ['eta', 'n', 'low', 'high']
+    """
+    goal = Goal(tolerance=tolerance, probability=probability)
+    plans = {eta: plan_batch_size(runs, eta, goal, seed=seed) for eta in etas}
+    rows = [(eta, plan.n, plan.low, plan.high) for eta, plan in plans.items()]
+    table = pd.DataFrame(rows, columns=["eta", "n", "low", "high"])
+    return table.astype(dict.fromkeys(("n", "low", "high"), "Int64"))
+
+
+def spread_interval(pilot: Pilot, level: float = CONFIDENCE) -> tuple[float, float]:
+    """Return an interval for S, the root of S² averaged over runs: for few sequences, few runs, a reference not exact.
+
+    The logarithms of S² are pooled as err_rel is, with variances ``(kurtosis - 1) / N``; the relative error of the
+    reference, by which S is divided, adds to that of S.
+    """
+    logs = _log_spreads(pilot)
+    half = math.hypot((logs.interval(level)[1] - logs.mean) / 2, normal_quantile(level) * pilot.reference_error)
+    typical = math.sqrt(pilot.mean_square_spread)
+    return typical * math.exp(-half), typical * math.exp(half)
+
+
+def error_by_size(
+    runs: Mapping[str, Run],
+    eta: float,
+    sizes: Sequence[int] | None = None,
+    *,
+    tolerance: float,
+    probability: float = 0.9,
+    reference: float | None = None,
+) -> pd.DataFrame:
+    """Return how large an error of one fresh batch to expect at each size.
+
+    Returns
+    -------
+    DataFrame
+        Columns n, se, se_low, se_high (standard error of err_rel from sampling, with its interval), low, high (the
+        predictive interval at level ``probability``), within (probability of an absolute err_rel of at most
+        ``tolerance``).
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> table = error_by_size(synthetic_runs(3, 512), 1.6e-6, [64, 256], tolerance=0.5)
+    >>> bool(round(table["se"].iloc[0] / table["se"].iloc[1], 9) == 2)  # four times the batch halves the error
+    True
+    """
+    pilot = pilot_of(runs, eta, reference=reference)
+    low, high = spread_interval(pilot)
+    rows = []
+    for n in sizes_around(256, 4 * int(pilot.sizes.max())) if sizes is None else sizes:
+        predicted = predict(pilot, checked_count(n, "sizes"))
+        se = (predicted.sampling_sd, low / math.sqrt(n), high / math.sqrt(n))
+        rows.append((n, *se, *predicted.interval(probability), predicted.probability_within(tolerance)))
+    return pd.DataFrame(rows, columns=["n", "se", "se_low", "se_high", "low", "high", "within"])
+
+
+def budget_table(
+    runs: Mapping[str, Run],
+    eta: float,
+    *,
+    sequences: int = 2048,
+    counts: Sequence[int] = (1, 2, 4, 8),
+    reference: float | None = None,
+) -> pd.DataFrame:
+    """Return what a budget of sequences buys as one large run or as several small ones, each with its own update.
+
+    The mean err_rel over k runs of n sequences has the variance ``(S²/n + tau²) / k``: where runs differ beyond
+    sampling, more runs say more about updates in general; where they do not, it is all the same.
+
+    Returns
+    -------
+    DataFrame
+        Columns runs, sequences_each, se (of the mean over runs, about updates in general), se_low and se_high (for tau
+        at the ends of its interval).
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> budget_table(synthetic_runs(3, 512), 1.6e-6, sequences=512)["sequences_each"].tolist()
+    [512, 256, 128, 64]
+    """
+    pilot = pilot_of(runs, eta, reference=reference)
+    taus = (pilot.pooled.tau, *pilot.tau_interval(CONFIDENCE))
+    rows = []
+    for count in counts:
+        each = checked_count(sequences, "sequences") // checked_count(count, "counts", most=sequences)
+        sampling = pilot.mean_square_spread / each
+        rows.append((count, each, *(math.sqrt((sampling + tau**2) / count) for tau in taus)))
+    return pd.DataFrame(rows, columns=["runs", "sequences_each", "se", "se_low", "se_high"])
+
+
+def smallest_batch(pilot: Pilot, goal: Goal) -> int | None:
+    """Return the smallest batch that reaches the goal by what a pilot says, or None where none does."""
+    return smallest_for(goal, pilot.pooled, pilot.mean_square_spread)
+
+
+def smallest_for(goal: Goal, pooled: Pool, square_spread: float) -> int | None:
+    """Return the smallest batch that reaches the goal, given err_rel over runs and S², or None where none does."""
+    if goal.target_sd is not None:
+        # Rounding must not ask for one sequence more where S²/n meets the target exactly.
+        return max(1, math.ceil(square_spread / goal.target_sd**2 * (1 - 1e-12)))
+    return _smallest_within(pooled, square_spread, float(goal.tolerance or 0), goal.probability)
+
+
+def _smallest_within(pooled: Pool, square_spread: float, tolerance: float, probability: float) -> int | None:
+    """Return the smallest n at which a fresh run's absolute err_rel is at most ``tolerance`` with the probability."""
+
+    def reached(sizes: FloatArray) -> NDArray[np.bool_]:
+        variance = square_spread / sizes + pooled.se**2 + pooled.tau**2
+        sd, freedom = np.sqrt(variance), pooled.predictive_freedom(variance)
+        above, below = ((bound - pooled.mean) / sd for bound in (tolerance, -tolerance))
+        within = t_probability(above, freedom) - t_probability(below, freedom)
+        return np.asarray(within >= probability)
+
+    # A Student-t probability need not rise steadily, as tails grow heavier where few runs decide. A prediction takes
+    # the best of all smaller sizes (see Prediction), so the first size that reaches it decides; a fine grid finds it.
+    grid = np.unique(np.round(2.0 ** np.arange(0, math.log2(_LARGEST) + 0.25, 0.25)))
+    found = np.flatnonzero(reached(grid))
+    if not len(found):
+        return None
+    if found[0] == 0:
+        return 1
+    low, high = int(grid[found[0] - 1]), int(grid[found[0]])
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(np.array([float(middle)]))[0] else (middle, high)
+    return high
+
+
+def _another(pilot: Pilot, rng: np.random.Generator) -> Pilot:
+    """Return a pilot as another set of runs of the same sizes might have given it."""
+    pooled, logs = pilot.pooled, _log_spreads(pilot)
+    count = len(pilot.values)
+    values = rng.normal(pooled.mean, np.sqrt(pilot.variances + pooled.tau**2), count)
+    scatter = np.sqrt(_log_variances(pilot) + logs.tau**2)
+    factors = np.exp(rng.normal(0.0, scatter, count) / 2)
+    typical = math.sqrt(pilot.mean_square_spread / np.mean(np.exp(scatter**2 / 2)))
+    scale = math.exp(rng.normal(0.0, pilot.reference_error))  # another reference moves all alike
+    return replace(pilot, values=values * scale, spreads=typical * factors * scale)
+
+
+def _log_spreads(pilot: Pilot) -> Pool:
+    return pool(2 * np.log(pilot.spreads), _log_variances(pilot))
+
+
+def _log_variances(pilot: Pilot) -> FloatArray:
+    return np.maximum(pilot.kurtoses - 1, 1e-6) / pilot.sizes
+
+
+def _whole(size: float) -> int | None:
+    return int(size) if math.isfinite(size) else None

@@ -1,0 +1,187 @@
+"""What the recorded sequences say about their own errors: standard errors in closed form.
+
+Standard errors come from the estimator's gradient at the full sums, so every estimator has one. They describe sampling
+of sequences, with the update direction and the reference held fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from .._checks import checked_choice, checked_count
+from ..err_rel import own_total, reference_for, reference_total, simulate_err_rel_across_runs, usable_runs
+from ..estimators import columns, error_influence_values, standard_deviation
+from ..runs import Run
+
+POPULATIONS = ("policy", "run")
+
+
+def err_rel_standard_error(
+    run: Run,
+    eta: float,
+    n: int | None = None,
+    *,
+    reference: float | None = None,
+    estimator: str = "ratio",
+    population: str = "policy",
+) -> float:
+    """Return the standard error of err_rel on n sequences, in closed form.
+
+    ``SE^2 = S_psi^2 / n`` for a fresh batch from the policy, ``S_psi^2 (1/n - 1/N)`` for a subset of this run, with
+    S_psi^2 the variance (ddof=1) of the influence values of ``linear - true`` over the reference. For the partial sum,
+    which is not rescaled, the second is times ``(n/N)^2``.
+
+    Parameters
+    ----------
+    run
+        The run.
+    eta
+        Step size.
+    n
+        Sequences; None: as many as the run has.
+    reference
+        What err_rel is divided by (nats per token); None: the run's own full-batch true total.
+    estimator
+        "ratio", "matched" or "partial_sum".
+    population
+        "policy": a fresh batch of n sequences. "run": a subset of n sequences of this run, drawn without replacement.
+
+    Raises
+    ------
+    RunError
+        If the run does not record what the estimator needs.
+    ValueError
+        If an argument is out of range, or a fresh batch is asked of "partial_sum", which has no meaning there.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> run = synthetic_runs(1, 512)["run_01"]
+    >>> fresh = err_rel_standard_error(run, 1.6e-6, 128)
+    >>> subset = err_rel_standard_error(run, 1.6e-6, 128, population="run")
+    >>> round(subset / fresh, 6) == round((1 - 128 / 512) ** 0.5, 6)
+    True
+    """
+    checked_choice(population, "population", POPULATIONS)
+    batch = columns(run, eta, estimator)
+    degree, total = batch.estimator.degree, run.num_sequences
+    if population == "policy" and degree:
+        raise ValueError(
+            f"population must be 'run' for estimator {estimator!r}, whose sums mean nothing on a fresh batch"
+        )
+    most = total if population == "run" else None
+    size = total if n is None else checked_count(n, "n", most=most, what_most=", the number of sequences")
+    scale = own_total(run, eta, run.source) if reference is None else reference
+    if scale == 0:
+        return float("nan")
+    spread = standard_deviation(error_influence_values(batch)) / abs(scale)
+    left = 1 / size - 1 / total if population == "run" else 1 / size
+    return spread * float(np.sqrt(max(left, 0.0))) * (size / total) ** degree
+
+
+def typical_standard_error(runs: Mapping[str, Run], eta: float, n: int, *, reference: float) -> float:
+    """Return the root mean square over runs of the standard error of err_rel on a fresh batch of n sequences."""
+    errors = [err_rel_standard_error(run, eta, n, reference=reference) for run in runs.values()]
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
+def subset_moments(
+    runs: Mapping[str, Run],
+    etas: Sequence[float],
+    n: int,
+    *,
+    estimator: str = "ratio",
+    references: Mapping[float, float] | None = None,
+) -> pd.DataFrame:
+    """Return mean and SD of err_rel over the subsets of n sequences of each run, in closed form.
+
+    The mean is the full-batch value (for "partial_sum" times n/N), the SD `err_rel_standard_error` with population
+    "run".
+
+    Returns
+    -------
+    DataFrame
+        Columns run, eta, mean, sd.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> subset_moments(synthetic_runs(2, 128), [1.6e-6], 32)["run"].tolist()
+    ['run_01', 'run_02']
+    """
+    rows = []
+    for eta, names in usable_runs(runs, etas, n, "n").items():
+        for name in names:
+            run = runs[name]
+            scale = reference_for(references, run, eta, name)
+            batch = columns(run, eta, estimator)
+            share = (n / run.num_sequences) ** batch.estimator.degree
+            sd = err_rel_standard_error(run, eta, n, reference=scale, estimator=estimator, population="run")
+            true, linear = batch.estimate(batch.sums)
+            rows.append((name, eta, float(linear - true) / scale * share, sd))
+    return pd.DataFrame(rows, columns=["run", "eta", "mean", "sd"])
+
+
+def sizes_around(n: int, largest: int) -> list[int]:
+    """Return sizes to plot a spread against: powers of two from 16 to twice ``largest``, and n.
+
+    Examples
+    --------
+    >>> sizes_around(100, 128)
+    [16, 32, 64, 100, 128, 256]
+    """
+    powers = [2**k for k in range(4, (2 * largest).bit_length())]
+    return sorted({*powers, n})
+
+
+def spread_by_size(
+    runs: Mapping[str, Run],
+    eta: float,
+    sizes: Sequence[int] | None = None,
+    *,
+    n: int = 256,
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the SD of err_rel against the number of sequences, by the ratio: in closed form and over draws.
+
+    Every SD is the root mean square over runs; err_rel is over the mean true total of the runs. Sizes that a run does
+    not exceed have no subsets and no draws. Without ``sizes``, powers of two around ``n`` and the runs are taken.
+
+    Returns
+    -------
+    DataFrame
+        Columns n, fresh (a fresh batch of n), subset (of a run, with the finite population correction), drawn (over
+        disjoint random subsets).
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> spread_by_size(synthetic_runs(2, 128), 1.6e-6, [32, 128])["drawn"].isna().tolist()
+    [False, True]
+    """
+    reference = reference_total(runs, eta)
+    smallest = min(run.num_sequences for run in runs.values())
+    rows = []
+    for size in sizes_around(n, smallest) if sizes is None else sizes:
+        fresh = typical_standard_error(runs, eta, size, reference=reference)
+        subset = drawn = float("nan")
+        if size < smallest:
+            moments = subset_moments(runs, [eta], size, references={eta: reference})
+            subset = float(np.sqrt(np.mean(moments["sd"] ** 2)))
+            draws = simulate_err_rel_across_runs(
+                runs,
+                [eta],
+                size,
+                num_samples=num_samples,
+                seed=seed,
+                estimator="ratio",
+                sampler="disjoint",
+                references={eta: reference},
+            )
+            drawn = float(np.sqrt(draws.groupby("run")["err_rel"].var().mean()))
+        rows.append((size, fresh, subset, drawn))
+    return pd.DataFrame(rows, columns=["n", "fresh", "subset", "drawn"])

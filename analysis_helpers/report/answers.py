@@ -1,0 +1,167 @@
+"""The answer in brief of each notebook: at most three sentences, with the numbers first, whatever the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from ..err_rel import Comparison
+from ..inference import Verdict, health_overview, typical_standard_error
+from ..runs import Run
+
+_FALLS_LIKE_ETA = (0.75, 1.25)  # shares of the growth of eta
+
+
+def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFrame) -> list[str]:
+    """Return what runs there are, what they say in total, and which checks are flagged.
+
+    Parameters
+    ----------
+    files, totals, health
+        From `inventory`, `run_totals` and `health_of_batches`.
+    """
+    batches = ", ".join(f"{len(rows)} in {batch}" for batch, rows in files.groupby("batch"))
+    problems = [f"{row.batch}/{row.run}: {row.problem}" for row in files[files["problem"] != ""].itertuples()]
+    problems += [f"{row.batch}/{row.run} has the same content as {row.same_as}" for row in _copies(files).itertuples()]
+    state = f"problems: {'; '.join(problems)}" if problems else "all of them load, add up and differ from each other"
+    eta = totals["eta"].min()
+    at_eta = {str(batch): rows for batch, rows in totals[totals["eta"] == eta].groupby("batch")}
+    changes = "; ".join(
+        f"{batch}: true {_milli(rows, 'true')}, linear {_milli(rows, 'linear')}" for batch, rows in at_eta.items()
+    )
+    flagged = [
+        f"{row['check']} in {row['flagged']}" for row in health_overview(health).to_dict("records") if row["flagged"]
+    ]
+    return [
+        f"{_count(len(files), 'run')} ({batches}); {state}.",
+        f"At eta {eta:g} the mean change of entropy, in 10⁻³ nats per token ± SE, is {changes}.",
+        f"Health checks flagged: {'; '.join(flagged) or 'none'}.",
+    ]
+
+
+def describe_verdict(found: Verdict) -> list[str]:
+    """Return a verdict as two answers with their reasons, and what it does not establish."""
+    return [
+        (
+            f"**Is a batch of {found.n} enough at eta {found.eta:g}? {found.enough.capitalize()}.** "
+            f"{' '.join(found.because['enough'])}"
+        ),
+        (
+            f"**Can the linear approximation be trusted? {found.linear_trusted.capitalize()}.** "
+            f"{' '.join(found.because['linear_trusted'])}"
+        ),
+        f"**Not established:** {' '.join(found.not_seen)}",
+    ]
+
+
+def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: Mapping[str, Run]) -> list[str]:
+    """Return how far off one batch of the subset's size is, and where the actual runs lie."""
+    large = {name: large_runs[name] for name in ratio.synthetic["run"].unique()}
+    error = typical_standard_error(large, ratio.eta, ratio.sample_size, reference=ratio.reference_total)
+    subsets, values = ratio.synthetic["err_rel"], ratio.actual["err_rel"]
+    near = int((abs(values - subsets.mean()) <= 2 * subsets.std()).sum())
+    return [
+        f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2f}.",
+        (
+            f"Over subsets, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± SD) by the ratio; by the "
+            f"partial sum, ± {partial_sum.synthetic['err_rel'].std():.2f}, is not comparable with actual runs."
+        ),
+        (
+            f"{near} of {_count(len(values), 'actual run')} lie within 2 SD of the subsets' mean: "
+            f"{', '.join(f'{value:+.2f}' for value in values)}."
+        ),
+    ]
+
+
+def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset_size: int) -> list[str]:
+    """Return how the spread of err_rel depends on eta, from `summarize_err_rel_distribution` for each estimator."""
+    sentences = [
+        f"{name}, subsets of {subset_size}: err_rel is {_per_eta(table)} (mean ± SD)."
+        for name, table in (("Ratio", ratio), ("Partial sum", partial_sum))
+    ]
+    if len(ratio) < 2:
+        return [*sentences, "One eta does not show whether the spread depends on the step size."]
+    first, last = ratio["eta"].iloc[[0, -1]]
+    falls = [table["std_err_rel"].iloc[0] / table["std_err_rel"].iloc[-1] for table in (partial_sum, ratio)]
+    low, high = (share * last / first for share in _FALLS_LIKE_ETA)
+    cause = ", as fast as eta grows: its spread is base entropy, not the step" if low < falls[0] < high else ""
+    return [
+        *sentences,
+        (
+            f"From eta {first:g} to {last:g} the SD of the ratio falls {falls[1]:.2f} times, that of the partial sum "
+            f"{falls[0]:.2f} times{cause}."
+        ),
+    ]
+
+
+def describe_plans(plans: pd.DataFrame, budget: pd.DataFrame, tolerance: float, probability: float) -> list[str]:
+    """Return the batch each eta takes, and what splitting a budget gains.
+
+    Parameters
+    ----------
+    plans, budget
+        From `plan_batch_sizes` and `budget_table`.
+    tolerance, probability
+        The goal of the plans.
+    """
+    sizes = ", ".join(f"{_size(row['n'])} at eta {row['eta']:g}" for row in plans.to_dict("records"))
+    spans = ", ".join(f"{_size(row['low'])} to {_size(row['high'])}" for row in plans.to_dict("records"))
+    one, most = budget.iloc[0], budget.iloc[-1]
+    return [
+        f"Sequences for abs(err_rel) ≤ {tolerance:g} in a fresh run, with probability {probability:.0%}: {sizes}.",
+        f"90% intervals of these plans: {spans}.",
+        (
+            f"SE of the mean err_rel from {one['sequences_each']:,.0f} sequences: {one['se']:.2f} in 1 run, "
+            f"{most['se']:.2f} in {_count(int(most['runs']), 'run')}."
+        ),
+    ]
+
+
+def describe_validation(rates: pd.DataFrame, coverage: pd.DataFrame, estimates: pd.DataFrame) -> list[str]:
+    """Return how estimates, intervals and verdicts turn out where the answer is known."""
+    false_yes, false_no = (
+        rates.loc[rates["truth"] == truth, answer].max() for truth, answer in (("no", "yes"), ("yes", "no"))
+    )
+    ninety = coverage[np.isclose(coverage["level"], 0.9)]["covered"]
+    covered = estimates["covered"]
+    return [
+        f"95% intervals of single estimates cover {covered.min():.1%} to {covered.max():.1%}.",
+        f"90% prediction intervals cover {ninety.min():.1%} to {ninety.max():.1%}.",
+        f'At most {false_yes:.0%} of "yes" answers and {false_no:.0%} of "no" answers are false, in any setting tried.',
+    ]
+
+
+def describe_exploration(mean: float, sd: float, required_n: int | None, found: Verdict) -> list[str]:
+    """Return the spread over subsets, the batch required, and the verdict, for one choice of parameters."""
+    return [
+        f"At eta {found.eta:g}, err_rel over subsets of {found.n} is {mean:+.2g} ± {sd:.2g} (mean ± SD, closed form).",
+        f"Sequences for abs(err_rel) ≤ {found.tolerance:g} (probability {found.probability:.0%}): {_size(required_n)}.",
+        (
+            f"Is a batch of {found.n} enough? {found.enough.capitalize()}. Can the linear approximation be trusted? "
+            f"{found.linear_trusted.capitalize()}."
+        ),
+    ]
+
+
+def _copies(files: pd.DataFrame) -> pd.DataFrame:
+    return files[files["same_as"] != ""]
+
+
+def _milli(rows: pd.DataFrame, name: str) -> str:
+    error = float(np.sqrt((rows[f"{name}_se"] ** 2).sum(skipna=False))) / len(rows)
+    return f"{rows[name].mean() * 1e3:+.3f}{'' if np.isnan(error) else f' ± {error * 1e3:.3f}'}"
+
+
+def _per_eta(summary: pd.DataFrame) -> str:
+    columns = (summary[name] for name in ("mean_err_rel", "std_err_rel", "eta"))
+    return ", ".join(f"{mean:+.2f} ± {sd:.2f} at eta {eta:g}" for mean, sd, eta in zip(*columns, strict=True))
+
+
+def _size(n: object) -> str:
+    return "no number is enough" if n is None or n is pd.NA else f"{n:,}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

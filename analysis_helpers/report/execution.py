@@ -1,0 +1,284 @@
+"""Run notebooks through papermill, each in a kernel of its own; what ran is kept, however it ended.
+
+Many notebooks at once: here on a few threads, or on the workers of a Dask cluster.
+
+Kernels are processes already, so threads are enough to keep the cores busy, and papermill is imported once. A notebook
+whose kernel or worker died is tried once more; what goes wrong inside a notebook is an error of that notebook alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from .parameters import notebooks_folder
+
+KERNEL_FOLDER = "analysis-helpers-kernel-"
+"""Begins the name of the folder of settings that a kernel is started with; tells our kernels from other processes."""
+
+# The history database, which kernels would share, is left out, and so is what a
+# kernel says on the terminal about being stopped. One thread a kernel: kernels run
+# side by side, and sums come out the same whatever the number of cores.
+_KERNEL_CONFIG = """
+import os
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+c.InlineBackend.figure_formats = FORMATS
+c.HistoryManager.enabled = False
+c.Application.log_level = "CRITICAL"
+"""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A notebook that was run.
+
+    Attributes
+    ----------
+    name
+        Name of the notebook, without ending.
+    path
+        The executed notebook; where it failed, as far as it came.
+    error
+        One sentence; empty where it ran through.
+    seconds
+        How long it took.
+    kernel_died
+        Whether it failed because its kernel died, which may pass when it is run again.
+    """
+
+    name: str
+    path: Path
+    error: str = ""
+    seconds: float = field(default=0.0, compare=False)
+    kernel_died: bool = False
+
+
+def find_notebooks(folder: Path | None = None) -> list[Path]:
+    """Return the notebooks to run, sorted: those in ``folder``, else beside the package, else in ``./notebooks``.
+
+    Raises
+    ------
+    ValueError
+        If there are none; the message says where was looked.
+    """
+    place = Path(folder) if folder is not None else notebooks_folder()
+    found = sorted(place.glob("*.ipynb")) if place is not None else []
+    if not found:
+        raise ValueError(f"no notebooks (*.ipynb) in {place or 'a folder notebooks beside the package or here'}")
+    return found
+
+
+def run_notebooks(
+    notebooks: Sequence[Path], parameters: Mapping[str, object], out: Path, *, progress: bool = False
+) -> Iterator[Execution]:
+    """Run notebooks one after the other into ``out``, each with those of the parameters that it has.
+
+    Parameters
+    ----------
+    notebooks
+        Paths of notebooks.
+    parameters
+        Name -> value. ``eta`` also fills ``etas``, as a list of one. Others that no notebook has are refused.
+    out
+        Folder for the executed notebooks.
+    progress
+        Whether to draw a progress bar for each notebook.
+
+    Yields
+    ------
+    Execution
+        In the order given, each as soon as it is done.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is in none of the notebooks; nothing has run then.
+    """
+    wanted = {path: fitting_parameters(declared_parameters(path), parameters) for path in notebooks}
+    unknown = [name for name in parameters if not any(_fills(name, wanted[path]) for path in notebooks)]
+    if unknown:
+        raise ValueError(f"no notebook has the parameter {', '.join(unknown)}")
+    out.mkdir(parents=True, exist_ok=True)
+    for path in notebooks:
+        yield run_notebook(path, wanted[path], out / path.name, progress=progress, formats=("png", "svg"))
+
+
+def run_notebook(
+    source: Path,
+    parameters: Mapping[str, object],
+    target: Path,
+    *,
+    progress: bool = False,
+    formats: Sequence[str] = ("png",),
+    save_often: bool = True,
+) -> Execution:
+    """Run one notebook with the parameters into ``target``; may be called from several threads at once.
+
+    Never raises for what goes wrong in a notebook: a full disk or a kernel that died is an error of that notebook.
+    With ``save_often`` the notebook is saved after every cell, so that something is left even where its kernel dies;
+    it takes a few per cent longer.
+    """
+    import papermill
+
+    start, error, died = time.perf_counter(), "", False
+    try:
+        with kernel_settings(*formats) as settings:
+            papermill.execute_notebook(
+                source,
+                target,
+                parameters=dict(parameters),
+                kernel_name="python3",
+                progress_bar=progress,
+                request_save_on_cell_execute=save_often,
+                resources={"metadata": {"path": str(source.parent)}},  # papermill's own cwd is that of the process
+                **settings,
+            )
+    except papermill.PapermillExecutionError as failure:
+        error = f"{failure.ename}: {failure.evalue}"
+    except Exception as failure:  # a kernel that died, a full disk: the other notebooks still run
+        error = f"{type(failure).__name__}: {failure}"
+        died = isinstance(failure, RuntimeError)  # DeadKernelError, or it died before its first reply
+    return Execution(source.stem, target, error, time.perf_counter() - start, died)
+
+
+def declared_parameters(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what the ``parameters`` cell of a notebook declares: name -> default, inferred_type_name, help."""
+    import papermill
+
+    found: dict[str, dict[str, Any]] = papermill.inspect_notebook(path)
+    return found
+
+
+def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, object]) -> dict[str, object]:
+    """Return those of the parameters that a notebook has; ``eta`` also fills ``etas``, as a list of one."""
+    chosen = {name: value for name, value in parameters.items() if name in declared}
+    if "etas" in declared and "eta" in parameters and "etas" not in parameters:
+        chosen["etas"] = [parameters["eta"]]
+    return chosen
+
+
+@contextmanager
+def kernel_settings(*formats: str) -> Iterator[dict[str, Any]]:
+    """Give a kernel settings of its own, so that nobody's personal IPython configuration changes an output.
+
+    Yields options for nbclient; nothing of the process is changed, so that threads do not disturb each other.
+    """
+    from traitlets.config import Config
+
+    with tempfile.TemporaryDirectory(prefix=KERNEL_FOLDER) as folder:
+        profile = Path(folder) / "profile_default"
+        profile.mkdir()
+        (profile / "ipython_kernel_config.py").write_text(
+            _KERNEL_CONFIG.replace("FORMATS", repr(set(formats))), encoding="utf-8"
+        )
+        yield {
+            "extra_arguments": [f"--ipython-dir={folder}"],
+            "config": Config({"KernelManager": {"transport_encryption": "auto"}}),
+            "store_widget_state": False,  # controls answer only to a kernel that runs
+            "shutdown_kernel": "immediate",  # nothing is left to be saved in a kernel whose notebook is through
+        }
+
+
+def _fills(name: str, chosen: Mapping[str, object]) -> bool:
+    return name in chosen or (name == "eta" and "etas" in chosen)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A notebook to run: its path, the parameters to give it, and where the executed notebook goes."""
+
+    source: Path
+    parameters: Mapping[str, object]
+    target: Path
+
+
+def run_job(job: Job, stopped: Event | None = None) -> Execution:
+    """Run a job, and once more if its kernel died, unless that was because all is to stop."""
+    from jupyter_core.utils import ensure_event_loop
+
+    try:
+        execution = run_notebook(job.source, job.parameters, job.target, save_often=False)
+        if execution.kernel_died and not (stopped and stopped.is_set()):
+            execution = run_notebook(job.source, job.parameters, job.target)
+        return execution
+    finally:
+        ensure_event_loop().close()  # that of this thread, which nobody else would close
+
+
+def run_here(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Execution]]:
+    """Run jobs on threads of this process; yield each with how it ended, as soon as it is done.
+
+    When the caller stops early or is interrupted, no further job starts and running kernels are killed.
+    """
+    stopped = Event()
+
+    def run(job: Job) -> Execution:
+        return Execution(job.source.stem, job.target, "stopped") if stopped.is_set() else run_job(job, stopped)
+
+    executor = ThreadPoolExecutor(workers)
+    futures: dict[Future[Execution], Job] = {executor.submit(run, job): job for job in jobs}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        stopped.set()
+        executor.shutdown(wait=False, cancel_futures=True)
+        while not all(future.done() for future in futures):  # stopped early
+            _kill_kernels()
+            wait(futures, timeout=0.2)
+        executor.shutdown()
+
+
+def run_on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Execution]]:
+    """Run jobs on the workers of an existing Dask cluster; yield each with how it ended, as soon as it is done.
+
+    Workers must have this package installed and see the same files under the same paths.
+
+    Raises
+    ------
+    ValueError
+        If the scheduler cannot be reached.
+    """
+    from dask.distributed import Client
+    from dask.distributed import as_completed as completed
+
+    try:
+        client = Client(address, timeout="10s")
+    except OSError as error:
+        raise ValueError(f"no Dask scheduler answers at {address} ({error})") from None
+    with client:
+        futures = {client.submit(run_job, job, pure=False): job for job in jobs}
+        try:
+            for future in completed(futures):
+                yield futures[future], _ended(future, futures[future])
+        finally:
+            client.cancel(list(futures))
+
+
+def _ended(future: object, job: Job) -> Execution:
+    """Return how a job on a cluster ended; a worker that died again and again is an error of its job."""
+    error = future.exception()  # type: ignore[attr-defined]
+    if error is None:
+        execution: Execution = future.result()  # type: ignore[attr-defined]
+        return execution
+    return Execution(job.source.stem, job.target, f"{type(error).__name__}: {error}")
+
+
+def _kill_kernels() -> None:
+    """Kill the kernels that notebooks run in, and no other process that this one may have started."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if any(KERNEL_FOLDER in argument for argument in child.cmdline()):
+                child.kill()
+        except psutil.NoSuchProcess:  # ended by itself
+            continue

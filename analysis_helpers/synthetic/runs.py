@@ -1,0 +1,280 @@
+"""Runs of a tiny policy whose true answer is known: for tests, for teaching, and as sample data.
+
+Each run does what a real one does. It samples an update batch, forms an Adam-like policy-gradient direction from a
+reward that favours confident answers, samples an evaluation batch from the policy, and records the true change by
+importance sampling and the linear terms in the entropy-to-go form. Unlike in a real run, the sequences come exactly
+from the policy that is differentiated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .._checks import FloatArray, checked_count
+from ..runs import RESULTS_FILE, Run, ShardError, write_run
+from .policy import (
+    Policy,
+    Sequences,
+    entropy_change,
+    entropy_derivative,
+    per_token_entropy,
+    random_policy,
+    sample_sequences,
+)
+
+SAMPLE_ETAS = (1.6e-6, 3.2e-6)
+SAMPLE_SEED = 20240
+EXACT_FILE = "exact_change.json"
+
+_POLICY_SEED = 2  # of a few tried, the one most like the real runs in entropy, length and spread of err_rel
+_STEP_SCALE = 1750.0  # logits move by eta times this; makes the change about -1e-3 nats per token at eta 1.6e-6
+_UPDATE_PROMPTS, _SAMPLES_PER_PROMPT = 64, 8
+_SHARD = 8  # sequences
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticRun:
+    """A run together with its known answer.
+
+    Attributes
+    ----------
+    run
+        The run, as it would be loaded from a results file.
+    policy
+        The policy before the step.
+    direction
+        The update direction v, of the shape of the policy's logits.
+    """
+
+    run: Run
+    policy: Policy
+    direction: FloatArray
+
+    def exact_change(self, eta: float) -> float:
+        """Return the change of per-token entropy at ``eta`` that the run estimates, in nats per token."""
+        return entropy_change(self.policy, self.direction, eta)
+
+    def exact_derivative(self) -> float:
+        """Return the derivative that ``delta_h_per_lr`` estimates, in nats per token per unit eta."""
+        return entropy_derivative(self.policy, self.direction)
+
+
+def default_policy() -> Policy:
+    """Return the policy behind the sample data: 12 tokens, about 0.6 nats per token, 115 tokens a sequence."""
+    return random_policy(np.random.default_rng(_POLICY_SEED))
+
+
+def synthetic_runs(
+    num_runs: int = 4,
+    num_sequences: int = 2048,
+    etas: Sequence[float] = SAMPLE_ETAS,
+    *,
+    seed: int = 0,
+    policy: Policy | None = None,
+    sampling_temperature: float = 1.0,
+) -> dict[str, Run]:
+    """Return runs of a policy whose entropy is known, named run_01, run_02 and so on.
+
+    Parameters
+    ----------
+    num_runs
+        Number of runs; each has its own update direction and evaluation batch.
+    num_sequences
+        Sequences in an evaluation batch.
+    etas
+        Step sizes.
+    seed
+        Seed; each run has a stream of its own, so the first runs are the same whatever ``num_runs``.
+    policy
+        The policy; None: `default_policy`.
+    sampling_temperature
+        Divides the logits while the evaluation batch is sampled, and then only: anything but 1 makes runs whose
+        sequences do not come from the policy that is differentiated, as with a sampler that differs from the trainer.
+
+    Raises
+    ------
+    ValueError
+        If a count is not a whole number of at least 1, or the temperature not positive.
+    RunError
+        If an eta is not positive.
+
+    Examples
+    --------
+    >>> runs = synthetic_runs(2, 64)
+    >>> list(runs), runs["run_01"].num_sequences, runs["run_01"].etas
+    (['run_01', 'run_02'], 64, (1.6e-06, 3.2e-06))
+    """
+    made = synthetic_runs_with_truth(
+        num_runs, num_sequences, etas, seed=seed, policy=policy, sampling_temperature=sampling_temperature
+    )
+    return {name: synthetic.run for name, synthetic in made.items()}
+
+
+def synthetic_runs_with_truth(
+    num_runs: int = 4,
+    num_sequences: int = 2048,
+    etas: Sequence[float] = SAMPLE_ETAS,
+    *,
+    seed: int = 0,
+    policy: Policy | None = None,
+    sampling_temperature: float = 1.0,
+) -> dict[str, SyntheticRun]:
+    """Return the runs of `synthetic_runs`, each with its policy and direction, from which the exact answer follows."""
+    checked_count(num_runs, "num_runs")
+    checked_count(num_sequences, "num_sequences")
+    if not 0 < sampling_temperature < np.inf:
+        raise ValueError(f"sampling_temperature must be positive, got {sampling_temperature!r}")
+    source = default_policy() if policy is None else policy
+    sampler = Policy(source.logits / sampling_temperature, source.max_length)
+    streams = np.random.SeedSequence(seed).spawn(num_runs)
+    return {
+        f"run_{k:02d}": _make_run(source, sampler, num_sequences, etas, np.random.default_rng(stream), f"run_{k:02d}")
+        for k, stream in enumerate(streams, start=1)
+    }
+
+
+def update_direction(policy: Policy, rng: np.random.Generator) -> tuple[FloatArray, Sequences]:
+    """Return an update direction for the policy's logits, and the update batch that it comes from.
+
+    The reward of a sequence is its mean log-probability a token; advantages are standardised among the samples of one
+    prompt; the gradient g of the policy-gradient objective becomes ``g / (|g| + rms(g))`` by element, as a damped first
+    step of Adam.
+    """
+    prompts = np.repeat(rng.integers(len(policy.logits), size=_UPDATE_PROMPTS), _SAMPLES_PER_PROMPT)
+    batch = sample_sequences(policy, len(prompts), rng, prompts=prompts)
+    log_probs, at = policy.log_probs(), (batch.step_prompts(), batch.states)
+    reward = batch.sum_steps(log_probs[(*at, batch.actions)]) / batch.lengths
+    grouped = reward.reshape(_UPDATE_PROMPTS, _SAMPLES_PER_PROMPT)
+    advantage = (grouped - grouped.mean(axis=1, keepdims=True)) / (grouped.std(axis=1, keepdims=True) + 1e-8)
+    step_advantage = np.repeat(advantage.ravel(), batch.lengths)
+    taken, visited = np.zeros_like(log_probs), np.zeros(log_probs.shape[:2])
+    np.add.at(taken, (*at, batch.actions), step_advantage)
+    np.add.at(visited, at, step_advantage)
+    gradient = taken - visited[..., None] * np.exp(log_probs)
+    return _STEP_SCALE * gradient / (np.abs(gradient) + np.sqrt(np.mean(gradient**2))), batch
+
+
+def evaluate(
+    policy: Policy,
+    direction: FloatArray,
+    batch: Sequences,
+    etas: Sequence[float],
+    baseline: FloatArray,
+    source: str = "synthetic run",
+) -> Run:
+    """Return the run that records an evaluation batch: the true change by importance sampling, and the linear terms.
+
+    With the entropy-to-go ``G_t = sum of H_s over s > t``, a baseline b_t and ``D`` the derivative along ``direction``,
+    a sequence's linear term is ``sum_t (G_t - b_t) D log pi_t + sum_t D H_t - H_N T sum_t D log pi_t``, over all
+    tokens.
+
+    Parameters
+    ----------
+    policy, direction, etas
+        The step: logits move by ``eta * direction``.
+    batch
+        The evaluation batch.
+    baseline
+        b_t by position, shape ``(policy.max_length,)``, in nats; must not depend on ``batch``.
+    source
+        A name for messages.
+    """
+    log_probs, entropies = policy.log_probs(), policy.state_entropies()
+    probs = np.exp(log_probs)
+    scores = direction - np.sum(probs * direction, axis=-1, keepdims=True)  # D log pi(a | s)
+    entropy_slopes = -np.sum(probs * scores * log_probs, axis=-1)  # D H(s)
+    state = (batch.step_prompts(), batch.states)
+    action = (*state, batch.actions)
+    step_scores = scores[action]
+    to_go, positions = _entropy_to_go(entropies[state], batch)
+    moved = {eta: policy.step(direction, eta) for eta in etas}
+    run = Run.from_arrays(
+        token_counts=batch.lengths,
+        h_base=batch.sum_steps(entropies[state]),
+        h_new={eta: batch.sum_steps(new.state_entropies()[state]) for eta, new in moved.items()},
+        log_weights={eta: batch.sum_steps((new.log_probs() - log_probs)[action]) for eta, new in moved.items()},
+        score=batch.sum_steps(step_scores),
+        wjlogp_sum=batch.sum_steps((to_go - baseline[positions]) * step_scores),
+        jH_sum=batch.sum_steps(entropy_slopes[state]),
+        source=source,
+    )
+    return dataclasses.replace(run, shard_errors=stored_shard_errors(run))
+
+
+def entropy_to_go_baseline(policy: Policy, batch: Sequences) -> FloatArray:
+    """Return the mean entropy-to-go by position over a batch, shape ``(max_length,)``, in nats; 0 past the longest."""
+    to_go, positions = _entropy_to_go(policy.state_entropies()[batch.step_prompts(), batch.states], batch)
+    counts = np.bincount(positions, minlength=policy.max_length)
+    baseline: FloatArray = np.bincount(positions, to_go, policy.max_length) / np.maximum(counts, 1)
+    return baseline
+
+
+def stored_shard_errors(run: Run) -> tuple[ShardError, ...]:
+    """Return the standard error of the linear total as real runs store it: of a mean over shards of 8 sequences."""
+    num_shards = run.num_sequences // _SHARD
+    if run.gdotv is None or num_shards < 2:
+        return ()
+    sums = run.gdotv[: num_shards * _SHARD].reshape(num_shards, _SHARD).sum(axis=1)
+    value = float(sums.std(ddof=1) / np.sqrt(num_shards))
+    return (ShardError("approx.variance.se_shard", value, num_shards),)
+
+
+def write_sample_data(root: str | os.PathLike[str]) -> None:
+    """Write the sample data: four runs in ``E_2048``, four in ``E_256``, and ``exact_change.json``.
+
+    The same files come out each time on one machine, byte for byte.
+
+    Parameters
+    ----------
+    root
+        Folder to write to; made where it is missing. Files of the same names are replaced, others are left alone.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     write_sample_data(root)
+    ...     sorted(path.name for path in Path(root).iterdir())
+    ['E_2048', 'E_256', 'exact_change.json']
+    """
+    folder, policy = Path(root), default_policy()
+    exact: dict[str, dict[str, object]] = {}
+    for seed, size in enumerate((2048, 256), start=SAMPLE_SEED):
+        for name, made in synthetic_runs_with_truth(4, size, seed=seed, policy=policy).items():
+            write_run(folder / f"E_{size}" / name / RESULTS_FILE, made.run)
+            changes = {repr(eta): made.exact_change(eta) for eta in made.run.etas}
+            exact[f"E_{size}/{name}"] = {"derivative": made.exact_derivative(), "change": changes}
+    truth = {"unit": "nats per token", "per_token_entropy": per_token_entropy(policy), "runs": exact}
+    (folder / EXACT_FILE).write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
+
+
+def _make_run(
+    policy: Policy,
+    sampler: Policy,
+    num_sequences: int,
+    etas: Sequence[float],
+    rng: np.random.Generator,
+    source: str,
+) -> SyntheticRun:
+    direction, update_batch = update_direction(policy, rng)
+    baseline = entropy_to_go_baseline(policy, update_batch)
+    batch = sample_sequences(sampler, num_sequences, rng)
+    run = evaluate(policy, direction, batch, etas, baseline, f"synthetic {source}")
+    return SyntheticRun(run, policy, direction)
+
+
+def _entropy_to_go(
+    step_entropies: FloatArray, batch: Sequences
+) -> tuple[FloatArray, np.ndarray[tuple[int], np.dtype[np.intp]]]:
+    """Return, for every step, the entropy of the later steps of its sequence, and its position in it."""
+    ends = np.cumsum(batch.lengths)
+    running = np.cumsum(step_entropies)
+    to_go = np.repeat(running[ends - 1], batch.lengths) - running
+    return to_go, np.arange(len(step_entropies)) - np.repeat(ends - batch.lengths, batch.lengths)

@@ -1,0 +1,360 @@
+"""Runs drawn anew again and again from a policy whose answer is known.
+
+A small policy with short sequences, so that thousands of batches take seconds. One update direction serves for all;
+differences between updates are put in by shifting the linear terms of a run, which moves its err_rel by a known amount
+and changes nothing else.
+
+Does the suite tell the truth? Its estimates, intervals, plans and answers on runs whose answer is known.
+
+Every table rests on batches drawn anew by `analysis_helpers.replicates`.
+
+Calibration over 10,000 batches whose answer is known: what the suite states, held against what comes out.
+
+`calibrate` takes minutes, so its summary is stored with the package: `read_calibration` reads it, ``make calibration``
+makes it anew. Batches are drawn in chunks, each from a stream of its own, so that the numbers are the same whatever the
+number of processes, and any one chunk can be had again on its own.
+
+Runs made unhealthy in a known way, and how often checks of health see it: on these runs, and on healthy ones.
+
+Each ailment is one that real runs may have, made as strong as its name says; a weaker one is seen less often.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.resources import files
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .._checks import FloatArray, checked_count
+from ..inference import (
+    NO,
+    UNSURE,
+    YES,
+    Goal,
+    pilot_of,
+    verdict,
+)
+from ..runs import Run, ScoreTerms
+from .policy import Policy, random_policy, sample_sequences
+from .runs import SyntheticRun, entropy_to_go_baseline, evaluate, stored_shard_errors, update_direction
+
+ETA = 1.6e-6
+
+_POLICY_SEED = 3
+_CHUNK = 200_000  # sequences evaluated at once
+
+
+@dataclass(frozen=True, eq=False)
+class Replicate:
+    """Large runs and a fresh run, all drawn anew, with the answer known.
+
+    Attributes
+    ----------
+    large
+        Name -> run.
+    fresh
+        The run to be predicted, with an update of its own.
+    mean
+        The err_rel that runs have on average, over the exact reference.
+    """
+
+    large: Mapping[str, Run]
+    fresh: Run
+    mean: float
+
+
+def short_policy() -> Policy:
+    """Return a policy of about 20 tokens a sequence: 12 times as fast to sample as the one behind the sample data."""
+    return random_policy(np.random.default_rng(_POLICY_SEED), end_logit=2.0, max_length=30)
+
+
+def replicates(
+    count: int,
+    *,
+    num_large: int = 4,
+    large_size: int = 512,
+    fresh_size: int = 64,
+    tau: float = 0.0,
+    bias: float = 0.0,
+    seed: int = 0,
+) -> Iterator[Replicate]:
+    """Draw large runs and a fresh run, again and again.
+
+    Parameters
+    ----------
+    count
+        Number of replicates.
+    num_large, large_size, fresh_size
+        Large runs in a replicate, their sequences, those of the fresh run.
+    tau
+        SD of err_rel between runs, beyond sampling.
+    bias
+        Mean err_rel, beyond the nonlinearity of the step.
+    seed
+        Seed; sequences and shifts come from one stream.
+    """
+    sizes = [large_size] * checked_count(num_large, "num_large") + [fresh_size]
+    at_once = max(1, _CHUNK // sum(sizes))
+    rng = np.random.default_rng(seed)
+    for start in range(0, checked_count(count, "count"), at_once):
+        now = min(at_once, count - start)
+        made = world(now * sum(sizes), int(rng.integers(2**32)))
+        exact = made.exact_change(ETA)
+        first = 0
+        for _ in range(now):
+            runs = []
+            for size in sizes:
+                shift = rng.normal(bias, tau) * exact / ETA if tau else bias * exact / ETA
+                runs.append(shifted(batch_of(made.run, first, size), shift))
+                first += size
+            large = {f"run_{k:02d}": run for k, run in enumerate(runs[:-1], start=1)}
+            yield Replicate(large, runs[-1], bias + true_error(made))
+
+
+def batch_of(run: Run, first: int, size: int) -> Run:
+    """Return ``size`` sequences of a run, from ``first`` on, as a run of their own.
+
+    Raises
+    ------
+    ValueError
+        If the run does not record the score, ``h_base`` and ``log_weights``.
+    """
+    if run.score is None or any(m.h_base is None or m.log_weights is None for m in run.measurements):
+        raise ValueError("run must record the score, h_base and log_weights")
+    part = slice(first, first + size)
+    made = Run.from_arrays(
+        token_counts=run.token_counts[part],
+        h_base=np.asarray(run.measurements[0].h_base)[part],
+        h_new={m.eta: m.h_new[part] for m in run.measurements},
+        log_weights={m.eta: np.asarray(m.log_weights)[part] for m in run.measurements},
+        score=_scores(run.score, run.token_counts, part),
+        wjlogp_sum=run.score.wjlogp_sum[part],
+        jH_sum=run.score.jH_sum[part],
+    )
+    return dataclasses.replace(made, shard_errors=stored_shard_errors(made))
+
+
+def shifted(run: Run, change: float) -> Run:
+    """Return the run with its linear change moved by ``change`` (nats per token per unit eta), on every subset alike.
+
+    Raises
+    ------
+    ValueError
+        If the run does not record the score.
+    """
+    if run.score is None or run.gdotv is None:
+        raise ValueError("run must record the score")
+    terms = dataclasses.replace(run.score, wjlogp_sum=run.score.wjlogp_sum + change * run.token_counts)
+    gdotv = run.gdotv + change * run.token_counts / run.total_tokens
+    return dataclasses.replace(run, score=terms, gdotv=gdotv, delta_h_per_lr=run.delta_h_per_lr + change)
+
+
+def true_error(made: SyntheticRun) -> float:
+    """Return the exact err_rel of a step: what going straight misses, over the exact change."""
+    change = made.exact_change(ETA)
+    return (ETA * made.exact_derivative() - change) / change
+
+
+@cache
+def true_spread() -> float:
+    """Return S of err_rel over the exact change, from one batch so large that it is known to about 1 %."""
+    made = world(_CHUNK, 1)
+    return float(pilot_of({"all": made.run}, ETA, reference=made.exact_change(ETA)).spreads[0])
+
+
+@lru_cache(maxsize=8)  # the same sequences serve every tau and bias
+def world(size: int, seed: int, *, eta: float = ETA, temperature: float = 1.0) -> SyntheticRun:
+    """Return one huge evaluation batch; the update direction is the same for every size and seed.
+
+    A ``temperature`` other than 1 samples off the policy, as in `analysis_helpers.synthetic_runs`.
+    """
+    policy = short_policy()
+    direction, update_batch = update_direction(policy, np.random.default_rng(_POLICY_SEED))
+    baseline = entropy_to_go_baseline(policy, update_batch)
+    sampler = Policy(policy.logits / temperature, policy.max_length)
+    batch = sample_sequences(sampler, size, np.random.default_rng(seed))
+    return SyntheticRun(evaluate(policy, direction, batch, [eta], baseline), policy, direction)
+
+
+def _scores(terms: ScoreTerms, tokens: FloatArray, part: slice) -> FloatArray:
+    # Of the part only: the whole batch may be a thousand times as large.
+    return -terms.denom_corr_unscaled[part] / terms.h_base_mean / tokens[part]
+
+
+def verdict_rates(
+    biases: Sequence[float],
+    sizes: Sequence[int],
+    *,
+    tau: float = 0.0,
+    num_large: int = 4,
+    large_size: int = 512,
+    tolerance: float = 0.5,
+    probability: float = 0.9,
+    count: int = 100,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return how often verdicts say "yes", "no" and "cannot tell", beside the true answer.
+
+    Whether the linear change may be trusted is asked of runs with each bias; whether a batch is enough, for each size,
+    of runs with the first.
+
+    Returns
+    -------
+    DataFrame
+        From `verdict_rate_table`.
+    """
+    large = {"num_large": num_large, "large_size": large_size}
+    asked = Goal(tolerance=tolerance, probability=probability)
+    return verdict_rate_table(verdict_records(biases, sizes, asked, tau=tau, count=count, seed=seed, **large))
+
+
+def verdict_records(
+    biases: Sequence[float],
+    sizes: Sequence[int],
+    asked: Goal,
+    *,
+    tau: float = 0.0,
+    num_large: int = 4,
+    large_size: int = 512,
+    count: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Return the answer of every verdict, as `verdict_rates` asks for them.
+
+    Returns
+    -------
+    DataFrame
+        Columns question ("linear_trusted", "enough"), setting (the bias, or the size), within (how often an update, or
+        a batch, truly keeps to the tolerance), truth, answer.
+    """
+    tolerance = float(asked.tolerance or 0)
+    rows: list[tuple[str, float, float, str]] = []
+    large = {"num_large": num_large, "large_size": large_size, "fresh_size": 2}
+    precise = {n: _probability_within(tolerance, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
+    for bias in biases:
+        for each in replicates(count, tau=tau, bias=bias, seed=seed, **large):
+            verdicts = {
+                n: verdict(each.large, ETA, n, tolerance=tolerance, probability=asked.probability)
+                for n in (sizes if bias == biases[0] else sizes[:1])
+            }
+            if bias == biases[0]:
+                rows += [("enough", n, precise[n], answer.enough) for n, answer in verdicts.items()]
+            within = _probability_within(tolerance, each.mean, tau)
+            rows.append(("linear_trusted", bias, within, verdicts[sizes[0]].linear_trusted))
+    table = pd.DataFrame(rows, columns=["question", "setting", "within", "answer"])
+    return table.assign(truth=np.where(table["within"] >= asked.probability, YES, NO))
+
+
+def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the shares of answers, from `verdict_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns question, setting, within, truth, yes, no, cannot_tell (shares of replicates).
+    """
+    rows = []
+    for question in ("linear_trusted", "enough"):
+        asked = records[records["question"] == question]
+        for (setting, truth), found in asked.groupby(["setting", "truth"], sort=False):
+            shares = (float((found["answer"] == answer).mean()) for answer in (YES, NO, UNSURE))
+            rows.append((question, setting, found["within"].iloc[0], truth, *shares))
+    return pd.DataFrame(rows, columns=["question", "setting", "within", "truth", "yes", "no", "cannot_tell"])
+
+
+def _probability_within(tolerance: float, mean: float, sd: float) -> float:
+    """Return P(|x| <= tolerance) for a normal x."""
+    if sd == 0:
+        return float(abs(mean) <= tolerance)
+    normal = NormalDist(mean, sd)
+    return normal.cdf(tolerance) - normal.cdf(-tolerance)
+
+
+Tables = dict[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A stored calibration.
+
+    Attributes
+    ----------
+    version, seed, batches
+        Version of the package that made it, its seed, and the number of batches behind bias and coverage.
+    tables
+        Name -> table, as `calibrate` returns them.
+    first_chunk
+        The same tables from the first chunk alone.
+    """
+
+    version: str
+    seed: int
+    batches: int
+    tables: Tables
+    first_chunk: Tables
+
+
+def calibration_file() -> Path:
+    """Return where the stored calibration is."""
+    return Path(str(files("analysis_helpers"))) / "data" / "calibration.json"
+
+
+def read_calibration(path: Path | None = None) -> Calibration:
+    """Return the calibration that is stored with the package, or the one in ``path``.
+
+    Raises
+    ------
+    ValueError
+        If the file was changed after it was made.
+
+    Examples
+    --------
+    >>> found = read_calibration()
+    >>> found.batches, sorted(found.tables)[:3]
+    (10000, ['contradictions', 'coverage', 'estimates'])
+    """
+    source = calibration_file() if path is None else path
+    content = json.loads(source.read_text(encoding="utf-8"))
+    if content.pop("digest", None) != digest(content):
+        raise ValueError(f"{source}: digest must be that of the content; the file was changed after it was made")
+    frames = {
+        part: {name: pd.DataFrame(table["rows"], columns=table["columns"]) for name, table in content[part].items()}
+        for part in ("tables", "first_chunk")
+    }
+    return Calibration(content["version"], content["seed"], content["batches"], **frames)
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Return a digest of the content, whatever its line breaks."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def flag_overview(table: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each check, how often it is raised on healthy runs and on those that it should see.
+
+    Parameters
+    ----------
+    table
+        From `flag_table`.
+
+    Returns
+    -------
+    DataFrame
+        Columns check, one for each condition of healthy runs (share of runs flagged), unhealthy (a condition that the
+        check should see), seen (share of runs flagged).
+    """
+    healthy = table[table["condition"].str.startswith("healthy")]
+    alarms = healthy.pivot_table(index="check", columns="condition", values="flagged", sort=False).reset_index()
+    seen = table[table["wanted"]].rename(columns={"condition": "unhealthy", "flagged": "seen"})
+    return alarms.merge(seen[["check", "unhealthy", "seen"]], on="check", how="left").rename_axis(columns=None)

@@ -1,0 +1,12 @@
+"""Make the stored calibration anew: ``make calibration``. The same numbers come out for any number of processes."""
+
+from __future__ import annotations
+
+import os
+
+from analysis_helpers.synthetic.validation import calibration_file
+from tests.calibration.calibration import write_calibration
+
+if __name__ == "__main__":
+    write_calibration(calibration_file(), workers=os.cpu_count() or 1)
+    print(calibration_file())

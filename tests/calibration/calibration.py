@@ -1,0 +1,355 @@
+"""Runs made unhealthy in a known way, and how often checks of health see it: on these runs, and on healthy ones.
+
+Each ailment is one that real runs may have, made as strong as its name says; a weaker one is seen less often.
+
+Calibration over 10,000 batches whose answer is known: what the suite states, held against what comes out.
+
+`calibrate` takes minutes, so its summary is stored with the package: `read_calibration` reads it, ``make calibration``
+makes it anew. Batches are drawn in chunks, each from a stream of its own, so that the numbers are the same whatever the
+number of processes, and any one chunk can be had again on its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis_helpers._checks import FloatArray, checked_count
+from analysis_helpers.estimators import scores
+from analysis_helpers.inference.health import run_health
+from analysis_helpers.inference.planning import Goal
+from analysis_helpers.inference.prediction import pooled_check
+from analysis_helpers.inference.verdicts import SURPRISING
+from analysis_helpers.runs.folders import write_in_one_step
+from analysis_helpers.runs.run import Run
+from analysis_helpers.synthetic.validation import (
+    ETA,
+    Tables,
+    batch_of,
+    digest,
+    replicates,
+    true_spread,
+    verdict_rate_table,
+    verdict_records,
+    world,
+)
+from tests.calibration.records import (
+    coverage_table,
+    estimate_records,
+    estimate_table,
+    pit_records,
+    plan_records,
+    plan_table,
+)
+
+
+def with_log_weights(run: Run, change: FloatArray) -> Run:
+    """Return the run as it would be with ``change``, shape ``(N,)``, added to its log weights; totals follow.
+
+    Raises
+    ------
+    ValueError
+        If the run does not record the score, ``h_base`` and ``log_weights``.
+    """
+    if run.score is None or any(m.h_base is None or m.log_weights is None for m in run.measurements):
+        raise ValueError("run must record the score, h_base and log_weights")
+    made = Run.from_arrays(
+        token_counts=run.token_counts,
+        h_base=np.asarray(run.measurements[0].h_base),
+        h_new={m.eta: m.h_new for m in run.measurements},
+        log_weights={m.eta: np.asarray(m.log_weights) + change for m in run.measurements},
+        score=scores(run),
+        wjlogp_sum=run.score.wjlogp_sum,
+        jH_sum=run.score.jH_sum,
+    )
+    return dataclasses.replace(made, shard_errors=run.shard_errors)
+
+
+def _untouched(run: Run, rng: np.random.Generator) -> Run:
+    return run
+
+
+def _rounded(run: Run, rng: np.random.Generator) -> Run:
+    log_weights = np.asarray(run.measurements[0].log_weights)
+    return with_log_weights(run, np.round(64 * log_weights) / 64 - log_weights)
+
+
+def _noisy(run: Run, rng: np.random.Generator) -> Run:
+    return with_log_weights(run, rng.normal(0.0, 0.05, run.num_sequences))
+
+
+def _heavy_tailed(run: Run, rng: np.random.Generator) -> Run:
+    return with_log_weights(run, rng.exponential(size=run.num_sequences))
+
+
+def _one_heavy(run: Run, rng: np.random.Generator) -> Run:
+    change = np.zeros(run.num_sequences)
+    change[0] = math.log(run.num_sequences)  # as much as all others together
+    return with_log_weights(run, change)
+
+
+def _altered_total(run: Run, rng: np.random.Generator) -> Run:
+    return dataclasses.replace(run, delta_h_per_lr=1.01 * run.delta_h_per_lr)
+
+
+def _error_of_the_total(run: Run, rng: np.random.Generator) -> Run:
+    errors = (dataclasses.replace(each, value=each.value * each.num_shards) for each in run.shard_errors)
+    return dataclasses.replace(run, shard_errors=tuple(errors))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How runs are made: their sequences, how these are sampled, how far the step goes, what is done afterwards.
+
+    Attributes
+    ----------
+    wanted
+        Checks that should raise a flag.
+    """
+
+    n: int = 512
+    wanted: tuple[str, ...] = ()
+    temperature: float = 1.0
+    eta: float = ETA
+    alter: Callable[[Run, np.random.Generator], Run] = _untouched
+
+
+HEALTHY = {f"healthy, {n} sequences": Condition(n) for n in (128, 512, 2048)}
+UNHEALTHY = {
+    "sampled at temperature 0.98, 2048 sequences": Condition(2048, ("score_z",), temperature=0.98),
+    "sampled at temperature 0.95": Condition(wanted=("score_z",), temperature=0.95),
+    "log weights rounded to 1/64 nat": Condition(wanted=("noise_share",), alter=_rounded),
+    "log weights with noise of 0.05 nats": Condition(wanted=("noise_share", "step_error"), alter=_noisy),
+    "a step 250 times as large": Condition(wanted=("ess_share",), eta=250 * ETA),
+    "weights with a Pareto tail of shape 1": Condition(wanted=("pareto_k",), alter=_heavy_tailed),
+    "one sequence with half the weight": Condition(
+        wanted=("ess_share", "largest_weight_share", "pareto_k"), alter=_one_heavy
+    ),
+    "a total off by 1%": Condition(wanted=("integrity",), alter=_altered_total),
+    "a stored error of the total": Condition(wanted=("stored_error",), alter=_error_of_the_total),
+}
+
+
+def flag_records(conditions: Mapping[str, Condition], *, count: int, seed: int) -> pd.DataFrame:
+    """Return every flag on ``count`` batches of each condition: columns condition, check, wanted, flag."""
+    tables = []
+    for name, condition in conditions.items():
+        n, rng = condition.n, np.random.default_rng([seed, 1])
+        made = world(count * n, seed, eta=condition.eta, temperature=condition.temperature).run
+        runs = {f"run_{k}": condition.alter(batch_of(made, k * n, n), rng) for k in range(count)}
+        flags = run_health(runs)[["check", "flag"]]
+        tables.append(flags.assign(condition=name, wanted=flags["check"].isin(condition.wanted)))
+    return pd.concat(tables, ignore_index=True)[["condition", "check", "wanted", "flag"]]
+
+
+def flag_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how often each check raises a flag, from `flag_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns condition, check, wanted (whether the check should raise a flag), runs, flagged (share of runs).
+    """
+    found = records.groupby(["condition", "check", "wanted"], sort=False)["flag"]
+    return found.agg(runs="size", flagged="mean").reset_index()
+
+
+SEED = 0
+CHUNKS = 125
+PER_CHUNK = 80  # batches behind bias and coverage; so many that one draw of sequences serves them all
+BINS = 20  # of the PIT
+DIGITS = 4  # significant, as stored
+
+FRESH, LARGE = 64, 512  # sequences
+GOALS = (Goal(target_sd=0.25), Goal(tolerance=0.8))
+ASKED, TAU_OF_VERDICTS = Goal(tolerance=0.5, probability=0.9), 0.2
+BIASES, SIZES = (0.0, 0.3, 0.5, 0.75, 1.5), (64, 128, 165, 512)
+
+
+def calibrate(chunks: int = CHUNKS, *, seed: int = SEED, workers: int = 1) -> Tables:
+    """Return what comes out where the answer is known, from ``chunks`` times 80 batches.
+
+    Parameters
+    ----------
+    chunks
+        Chunks to draw; the first ones are the same however many there are.
+    seed
+        Seed; each chunk has a stream of its own.
+    workers
+        Processes.
+
+    Returns
+    -------
+    dict
+        "estimates" (`bias_table`), "coverage" (`known_truth.coverage_table`), "pit" (`pit_table`), "uniformity"
+        (`uniformity_table`), "plans" (`known_truth.plan_table`), "verdicts" (`known_truth.verdict_rate_table`),
+        "contradictions" (`contradiction_table`), "flags" (`unhealthy.flag_table`); each says how many cases are behind
+        a row.
+    """
+    streams = np.random.SeedSequence(seed).spawn(checked_count(chunks, "chunks"))
+    if checked_count(workers, "workers") == 1:
+        found = [chunk_records(stream) for stream in streams]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            found = list(pool.map(chunk_records, streams))
+    return summary({name: pd.concat([each[name] for each in found], ignore_index=True) for name in found[0]})
+
+
+def chunk_records(stream: np.random.SeedSequence) -> Tables:
+    """Return what the batches of one chunk say, one by one.
+
+    What is slow, or beside the main figures, comes from fewer: flags on healthy runs from half as many of each size;
+    plans, verdicts and contradictions, with four large runs each, and flags on unhealthy runs from an eighth.
+    """
+    seeds = iter(int(state) for state in stream.generate_state(8))
+    sampling_sd = true_spread() / math.sqrt(FRESH)
+    eighth = PER_CHUNK // 8
+    pits = [
+        pit_records([0.0, sampling_sd], fresh_size=FRESH, large_size=LARGE, count=PER_CHUNK, seed=next(seeds)),
+        pit_records([0.0], fresh_size=LARGE, large_size=LARGE, count=eighth, seed=next(seeds)),
+    ]
+    flags = [
+        flag_records(HEALTHY, count=PER_CHUNK // 2, seed=next(seeds)),
+        flag_records(UNHEALTHY, count=eighth, seed=next(seeds)),
+    ]
+    return {
+        "estimates": estimate_records([64, 256], count=PER_CHUNK, seed=next(seeds)),
+        "pits": pd.concat(pits, ignore_index=True),
+        "plans": plan_records(GOALS, count=eighth, seed=next(seeds)),
+        "verdicts": verdict_records(BIASES, SIZES, ASKED, tau=TAU_OF_VERDICTS, count=eighth, seed=next(seeds)),
+        "contradictions": contradiction_records([0.0, sampling_sd], count=eighth, seed=next(seeds)),
+        "flags": pd.concat(flags, ignore_index=True),
+    }
+
+
+def summary(records: Tables) -> Tables:
+    """Return the tables of `calibrate`, from the records of all chunks."""
+    pits = records["pits"]
+    predicted = pits[pits["n"] == FRESH]
+    return {
+        "estimates": bias_table(records["estimates"]),
+        "coverage": _counted(coverage_table(pits), pits, ["tau", "n"]),
+        "pit": pit_table(predicted),
+        "uniformity": uniformity_table(predicted),
+        "plans": _counted(plan_table(records["plans"]), records["plans"], ["target_sd", "tolerance"]),
+        "verdicts": _counted(verdict_rate_table(records["verdicts"]), records["verdicts"], ["question", "setting"]),
+        "contradictions": contradiction_table(records["contradictions"]),
+        "flags": flag_table(records["flags"]),
+    }
+
+
+def bias_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the bias of each estimator, from `known_truth.estimate_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns n, quantity, batches, bias and bias_error (its Monte-Carlo error, both in units of the true change),
+        bias_z (the one over the other), sd_over_se (spread over batches over the closed form), covered (share of 95 %
+        intervals of single batches that hold the exact value).
+    """
+    table = _counted(estimate_table(records), records, ["n", "quantity"]).rename(columns={"cases": "batches"})
+    change = abs(float(table.loc[table["quantity"] == "true", "exact"].iloc[0]))
+    unit = np.where(table["quantity"].isin(["err_rel", "partial_sum"]), 1.0, change)
+    table["bias"] = (table["mean"] - table["exact"]) / unit
+    table["bias_error"] = table["sd"] / np.sqrt(table["batches"]) / unit
+    table["sd_over_se"] = table["sd"] / table["typical_se"]
+    return table[["n", "quantity", "batches", "bias", "bias_error", "bias_z", "sd_over_se", "covered"]]
+
+
+def pit_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return a histogram of the PIT: columns tau, low, high (of a bin), count."""
+    edges = np.arange(BINS + 1) / BINS
+    tables = [
+        pd.DataFrame({"tau": tau, "low": edges[:-1], "high": edges[1:], "count": np.histogram(pits, edges)[0]})
+        for tau, pits in records.groupby("tau", sort=False)["pit"]
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def uniformity_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how far the PIT is from uniform.
+
+    Returns
+    -------
+    DataFrame
+        Columns tau, cases, distance (largest, between the shares found and stated to lie below any percentile), p_ks
+        (Kolmogorov and Smirnov's of that distance), p_bins (of chi-square over the bins).
+    """
+    from scipy.stats import chisquare, kstest
+
+    rows = []
+    for tau, pits in records.groupby("tau", sort=False)["pit"]:
+        found = kstest(pits.to_numpy(), "uniform")
+        bins = chisquare(np.histogram(pits, BINS, (0.0, 1.0))[0])
+        rows.append((tau, len(pits), float(found.statistic), float(found.pvalue), float(bins.pvalue)))
+    return pd.DataFrame(rows, columns=["tau", "cases", "distance", "p_ks", "p_bins"])
+
+
+def contradiction_records(taus: list[float], *, count: int, seed: int) -> pd.DataFrame:
+    """Return whether four actual runs contradict the four large ones that predict them: columns tau, contradicted."""
+    rows = []
+    for tau in taus:
+        for each in replicates(count, num_large=8, large_size=LARGE, fresh_size=2, tau=tau, seed=seed):
+            names = list(each.large)
+            large = {name: each.large[name] for name in names[:4]}
+            small = {name: batch_of(each.large[name], 0, FRESH) for name in names[4:]}
+            check = pooled_check(large, small, ETA)
+            rows.append((tau, min(check.p_sum_z2, check.p_mean_z) < SURPRISING))
+    return pd.DataFrame(rows, columns=["tau", "contradicted"])
+
+
+def contradiction_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how often actual runs contradict a prediction that is right: columns tau, cases, contradicted (share)."""
+    found = records.groupby("tau", sort=False)["contradicted"]
+    return found.agg(cases="size", contradicted="mean").reset_index()
+
+
+def write_calibration(path: Path, *, chunks: int = CHUNKS, seed: int = SEED, workers: int = 1) -> None:
+    """Make a calibration and write its summary to ``path``."""
+    from analysis_helpers import __version__
+
+    content = {
+        "version": __version__,
+        "seed": seed,
+        "batches": chunks * PER_CHUNK,
+        "first_chunk": stored(calibrate(1, seed=seed)),
+        "tables": stored(calibrate(chunks, seed=seed, workers=workers)),
+    }
+    text = json.dumps({**content, "digest": digest(content)}, separators=(",", ":"), allow_nan=False)
+    write_in_one_step(path, text.replace("],[", "],\n[") + "\n")  # a row a line, so that a change can be read
+
+
+def stored(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return tables as they are stored: numbers to `DIGITS` significant digits, what is missing as None."""
+    rounded = partial(_to_digits, digits=DIGITS)
+    return {
+        name: {
+            "columns": table.columns.tolist(),
+            "rows": [[rounded(value) for value in row] for row in table.astype(object).to_numpy().tolist()],
+        }
+        for name, table in tables.items()
+    }
+
+
+def _counted(table: pd.DataFrame, records: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Return the table with the number of records behind each row."""
+    cases = records.groupby(keys, sort=False, dropna=False).size().rename("cases").reset_index()
+    return table.merge(cases, on=keys, how="left", validate="many_to_one")
+
+
+def _to_digits(value: object, digits: int) -> object:
+    if isinstance(value, float):
+        return float(f"{value:.{digits - 1}e}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,202 @@
+"""Every estimate, prediction and plan on batches drawn anew, one by one, and the tables that sum them up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis_helpers import err_rel_standard_error, simulate_err_rel
+from analysis_helpers._checks import checked_count
+from analysis_helpers.estimators import columns, estimate, influence_values, standard_deviation
+from analysis_helpers.inference import Goal, Pool, normal_quantile, pilot_of, plan_batch_size, predict, smallest_for
+from analysis_helpers.runs import Run
+from analysis_helpers.synthetic.validation import (
+    ETA,
+    Replicate,
+    _probability_within,
+    batch_of,
+    replicates,
+    true_spread,
+    world,
+)
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+
+def estimate_records(sizes: Sequence[int], *, count: int, seed: int) -> pd.DataFrame:
+    """Return every estimate on ``count`` batches of each size, beside the exact value.
+
+    Returns
+    -------
+    DataFrame
+        Columns n, quantity ("true", "linear" and "matched" change, "err_rel" by the ratio, "partial_sum": err_rel of a
+        random quarter of the batch less a quarter of that of the batch), exact, value, se.
+    """
+    tables = []
+    for n in sizes:
+        made = world(count * checked_count(n, "sizes"), seed)
+        change, linear = made.exact_change(ETA), ETA * made.exact_derivative()
+        found = [_estimates(batch_of(made.run, k * n, n), change, k) for k in range(count)]
+        exact = {"true": change, "linear": linear, "matched": linear}
+        exact |= {"err_rel": (linear - change) / change, "partial_sum": 0.0}
+        for quantity, value in exact.items():
+            values, errors = np.array([each[quantity] for each in found]).T
+            columns_of = {"n": n, "quantity": quantity, "exact": value, "value": values, "se": errors}
+            tables.append(pd.DataFrame(columns_of))
+    return pd.concat(tables, ignore_index=True)
+
+
+def estimate_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return means, spreads and standard errors of `estimate_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns n, quantity, exact, mean (over batches), bias_z (difference of the two over its Monte-Carlo error), sd
+        (over batches), typical_se (root mean square of the closed form), covered (share of batches within 1.96 standard
+        errors of the exact value).
+    """
+    rows = []
+    for (n, quantity), found in records.groupby(["n", "quantity"], sort=False):
+        values, errors, exact = found["value"].to_numpy(), found["se"].to_numpy(), float(found["exact"].iloc[0])
+        mean, sd = float(values.mean()), float(values.std(ddof=1))
+        rows.append(
+            {
+                "n": n,
+                "quantity": quantity,
+                "exact": exact,
+                "mean": mean,
+                "bias_z": (mean - exact) / (sd / math.sqrt(len(values))),
+                "sd": sd,
+                "typical_se": float(np.sqrt(np.mean(errors**2))),
+                "covered": float(np.mean(np.abs(values - exact) <= normal_quantile(0.95) * errors)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def pit_records(
+    taus: Sequence[float],
+    *,
+    num_large: int = 4,
+    large_size: int = 512,
+    fresh_size: int = 64,
+    count: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the percentile of its prediction at which each fresh run falls: columns tau, num_large, n, pit."""
+    sizes = {"num_large": num_large, "large_size": large_size, "fresh_size": fresh_size}
+    rows = [
+        (tau, num_large, fresh_size, _pit(each))
+        for tau in taus
+        for each in replicates(count, tau=tau, seed=seed, **sizes)
+    ]
+    return pd.DataFrame(rows, columns=["tau", "num_large", "n", "pit"])
+
+
+def coverage_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how often intervals hold the fresh run, from `pit_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns tau, num_large, n (of the fresh run), level, covered (share of replicates), error (binomial standard
+        error).
+    """
+    rows = []
+    for (tau, num_large, n), found in records.groupby(["tau", "num_large", "n"], sort=False):
+        central = np.abs(2 * found["pit"].to_numpy() - 1)
+        for level in LEVELS:
+            error = math.sqrt(level * (1 - level) / len(central))
+            rows.append((tau, num_large, n, level, float(np.mean(central <= level)), error))
+    return pd.DataFrame(rows, columns=["tau", "num_large", "n", "level", "covered", "error"])
+
+
+def plan_records(goals: Sequence[Goal], *, tau: float = 0.0, count: int, seed: int) -> pd.DataFrame:
+    """Return the plans of ``count`` pilots for each goal.
+
+    Returns
+    -------
+    DataFrame
+        Columns target_sd, tolerance, true_n (with mean and tau known), n, low, high (infinite where no size is enough),
+        reached (what a batch of n truly has: its standard error, or its probability to be within tolerance).
+    """
+    spread, rows = true_spread(), []
+    for goal in goals:
+        for k, each in enumerate(replicates(count, tau=tau, seed=seed)):
+            plan = plan_batch_size(each.large, ETA, goal, num_draws=100, seed=k)
+            true_n = _size(smallest_for(goal, Pool(each.mean, 0.0, tau, 0.0, 1), spread**2))
+            reached = math.nan if plan.n is None else _reached(goal, plan.n, spread, each.mean, tau)
+            aims = (math.nan if aim is None else aim for aim in (goal.target_sd, goal.tolerance))
+            rows.append((*aims, true_n, _size(plan.n), _size(plan.low), _size(plan.high), reached))
+    return pd.DataFrame(rows, columns=["target_sd", "tolerance", "true_n", "n", "low", "high", "reached"])
+
+
+def plan_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how plans turn out, from `plan_records`.
+
+    Returns
+    -------
+    DataFrame
+        Columns target_sd, tolerance, true_n, median_n (of the plans; larger for a tolerance, because a plan allows for
+        a mean that is not known), unreachable (share of plans that say so), covered (share of the plans' intervals that
+        hold true_n, for a tolerance median_n), reached (mean over plans).
+    """
+    rows = []
+    for _, found in records.groupby(["target_sd", "tolerance"], sort=False, dropna=False):
+        target_sd, tolerance, true_n = (float(found[name].iloc[0]) for name in ("target_sd", "tolerance", "true_n"))
+        median = float(found["n"].median())
+        aim = true_n if math.isnan(tolerance) else median
+        rows.append(
+            {
+                "target_sd": target_sd,
+                "tolerance": tolerance,
+                "true_n": true_n,
+                "median_n": median,
+                "unreachable": float(np.isinf(found["n"]).mean()),
+                "covered": float(((found["low"] <= aim) & (aim <= found["high"])).mean()),
+                "reached": float(found["reached"].mean()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _estimates(run: Run, scale: float, seed: int) -> dict[str, tuple[float, float]]:
+    """Return each quantity's estimate and standard error; err_rel over ``scale``."""
+    found: dict[str, tuple[float, float]] = {}
+    for name in ("matched", "ratio"):
+        batch = columns(run, ETA, name)
+        (true, linear), psi = batch.estimate(batch.sums), influence_values(batch)
+        errors = [standard_deviation(each) / math.sqrt(len(each)) for each in (*psi, psi[1] - psi[0])]
+        found |= {"true": (float(true), errors[0])}
+        found |= {"linear" if name == "ratio" else name: (float(linear), errors[1])}
+    found["err_rel"] = (float(linear - true) / scale, errors[2] / abs(scale))
+    return found | {"partial_sum": _partial_sum(run, scale, seed)}
+
+
+def _partial_sum(run: Run, scale: float, seed: int) -> tuple[float, float]:
+    """Return err_rel of a random quarter of the run less its expectation, and the standard error; over ``scale``."""
+    name, quarter = "partial_sum", run.num_sequences // 4
+    [drawn] = simulate_err_rel(run, ETA, quarter, num_samples=1, seed=seed, estimator=name, reference=scale)
+    true, linear = estimate(run, ETA, name)
+    error = err_rel_standard_error(run, ETA, quarter, population="run", estimator=name, reference=scale)
+    return float(drawn) - quarter / run.num_sequences * (linear - true) / scale, error
+
+
+def _pit(each: Replicate) -> float:
+    pilot = pilot_of(each.large, ETA)
+    true, linear = estimate(each.fresh, ETA)
+    return predict(pilot, each.fresh.num_sequences).pit((linear - true) / pilot.reference)
+
+
+def _reached(goal: Goal, n: float, spread: float, mean: float, tau: float) -> float:
+    if goal.tolerance is None:
+        return spread / math.sqrt(n)
+    return _probability_within(goal.tolerance, mean, math.hypot(spread / math.sqrt(n), tau))
+
+
+def _size(n: int | None) -> float:
+    return math.inf if n is None else float(n)

@@ -1,0 +1,169 @@
+"""Files damaged at random: refused with a reason, or read as what stands in them; `make fuzz` takes ten minutes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from analysis_helpers import Run, RunError
+from analysis_helpers.runs.json import encode_run, parse_run
+from analysis_helpers.runs.run import integrity_problems
+from tests.damaging import FIELDS, FILE, GOOD, TREE, limits
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+
+UNUSED = {"total": 5214.6, "steps": [1, 2.5, -3e9], "note": 'a [b] {"c": 1}, NaN, \ud83d\ude00', "more": {"eta": None}}
+WITH_UNUSED = {
+    "timing": UNUSED,
+    **TREE,
+    "approx": {**TREE["approx"], "per_sequence": [{**s, "audit": UNUSED} for s in TREE["approx"]["per_sequence"]]},
+}
+STARTS = [json.dumps(TREE).encode(), json.dumps(WITH_UNUSED).encode(), encode_run(GOOD)]
+COLUMNS = ("normalized_weights", "h_new", "h_base", "log_weights")
+PARTS = ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
+ODD_NUMBERS = ["0", "-0.0", "-1", "1e400", "-1e400", "1e308", "-1.7e308", "5e-324", "1e-400", "NaN", "Infinity"]
+ODD_NUMBERS += ["-Infinity", "1" + "0" * 400, "0." + "1" * 400, "3.5", "99999999999999999999", "01", "1.", "+1", "0x1"]
+OTHER_TYPES = ["null", "true", '"1.0"', "[]", "{}", "[1]", '{"eta": 1}', r'"\ud800"', "[[[[]]]]"]
+KEYS = sorted({part for field in FIELDS for part in field.split(".") if not part.isdigit()} | {"", "note", "Eta"})
+
+
+def spans(data: bytes, draw: st.DrawFn) -> tuple[int, int]:
+    start = draw(st.integers(0, max(len(data) - 1, 0)))
+    return start, min(start + draw(st.integers(1, 60)), len(data))
+
+
+def flip(data: bytes, draw: st.DrawFn) -> bytes:
+    start, _ = spans(data, draw)
+    return data[:start] + bytes([draw(st.integers(0, 255))]) + data[start + 1 :]
+
+
+def cut(data: bytes, draw: st.DrawFn) -> bytes:
+    start, end = spans(data, draw)
+    return data[:start] + data[end:]
+
+
+def double(data: bytes, draw: st.DrawFn) -> bytes:
+    start, end = spans(data, draw)
+    return data[:end] + data[start:end] + data[end:]
+
+
+def end_early(data: bytes, draw: st.DrawFn) -> bytes:
+    return data[: spans(data, draw)[0]]
+
+
+def replace(data: bytes, draw: st.DrawFn, pattern: bytes, others: list[str]) -> bytes:
+    found = list(re.finditer(pattern, data))
+    if not found:
+        return data
+    place = draw(st.sampled_from(range(len(found))))
+    other = draw(st.sampled_from(others)).encode()
+    start, end = found[place].span(1)
+    return data[:start] + other + data[end:]
+
+
+def number(data: bytes, draw: st.DrawFn) -> bytes:
+    return replace(data, draw, rb"[ \[](-?\d[\d.eE+-]*)", ODD_NUMBERS)
+
+
+def other_type(data: bytes, draw: st.DrawFn) -> bytes:
+    return replace(data, draw, rb'": (-?\d[\d.eE+-]*|\[[^\[\]]*\]|\{[^{}]*\})', OTHER_TYPES)
+
+
+def key(data: bytes, draw: st.DrawFn) -> bytes:
+    return replace(data, draw, rb'"(\w*)":', KEYS)
+
+
+def twice(data: bytes, draw: st.DrawFn) -> bytes:
+    """Give a key again, with the value of another key."""
+    found = list(re.finditer(rb'"\w+": (-?\d[\d.eE+-]*|\[[^\[\]]*\])', data))
+    if not found:
+        return data
+    one, other = (found[draw(st.sampled_from(range(len(found))))] for _ in range(2))
+    again = one[0].partition(b":")[0] + b": " + other[1]
+    return data[: one.end()] + b", " + again + data[one.end() :]
+
+
+CHANGES = [flip, cut, double, end_early, number, other_type, key, twice]
+
+
+@st.composite
+def damaged_files(draw: st.DrawFn) -> bytes:
+    data = draw(st.sampled_from(STARTS))
+    for change in draw(st.lists(st.sampled_from(CHANGES), min_size=1, max_size=3)):
+        data = change(data, draw)
+    return bytes(data)
+
+
+def plain_numbers(data: bytes) -> dict[str, Any]:
+    """Return the numbers of an accepted file as Python's json reads them, missing ones as None."""
+    tree = json.loads(str(data, "utf-8-sig", "replace"), parse_int=float)
+    approx, entries = tree["approx"], tree["true"]["entries"]
+    sequences = approx.get("per_sequence")
+    if sequences and sequences[0].get("index") is not None:
+        sequences = sorted(sequences, key=lambda s: s["index"])
+    numbers = {"per_lr": approx["delta_h_per_lr"], "tokens": entries[0]["diagnostics"]["token_counts"]}
+    numbers["gdotv"] = None if sequences is None else [s["gdotv"] for s in sequences]
+    for k, entry in enumerate(entries):
+        found = entry["diagnostics"]
+        numbers |= {f"true{k}": entry["delta_h_true"], f"base{k}": found["base_entropy"]}
+        numbers |= {f"{name}{k}": found.get(name) for name in COLUMNS}
+    return numbers
+
+
+def numbers_of(run: Run) -> dict[str, Any]:
+    def listed(array: Any) -> Any:
+        return None if array is None else array.tolist()
+
+    numbers = {"per_lr": run.delta_h_per_lr, "tokens": listed(run.token_counts), "gdotv": listed(run.gdotv)}
+    for k, m in enumerate(run.measurements):
+        columns = zip(COLUMNS, (m.weights, m.h_new, m.h_base, m.log_weights), strict=True)
+        numbers |= {f"true{k}": m.delta_h_true, f"base{k}": m.base_entropy}
+        numbers |= {f"{name}{k}": listed(array) for name, array in columns}
+    return numbers
+
+
+def outcome(data: bytes) -> Run | RunError:
+    try:
+        with limits(len(data)):
+            run = parse_run(data, FILE)
+            integrity_problems(run)
+    except RunError as error:
+        return error
+    return run
+
+
+def test_a_file_damaged_at_random_is_refused_or_read_as_it_stands() -> None:
+    seen = []
+
+    @settings(
+        max_examples=500 if SECONDS else 100,
+        derandomize=not SECONDS,
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(damaged_files())
+    def check(data: bytes) -> None:
+        found = outcome(data)
+        seen.append(type(found))
+        if isinstance(found, RunError):
+            assert str(found).startswith(f"{FILE}: {found.field} {found.rule}")
+            return
+        assert numbers_of(found) == plain_numbers(data)
+        assert all(math.isfinite(x) for values in numbers_of(found).values() for x in np.ravel(values or 0.0))
+        assert parse_run(encode_run(found), FILE) == found
+
+    end = time.monotonic() + SECONDS
+    check()
+    while time.monotonic() < end:
+        check()
+    assert set(seen) == {Run, RunError}
+    print(f"{len(seen):,} files, {seen.count(Run):,} of them read")
