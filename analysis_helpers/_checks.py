@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import SupportsIndex, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -86,6 +86,16 @@ def checked_array(
     if nonnegative and (array < 0).any():
         raise RunError(source, name, "must not be negative", _first(array, array < 0))
     return frozen(array)
+
+
+def checked_prompts(values: ArrayLike, name: str, source: str, *, length: int) -> NDArray[Any]:
+    """Return a read-only copy of one whole number or text a sequence, or raise a `RunError` about ``name``."""
+    array = np.array(values)
+    if array.dtype.kind not in "iuU" or array.shape != (length,):
+        rule = f"must hold one whole number or text for each of the {length} sequences"
+        raise RunError(source, name, rule, f"shape {array.shape} of {array.dtype}")
+    array.flags.writeable = False
+    return array
 
 
 def checked_total(array: FloatArray, name: str, source: str) -> float:

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from .._checks import FloatArray, RunError, checked_array, checked_eta, checked_total
+from .._checks import FloatArray, RunError, checked_array, checked_eta, checked_prompts, checked_total
 from .run import Measurement, Run, ScoreTerms, ShardError, check_distinct_etas
 
 
@@ -61,8 +62,11 @@ class Sequence(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """The linear term of one sequence."""
 
     index: int | None = None
-    gdotv: float
+    gdotv: float | None = None
     length: float | None = None
+    sum_logp: float | None = None
+    sampler_logp: float | None = None
+    prompt_id: int | str | None = None
     extras: Extras | None = None
     vhvv: float | None = None
 
@@ -181,10 +185,26 @@ def _run(results: Results, source: str) -> Run:
         return Run(tokens, measurements, per_lr, scale=scale, source=source, shard_errors=stored)
     sequences = _in_order(approx.per_sequence, size, source)
     _check_lengths(sequences, tokens, source)
-    gdotv = checked_array([s.gdotv for s in sequences], "approx.per_sequence[].gdotv", source)
-    vhvv = _recorded([s.vhvv for s in sequences], "approx.per_sequence[].vhvv", source)
-    score = _score_terms(sequences, meta, source)
-    return Run(tokens, measurements, per_lr, gdotv, score, vhvv, scale, source, stored)
+    field = "approx.per_sequence[].{}"
+    gdotv = _recorded([s.gdotv for s in sequences], field.format("gdotv"), source)
+    vhvv = _recorded([s.vhvv for s in sequences], field.format("vhvv"), source)
+    logp = _recorded([s.sum_logp for s in sequences], field.format("sum_logp"), source)
+    sampler_logp = _recorded([s.sampler_logp for s in sequences], field.format("sampler_logp"), source)
+    score = None if gdotv is None else _score_terms(sequences, meta, source)
+    return Run(
+        tokens,
+        measurements,
+        per_lr,
+        gdotv,
+        score,
+        vhvv,
+        scale,
+        source,
+        stored,
+        logp,
+        sampler_logp,
+        _prompts([s.prompt_id for s in sequences], field.format("prompt_id"), source),
+    )
 
 
 def _true_change(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[Measurement, ...]]:
@@ -269,6 +289,14 @@ def _score_terms(sequences: list[Sequence], meta: Meta, source: str) -> ScoreTer
     return ScoreTerms(wjlogp_sum, jh_sum, denom_corr, mean)
 
 
+def _prompts(values: list[int | str | None], name: str, source: str) -> NDArray[Any] | None:
+    if values.count(None) == len(values):
+        return None
+    if None in values or len({type(value) for value in values}) > 1:
+        raise RunError(source, name, "must be a whole number for all sequences, or a text for all, or none")
+    return checked_prompts(values, name, source, length=len(values))  # type: ignore[arg-type]
+
+
 def _recorded(values: list[float | None], name: str, source: str) -> FloatArray | None:
     """Return the column, or None where no sequence has it; refuse one that only some sequences have."""
     missing = values.count(None)
@@ -333,20 +361,24 @@ def _entry(tokens: FloatArray, m: Measurement) -> Entry:
 
 
 def _sequences(run: Run) -> list[Sequence] | None:
-    if run.gdotv is None:
+    columns = (run.gdotv, run.logp, run.sampler_logp, run.prompt_ids, run.vhvv)
+    if all(column is None for column in columns):
         return None
     size, lengths = run.num_sequences, _whole(run.token_counts)
-    vhvv = [None] * size if run.vhvv is None else run.vhvv.tolist()
     extras: list[Extras | None] = [None] * size
     if run.score is not None:
         terms, scale = run.score, run.scale or 1.0 / run.total_tokens
         corrections = terms.denom_corr_unscaled
         with np.errstate(over="ignore"):  # the scaled ones are not read back
             scaled = corrections * scale
-        columns = (terms.wjlogp_sum, terms.jH_sum, corrections, scaled)
-        extras = [WrittenExtras(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
-    rows = zip(range(size), run.gdotv.tolist(), lengths, extras, vhvv, strict=True)
-    return [Sequence(index=i, gdotv=g, length=t, extras=e, vhvv=v) for i, g, t, e, v in rows]
+        parts = (terms.wjlogp_sum, terms.jH_sum, corrections, scaled)
+        extras = [WrittenExtras(*row) for row in zip(*(part.tolist() for part in parts), strict=True)]
+    lists = ([None] * size if column is None else column.tolist() for column in columns)
+    rows = zip(range(size), lengths, extras, *lists, strict=True)
+    return [
+        Sequence(index=i, gdotv=g, length=t, sum_logp=logp, sampler_logp=sampler, prompt_id=prompt, extras=e, vhvv=v)
+        for i, t, e, g, logp, sampler, prompt, v in rows
+    ]
 
 
 def _variance(run: Run, prefix: str) -> Variance | None:

@@ -16,9 +16,18 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from .._checks import FloatArray, RunError, checked_array, checked_eta, checked_total, frozen, same_eta
+from .._checks import (
+    FloatArray,
+    RunError,
+    checked_array,
+    checked_eta,
+    checked_prompts,
+    checked_total,
+    frozen,
+    same_eta,
+)
 
 # What a run may support beyond its totals, and the field of results.json that records it.
 FIELDS_BEHIND = {
@@ -26,6 +35,8 @@ FIELDS_BEHIND = {
     "score": "approx.per_sequence[].extras.denom_corr_unscaled (or jH_sum, wjlogp_sum, H_base_mean)",
     "baseline_entropy": "true.entries[].diagnostics.h_base",
     "curvature": "approx.per_sequence[].vhvv",
+    "logp": "approx.per_sequence[].sum_logp",
+    "prompts": "approx.per_sequence[].prompt_id",
 }
 
 
@@ -119,6 +130,13 @@ class Run:
         Where the run comes from, for messages; not compared.
     shard_errors
         Standard errors as stored; empty where none are.
+    logp
+        Log-probability of each sequence under the policy that is differentiated (nats), shape ``(N,)``; None where not
+        recorded.
+    sampler_logp
+        The same by the sampler that drew the sequence.
+    prompt_ids
+        Prompt of each sequence, whole numbers or texts, shape ``(N,)``; None where not recorded.
     """
 
     token_counts: FloatArray
@@ -130,6 +148,9 @@ class Run:
     scale: float | None = None
     source: str = field(default="run in memory", compare=False)
     shard_errors: tuple[ShardError, ...] = ()
+    logp: FloatArray | None = None
+    sampler_logp: FloatArray | None = None
+    prompt_ids: NDArray[Any] | None = None
 
     @classmethod
     def from_arrays(
@@ -145,6 +166,9 @@ class Run:
         jH_sum: ArrayLike | None = None,
         vhvv: ArrayLike | None = None,
         delta_h_per_lr: float | None = None,
+        logp: ArrayLike | None = None,
+        sampler_logp: ArrayLike | None = None,
+        prompt_ids: ArrayLike | None = None,
         source: str = "run in memory",
     ) -> Run:
         """Build a run from what a training loop has at hand; totals, weights and corrections follow.
@@ -169,6 +193,10 @@ class Run:
             Curvature terms, shape ``(N,)``.
         delta_h_per_lr
             Linear change per unit eta, where no per-sequence terms are at hand.
+        logp, sampler_logp
+            Log-probability of each sequence (nats), shape ``(N,)``: under the policy, and by the sampler.
+        prompt_ids
+            Prompt of each sequence (whole numbers or texts), shape ``(N,)``: those of one prompt are not independent.
         source
             A name for messages.
 
@@ -226,7 +254,13 @@ class Run:
         per_lr = float(linear.sum()) if linear is not None else float(np.float64(delta_h_per_lr))
         if not np.isfinite(per_lr):
             raise RunError(source, "delta_h_per_lr", "must be finite", per_lr)
-        return cls(tokens, tuple(measurements), per_lr, linear, terms, curvature, 1.0 / total, source)
+        logp, sampler_logp = (
+            None if values is None else checked_array(values, name, source, length=size)
+            for name, values in (("logp", logp), ("sampler_logp", sampler_logp))
+        )
+        prompts = None if prompt_ids is None else checked_prompts(prompt_ids, "prompt_ids", source, length=size)
+        measured, scale = tuple(measurements), 1.0 / total
+        return cls(tokens, measured, per_lr, linear, terms, curvature, scale, source, (), logp, sampler_logp, prompts)
 
     def __repr__(self) -> str:
         return f"<Run {self.source!r}: {self.num_sequences} sequences, etas {', '.join(map(repr, self.etas))}>"
@@ -254,6 +288,8 @@ class Run:
             "score": self.score is not None,
             "baseline_entropy": all(m.h_base is not None for m in self.measurements),
             "curvature": self.vhvv is not None,
+            "logp": self.logp is not None,
+            "prompts": self.prompt_ids is not None,
         }
         return tuple(name for name in FIELDS_BEHIND if has[name])
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import gzip
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
+from analysis_helpers import Run
 from analysis_helpers.runs.json import encode_run
 from tests.building import ETAS, random_run, totals_only_run
 from tests.damaging import (
@@ -81,6 +83,29 @@ def test_zero_tokens_or_weight_in_all_are_refused(name: str) -> None:
     error = refusal(damaged(f"true.entries.0.diagnostics.{name}", [0] * 6))
     assert name in error.field
     assert "positive number" in error.rule
+
+
+@pytest.mark.parametrize("prompts", [[3, 3, 1, 1, 2, 2], list("aabbcc")])
+def test_log_probabilities_and_prompts_load_back_equal_also_without_linear_terms(prompts: list[Any]) -> None:
+    given: dict[str, Any] = {"logp": np.arange(6) - 9.5, "sampler_logp": np.arange(6) - 9.25, "prompt_ids": prompts}
+    given |= {"h_new": {1e-6: np.ones(6)}, "log_weights": {1e-6: np.zeros(6)}}
+    linear: dict[str, Any]
+    for linear in ({"gdotv": np.ones(6)}, {"delta_h_per_lr": 1.0}):
+        run = Run.from_arrays(token_counts=np.full(6, 2), h_base=np.ones(6), **linear, **given)
+        assert read(encode_run(run)) == run
+        assert run.supports[-2:] == ("logp", "prompts")
+
+
+def test_prompts_are_whole_numbers_or_texts_for_all_or_none() -> None:
+    for wrong in (1.5, [1], True):
+        assert names(
+            refusal(
+                damaged("approx.per_sequence.2.index", 2).replace(
+                    b'"index": 2', b'"index": 2, "prompt_id": ' + json.dumps(wrong).encode()
+                )
+            ),
+            "approx.per_sequence.2.prompt_id",
+        )
 
 
 def test_unknown_fields_are_ignored() -> None:
