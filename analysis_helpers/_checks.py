@@ -1,13 +1,14 @@
-"""Rules for data and arguments, checked once at the door; what breaks one is named with the rule and the value."""
+"""Validation of data and arguments, once, where they enter the package.
+
+Data that break a rule raise `RunError` (file, field, rule, value); arguments raise `ValueError` (name, rule, value).
+"""
 
 from __future__ import annotations
 
-import operator
 import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,11 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 
 ETA_TOLERANCE = 1e-6
-"""Relative difference below which two step sizes are the same."""
+"""Relative difference up to which two step sizes count as the same."""
 
 
 class RunError(ValueError):
-    """Data about a run that break a rule: names the file, the field, the rule and the value.
+    """Data of a run that break a rule; the message names the file, the field, the rule and the value.
 
     Examples
     --------
@@ -34,11 +35,11 @@ class RunError(ValueError):
 
 
 class RunWarning(UserWarning):
-    """Something about runs that a reader of the numbers should know: what was left out, or what to doubt."""
+    """A run was skipped, or its numbers need caution; the message says which run and why."""
 
 
 def warn_about_runs(message: str) -> None:
-    """Issue a `RunWarning` that points at the first caller outside this package."""
+    """Issue a `RunWarning` attributed to the first caller outside this package."""
     package, depth = Path(__file__).parent, 1
     frame = sys._getframe(depth)
     while frame.f_back is not None and Path(frame.f_code.co_filename).is_relative_to(package):
@@ -47,7 +48,7 @@ def warn_about_runs(message: str) -> None:
 
 
 def canonical_eta(eta: float) -> float:
-    """Return a step size rounded to 12 significant digits, so that 0.1 + 0.2 and 0.3 are one key.
+    """Return a step size rounded to 12 significant digits, so that 0.1 + 0.2 and 0.3 are the same key.
 
     Examples
     --------
@@ -58,7 +59,7 @@ def canonical_eta(eta: float) -> float:
 
 
 def same_eta(one: float, other: float) -> bool:
-    """Return whether two step sizes differ by at most a relative 1e-6."""
+    """Return whether two step sizes agree within a relative tolerance of 1e-6."""
     return abs(one - other) <= ETA_TOLERANCE * max(abs(one), abs(other))
 
 
@@ -71,25 +72,24 @@ def frozen(values: FloatArray) -> FloatArray:
 def checked_array(
     values: ArrayLike, name: str, source: str, *, length: int | None = None, nonnegative: bool = False
 ) -> FloatArray:
-    """Return a read-only float64 copy of one value a sequence, or raise a `RunError` about the field ``name``."""
+    """Return a read-only float64 copy with one value per sequence, or raise a `RunError` about the field ``name``."""
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise RunError(source, name, f"must hold numbers ({error})") from None
     if array.ndim != 1 or array.size == 0:
-        raise RunError(source, name, "must hold one number a sequence", f"shape {array.shape}")
+        raise RunError(source, name, "must hold one number per sequence", f"shape {array.shape}")
     if length is not None and len(array) != length:
         raise RunError(source, name, f"must have one value for each of the {length} sequences", f"{len(array)} values")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        raise RunError(source, name, "must be finite", _first(array, bad))
-    if nonnegative and (array < 0).any():
-        raise RunError(source, name, "must not be negative", _first(array, array < 0))
+    for bad, rule in ((~np.isfinite(array), "must be finite"), (nonnegative & (array < 0), "must not be negative")):
+        if bad.any():
+            at = int(bad.argmax())
+            raise RunError(source, name, rule, f"{float(array[at])!r} at position {at}")
     return frozen(array)
 
 
 def checked_total(array: FloatArray, name: str, source: str) -> float:
-    """Return the sum of nonnegative values, or raise a `RunError` where it is not positive."""
+    """Return the sum of nonnegative values, or raise a `RunError` if it is not positive and finite."""
     total = float(array.sum())
     if not 0 < total < np.inf:
         raise RunError(source, name, "must sum to a positive number", total)
@@ -97,7 +97,7 @@ def checked_total(array: FloatArray, name: str, source: str) -> float:
 
 
 def checked_eta(eta: float, name: str, source: str) -> float:
-    """Return the canonical step size, or raise a `RunError` where it is not finite and positive."""
+    """Return the canonical step size, or raise a `RunError` if it is not positive and finite."""
     if not 0 < eta < np.inf:
         raise RunError(source, name, "must be a positive step size", eta)
     return canonical_eta(eta)
@@ -106,20 +106,18 @@ def checked_eta(eta: float, name: str, source: str) -> float:
 def checked_count(value: object, name: str, *, most: int | None = None, what_most: str = "") -> int:
     """Return a whole number from 1 to ``most``, or raise a `ValueError` about the argument ``name``.
 
+    ``what_most`` says in the message what ``most`` is.
+
     Examples
     --------
     >>> checked_count(256, "sample_size", most=2048)
     256
     """
-    try:
-        count = 0 if isinstance(value, bool) else operator.index(cast("SupportsIndex", value))
-    except TypeError:  # not an integer
-        count = 0
-    if count < 1:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if most is not None and count > most:
-        raise ValueError(f"{name} must be at most {most}{what_most}, got {count}")
-    return count
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}{what_most}, got {value}")
+    return int(value)
 
 
 def checked_choice(value: str, name: str, known: Iterable[str]) -> str:
@@ -134,8 +132,3 @@ def checked_choice(value: str, name: str, known: Iterable[str]) -> str:
     if value not in names:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")
     return value
-
-
-def _first(array: FloatArray, where: NDArray[np.bool_]) -> str:
-    position = int(np.flatnonzero(where)[0])
-    return f"{float(array[position])!r} at position {position}"

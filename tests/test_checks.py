@@ -64,8 +64,8 @@ def test_a_checked_array_is_a_read_only_copy() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], r"file: h_new must hold one number a sequence, got shape \(0,\)"),
-        ([[1.0]], r"file: h_new must hold one number a sequence, got shape \(1, 1\)"),
+        ([], r"file: h_new must hold one number per sequence, got shape \(0,\)"),
+        ([[1.0]], r"file: h_new must hold one number per sequence, got shape \(1, 1\)"),
         ([1.0, 2.0], "file: h_new must have one value for each of the 3 sequences, got 2 values"),
         ([1.0, float("inf"), 2.0], "file: h_new must be finite, got inf at position 1"),
         ([1.0, 2.0, -3.0], "file: h_new must not be negative, got -3.0 at position 2"),

@@ -37,7 +37,9 @@ def test_an_inventory_with_a_problem_has_exit_status_1(tmp_path: Path) -> None:
 def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
     result = call("inventory", tmp_path / "nowhere")
     assert result.exit_code == 1
-    assert re.fullmatch(r"Error: .*nowhere: folder does not exist; looked for .*\n", result.output)
+    assert re.fullmatch(
+        r"Error: .*nowhere: folder cannot be read \(No such file or directory\); looked for .*\n", result.output
+    )
 
 
 def test_simulate_writes_the_sample_data(tmp_path: Path) -> None:

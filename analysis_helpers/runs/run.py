@@ -1,10 +1,8 @@
-"""A run in memory: one evaluation batch, its update direction, and what was measured at each step size.
+"""A run in memory: one evaluation batch, its update direction, and the change measured at each step size.
 
-Arrays are float64 and read-only, one entry a sequence. Units: entropies in nats (sums over a sequence's tokens), step
-sizes as recorded, ``gdotv`` in nats per token per unit eta. How a run lies on disk is the business of
-`analysis_helpers.results_json`.
-
-Whether runs add up, and the runs of a folder that do: what is left out is left out with a warning and a reason.
+Build one with `Run.from_arrays` from a training loop; runs on disk are read by `analysis_helpers.load_runs`. Arrays are
+float64 and read-only, one entry per sequence. Units: entropies in nats, summed over a sequence's tokens; step sizes as
+recorded; ``gdotv`` in nats per token per unit eta.
 """
 
 from __future__ import annotations
@@ -20,25 +18,28 @@ from numpy.typing import ArrayLike
 
 from .._checks import FloatArray, RunError, checked_array, checked_eta, checked_total, frozen, same_eta
 
-# What a run may support beyond its totals, and the field of results.json that records it.
 FIELDS_BEHIND = {
     "linear": "approx.per_sequence[].gdotv",
     "score": "approx.per_sequence[].extras.denom_corr_unscaled (or jH_sum, wjlogp_sum, H_base_mean)",
     "baseline_entropy": "true.entries[].diagnostics.h_base",
     "curvature": "approx.per_sequence[].vhvv",
 }
+"""What a run may record beyond its totals -> the field of ``results.json`` that holds it."""
+
+TOTAL_TOLERANCE = 1e-6
+"""Largest relative difference between a stored total and the same total from the sequences."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """The true change of entropy at one step size, by self-normalised importance sampling.
+    """The true change of entropy at one step size, by self-normalised importance sampling (SNIS).
 
     Attributes
     ----------
     eta
-        Step size, canonical (see `canonical_eta`).
+        Step size, rounded to 12 significant digits.
     delta_h_true, base_entropy
-        Stored totals: the change, and the per-token entropy before the step (nats per token).
+        Stored totals (nats per token): the change, and the entropy before the step.
     weights
         Normalised importance weights, shape ``(N,)``.
     h_new
@@ -63,10 +64,10 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class ScoreTerms:
-    """The parts of the linear term, recorded since it carries a denominator correction; arrays of shape ``(N,)``.
+    """The parts of the linear terms with denominator correction; arrays of shape ``(N,)``.
 
-    ``gdotv / scale = wjlogp_sum + jH_sum + denom_corr_unscaled``, with ``denom_corr_unscaled = -h_base_mean * T *
-    score``.
+    ``gdotv / scale = wjlogp_sum + jH_sum + denom_corr_unscaled`` with
+    ``denom_corr_unscaled = -h_base_mean * T * score``.
     """
 
     wjlogp_sum: FloatArray
@@ -77,16 +78,16 @@ class ScoreTerms:
 
 @dataclass(frozen=True, eq=False)
 class ShardError:
-    """A standard error that a file stores: that of a *mean* over shards, where the shards *sum* to the total.
+    """A stored standard error: of the *mean* over shards of sequences, where the shards *sum* to the total.
 
-    Times the number of shards it is the standard error of the total.
+    Multiplied by the number of shards it is the standard error of the total.
 
     Attributes
     ----------
     field
-        Where it is stored, such as ``approx.variance.se_shard``.
+        Field of the file, such as ``approx.variance.se_shard``.
     value, num_shards
-        As stored; units are those of the total.
+        As stored, in the units of the total.
     """
 
     field: str
@@ -105,20 +106,19 @@ class Run:
     measurements
         The true change at each step size, in the order of the file.
     delta_h_per_lr
-        Stored total of the linear terms: the linear change of per-token entropy per unit eta (nats per token).
+        Stored total of the linear terms: the linear change per unit eta (nats per token).
     gdotv
-        Linear terms, shape ``(N,)``, nats per token per unit eta, summing to ``delta_h_per_lr``; None in a totals-only
-        run.
+        Linear terms, shape ``(N,)``, summing to ``delta_h_per_lr``; None in a totals-only run.
     score
-        Parts of the linear term; None where the denominator correction was not recorded.
+        Parts of the linear terms; None without denominator correction.
     vhvv
         Curvature terms, shape ``(N,)``; None where not recorded.
     scale
-        Stored factor between a linear term and its parts, one over all tokens; None where not recorded.
+        Stored factor between a linear term and its parts, 1 / (tokens of the batch); None where not recorded.
     source
-        Where the run comes from, for messages; not compared.
+        Origin of the run, for messages; not compared.
     shard_errors
-        Standard errors as stored; empty where none are.
+        Standard errors as stored; empty where there are none.
     """
 
     token_counts: FloatArray
@@ -147,37 +147,36 @@ class Run:
         delta_h_per_lr: float | None = None,
         source: str = "run in memory",
     ) -> Run:
-        """Build a run from what a training loop has at hand; totals, weights and corrections follow.
+        """Return a run built from arrays, for training loops that write their own runs; totals and weights follow.
 
-        The linear change is given in one of three ways: its parts ``score``, ``wjlogp_sum`` and ``jH_sum`` (best:
-        everything the suite does is then possible); ``gdotv`` alone (no denominator correction); ``delta_h_per_lr``
-        alone (a total).
+        Give the linear change in one of three ways: its parts ``score``, ``wjlogp_sum`` and ``jH_sum`` (best: they
+        support every analysis); ``gdotv`` alone (no denominator correction); ``delta_h_per_lr`` alone (a total).
 
         Parameters
         ----------
         token_counts, h_base
-            Tokens, and entropy sums before the step (nats), shape ``(N,)``.
+            Tokens and entropy sums before the step (nats), shape ``(N,)``.
         h_new, log_weights
-            For each eta: entropy sums after the step (nats), and log importance weights, shape ``(N,)``.
+            Per eta: entropy sums after the step (nats) and log importance weights on any common scale, shape ``(N,)``.
         gdotv
             Linear terms (nats per token per unit eta), shape ``(N,)``.
         score
-            Sum over tokens of the derivative of log pi along the update direction, shape ``(N,)``.
+            Derivative of the sequence's log-probability along the update direction, shape ``(N,)``.
         wjlogp_sum, jH_sum
-            Score-function and direct part of the derivative of the entropy sum, shape ``(N,)``.
+            Score-function part and direct part of the derivative of the entropy sum, shape ``(N,)``.
         vhvv
             Curvature terms, shape ``(N,)``.
         delta_h_per_lr
-            Linear change per unit eta, where no per-sequence terms are at hand.
+            Linear change per unit eta, where there are no per-sequence terms.
         source
-            A name for messages.
+            Name of the run in messages.
 
         Raises
         ------
         RunError
             If an array breaks a rule (length, finiteness, sign).
         ValueError
-            If the linear change is given in none or more than one of the three ways.
+            If the etas of ``h_new`` and ``log_weights`` differ, or the linear change is not given in exactly one way.
 
         Examples
         --------
@@ -194,8 +193,13 @@ class Run:
         ('linear', 'baseline_entropy')
         """
         tokens = checked_array(token_counts, "token_counts", source, nonnegative=True)
-        size, total = len(tokens), checked_total(tokens, "token_counts", source)
-        base = checked_array(h_base, "h_base", source, length=size)
+        total = checked_total(tokens, "token_counts", source)
+
+        def column(values: ArrayLike, name: str) -> FloatArray:
+            return checked_array(values, name, source, length=len(tokens))
+
+        base = column(h_base, "h_base")
+        entropy = float(base.sum() / total)
         if not isinstance(h_new, Mapping) or not isinstance(log_weights, Mapping):
             raise ValueError("h_new and log_weights must each be a dict of eta -> array")
         etas = {eta: checked_eta(eta, "h_new", source) for eta in h_new}
@@ -205,24 +209,25 @@ class Run:
                 f"h_new and log_weights must hold the same etas, got {list(h_new)} and {list(log_weights)}"
             )
         measurements = []
-        for eta, canonical in etas.items():
-            new = checked_array(h_new[eta], f"h_new[{eta}]", source, length=size)
-            log = checked_array(logs[canonical], f"log_weights[{eta}]", source, length=size)
-            measurements.append(_measure(canonical, tokens, base, new, log, source))
+        for given, eta in etas.items():
+            new, log = column(h_new[given], f"h_new[{given}]"), column(logs[eta], f"log_weights[{given}]")
+            raw = np.exp(log - log.max())
+            weights = frozen(raw / raw.sum())
+            weighted_tokens = checked_total(weights * tokens, f"log_weights[{eta}] (weights times tokens)", source)
+            change, ess = float(weights @ new / weighted_tokens) - entropy, float(1.0 / (weights @ weights))
+            measurements.append(Measurement(eta, change, entropy, weights, new, base, log, ess))
         check_distinct_etas(measurements, "h_new", source)
-        curvature = None if vhvv is None else checked_array(vhvv, "vhvv", source, length=size)
-        parts = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
-        given = {name: values for name, values in parts.items() if values is not None}
-        if len(given) not in (0, 3) or bool(given) + (gdotv is not None) + (delta_h_per_lr is not None) != 1:
+        curvature = None if vhvv is None else column(vhvv, "vhvv")
+        named = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
+        parts = [column(values, name) for name, values in named.items() if values is not None]
+        if len(parts) not in (0, 3) or bool(parts) + (gdotv is not None) + (delta_h_per_lr is not None) != 1:
             raise ValueError(
                 "give the linear change in one way: score, wjlogp_sum and jH_sum; or gdotv; or delta_h_per_lr"
             )
-        linear, terms = None, None
-        if given:
-            checked = [checked_array(values, name, source, length=size) for name, values in given.items()]
-            linear, terms = _linear_from_parts(tokens, float(base.sum() / total), *checked)
-        elif gdotv is not None:
-            linear = checked_array(gdotv, "gdotv", source, length=size)
+        linear, terms = None if gdotv is None else column(gdotv, "gdotv"), None
+        if parts:
+            terms = ScoreTerms(parts[1], parts[2], frozen(-entropy * tokens * parts[0]), entropy)
+            linear = frozen((terms.wjlogp_sum + terms.jH_sum + terms.denom_corr_unscaled) / total)
         per_lr = float(linear.sum()) if linear is not None else float(np.float64(delta_h_per_lr))
         if not np.isfinite(per_lr):
             raise RunError(source, "delta_h_per_lr", "must be finite", per_lr)
@@ -248,7 +253,7 @@ class Run:
 
     @property
     def supports(self) -> tuple[str, ...]:
-        """What the run records beyond its totals: any of the keys of `FIELDS_BEHIND`."""
+        """What the run records beyond its totals: "linear", "score", "baseline_entropy", "curvature"."""
         has = {
             "linear": self.gdotv is not None,
             "score": self.score is not None,
@@ -263,7 +268,7 @@ class Run:
         Raises
         ------
         ValueError
-            If the run has no such eta; the message says which there are.
+            If the run has no such eta.
         """
         for m in self.measurements:
             if same_eta(m.eta, eta):
@@ -285,42 +290,9 @@ def check_distinct_etas(measurements: list[Measurement], name: str, source: str)
             raise RunError(source, name, "must hold each eta once", f"{upper!r} twice")
 
 
-def _measure(
-    eta: float, tokens: FloatArray, base: FloatArray, new: FloatArray, logs: FloatArray, source: str
-) -> Measurement:
-    raw = np.exp(logs - logs.max())
-    weights = frozen(raw / raw.sum())
-    checked_total(weights * tokens, f"log_weights[{eta}] (weights times tokens)", source)
-    base_entropy = float(base.sum() / tokens.sum())
-    delta = float(weights @ new / (weights @ tokens)) - base_entropy
-    return Measurement(eta, delta, base_entropy, weights, new, base, logs, float(1.0 / (weights @ weights)))
-
-
-def _linear_from_parts(
-    tokens: FloatArray, mean_entropy: float, score: FloatArray, wjlogp_sum: FloatArray, jh_sum: FloatArray
-) -> tuple[FloatArray, ScoreTerms]:
-    terms = ScoreTerms(wjlogp_sum, jh_sum, frozen(-mean_entropy * tokens * score), mean_entropy)
-    return frozen((wjlogp_sum + jh_sum + terms.denom_corr_unscaled) / tokens.sum()), terms
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Compare dataclasses field by field, arrays by value."""
-    if is_dataclass(one):
-        return type(one) is type(other) and all(
-            _same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one) if f.compare
-        )
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)
-
-
-TOTAL_TOLERANCE = 1e-6
-"""Largest relative difference between a stored total and the sum of its contributions."""
-
-
-@np.errstate(over="ignore", invalid="ignore")  # sums of huge numbers are infinite: no warning, a problem
+@np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is a problem to report, not a warning
 def integrity_problems(run: Run) -> list[str]:
-    """Return what in a run does not add up, a sentence each: totals against the sums of their contributions.
+    """Return what in a run does not add up, one sentence each: stored totals against those from the sequences.
 
     Examples
     --------
@@ -328,26 +300,33 @@ def integrity_problems(run: Run) -> list[str]:
     >>> integrity_problems(synthetic_runs(1, 32)["run_01"])
     []
     """
-    problems = []
     total = run.total_tokens
-    if run.scale is not None and _differ(run.scale * total, 1.0):
-        problems.append(f"per_sequence_meta.scale is {run.scale:.7g}, one over all tokens is {1 / total:.7g}")
-    if run.gdotv is not None and _differ(float(run.gdotv.sum()), run.delta_h_per_lr):
-        problems.append(f"delta_h_per_lr is {run.delta_h_per_lr:.7g}, its contributions sum to {run.gdotv.sum():.7g}")
+    stored_and_found = []
+    if run.scale is not None:
+        stored_and_found.append(("per_sequence_meta.scale", run.scale, 1 / total))
+    if run.gdotv is not None:
+        stored_and_found.append(("delta_h_per_lr", run.delta_h_per_lr, float(run.gdotv.sum())))
     for m in run.measurements:
-        after = float(m.weights @ m.h_new / (m.weights @ run.token_counts))
-        if _differ(after - m.base_entropy, m.delta_h_true):
-            problems.append(
-                f"delta_h_true at eta {m.eta!r} is {m.delta_h_true:.7g}, "
-                f"its contributions sum to {after - m.base_entropy:.7g}"
-            )
+        change = float(m.weights @ m.h_new / (m.weights @ run.token_counts)) - m.base_entropy
         before = m.base_entropy if m.h_base is None else float(m.h_base.sum()) / total
-        if _differ(before, m.base_entropy):
-            problems.append(f"base_entropy at eta {m.eta!r} is {m.base_entropy:.7g}, h_base gives {before:.7g}")
-        if run.score is not None and _differ(before, run.score.h_base_mean):
-            problems.append(f"H_base_mean is {run.score.h_base_mean:.7g}, h_base gives {before:.7g}")
+        stored_and_found.append((f"delta_h_true at eta {m.eta!r}", m.delta_h_true, change))
+        stored_and_found.append((f"base_entropy at eta {m.eta!r}", m.base_entropy, before))
+        if run.score is not None:
+            stored_and_found.append(("H_base_mean", run.score.h_base_mean, before))
+    problems = (
+        f"{name} is {stored:.7g}, its sequences give {found:.7g}"
+        for name, stored, found in stored_and_found
+        if not abs(stored - found) <= TOTAL_TOLERANCE * max(abs(stored), abs(found)) < np.inf
+    )
     return list(dict.fromkeys(problems))
 
 
-def _differ(one: float, other: float) -> bool:
-    return not abs(one - other) <= TOTAL_TOLERANCE * max(abs(one), abs(other)) < np.inf
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal: dataclasses field by field, arrays by value."""
+    if is_dataclass(one):
+        return type(one) is type(other) and all(
+            _same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one) if f.compare
+        )
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)

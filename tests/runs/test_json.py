@@ -95,7 +95,7 @@ def test_sequences_out_of_order_are_put_in_order() -> None:
 
 def test_indices_that_are_no_permutation_are_refused() -> None:
     error = refusal(damaged("approx.per_sequence.4.index", 2))
-    assert str(error) == f"{FILE}: approx.per_sequence[].index must hold each of 0 to 5 once, got 2 at position 4"
+    assert str(error) == f"{FILE}: approx.per_sequence[].index must hold each of 0 to 5 once, got 2 instead of 3"
 
 
 def test_linear_terms_of_other_sequences_are_refused() -> None:
@@ -232,9 +232,9 @@ REFUSED = {
     "a text without an end": (BYTES.replace(b'"true":', b'"true'), "file must be complete JSON"),
     "a list without an end": (BYTES.replace(b"]", b"", 1), "file must be complete JSON"),
     "1e400": (with_total("1e400"), "approx.delta_h_per_lr must be finite, got inf"),
-    "400 digits": (with_total("1" * 400), "approx.delta_h_per_lr is refused (number out of range)"),
+    "400 digits": (with_total("1" * 400), "approx.delta_h_per_lr does not fit the format (Number out of range)"),
     "NaN": (with_total("NaN"), "approx.delta_h_per_lr must be finite, got nan"),
-    "text": (with_total(f'"{DIGITS}"'), f'approx.delta_h_per_lr must be a number, got "{"1" * 36}...'),
+    "text": (with_total(f'"{DIGITS}"'), "approx.delta_h_per_lr does not fit the format (Expected `float`, got `str`)"),
 }
 
 
@@ -261,4 +261,4 @@ def test_nesting_deep_enough_to_break_a_parser_is_refused(opening: bytes) -> Non
 
 @pytest.mark.parametrize("data", [b"null", b"[]", b"3", b'"results"'])
 def test_json_that_is_no_object_is_refused(data: bytes) -> None:
-    assert refusal(data).rule == "must be an object"
+    assert refusal(data).rule.startswith("does not fit the format (Expected `object`, got `")
