@@ -9,11 +9,13 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
+_Name = TypeVar("_Name", bound=str)
 
 ETA_TOLERANCE = 1e-6
 """Relative difference up to which two step sizes count as the same."""
@@ -120,7 +122,7 @@ def checked_count(value: object, name: str, *, most: int | None = None, what_mos
     return int(value)
 
 
-def checked_choice(value: str, name: str, known: Iterable[str]) -> str:
+def checked_choice(value: str, name: str, known: Iterable[_Name]) -> _Name:
     """Return ``value`` if it is one of ``known``, or raise a `ValueError` that lists them.
 
     Examples
@@ -128,7 +130,7 @@ def checked_choice(value: str, name: str, known: Iterable[str]) -> str:
     >>> checked_choice("ratio", "estimator", ("partial_sum", "ratio"))
     'ratio'
     """
-    names = tuple(known)
-    if value not in names:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")
-    return value
+    for choice in known:
+        if value == choice:
+            return choice
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")

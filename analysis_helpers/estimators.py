@@ -1,30 +1,33 @@
-"""Estimators of (true change, linear change), each a function of a few column sums over a set of sequences.
+"""Estimators of (true change, linear change), each a function of column sums over a set of sequences.
 
-Sampling makes sums; an estimator turns sums into the two estimates; its standard error follows from its gradient at the
-full sums. So a new estimator is one function of sums, listed in `ESTIMATORS`: subsets, errors and plots come for
-nothing.
+Sampling makes sums; an estimator turns sums into the two estimates; its standard error follows from the gradient at the
+full sums. So a new estimator is one function of sums and one entry in `ESTIMATORS`: subsets, standard errors,
+prediction and planning need no further code. Results are full-batch numbers and arrays; tables are made in
+`analysis_helpers.err_rel`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._checks import FloatArray, RunError, checked_choice, frozen
-from .runs import FIELDS_BEHIND, Run, ScoreTerms
+from .runs import FIELDS_BEHIND, Run
 
 Array = NDArray[Any]  # float64, or complex128 while a gradient is taken
+EstimatorName = Literal["partial_sum", "ratio", "matched"]
 
 _COMPLEX_STEP = 1e-20
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class FullBatch:
-    """What an estimator knows about the whole batch besides the sums over its subset.
+    """Constants of the full batch that an estimator uses beside the sums over its subset.
 
     Attributes
     ----------
@@ -47,20 +50,19 @@ class FullBatch:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A named estimator.
+    """An estimator as a function of column sums.
 
     Attributes
     ----------
     columns
-        The columns whose sums it takes, in the order in which ``evaluate`` unpacks them.
+        Names of the columns summed, in the order in which ``evaluate`` unpacks them.
     degree
-        0 where the estimate does not change when all sums are scaled alike (as if the subset were the whole batch), 1
-        where it scales with them (a sum over the subset).
+        Power with which the estimate scales when all sums are multiplied by a factor: 0 for a ratio of sums, 1 for a
+        sum over the subset.
     evaluate
         ``(sums, full) -> (true, linear)`` with sums of shape ``(..., columns)``; must accept complex sums.
     """
 
-    name: str
     columns: tuple[str, ...]
     degree: int
     evaluate: Callable[[Array, FullBatch], tuple[Array, Array]]
@@ -68,7 +70,7 @@ class Estimator:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """One run at one eta, as an estimator sees it: values of shape ``(N, columns)``, their sums, the full batch."""
+    """The columns of a run at one eta for an estimator: values of shape ``(N, columns)``, their sums, the constants."""
 
     estimator: Estimator
     values: FloatArray
@@ -81,15 +83,14 @@ class Columns:
 
 
 def _partial_sum(sums: Array, full: FullBatch) -> tuple[Array, Array]:
-    # The original's definition: full-batch contributions, summed over the subset and not rescaled.
+    # The definition of the published figures: full-batch contributions, summed over the subset, not rescaled.
     tokens, w_h_new, g = _unstack(sums)
     true = w_h_new / full.weighted_tokens - tokens / full.tokens * full.base_entropy
     return true, full.eta * g / full.tokens
 
 
 def _ratio(sums: Array, full: FullBatch) -> tuple[Array, Array]:
-    # As if the subset were the whole batch: R_S - H_S, and the linear terms with the subset's own entropy in the
-    # correction.
+    # The subset taken as the whole batch: R_S - H_S, and linear terms with the subset's own entropy in the correction.
     tokens, h_base, w_tokens, w_h_new, g, tokens_score = _unstack(sums)
     entropy = h_base / tokens
     linear = full.eta / tokens * (g - (entropy - full.score_entropy) * tokens_score)
@@ -97,7 +98,7 @@ def _ratio(sums: Array, full: FullBatch) -> tuple[Array, Array]:
 
 
 def _matched(sums: Array, full: FullBatch) -> tuple[Array, Array]:
-    # The exact derivative of R_S - H_S itself, in place of the recorded linear terms: no noise of its own.
+    # The exact derivative of R_S - H_S on the same sequences, in place of the recorded linear terms.
     tokens, h_base, w_tokens, w_h_new, tokens_score, direct = _unstack(sums)
     entropy = h_base / tokens
     return w_h_new / w_tokens - entropy, full.eta / tokens * (direct - entropy * tokens_score)
@@ -109,20 +110,17 @@ def _true_change(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     return true, np.zeros_like(true)
 
 
-_TRUE = Estimator("true change", ("tokens", "h_base", "w_tokens", "w_h_new"), 0, _true_change)  # no linear terms needed
+_TRUE = Estimator(("tokens", "h_base", "w_tokens", "w_h_new"), 0, _true_change)  # for runs without linear terms
 
-ESTIMATORS = {
-    estimator.name: estimator
-    for estimator in (
-        Estimator("partial_sum", ("tokens", "w_h_new", "g"), 1, _partial_sum),
-        Estimator("ratio", ("tokens", "h_base", "w_tokens", "w_h_new", "g", "tokens_score"), 0, _ratio),
-        Estimator("matched", ("tokens", "h_base", "w_tokens", "w_h_new", "tokens_score", "direct"), 0, _matched),
-    )
+ESTIMATORS: dict[EstimatorName, Estimator] = {
+    "partial_sum": Estimator(("tokens", "w_h_new", "g"), 1, _partial_sum),
+    "ratio": Estimator(("tokens", "h_base", "w_tokens", "w_h_new", "g", "tokens_score"), 0, _ratio),
+    "matched": Estimator(("tokens", "h_base", "w_tokens", "w_h_new", "tokens_score", "direct"), 0, _matched),
 }
 
 
 def columns(run: Run, eta: float, estimator: str = "ratio") -> Columns:
-    """Return the columns of a run at one eta that an estimator sums.
+    """Return the columns that an estimator sums, of one run at one eta.
 
     Raises
     ------
@@ -135,9 +133,9 @@ def columns(run: Run, eta: float, estimator: str = "ratio") -> Columns:
 
 
 def tokens_times_score(run: Run) -> FloatArray:
-    """Return T_i j_i, shape ``(N,)``; zeros where no denominator correction is recorded.
+    """Return T_i j_i, shape ``(N,)``; zeros if no denominator correction is recorded.
 
-    With zeros the linear term of "ratio" is ``eta / T_S * sum g``: there is no correction to remake on the subset.
+    With zeros the linear change of "ratio" is ``eta / T_S * sum g``: there is no correction to recompute on the subset.
     """
     if run.score is None:
         return np.zeros(run.num_sequences)
@@ -145,22 +143,22 @@ def tokens_times_score(run: Run) -> FloatArray:
 
 
 def scores(run: Run) -> FloatArray:
-    """Return the score of each sequence, j_i, shape ``(N,)``: the derivative of its log-probability along the update.
+    """Return the score j_i of each sequence, shape ``(N,)``: the derivative of its log-probability along the update.
 
-    Its mean is 0 when the sequences really come from the policy that was differentiated.
+    Its expectation is 0 for sequences sampled from the policy that was differentiated (on-policy).
 
     Raises
     ------
     RunError
         If the run does not record the score.
     """
-    _score_terms(run)
-    empty = run.token_counts == 0
-    return np.where(empty, 0.0, tokens_times_score(run) / np.where(empty, 1.0, run.token_counts))
+    _recorded(run.score, run, "score")
+    tokens = run.token_counts
+    return np.divide(tokens_times_score(run), tokens, out=np.zeros(len(tokens)), where=tokens > 0)
 
 
 def score_z(run: Run) -> float:
-    """Return the mean score over its standard error; standard normal where sequences come from the policy."""
+    """Return the mean score over its standard error; standard normal for on-policy sequences."""
     j = scores(run)
     return float(j.mean() / (standard_deviation(j) / np.sqrt(len(j))))
 
@@ -186,10 +184,10 @@ def estimate(run: Run, eta: float, estimator: str = "ratio") -> tuple[float, flo
 
 
 def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatArray]:
-    """Return what each sequence adds to the true and to the linear change, each of shape ``(N,)``, in nats per token.
+    """Return the contributions of each sequence to the true and the linear change, shape ``(N,)``, in nats per token.
 
-    ``true_i = w_i h_new_i / sum(w T) - T_i / sum(T) * base_entropy`` and ``linear_i = eta * gdotv_i``; each sums to its
-    total.
+    ``true_i = w_i h_new_i / sum(w T) - T_i / sum(T) * base_entropy`` and ``linear_i = eta * gdotv_i``; they sum to the
+    totals.
 
     Parameters
     ----------
@@ -223,10 +221,10 @@ def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatA
 
 
 def influence_values(batch: Columns) -> tuple[FloatArray, FloatArray]:
-    """Return psi for the true and for the linear estimate, each of shape ``(N,)``, in nats per token.
+    """Return the influence values psi of the true and of the linear estimate, shape ``(N,)``, in nats per token.
 
     ``psi_i = N * x_i . grad f(sums)``, with the gradient by complex step, exact to rounding. The standard error of an
-    estimate on a fresh batch of size n is ``std(psi, ddof=1) / sqrt(n)`` (the infinitesimal jackknife: Efron, 1982,
+    estimate on a fresh batch of n sequences is ``std(psi, ddof=1) / sqrt(n)`` (infinitesimal jackknife: Efron, 1982,
     chapter 6).
     """
     true, linear = _gradients(batch)
@@ -234,7 +232,7 @@ def influence_values(batch: Columns) -> tuple[FloatArray, FloatArray]:
 
 
 def error_influence_values(batch: Columns) -> FloatArray:
-    """Return psi of ``linear - true``, shape ``(N,)``, in nats per token: the difference of `influence_values`."""
+    """Return the influence values of ``linear - true``, shape ``(N,)``, in nats per token."""
     true, linear = _gradients(batch)
     psi: FloatArray = batch.values @ (linear - true)
     return psi
@@ -247,7 +245,7 @@ def standard_deviation(psi: FloatArray) -> float:
 
 
 def true_total_standard_error(run: Run, eta: float) -> float | None:
-    """Return the standard error of the run's true change at ``eta`` (nats per token); None where it cannot be had."""
+    """Return the standard error of the run's true change at ``eta`` (nats per token); None without ``h_base``."""
     if "baseline_entropy" not in run.supports or run.num_sequences < 2:
         return None
     psi, _ = influence_values(_columns(run, eta, _TRUE))
@@ -276,10 +274,13 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
         "w_h_new": lambda: measured.weights * measured.h_new,
         "g": lambda: _recorded(run.gdotv, run, "linear") * run.total_tokens,
         "tokens_score": lambda: tokens_times_score(run),
-        "direct": lambda: _direct_terms(run, _recorded(measured.h_base, run, "baseline_entropy")),
+        "direct": lambda: (
+            _recorded(run.score, run, "score").jH_sum
+            + _recorded(measured.h_base, run, "baseline_entropy") * scores(run)
+        ),
     }
     found = [assemble[name]() for name in chosen.columns]
-    sums = np.array([column.sum() for column in found])  # far quicker than over the rows of what they make up
+    sums = np.array([column.sum() for column in found])  # far quicker than over the rows of ``values``
     full = FullBatch(
         eta=measured.eta,
         tokens=run.total_tokens,
@@ -287,23 +288,10 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
         base_entropy=measured.base_entropy,
         score_entropy=run.score.h_base_mean if run.score else 0.0,
     )
-    values = np.empty((len(tokens), len(found)))
-    for k, column in enumerate(found):
-        values[:, k] = column
-    return Columns(chosen, frozen(values), frozen(sums), full)
+    return Columns(chosen, frozen(np.stack(found, axis=1)), frozen(sums), full)
 
 
-def _direct_terms(run: Run, h_base: FloatArray) -> FloatArray:
-    return _score_terms(run).jH_sum + h_base * scores(run)
-
-
-def _score_terms(run: Run) -> ScoreTerms:
-    if run.score is None:
-        raise RunError(run.source, FIELDS_BEHIND["score"], "is needed here and not recorded in this run")
-    return run.score
-
-
-def _recorded(values: FloatArray | None, run: Run, support: str) -> FloatArray:
+def _recorded(values: _T | None, run: Run, support: str) -> _T:
     if values is None:
         raise RunError(run.source, FIELDS_BEHIND[support], "is needed here and not recorded in this run")
     return values

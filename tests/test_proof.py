@@ -32,7 +32,7 @@ from analysis_helpers import (
     trusted_eta,
     verdict,
 )
-from analysis_helpers.estimators import estimate
+from analysis_helpers.estimators import EstimatorName, estimate
 from analysis_helpers.inference.decomposition import pool_decomposition
 from analysis_helpers.inference.planning import Goal, budget_table, error_by_size, plan_batch_size
 from analysis_helpers.inference.prediction import pooled_check
@@ -41,6 +41,7 @@ from tests.plain import answers, errors, estimates
 from tests.plain.reading import Batch, mean_true_total, read_batches
 
 ETAS = [1.6e-6, 3.2e-6]
+ESTIMATORS: tuple[EstimatorName, ...] = ("partial_sum", "ratio", "matched")
 
 
 def same(expected: Any) -> Any:
@@ -121,7 +122,7 @@ def test_the_second_implementation_shares_no_code_with_the_package() -> None:
 def test_full_batches(runs: Side) -> None:
     for _, run, plain in pairs(runs):
         assert run.delta_h_per_lr == plain.linear_total
-        for eta, estimator in product(run.etas, estimates.ESTIMATORS):
+        for eta, estimator in product(run.etas, ESTIMATORS):
             expected = estimates.changes(plain, eta, range(plain.size), estimator)
             assert estimate(run, eta, estimator) == pytest.approx(expected, rel=1e-9)
 
@@ -133,7 +134,7 @@ def test_reference_totals(runs: Side) -> None:
 
 def test_draws_of_every_estimator_size_and_seed(runs: Side) -> None:
     grid, reference = runs.grid, -1e-3
-    for eta, estimator, n, seed in product(ETAS, estimates.ESTIMATORS, grid.sizes, grid.seeds):
+    for eta, estimator, n, seed in product(ETAS, ESTIMATORS, grid.sizes, grid.seeds):
         for name, run in list(runs.large.items())[: 2 if grid is QUICK else 4]:
             rng = np.random.default_rng(seed)
             expected = estimates.subset_errors(
@@ -147,7 +148,7 @@ def test_draws_of_every_estimator_size_and_seed(runs: Side) -> None:
 
 def test_draws_over_runs_and_etas_from_one_stream(runs: Side) -> None:
     grid = runs.grid
-    for estimator, n, seed in product(("partial_sum", "ratio"), grid.sizes[:4], grid.seeds):
+    for estimator, n, seed in product(ESTIMATORS[:2], grid.sizes[:4], grid.seeds):
         expected = estimates.distributed_errors(runs.plain_large, ETAS, n, 5, seed, estimator)
         references = None if estimator == "partial_sum" else reference_true_totals(runs.large)
         found = sample_err_rel_across_runs(
@@ -159,7 +160,7 @@ def test_draws_over_runs_and_etas_from_one_stream(runs: Side) -> None:
 
 
 def test_comparisons_of_subsets_with_actual_runs(runs: Side) -> None:
-    for eta, estimator, n in product(ETAS, estimates.ESTIMATORS, runs.grid.sizes[:4]):
+    for eta, estimator, n in product(ETAS, ESTIMATORS, runs.grid.sizes[:4]):
         found = compare_err_rel_distributions(
             runs.large, runs.small, eta, sample_size=n, num_samples=5, seed=3, estimator=estimator
         )

@@ -26,6 +26,7 @@ from analysis_helpers import (
     verdict,
 )
 from analysis_helpers.err_rel.comparison import explain_partial_sum
+from analysis_helpers.estimators import EstimatorName
 from analysis_helpers.inference.decomposition import PARTS, pool_decomposition
 from analysis_helpers.inference.prediction import pooled_check
 from analysis_helpers.runs.json import encode_run, parse_run
@@ -77,7 +78,7 @@ def test_the_published_distribution_of_the_partial_sum(large: dict[str, Run]) ->
 )
 @pytest.mark.parametrize("estimator", ["partial_sum", "ratio"])
 def test_the_actual_small_runs(
-    large: dict[str, Run], small: dict[str, Run], eta: float, values: list[float], estimator: str
+    large: dict[str, Run], small: dict[str, Run], eta: float, values: list[float], estimator: EstimatorName
 ) -> None:
     table = collect_err_rel_across_runs(small, eta, reference_true_totals(large)[eta], estimator=estimator)
     assert table["err_rel"].to_numpy() == pytest.approx(values, abs=6e-7)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from analysis_helpers._checks import FloatArray
-from analysis_helpers.subsampling import SAMPLERS, subset_sums
+from analysis_helpers.subsampling import SAMPLERS, Sampler, subset_sums
 
 VALUES = np.arange(14.0).reshape(7, 2) ** 2
 
@@ -38,14 +38,14 @@ def membership(sums: FloatArray, size: int) -> NDArray[np.bool_]:
 
 @either
 @pytest.mark.parametrize("n", [1, 4, 5, 6, 9, 10])
-def test_subsets_are_drawn_without_replacement(sampler: str, n: int) -> None:
+def test_subsets_are_drawn_without_replacement(sampler: Sampler, n: int) -> None:
     sums = subset_sums(powers_of_two(10), n, 500, np.random.default_rng(1), sampler=sampler)
     assert (membership(sums, 10).sum(axis=1) == n).all()
 
 
 @either
 @pytest.mark.parametrize("n", [3, 4])
-def test_every_subset_is_equally_likely(sampler: str, n: int) -> None:
+def test_every_subset_is_equally_likely(sampler: Sampler, n: int) -> None:
     # 35 subsets of 3 (or 4) out of 7, 35,000 draws: chi-square with 34 degrees of freedom exceeds 74 with probability
     # 1e-4; the two groups of a permutation repel each other, which makes it smaller.
     drawn = subset_sums(powers_of_two(7), n, 35_000, np.random.default_rng(5), sampler=sampler)[:, 0]
@@ -85,7 +85,7 @@ def test_above_half_of_the_size_what_subsets_leave_out_shares_no_sequence() -> N
 
 @either
 @pytest.mark.parametrize("n", [3, 5])
-def test_every_column_is_summed_over_the_same_sequences(sampler: str, n: int) -> None:
+def test_every_column_is_summed_over_the_same_sequences(sampler: Sampler, n: int) -> None:
     values = np.hstack([powers_of_two(7), 100 * powers_of_two(7) + 3])
     sums = subset_sums(values, n, 200, np.random.default_rng(4), sampler=sampler)
     assert sums[:, 1] == pytest.approx(100 * sums[:, 0] + 3 * n)
@@ -124,7 +124,7 @@ def test_scratch_memory_does_not_grow_with_the_number_of_subsets() -> None:
 
 
 @either
-def test_the_subset_of_all_has_the_full_sums(sampler: str) -> None:
+def test_the_subset_of_all_has_the_full_sums(sampler: Sampler) -> None:
     sums = subset_sums(VALUES, 7, 3, np.random.default_rng(0), sampler=sampler)
     assert np.allclose(sums, VALUES.sum(axis=0), rtol=1e-14)
 
@@ -145,6 +145,6 @@ def test_columns_side_by_side_share_their_subsets() -> None:
         (2, 1, "bootstrap", "sampler must be one of 'sequential', 'disjoint', got 'bootstrap'"),
     ],
 )
-def test_bad_arguments_are_named(size: int, samples: int, sampler: str, message: str) -> None:
+def test_bad_arguments_are_named(size: int, samples: int, sampler: Sampler, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         subset_sums(VALUES, size, samples, np.random.default_rng(0), sampler=sampler)

@@ -1,4 +1,4 @@
-"""The relative error of the linear approximation, as tables: references, random subsets, actual runs."""
+"""The relative error of the linear approximation, as tables: reference totals, random subsets, actual runs."""
 
 from .comparison import Comparison, compare_err_rel_distributions, explain_partial_sum
 from .references import (

@@ -35,6 +35,7 @@ from ..err_rel import (
     simulate_err_rel_across_runs,
     supported_estimators,
 )
+from ..estimators import EstimatorName
 from ..inference import (
     QUESTIONS,
     Verdict,
@@ -77,7 +78,7 @@ class Choice:
     small_batch: str
     eta: float
     subset_size: int
-    estimator: str = "ratio"
+    estimator: EstimatorName = "ratio"
     num_samples: int = 2000
     tolerance: float = 0.25
     probability: float = 0.9
@@ -225,7 +226,7 @@ class Exploration:
         """Return the step sizes on offer in a batch folder."""
         return all_etas(self.runs(batch))
 
-    def estimators(self, batch: str) -> list[str]:
+    def estimators(self, batch: str) -> list[EstimatorName]:
         """Return the estimators on offer in a batch folder."""
         return supported_estimators(self.runs(batch))
 
@@ -309,7 +310,7 @@ def _having(runs: Mapping[str, Run], eta: float) -> dict[str, Run]:
     return {name: run for name, run in runs.items() if run.has_eta(eta)}
 
 
-def _actual(runs: Mapping[str, Run], eta: float, reference: float, estimator: str) -> pd.DataFrame:
+def _actual(runs: Mapping[str, Run], eta: float, reference: float, estimator: EstimatorName) -> pd.DataFrame:
     if not runs:
         return pd.DataFrame(columns=["run", "eta", "err_rel", "n"]).astype({"eta": float, "err_rel": float})
     table = collect_err_rel_across_runs(runs, eta, reference, estimator=estimator)

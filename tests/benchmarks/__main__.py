@@ -24,7 +24,7 @@ import numpy as np
 from analysis_helpers import Run, err_rel_standard_error, load_runs, simulate_err_rel, simulate_err_rel_across_runs
 from analysis_helpers._checks import FloatArray
 from analysis_helpers.estimators import columns
-from analysis_helpers.subsampling import SAMPLERS, subset_sums
+from analysis_helpers.subsampling import SAMPLERS, Sampler, subset_sums
 from tests.benchmarks import baselines
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -216,7 +216,7 @@ def sweeping(reruns: int = 24) -> list[Row]:
 def growth() -> list[str]:
     """Return how the cost of sampling grows: fitted exponents, and cost against the number of columns."""
 
-    def seconds(samples: int = 2000, size: int = SIZE, width: int = 6, sampler: str = "disjoint") -> float:
+    def seconds(samples: int = 2000, size: int = SIZE, width: int = 6, sampler: Sampler = "disjoint") -> float:
         values = np.random.default_rng(0).normal(size=(width, 2048)).T
         taken = []
         for _ in range(5):

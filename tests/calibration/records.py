@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis_helpers import err_rel_standard_error, simulate_err_rel
 from analysis_helpers._checks import checked_count
-from analysis_helpers.estimators import columns, estimate, influence_values, standard_deviation
+from analysis_helpers.estimators import EstimatorName, columns, estimate, influence_values, standard_deviation
 from analysis_helpers.inference import Goal, Pool, normal_quantile, pilot_of, plan_batch_size, predict, smallest_for
 from analysis_helpers.runs import Run
 from analysis_helpers.synthetic.validation import (
@@ -179,7 +179,8 @@ def _estimates(run: Run, scale: float, seed: int) -> dict[str, tuple[float, floa
 
 def _partial_sum(run: Run, scale: float, seed: int) -> tuple[float, float]:
     """Return err_rel of a random quarter of the run less its expectation, and the standard error; over ``scale``."""
-    name, quarter = "partial_sum", run.num_sequences // 4
+    name: EstimatorName = "partial_sum"
+    quarter = run.num_sequences // 4
     [drawn] = simulate_err_rel(run, ETA, quarter, num_samples=1, seed=seed, estimator=name, reference=scale)
     true, linear = estimate(run, ETA, name)
     error = err_rel_standard_error(run, ETA, quarter, population="run", estimator=name, reference=scale)

@@ -15,18 +15,15 @@ from analysis_helpers import (
     simulate_err_rel,
 )
 from analysis_helpers._checks import FloatArray
-from analysis_helpers.err_rel.comparison import (
-    base_entropy_share,
-    explain_partial_sum,
-    partial_sum_moments,
-)
+from analysis_helpers.err_rel import explain_partial_sum
+from analysis_helpers.estimators import EstimatorName
 from tests.building import ETAS, plain_estimate, random_run
 
 LARGE = {"run_01": random_run(12, 1), "run_02": random_run(12, 2)}
 SMALL = {"run_01": random_run(5, 3), "run_02": random_run(5, 4), "run_03": random_run(5, 5)}
 
 
-def compare(estimator: str) -> Comparison:
+def compare(estimator: EstimatorName) -> Comparison:
     return compare_err_rel_distributions(
         LARGE, SMALL, ETAS[0], sample_size=5, num_samples=40, seed=6, estimator=estimator
     )
@@ -100,10 +97,10 @@ def test_moments_are_those_of_all_subsets_of_a_tiny_run(size: int) -> None:
     every = []
     for chosen in combinations(range(7), size):
         true, linear = plain_estimate(run, ETAS[0], list(chosen), "partial_sum")
-        every.append((linear - true) / -0.5)
-    mean, sd = partial_sum_moments(run, ETAS[0], size, reference=-0.5)
-    assert mean == pytest.approx(np.mean(every), rel=1e-10)
-    assert sd == pytest.approx(np.std(every), rel=1e-9, abs=1e-15)
+        every.append((linear - true) / run.measurement(ETAS[0]).delta_h_true)
+    [row] = explain_partial_sum({"run_01": run}, [ETAS[0]], size).to_dict("records")
+    assert row["partial_sum_mean"] == pytest.approx(np.mean(every), rel=1e-10)
+    assert row["partial_sum_sd"] == pytest.approx(np.std(every), rel=1e-9, abs=1e-15)
 
 
 def test_moments_are_those_of_the_draws(large_runs: dict[str, Run]) -> None:
@@ -111,7 +108,8 @@ def test_moments_are_those_of_the_draws(large_runs: dict[str, Run]) -> None:
     # 1e-4.
     run = large_runs["run_04"]
     values = simulate_err_rel(run, 1.6e-6, num_samples=4000, seed=3)
-    mean, sd = partial_sum_moments(run, 1.6e-6, 256)
+    [row] = explain_partial_sum({"run_04": run}, [1.6e-6], 256).to_dict("records")
+    mean, sd = row["partial_sum_mean"], row["partial_sum_sd"]
     assert abs(values.mean() - mean) < 4 * sd / np.sqrt(4000)
     assert values.std(ddof=1) == pytest.approx(sd, rel=4 / np.sqrt(8000))
 
@@ -137,4 +135,5 @@ def test_a_run_without_differences_in_base_entropy_has_no_such_spread() -> None:
         log_weights={1e-6: np.zeros(size)},
         gdotv=rng.normal(size=size),
     )
-    assert base_entropy_share(run, 1e-6) < 0.05  # squared correlation of independent values: above 0.05 with p = 7e-6
+    [share] = explain_partial_sum({"run_01": run}, [1e-6], 100)["base_entropy_share"]
+    assert share < 0.05  # squared correlation of independent values: above 0.05 with p = 7e-6

@@ -21,7 +21,7 @@ from analysis_helpers import (
     summarize_err_rel_distribution,
 )
 from analysis_helpers.err_rel.tables import supported_estimators
-from analysis_helpers.estimators import ESTIMATORS
+from analysis_helpers.estimators import ESTIMATORS, EstimatorName
 from tests.building import ETAS, plain_estimate, random_run, totals_only_run
 
 RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2), "run_03": random_run(9, seed=3)}
@@ -36,13 +36,13 @@ def plain_err_rel(run: Run, eta: float, chosen: list[int], estimator: str, refer
 def test_the_aggregate_is_linear_minus_true_over_the_total() -> None:
     assert aggregate_err_rel([1.0, 2.0], [2.5, 2.5], 4.0) == 0.5
     assert np.isnan(aggregate_err_rel([1.0], [2.0], 0.0))
-    with pytest.raises(ValueError, match=r"must have one shape, got \(2,\) and \(1,\)"):
+    with pytest.raises(ValueError, match=r"must have the same shape, got \(2,\) and \(1,\)"):
         aggregate_err_rel([1.0, 2.0], [2.0], 1.0)
 
 
 @every_estimator
 @pytest.mark.parametrize("eta", ETAS)
-def test_one_run_starts_one_stream_and_draws_one_choice_a_subset(estimator: str, eta: float) -> None:
+def test_one_run_starts_one_stream_and_draws_one_choice_a_subset(estimator: EstimatorName, eta: float) -> None:
     run, rng = RUNS["run_01"], np.random.default_rng(3)
     values = simulate_err_rel(run, eta, 5, num_samples=7, seed=3, estimator=estimator)
     plain = [plain_err_rel(run, eta, rng.choice(12, size=5, replace=False).tolist(), estimator) for _ in range(7)]
@@ -60,7 +60,7 @@ def test_the_partial_sum_is_the_originals_loop_over_contributions() -> None:
 
 
 @every_estimator
-def test_several_runs_give_the_numbers_of_each_run_alone(estimator: str) -> None:
+def test_several_runs_give_the_numbers_of_each_run_alone(estimator: EstimatorName) -> None:
     table = simulate_err_rel_across_runs(RUNS, ETAS, 4, num_samples=6, seed=9, estimator=estimator)
     assert list(table.columns) == ["run", "eta", "err_rel"]
     assert len(table) == 3 * 2 * 6
@@ -72,7 +72,7 @@ def test_several_runs_give_the_numbers_of_each_run_alone(estimator: str) -> None
 
 
 @every_estimator
-def test_sampling_across_runs_draws_from_one_stream_over_eta_then_run_then_subset(estimator: str) -> None:
+def test_sampling_across_runs_draws_from_one_stream_over_eta_then_run_then_subset(estimator: EstimatorName) -> None:
     table = sample_err_rel_across_runs(RUNS, ETAS, subset_size=4, samples_per_eta=3, seed=11, estimator=estimator)
     rng, plain = np.random.default_rng(11), []
     for eta in ETAS:
@@ -85,7 +85,7 @@ def test_sampling_across_runs_draws_from_one_stream_over_eta_then_run_then_subse
 
 
 @pytest.mark.parametrize("estimator", ["partial_sum", "ratio"])
-def test_a_subset_of_all_sequences_gives_the_full_batch_value(estimator: str) -> None:
+def test_a_subset_of_all_sequences_gives_the_full_batch_value(estimator: EstimatorName) -> None:
     run = RUNS["run_01"]
     [value] = simulate_err_rel(run, ETAS[0], 12, num_samples=1, estimator=estimator)
     true, linear = run.measurement(ETAS[0]).delta_h_true, ETAS[0] * run.delta_h_per_lr
@@ -93,7 +93,7 @@ def test_a_subset_of_all_sequences_gives_the_full_batch_value(estimator: str) ->
 
 
 @every_estimator
-def test_draws_have_the_mean_and_spread_of_all_subsets(estimator: str) -> None:
+def test_draws_have_the_mean_and_spread_of_all_subsets(estimator: EstimatorName) -> None:
     # All 220 subsets of 3 out of 12. With 20,000 draws the mean is off by 4 SE with probability 6e-5; the SD by 5 %
     # with less.
     run = RUNS["run_02"]
@@ -119,7 +119,7 @@ def test_a_reference_of_zero_gives_nan() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["partial_sum", "ratio"])
-def test_collected_values_are_full_batch_errors_over_the_reference(estimator: str) -> None:
+def test_collected_values_are_full_batch_errors_over_the_reference(estimator: EstimatorName) -> None:
     table = collect_err_rel_across_runs(RUNS, ETAS[0], -0.05, estimator=estimator)
     assert list(table["run"]) == list(RUNS)
     for name, value in zip(table["run"], table["err_rel"], strict=True):
@@ -233,7 +233,7 @@ def test_subsets_without_tokens_are_not_counted_and_are_warned_about() -> None:
         log_weights={1e-6: [0, 0, 0]},
         gdotv=[0, 1, 0],
     )
-    with pytest.warns(UserWarning, match="of 50 subsets hold no tokens or no weight: err_rel is not a number there"):
+    with pytest.warns(UserWarning, match="of 50 subsets hold no tokens or no weight: their err_rel is undefined"):
         values = simulate_err_rel(run, 1e-6, 1, num_samples=50, estimator="ratio", reference=-0.2)
     assert 0 < np.isnan(values).sum() < 50
     table = summarize_err_rel_distribution(pd.DataFrame({"eta": 1e-6, "err_rel": values}))

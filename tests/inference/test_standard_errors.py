@@ -15,7 +15,7 @@ from analysis_helpers import (
     simulate_err_rel_across_runs,
 )
 from analysis_helpers._checks import FloatArray, RunWarning
-from analysis_helpers.err_rel.comparison import partial_sum_moments
+from analysis_helpers.err_rel import explain_partial_sum
 from analysis_helpers.estimators import columns
 from analysis_helpers.inference.standard_errors import (
     sizes_around,
@@ -61,7 +61,8 @@ def test_for_the_partial_sum_the_closed_form_is_exact() -> None:
     run = random_run()
     for n in (1, 5, 12):
         closed = err_rel_standard_error(run, ETAS[0], n, estimator="partial_sum", population="run")
-        assert closed == pytest.approx(partial_sum_moments(run, ETAS[0], n)[1], rel=1e-9, abs=1e-15)
+        [exact] = explain_partial_sum({"run_01": run}, [ETAS[0]], n)["partial_sum_sd"]
+        assert closed == pytest.approx(exact, rel=1e-9, abs=1e-15)
 
 
 @pytest.mark.parametrize("n", [16, 32, 64, 128, 256, 512, 1024])
@@ -158,7 +159,8 @@ def test_the_mean_over_subsets_of_the_ratio_is_its_full_value() -> None:
 def test_the_moments_of_the_partial_sum_are_exact() -> None:
     run = random_run()
     [row] = subset_moments({"run_01": run}, [ETAS[0]], 5, estimator="partial_sum").to_dict("records")
-    assert (row["mean"], row["sd"]) == pytest.approx(partial_sum_moments(run, ETAS[0], 5), rel=1e-9)
+    [exact] = explain_partial_sum({"run_01": run}, [ETAS[0]], 5).to_dict("records")
+    assert (row["mean"], row["sd"]) == pytest.approx((exact["partial_sum_mean"], exact["partial_sum_sd"]), rel=1e-9)
 
 
 def test_the_spread_falls_with_the_root_of_n_and_to_nothing_at_the_whole_run(large_runs: dict[str, Run]) -> None:
