@@ -51,6 +51,12 @@ class Comparison:
     summary: pd.DataFrame
     actual_sizes: tuple[int, ...] = ()
 
+    @property
+    def num_near(self) -> int:
+        """Number of actual runs within 2 SD of the mean over the subsets."""
+        subsets = self.synthetic["err_rel"]
+        return int(((self.actual["err_rel"] - subsets.mean()).abs() <= 2 * subsets.std()).sum())
+
 
 def compare_err_rel_distributions(
     large_runs: Mapping[str, Run],

@@ -1,4 +1,4 @@
-"""Tables to figures. No function here reads a file or draws a random number."""
+"""Figures from tables. No function here reads a file, draws a random number or sets a global style."""
 
 from .err_rel import (
     plot_err_rel_comparison,

@@ -61,7 +61,6 @@ def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: 
     large = {name: large_runs[name] for name in ratio.synthetic["run"].unique()}
     error = typical_standard_error(large, ratio.eta, ratio.sample_size, reference=ratio.reference_total)
     subsets, values = ratio.synthetic["err_rel"], ratio.actual["err_rel"]
-    near = int((abs(values - subsets.mean()) <= 2 * subsets.std()).sum())
     return [
         f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2f}.",
         (
@@ -69,7 +68,7 @@ def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: 
             f"partial sum, ± {partial_sum.synthetic['err_rel'].std():.2f}, is not comparable with actual runs."
         ),
         (
-            f"{near} of {_count(len(values), 'actual run')} lie within 2 SD of the subsets' mean: "
+            f"{ratio.num_near} of {_count(len(values), 'actual run')} lie within 2 SD of the subsets' mean: "
             f"{', '.join(f'{value:+.2f}' for value in values)}."
         ),
     ]

@@ -133,8 +133,10 @@ class ClosedForm:
     def plot(self, draws: pd.DataFrame | None = None) -> Any:
         """Return the figure, with the answers in its title; without ``draws``, of the closed form alone."""
         choice, found = self.choice, self.verdict
-        by_ratio = "" if choice.estimator == "ratio" else "By the ratio: "
-        enough = f"{by_ratio}Is a batch of {choice.subset_size} enough? {found.enough.capitalize()}."
+        name, n = ESTIMATOR_LABELS[choice.estimator].capitalize(), choice.subset_size
+        compared = "\nnot comparable with actual runs" if choice.estimator == "partial_sum" else ""
+        spread = f"{name}, eta {choice.eta:g}, subsets of {n}: {self.mean:+.2g} ± {self.sd:.2g} (mean ± SD){compared}"
+        enough = f"{_by_ratio(choice)}Is a batch of {n} enough? {found.enough.capitalize()}."
         return plot_exploration(
             self.moments,
             self.actual,
@@ -143,7 +145,7 @@ class ClosedForm:
             num_samples=choice.num_samples,
             estimator=choice.estimator,
             tolerance=choice.tolerance,
-            note=f"{enough} {QUESTIONS['linear_trusted']} {found.linear_trusted.capitalize()}.",
+            title=f"{spread}\n{enough} {QUESTIONS['linear_trusted']} {found.linear_trusted.capitalize()}.",
         )
 
     def table(self, draws: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -300,6 +302,10 @@ class Exploration:
 def _drawn_for(choice: Choice) -> Choice:
     """Return the choice without what draws do not depend on."""
     return replace(choice, small_batch="", tolerance=0.0, probability=0.0)
+
+
+def _by_ratio(choice: Choice) -> str:
+    return "" if choice.estimator == "ratio" else "By the ratio: "
 
 
 def _size(n: int | None) -> str:
@@ -464,8 +470,7 @@ def _answer_line(found: ClosedForm) -> str:
     answers = {"enough": found.verdict.enough, "linear_trusted": found.verdict.linear_trusted}
     questions = {**QUESTIONS, "enough": f"Is a batch of {found.choice.subset_size:,} enough?"}
     style = "display: inline-block; line-height: 1.4; padding: .2em .6em; margin: 0 1em .3em 0; color: black"
-    by_ratio = "" if found.choice.estimator == "ratio" else "By the ratio: "
-    return by_ratio + " ".join(
+    return _by_ratio(found.choice) + " ".join(
         f'<span style="{style}; background: {ANSWER_COLOURS[answer]}">{questions[name]} <b>{answer}</b></span>'
         for name, answer in answers.items()
     )

@@ -114,9 +114,12 @@ def test_a_prediction_is_drawn_with_actual_runs_and_their_percentiles(
     [ax] = plot_prediction(predicted, checked).axes
     low, high = predicted.interval(0.9)
     within = int(checked["err_rel"].between(low, high).sum())
-    assert f"{within} of 4 actual runs of this size lie in the 90% interval {low:+.2f} to {high:+.2f}" in ax.get_title()
+    assert (
+        f"{within} of 4 actual runs of this size in the 90% prediction interval {low:+.2f} to {high:+.2f}"
+        in ax.get_title()
+    )
     assert [text.get_text() for text in ax.texts] == [
-        f"actual {row['run']} (n = 256), percentile {row['pit']:.0%}" for row in checked.to_dict("records")
+        f"actual {row['run']} (n = 256): percentile {row['pit']:.0%}" for row in checked.to_dict("records")
     ]
     peak = float(np.max(np.asarray(ax.lines[0].get_ydata())))
     assert peak == pytest.approx(predicted.density(np.array([predicted.mean]))[0], rel=1e-3)
@@ -129,7 +132,7 @@ def test_an_actual_run_without_a_standard_error_is_drawn_without_a_bar(large_run
     assert ax.get_xlim()[1] > 5
 
 
-@pytest.mark.parametrize(("size", "said"), [(256, "actual runs lie within 2 SD"), (64, "have 256 sequences, not 64")])
+@pytest.mark.parametrize(("size", "said"), [(256, "actual runs within 2 SD"), (64, "have 256 sequences, not 64")])
 def test_actual_runs_of_another_size_are_not_counted_among_the_subsets(
     large_runs: dict[str, Run], small_runs: dict[str, Run], size: int, said: str
 ) -> None:

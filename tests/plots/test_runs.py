@@ -39,7 +39,7 @@ def test_parts_have_two_panels_an_eta_with_every_run_and_the_pool(large_runs: di
     axes = plot_decomposition(table).axes
     raw = table[(table["run"] == "pooled") & ~table["score_adjusted"].astype(bool)].set_index("eta")
     assert [ax.get_title() for ax in axes] == [
-        f"{label}, eta {eta:g}: {raw[part][eta]:+.2g} ± {raw[f'{part}_se'][eta]:.2g} pooled"
+        f"{label}, eta {eta:g}:\n{raw[part][eta]:+.2g} ± {raw[f'{part}_se'][eta]:.2g} pooled"
         for eta in (1.6e-6, 3.2e-6)
         for part, label in PART_LABELS.items()
     ]

@@ -147,7 +147,7 @@ def test_the_curve_holds_as_many_subsets_as_are_asked_for(exploration: Explorati
 def test_the_title_tells_spread_and_verdict(exploration: Exploration) -> None:
     [ax] = (exploration.closed_form(CHOICE)).plot().axes
     assert ax.get_title() == (
-        "Ratio, eta 1.6e-06: subsets of 256 scatter by ±0.53 about -0.098\n"
+        "Ratio, eta 1.6e-06, subsets of 256: -0.098 ± 0.53 (mean ± SD)\n"
         "Is a batch of 256 enough? No. May the linear approximation be trusted? Cannot tell."
     )
     [ax] = (exploration.closed_form(replace(CHOICE, estimator="partial_sum"))).plot().axes
