@@ -50,7 +50,7 @@ class FullBatch:
 
 @dataclass(frozen=True)
 class Estimator:
-    """An estimator as a function of column sums.
+    """A named estimator, a function of column sums.
 
     Attributes
     ----------
@@ -63,6 +63,7 @@ class Estimator:
         ``(sums, full) -> (true, linear)`` with sums of shape ``(..., columns)``; must accept complex sums.
     """
 
+    name: str
     columns: tuple[str, ...]
     degree: int
     evaluate: Callable[[Array, FullBatch], tuple[Array, Array]]
@@ -110,12 +111,14 @@ def _true_change(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     return true, np.zeros_like(true)
 
 
-_TRUE = Estimator(("tokens", "h_base", "w_tokens", "w_h_new"), 0, _true_change)  # for runs without linear terms
+_TRUE = Estimator(
+    "true change", ("tokens", "h_base", "w_tokens", "w_h_new"), 0, _true_change
+)  # for runs without linear terms
 
 ESTIMATORS: dict[EstimatorName, Estimator] = {
-    "partial_sum": Estimator(("tokens", "w_h_new", "g"), 1, _partial_sum),
-    "ratio": Estimator(("tokens", "h_base", "w_tokens", "w_h_new", "g", "tokens_score"), 0, _ratio),
-    "matched": Estimator(("tokens", "h_base", "w_tokens", "w_h_new", "tokens_score", "direct"), 0, _matched),
+    "partial_sum": Estimator("partial_sum", ("tokens", "w_h_new", "g"), 1, _partial_sum),
+    "ratio": Estimator("ratio", ("tokens", "h_base", "w_tokens", "w_h_new", "g", "tokens_score"), 0, _ratio),
+    "matched": Estimator("matched", ("tokens", "h_base", "w_tokens", "w_h_new", "tokens_score", "direct"), 0, _matched),
 }
 
 
