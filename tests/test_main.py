@@ -37,9 +37,7 @@ def test_an_inventory_with_a_problem_has_exit_status_1(tmp_path: Path) -> None:
 def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
     result = call("inventory", tmp_path / "nowhere")
     assert result.exit_code == 1
-    assert re.fullmatch(
-        r"Error: .*nowhere: folder cannot be read \(No such file or directory\); looked for .*\n", result.output
-    )
+    assert re.fullmatch(r"Error: .*nowhere: folder does not exist; looked for .*\n", result.output)
 
 
 def test_simulate_writes_the_sample_data(tmp_path: Path) -> None:
@@ -106,7 +104,6 @@ def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(re
     assert "computed below" not in page
     assert "etas = [3.2e-06]" in page
     assert page.count("subset_size = 128") == 4
-    assert "with 128 sequences and" in page
     assert "<pre>Verdict at eta 3.2e-06, batch of 128, tolerance ±0.25, probability 90%" in page
 
 

@@ -81,6 +81,8 @@ def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
     try:
         next(root.iterdir(), None)
         problem = "holds no runs"
+    except FileNotFoundError:
+        problem = "does not exist"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
     found = sorted(place / RESULTS_FILE for place in root.glob(pattern) if _exists(place / RESULTS_FILE))
@@ -189,7 +191,7 @@ def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> 
             warn_about_runs(f"skipped {name} of {Path(folder).name}: {reason}")
     kept = {name: run for name, run in runs.items() if not reasons[name]}
     if not kept:
-        raise RunError(str(folder), "folder", "holds no usable run", "; ".join(reasons.values()))
+        raise RunError(str(folder), "folder", "holds no run that can be used", "; ".join(reasons.values()))
     return kept
 
 
@@ -206,7 +208,7 @@ def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, dict[str, Run]
     >>> sound_batches("nowhere")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    analysis_helpers._checks.RunError: nowhere: folder cannot be read (No such file or directory); ...
+    analysis_helpers._checks.RunError: nowhere: folder does not exist; ...
     """
     batches: dict[str, dict[str, Run]] = {}
     for folder in sorted({path.parent.parent for path in result_files(data_root, depth=2)}):
@@ -215,7 +217,7 @@ def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, dict[str, Run]
         except RunError as error:
             warn_about_runs(f"skipped {folder.name}: {error}")
     if not batches:
-        raise RunError(str(data_root), "folder", "holds no usable run")
+        raise RunError(str(data_root), "folder", "holds no run that can be used")
     return batches
 
 

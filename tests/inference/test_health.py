@@ -241,7 +241,7 @@ def test_bad_files_and_copies_are_listed_and_nothing_is_raised(tmp_path: Path) -
 
 def test_a_missing_data_root_is_an_error_that_says_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    with pytest.raises(RunError, match=r"nowhere: folder cannot be read \(No such file .* there is other/"):
+    with pytest.raises(RunError, match=r"nowhere: folder does not exist; .* there is other/"):
         inventory(tmp_path / "nowhere")
 
 

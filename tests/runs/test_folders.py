@@ -157,7 +157,7 @@ def test_a_missing_folder_says_what_was_looked_for_and_what_is_there(data_root: 
     with pytest.raises(RunError) as caught:
         load_runs(data_root / "E_24")
     message = str(caught.value)
-    assert f"{data_root / 'E_24'}: folder cannot be read (No such file" in message
+    assert f"{data_root / 'E_24'}: folder does not exist" in message
     assert str(Path("E_24") / "*" / "results.json") in message
     assert "there is E_12/, E_6/" in message
 
@@ -299,6 +299,6 @@ def test_a_batch_with_no_sound_run_is_left_out_and_none_at_all_is_an_error(tmp_p
     shutil.rmtree(tmp_path / "E_12")
     with (
         pytest.warns(RunWarning, match="skipped (run_01 of )?E_2"),
-        pytest.raises(RunError, match="holds no usable run"),
+        pytest.raises(RunError, match="holds no run that can be used"),
     ):
         sound_batches(tmp_path)
