@@ -104,7 +104,6 @@ def test_a_report_shows_every_notebook_with_its_parameters_answer_and_figures(re
     assert "computed below" not in page
     assert "etas = [3.2e-06]" in page
     assert page.count("subset_size = 128") == 4
-    assert "<pre>Verdict at eta 3.2e-06, batch of 128, tolerance ±0.25, probability 90%" in page
 
 
 def test_pages_load_nothing_from_a_network(report: Path) -> None:

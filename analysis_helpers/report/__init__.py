@@ -1,4 +1,4 @@
-"""What notebooks need, and running them: parameters, display, execution, pages, sweeps, controls."""
+"""Tools of notebooks (parameters, display, answers, controls), and their execution: reports and sweeps."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""The answer in brief of each notebook: at most three sentences, with the numbers first, whatever the parameters."""
+"""The answer in brief of each notebook: at most three sentences, numbers first, for any parameters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..err_rel import Comparison
 from ..inference import Verdict, health_overview, typical_standard_error
 from ..runs import Run
 
-_FALLS_LIKE_ETA = (0.75, 1.25)  # shares of the growth of eta
+_AS_ETA = (0.75, 1.25)  # an SD whose fall is within these multiples of the growth of eta falls in proportion to it
 
 
 def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFrame) -> list[str]:
-    """Return what runs there are, what they say in total, and which checks are flagged.
+    """Return the number of runs and their problems, their mean changes, and the health checks flagged.
 
     Parameters
     ----------
@@ -24,20 +24,18 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
     """
     batches = ", ".join(f"{len(rows)} in {batch}" for batch, rows in files.groupby("batch"))
     problems = [f"{row.batch}/{row.run}: {row.problem}" for row in files[files["problem"] != ""].itertuples()]
-    problems += [f"{row.batch}/{row.run} has the same content as {row.same_as}" for row in _copies(files).itertuples()]
-    state = f"problems: {'; '.join(problems)}" if problems else "all of them load, add up and differ from each other"
+    copies = files[files["same_as"] != ""].itertuples()
+    problems += [f"{row.batch}/{row.run} has the same content as {row.same_as}" for row in copies]
+    state = f"problems: {'; '.join(problems)}" if problems else "all load, add up and differ from each other"
     eta = totals["eta"].min()
-    at_eta = {str(batch): rows for batch, rows in totals[totals["eta"] == eta].groupby("batch")}
-    changes = "; ".join(
-        f"{batch}: true {_milli(rows, 'true')}, linear {_milli(rows, 'linear')}" for batch, rows in at_eta.items()
-    )
-    flagged = [
-        f"{row['check']} in {row['flagged']}" for row in health_overview(health).to_dict("records") if row["flagged"]
-    ]
+    of_batches = totals[totals["eta"] == eta].groupby("batch")
+    changes = "; ".join(f"{b}: true {_milli(rows, 'true')}, linear {_milli(rows, 'linear')}" for b, rows in of_batches)
+    checks = health_overview(health)
+    flagged = "; ".join((checks["check"] + " in " + checks["flagged"])[checks["flagged"] != ""])
     return [
         f"{_count(len(files), 'run')} ({batches}); {state}.",
         f"At eta {eta:g} the mean change of entropy, in 10⁻³ nats per token ± SE, is {changes}.",
-        f"Health checks flagged: {'; '.join(flagged) or 'none'}.",
+        f"Health checks flagged: {flagged or 'none'}.",
     ]
 
 
@@ -57,25 +55,25 @@ def describe_verdict(found: Verdict) -> list[str]:
 
 
 def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: Mapping[str, Run]) -> list[str]:
-    """Return how far off one batch of the subset's size is, and where the actual runs lie."""
+    """Return the standard error on one batch of the subset's size, the spread over subsets, and the actual runs."""
     large = {name: large_runs[name] for name in ratio.synthetic["run"].unique()}
     error = typical_standard_error(large, ratio.eta, ratio.sample_size, reference=ratio.reference_total)
     subsets, values = ratio.synthetic["err_rel"], ratio.actual["err_rel"]
     return [
         f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2f}.",
         (
-            f"Over subsets, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± SD) by the ratio; by the "
-            f"partial sum, ± {partial_sum.synthetic['err_rel'].std():.2f}, is not comparable with actual runs."
+            f"Over subsets, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± SD) by the ratio; the "
+            f"partial sum (± {partial_sum.synthetic['err_rel'].std():.2f}) is not comparable with actual runs."
         ),
         (
-            f"{ratio.num_near} of {_count(len(values), 'actual run')} lie within 2 SD of the subsets' mean: "
+            f"{ratio.num_near} of {_count(len(values), 'actual run')} within 2 SD of the mean over subsets: "
             f"{', '.join(f'{value:+.2f}' for value in values)}."
         ),
     ]
 
 
 def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset_size: int) -> list[str]:
-    """Return how the spread of err_rel depends on eta, from `summarize_err_rel_distribution` for each estimator."""
+    """Return how the spread of err_rel depends on eta, from `summarize_err_rel_distribution` by each estimator."""
     sentences = [
         f"{name}, subsets of {subset_size}: err_rel is {_per_eta(table)} (mean ± SD)."
         for name, table in (("Ratio", ratio), ("Partial sum", partial_sum))
@@ -83,27 +81,22 @@ def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset
     if len(ratio) < 2:
         return [*sentences, "One eta does not show whether the spread depends on the step size."]
     first, last = ratio["eta"].iloc[[0, -1]]
-    falls = [table["std_err_rel"].iloc[0] / table["std_err_rel"].iloc[-1] for table in (partial_sum, ratio)]
-    low, high = (share * last / first for share in _FALLS_LIKE_ETA)
-    cause = ", as fast as eta grows: its spread is base entropy, not the step" if low < falls[0] < high else ""
-    return [
-        *sentences,
-        (
-            f"From eta {first:g} to {last:g} the SD of the ratio falls {falls[1]:.2f} times, that of the partial sum "
-            f"{falls[0]:.2f} times{cause}."
-        ),
-    ]
+    of_sum, of_ratio = (t["std_err_rel"].iloc[0] / t["std_err_rel"].iloc[-1] for t in (partial_sum, ratio))
+    low, high = (share * last / first for share in _AS_ETA)
+    cause = ", in proportion to eta: its spread is base entropy, not the step" if low < of_sum < high else ""
+    falls = f"by the ratio falls {of_ratio:.2f} times, by the partial sum {of_sum:.2f} times{cause}"
+    return [*sentences, f"From eta {first:g} to {last:g} the SD {falls}."]
 
 
 def describe_plans(plans: pd.DataFrame, budget: pd.DataFrame, tolerance: float, probability: float) -> list[str]:
-    """Return the batch each eta takes, and what splitting a budget gains.
+    """Return the sequences required at each eta, and what splitting a budget gains.
 
     Parameters
     ----------
     plans, budget
         From `plan_batch_sizes` and `budget_table`.
     tolerance, probability
-        The goal of the plans.
+        As given to `plan_batch_sizes`.
     """
     sizes = ", ".join(f"{_size(row['n'])} at eta {row['eta']:g}" for row in plans.to_dict("records"))
     spans = ", ".join(f"{_size(row['low'])} to {_size(row['high'])}" for row in plans.to_dict("records"))
@@ -119,7 +112,7 @@ def describe_plans(plans: pd.DataFrame, budget: pd.DataFrame, tolerance: float, 
 
 
 def describe_validation(rates: pd.DataFrame, coverage: pd.DataFrame, estimates: pd.DataFrame) -> list[str]:
-    """Return how estimates, intervals and verdicts turn out where the answer is known."""
+    """Return the coverage of intervals and the rates of false answers where the true answer is known."""
     false_yes, false_no = (
         rates.loc[rates["truth"] == truth, answer].max() for truth, answer in (("no", "yes"), ("yes", "no"))
     )
@@ -133,7 +126,7 @@ def describe_validation(rates: pd.DataFrame, coverage: pd.DataFrame, estimates: 
 
 
 def describe_exploration(mean: float, sd: float, required_n: int | None, found: Verdict) -> list[str]:
-    """Return the spread over subsets, the batch required, and the verdict, for one choice of parameters."""
+    """Return the spread over subsets, the sequences required, and the verdict, for one choice of parameters."""
     return [
         f"At eta {found.eta:g}, err_rel over subsets of {found.n} is {mean:+.2g} ± {sd:.2g} (mean ± SD, closed form).",
         f"Sequences for abs(err_rel) ≤ {found.tolerance:g} (probability {found.probability:.0%}): {_size(required_n)}.",
@@ -142,10 +135,6 @@ def describe_exploration(mean: float, sd: float, required_n: int | None, found: 
             f"{found.linear_trusted.capitalize()}."
         ),
     ]
-
-
-def _copies(files: pd.DataFrame) -> pd.DataFrame:
-    return files[files["same_as"] != ""]
 
 
 def _milli(rows: pd.DataFrame, name: str) -> str:

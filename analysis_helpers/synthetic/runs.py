@@ -1,9 +1,9 @@
-"""Runs of a tiny policy whose true answer is known: for tests, for teaching, and as sample data.
+"""Runs of a tiny policy whose true answer is known, for tests, teaching and as sample data.
 
-Each run does what a real one does. It samples an update batch, forms an Adam-like policy-gradient direction from a
-reward that favours confident answers, samples an evaluation batch from the policy, and records the true change by
-importance sampling and the linear terms in the entropy-to-go form. Unlike in a real run, the sequences come exactly
-from the policy that is differentiated.
+Each run does what a real one does: it samples an update batch, forms an Adam-like policy-gradient direction from a
+reward that favours confident answers, samples an evaluation batch, and records the true change by importance sampling
+and the linear terms in the entropy-to-go form. Unlike in a real run, sequences are exactly on-policy unless a
+``sampling_temperature`` is given.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ SAMPLE_ETAS = (1.6e-6, 3.2e-6)
 SAMPLE_SEED = 20240
 EXACT_FILE = "exact_change.json"
 
-_POLICY_SEED = 2  # of a few tried, the one most like the real runs in entropy, length and spread of err_rel
-_STEP_SCALE = 1750.0  # logits move by eta times this; makes the change about -1e-3 nats per token at eta 1.6e-6
+_POLICY_SEED = 2  # the one of a few whose entropy, length and spread of err_rel are most like those of real runs
+_STEP_SCALE = 1750.0  # logits move by eta times this, so that the change is about -1e-3 nats per token at eta 1.6e-6
 _UPDATE_PROMPTS, _SAMPLES_PER_PROMPT = 64, 8
 _SHARD = 8  # sequences
 
 
 @dataclass(frozen=True, eq=False)
 class SyntheticRun:
-    """A run together with its known answer.
+    """A run with its known answer.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class SyntheticRun:
 
 
 def default_policy() -> Policy:
-    """Return the policy behind the sample data: 12 tokens, about 0.6 nats per token, 115 tokens a sequence."""
+    """Return the policy of the sample data: 12 tokens, about 0.6 nats per token, 115 tokens per sequence."""
     return random_policy(np.random.default_rng(_POLICY_SEED))
 
 
@@ -91,12 +91,12 @@ def synthetic_runs(
     etas
         Step sizes.
     seed
-        Seed; each run has a stream of its own, so the first runs are the same whatever ``num_runs``.
+        Seed; each run has its own stream, so the first runs are the same for any ``num_runs``.
     policy
         The policy; None: `default_policy`.
     sampling_temperature
-        Divides the logits while the evaluation batch is sampled, and then only: anything but 1 makes runs whose
-        sequences do not come from the policy that is differentiated, as with a sampler that differs from the trainer.
+        Divides the logits while the evaluation batch is sampled, and only then: other than 1 gives off-policy runs
+        (sampler-trainer mismatch).
 
     Raises
     ------
@@ -126,7 +126,7 @@ def synthetic_runs_with_truth(
     policy: Policy | None = None,
     sampling_temperature: float = 1.0,
 ) -> dict[str, SyntheticRun]:
-    """Return the runs of `synthetic_runs`, each with its policy and direction, from which the exact answer follows."""
+    """Return the runs of `synthetic_runs`, each with its policy and update direction, which give the exact answer."""
     checked_count(num_runs, "num_runs")
     checked_count(num_sequences, "num_sequences")
     if not 0 < sampling_temperature < np.inf:
@@ -143,9 +143,9 @@ def synthetic_runs_with_truth(
 def update_direction(policy: Policy, rng: np.random.Generator) -> tuple[FloatArray, Sequences]:
     """Return an update direction for the policy's logits, and the update batch that it comes from.
 
-    The reward of a sequence is its mean log-probability a token; advantages are standardised among the samples of one
-    prompt; the gradient g of the policy-gradient objective becomes ``g / (|g| + rms(g))`` by element, as a damped first
-    step of Adam.
+    The reward of a sequence is its mean log-probability per token; advantages are standardised among the samples of one
+    prompt; the gradient g of the policy-gradient objective becomes ``g / (|g| + rms(g))`` elementwise, as a damped
+    first step of Adam.
     """
     prompts = np.repeat(rng.integers(len(policy.logits), size=_UPDATE_PROMPTS), _SAMPLES_PER_PROMPT)
     batch = sample_sequences(policy, len(prompts), rng, prompts=prompts)
@@ -169,7 +169,7 @@ def evaluate(
     baseline: FloatArray,
     source: str = "synthetic run",
 ) -> Run:
-    """Return the run that records an evaluation batch: the true change by importance sampling, and the linear terms.
+    """Return the run of an evaluation batch: the true change by importance sampling, and the linear terms.
 
     With the entropy-to-go ``G_t = sum of H_s over s > t``, a baseline b_t and ``D`` the derivative along ``direction``,
     a sequence's linear term is ``sum_t (G_t - b_t) D log pi_t + sum_t D H_t - H_N T sum_t D log pi_t``, over all
@@ -184,7 +184,7 @@ def evaluate(
     baseline
         b_t by position, shape ``(policy.max_length,)``, in nats; must not depend on ``batch``.
     source
-        A name for messages.
+        Name of the run in messages.
     """
     log_probs, entropies = policy.log_probs(), policy.state_entropies()
     probs = np.exp(log_probs)
@@ -217,7 +217,7 @@ def entropy_to_go_baseline(policy: Policy, batch: Sequences) -> FloatArray:
 
 
 def stored_shard_errors(run: Run) -> tuple[ShardError, ...]:
-    """Return the standard error of the linear total as real runs store it: of a mean over shards of 8 sequences."""
+    """Return the standard error of the linear total as real runs store it, of the mean over shards of 8 sequences."""
     num_shards = run.num_sequences // _SHARD
     if run.gdotv is None or num_shards < 2:
         return ()
@@ -229,12 +229,12 @@ def stored_shard_errors(run: Run) -> tuple[ShardError, ...]:
 def write_sample_data(root: str | os.PathLike[str]) -> None:
     """Write the sample data: four runs in ``E_2048``, four in ``E_256``, and ``exact_change.json``.
 
-    The same files come out each time on one machine, byte for byte.
+    On one machine the files are the same each time, byte for byte.
 
     Parameters
     ----------
     root
-        Folder to write to; made where it is missing. Files of the same names are replaced, others are left alone.
+        Folder to write to, created if missing. Files of the same names are replaced, others are kept.
 
     Examples
     --------

@@ -257,11 +257,11 @@ def test_what_no_sweep_made_is_neither_replaced_nor_deleted(tmp_path: Path, fold
     write_notebook(mine)
     (out / "note.txt").write_text("mine")
     content = mine.read_bytes()
-    with pytest.raises(ValueError, match="is in the way: no sweep made it"):
+    with pytest.raises(ValueError, match="exists and was not written by a sweep"):
         outcomes(folder, out, {"eta": ["1e-6"]}, Runner())
     assert mine.read_bytes() == content
     mine.write_text("not a notebook")
-    with pytest.raises(ValueError, match="is in the way: no sweep made it"):
+    with pytest.raises(ValueError, match="exists and was not written by a sweep"):
         outcomes(folder, out, {"eta": ["1e-6"]}, Runner())
     outcomes(folder, out, {"eta": ["2e-6"]}, Runner())
     assert (out / "note.txt").read_text() == "mine"
@@ -272,7 +272,7 @@ def test_tables_and_pages_of_no_sweep_are_not_replaced(tmp_path: Path, folder: P
     mine = tmp_path / "out" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(ValueError, match=f"{name} is in the way: no sweep made it"):
+    with pytest.raises(ValueError, match=f"{name} exists and was not written by a sweep"):
         outcomes(folder, tmp_path / "out", {"eta": ["1e-6"]}, Runner())
     assert mine.read_text() == "mine"
 
@@ -293,7 +293,7 @@ def test_two_sweeps_into_one_folder_refuse_each_other(tmp_path: Path, folder: Pa
     reruns, _ = plan_sweep([folder / "tiny.ipynb"], {"eta": ["1e-6", "2e-6"]})
     first = run_sweep(reruns, tmp_path / "out", Runner())
     next(first)
-    with pytest.raises(ValueError, match="another sweep is at work in"):
+    with pytest.raises(ValueError, match="another sweep is running in"):
         next(run_sweep(reruns, tmp_path / "out", Runner()))
     assert len(list(first)) == 1  # the first goes on undisturbed
     assert [o.status for o in run_sweep(reruns, tmp_path / "out", Runner())] == ["kept", "kept"]
@@ -361,7 +361,7 @@ def test_an_interrupted_sweep_stops_its_kernels_and_can_be_resumed(
     os.kill(process.pid, how)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
-    assert "the same command goes on where it was" in told
+    assert "the same command resumes it" in told
     _, alive = psutil.wait_procs(kernels, timeout=10)
     assert alive == []
     assert 1 <= len(finished(out)) < 12
@@ -489,7 +489,7 @@ def test_without_verdicts_there_is_no_map_and_what_was_left_out_is_said(tmp_path
     ).read_text()
     assert "Verdicts" not in page
     assert "Key figures" not in page
-    assert "05_x was left out: it has none of the parameters eta." in page
+    assert "Skipped 05_x: it has none of the parameters eta." in page
 
 
 def test_a_failed_rerun_shows_its_error_and_no_stale_figure(tmp_path: Path) -> None:
