@@ -1,8 +1,15 @@
-"""Interactive exploration of runs in JupyterLab: choose batches, step size, subset size, estimator and tolerance.
+"""Runs looked at by hand: one choice of folders, step size, subset size and estimator after another.
 
-`Exploration` computes and keeps what takes long (loaded runs, drawn subsets) and works without controls; `Explorer`
-shows it under controls: closed form, actual runs and verdict at once, the histogram when its subsets are drawn. Needs
-the extra ``lab`` (ipywidgets). For fixed parameters use the functions of `analysis_helpers` directly.
+What takes long is kept: the runs of a folder, and the subsets drawn from them. What follows in closed form needs no
+draws, so it is there at once.
+
+The figure of an exploration: subsets, closed form and actual runs on one scale. A table in, a figure out.
+
+Controls for an exploration, in JupyterLab: choose, and figure, table and verdict follow.
+
+The closed form, the actual runs and the verdict answer at once; the histogram joins them when its subsets are drawn.
+Without the extra ``lab`` (ipywidgets) this module cannot be imported; all that it shows is in
+`analysis_helpers.exploration`.
 """
 
 from __future__ import annotations
@@ -49,7 +56,7 @@ NEEDS = ("linear", "baseline_entropy")
 
 @dataclass(frozen=True)
 class Choice:
-    """The choice of batches, parameters and goal.
+    """What to look at.
 
     Attributes
     ----------
@@ -64,7 +71,7 @@ class Choice:
     num_samples
         Subsets drawn from each large run.
     tolerance, probability
-        Tolerance on abs(err_rel), and the probability to be within it.
+        Largest error to put up with, in units of the true change, and how often to keep to it.
     """
 
     large_batch: str
@@ -78,29 +85,30 @@ class Choice:
 
     @classmethod
     def of(cls, given: Parameters) -> Choice:
-        """Return the choice in notebook parameters."""
+        """Return the choice that notebook parameters make."""
         return cls(**{field.name: getattr(given, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True, eq=False)
 class ClosedForm:
-    """Results for a choice that need no draws.
+    """What follows from a choice without a draw.
 
     Attributes
     ----------
     choice
-        The choice.
+        What was asked.
     moments
         Mean and SD of err_rel over subsets of each large run: columns run, eta, mean, sd.
     actual
-        One row per small run that has the eta: columns run, eta, err_rel, n (its sequences).
+        A row for each small run that has the eta: columns run, eta, err_rel, n (its sequences).
     fresh_error
-        Standard error of err_rel on one fresh batch; like all below by the ratio, which is what an actual run gives.
+        Standard error of err_rel on one fresh batch: as all below by the ratio, whatever is chosen, because that is
+        what an actual batch gives.
     precise_from, required_n
-        Sequences from which err_rel of one batch is within the tolerance of its expectation, and of zero, with the
-        probability; None if no size is enough.
+        Sequences from which on one batch's err_rel is within the tolerance, with the probability: of its expectation,
+        and of zero; None where no size is enough.
     verdict
-        The verdict for a batch of the subset's size.
+        Whether a batch of the subset's size is enough, and whether the linear approximation may be trusted.
     """
 
     choice: Choice
@@ -118,12 +126,12 @@ class ClosedForm:
 
     @property
     def sd(self) -> float:
-        """SD of err_rel over the subsets of all large runs, within and between runs."""
+        """SD of err_rel over the subsets of all large runs: within runs, and between their means."""
         within, between = (self.moments["sd"] ** 2).mean(), self.moments["mean"].var(ddof=0)
         return math.sqrt(float(within + between))
 
     def plot(self, draws: pd.DataFrame | None = None) -> Any:
-        """Return the figure, with the answers in its title; without ``draws``, of the closed form only."""
+        """Return the figure, with the answers in its title; without ``draws``, of the closed form alone."""
         choice, found = self.choice, self.verdict
         name, n = ESTIMATOR_LABELS[choice.estimator].capitalize(), choice.subset_size
         compared = "\nnot comparable with actual runs" if choice.estimator == "partial_sum" else ""
@@ -141,7 +149,7 @@ class ClosedForm:
         )
 
     def table(self, draws: pd.DataFrame | None = None) -> pd.DataFrame:
-        """Return a table: columns what, closed_form, drawn (missing without draws), unit."""
+        """Return columns what, closed_form, drawn (missing where nothing is drawn), unit."""
         choice, n = self.choice, self.choice.subset_size
         own = "own true change" if choice.estimator == "partial_sum" else "true change"
         drawn = (math.nan, math.nan) if draws is None else (draws["err_rel"].mean(), draws["err_rel"].std())
@@ -165,7 +173,7 @@ class ClosedForm:
 
 
 class Exploration:
-    """The runs below a data root and the subsets drawn from them, for one choice after another.
+    """The runs below a data root, looked at choice by choice.
 
     Parameters
     ----------
@@ -196,42 +204,42 @@ class Exploration:
         self.data_root, self.seed = Path(data_root), seed
         self.batches = sorted({path.parent.parent.name for path in result_files(data_root, depth=2)})
         self._runs: dict[str, dict[str, Run]] = {}
-        self._skipped: dict[str, list[str]] = {}
+        self._left_out: dict[str, list[str]] = {}
         self._drawn: dict[Choice, pd.DataFrame] = {}
 
     def runs(self, batch: str) -> Mapping[str, Run]:
-        """Return the usable runs of a batch folder; skipped runs are warned about each time.
+        """Return the runs of a batch folder that can be used; what is left out is warned about each time.
 
         Raises
         ------
         RunError
-            If every run is skipped.
+            If no run of the folder can be used.
         """
         if batch not in self._runs:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 self._runs[batch] = sound_runs(self.data_root / batch, needs=NEEDS)
-            self._skipped[batch] = [str(warning.message) for warning in caught]
-        for message in self._skipped[batch]:
+            self._left_out[batch] = [str(warning.message) for warning in caught]
+        for message in self._left_out[batch]:
             warn_about_runs(message)
         return self._runs[batch]
 
     def etas(self, batch: str) -> list[float]:
-        """Return the step sizes of a batch folder."""
+        """Return the step sizes on offer in a batch folder."""
         return all_etas(self.runs(batch))
 
     def estimators(self, batch: str) -> list[EstimatorName]:
-        """Return the estimators that every run of a batch folder supports."""
+        """Return the estimators on offer in a batch folder."""
         return supported_estimators(self.runs(batch))
 
     def sizes(self, batch: str) -> list[int]:
-        """Return subset sizes to choose from, up to three quarters of a run: 16, 24, 32, 48, 64 and so on."""
+        """Return the subset sizes on offer, up to three quarters of a run: 16, 24, 32, 48, 64 and so on."""
         smallest = min(run.num_sequences for run in self.runs(batch).values())
         steps = sorted(base * 2**k for base in (2, 3) for k in range(3, smallest.bit_length()))
         return [n for n in steps if 4 * n <= 3 * smallest] or [smallest]
 
     def nearest(self, choice: Choice) -> Choice:
-        """Return the choice with the nearest eta and size that its large batch has, and a supported estimator."""
+        """Return the choice moved to what its large batch has: the nearest eta and size, a supported estimator."""
         batch = choice.large_batch
         return replace(
             choice,
@@ -241,7 +249,7 @@ class Exploration:
         )
 
     def closed_form(self, choice: Choice) -> ClosedForm:
-        """Return the results that need no draws.
+        """Return what follows without a draw.
 
         Raises
         ------
@@ -266,7 +274,7 @@ class Exploration:
         )
 
     def draws(self, choice: Choice) -> pd.DataFrame:
-        """Return err_rel on random subsets of the large runs, drawn once per choice: columns run, eta, err_rel."""
+        """Return err_rel on random subsets of the large runs, drawn once a choice: columns run, eta, err_rel."""
         key = _drawn_for(choice)
         if key not in self._drawn:
             self._drawn[key] = simulate_err_rel_across_runs(
@@ -281,7 +289,7 @@ class Exploration:
         return self._drawn[key]
 
     def has_drawn(self, choice: Choice) -> bool:
-        """Return whether the subsets of a choice are already drawn."""
+        """Return whether the subsets of a choice are drawn already."""
         return _drawn_for(choice) in self._drawn
 
     def _references(self, choice: Choice) -> dict[float, float] | None:
@@ -292,7 +300,7 @@ class Exploration:
 
 
 def _drawn_for(choice: Choice) -> Choice:
-    """Return the part of a choice that draws depend on."""
+    """Return the choice without what draws do not depend on."""
     return replace(choice, small_batch="", tolerance=0.0, probability=0.0)
 
 
@@ -316,14 +324,14 @@ def _actual(runs: Mapping[str, Run], eta: float, reference: float, estimator: Es
 
 
 def _nearest(value: float, offered: Sequence[float]) -> float:
-    """Return the positive number that differs from ``value`` by the smallest factor."""
+    """Return the one of the positive numbers offered that differs from ``value`` by the smallest factor."""
     return min(offered, key=lambda other: abs(math.log(other / value)))
 
 
-FALLBACK = "<em>Run this cell in JupyterLab to see the controls.</em>"
+FALLBACK = "<em>Here stand the controls, in JupyterLab, once this cell is run.</em>"
 """Shown instead of the controls where a notebook is read without a kernel."""
 
-# Beside the controls if there is room, else below them; never larger than drawn.
+# Beside the controls where there is room, else below them; never larger than it was drawn.
 _FIGURE = {
     "flex": "1 1 0",
     "min_width": "min(34rem, 100%)",
@@ -337,21 +345,21 @@ _TOLERANCES = (0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)
 
 
 class Explorer:
-    """Controls of an exploration, displayed as the last line of a cell.
+    """Controls over an exploration; make it the last line of a cell.
 
     Parameters
     ----------
     exploration
         The runs to look at.
     choice
-        The initial choice.
+        Where to begin.
 
     Attributes
     ----------
     controls
-        Name of a field of `Choice` -> widget; setting its ``value`` has the same effect as moving it by hand.
+        Name of a field of `Choice` -> widget; setting its ``value`` does what moving it by hand does.
     choice
-        The choice shown.
+        What is shown.
     """
 
     def __init__(self, exploration: Exploration, choice: Choice) -> None:
@@ -377,7 +385,7 @@ class Explorer:
             self._follow(replace(self.choice, **{name: control.value for name, control in self.controls.items()}))
 
     def _follow(self, wanted: Choice) -> None:
-        """Show the results for a choice, or the error in their place; warnings are listed below."""
+        """Show what follows from a choice; what goes wrong is told in its place, what is warned about below it."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -391,7 +399,7 @@ class Explorer:
         self._reasons.value += _list(dict.fromkeys(f"**Note:** {warning.message}." for warning in caught))
 
     def _answer(self) -> None:
-        """Show the closed form, draw subsets if they are not drawn yet, and show them too."""
+        """Show the closed form, then draw what is not drawn yet, and show that too."""
         found, exploration = self._exploration.closed_form(self.choice), self._exploration
         self._answers.value = _answer_line(found)
         self._reasons.value = _list(describe_verdict(found.verdict))
@@ -412,7 +420,7 @@ class Explorer:
         self._figure.value = b""
 
     def _fill(self, choice: Choice) -> None:
-        """Set the options of the controls to what the large batch has, and their values to the choice."""
+        """Offer what the large batch has, and set every control to the choice."""
         exploration, batch = self._exploration, choice.large_batch
         offered: dict[str, Sequence[tuple[str, object]]] = {
             "eta": _named(sorted({*exploration.etas(batch), choice.eta})),
@@ -474,7 +482,7 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def _list(sentences: Iterable[str]) -> str:
-    """Return sentences as an HTML list; text between ** is bold."""
+    """Return sentences as an HTML list; what stands between ** is bold."""
     items = [re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(sentence)) for sentence in sentences]
     listed = "".join(f'<li style="line-height: 1.4">{item}</li>' for item in items)
     return f"<ul>{listed}</ul>" if items else ""

@@ -19,19 +19,6 @@ from .execution import Execution
 
 KEY_TAG = "key"
 
-# A figure or table wider than the page is fitted or scrolls. On a phone, where two fitted panels would be too small to
-# read, figures keep a legible size and scroll.
-_FIT = """<style>
-.jp-RenderedImage img, .jp-RenderedSVG img { max-width: 100%; height: auto; }
-.jp-RenderedHTMLCommon, .jp-RenderedImage, .jp-RenderedSVG { overflow-x: auto; }
-@media (max-width: 600px) {
-  .jp-RenderedImage img { max-width: none; zoom: 0.62; }
-  .jp-RenderedSVG img { max-width: none; zoom: 0.7; }
-}
-.jp-RenderedHTMLCommon td { white-space: normal; }
-</style>
-"""
-
 
 def write_report(executions: Sequence[Execution], out: Path) -> Path:
     """Write the pages of a report and return the path of the first one, ``out/index.html``.
@@ -61,7 +48,7 @@ def rendered(template: str, values: Mapping[str, Any]) -> str:
 def notebook_page(path: Path) -> str:
     """Return an executed notebook as one HTML page."""
     body, _ = _exporter().from_filename(str(path))
-    return str(body).replace("</head>", f"{_FIT}</head>", 1)
+    return str(body).replace("</head>", f"{rendered('fit.html', {})}</head>", 1)
 
 
 def save_figures(notebook: Any, folder: Path, stem: str) -> list[str]:

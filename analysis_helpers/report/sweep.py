@@ -269,15 +269,19 @@ def write_sweep_page(outcomes: Sequence[Outcome], skipped: Mapping[str, str], re
     out
         Folder of the sweep.
     """
-    rows = [_page_row(outcome, out) for outcome in _sorted(outcomes)]
-    names = dict.fromkeys(name for row in rows for name in row["parameters"])
+    reruns = [outcome.rerun for outcome in _sorted(outcomes)]
+    names = dict.fromkeys(name for rerun in reruns for name in rerun.parameters)
+    roots = {str(rerun.parameters["data_root"]) for rerun in reruns if "data_root" in rerun.parameters}
+    figures = {path.stem for path in (out / FIGURES).glob("*.png")}
     values = {
         "counts": Counter(outcome.status for outcome in outcomes),
         "skipped": skipped,
         "maps": [found for column, title in QUESTIONS.items() if (found := _verdict_map(results, column, title))],
         "names": [name for name in names if name != "data_root"],
-        "data_roots": sorted({row["parameters"]["data_root"] for row in rows if "data_root" in row["parameters"]}),
-        "rows": rows,
+        "data_roots": sorted(roots),
+        "outcomes": _sorted(outcomes),
+        "figures": {outcome.rerun.name for outcome in outcomes if not outcome.error} & figures,
+        "text": partial(_text, separator=", "),
     }
     write_in_one_step(out / INDEX, rendered("sweep.html", values))
     return out / INDEX
@@ -502,20 +506,6 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def _page_row(outcome: Outcome, out: Path) -> dict[str, Any]:
-    name = outcome.rerun.name
-    figure = f"{FIGURES}/{name}.png"
-    return {
-        "notebook": outcome.rerun.source.stem,
-        "parameters": {key: _text(value, ", ") for key, value in outcome.rerun.parameters.items()},
-        "status": outcome.status,
-        "error": outcome.error,
-        "seconds": f"{outcome.seconds:.1f}",
-        "page": f"{PAGES}/{name}.html",
-        "figure": figure if (out / figure).is_file() and not outcome.error else "",
-    }
 
 
 def _verdict_map(results: pd.DataFrame, column: str, title: str) -> dict[str, Any] | None:

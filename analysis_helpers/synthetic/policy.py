@@ -22,6 +22,7 @@ from .._checks import FloatArray
 IntArray = NDArray[np.intp]
 
 END = 0  # as an action: ends the sequence; as a state: the start
+_LOGIT_SD, _PROMPT_SD = 3.2, 1.0  # of the common table, and of the deviation per prompt
 _COMPLEX_STEP = 1e-30
 
 
@@ -94,18 +95,16 @@ def random_policy(
     *,
     num_prompts: int = 6,
     num_tokens: int = 12,
-    logit_scale: float = 3.2,
-    prompt_scale: float = 1.0,
     end_logit: float = -0.5,
     max_length: int = 150,
 ) -> Policy:
     """Return a policy with normally distributed logits: a common table, a deviation per prompt, and a rare end token.
 
-    ``logit_scale`` and ``prompt_scale`` are standard deviations; ``end_logit`` is added to the end token's logit.
+    ``end_logit`` is the mean logit of the end token.
     """
-    common = rng.normal(0.0, logit_scale, (1, num_tokens, num_tokens))
-    logits = common + rng.normal(0.0, prompt_scale, (num_prompts, num_tokens, num_tokens))
-    logits[:, :, END] = end_logit + rng.normal(0.0, prompt_scale, (num_prompts, num_tokens))
+    common = rng.normal(0.0, _LOGIT_SD, (1, num_tokens, num_tokens))
+    logits = common + rng.normal(0.0, _PROMPT_SD, (num_prompts, num_tokens, num_tokens))
+    logits[:, :, END] = end_logit + rng.normal(0.0, _PROMPT_SD, (num_prompts, num_tokens))
     return Policy(logits, max_length)
 
 

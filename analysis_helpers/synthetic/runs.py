@@ -20,6 +20,7 @@ import numpy as np
 from .._checks import FloatArray, checked_count
 from ..runs import RESULTS_FILE, Run, ShardError, write_run
 from .policy import (
+    IntArray,
     Policy,
     Sequences,
     entropy_change,
@@ -256,12 +257,7 @@ def write_sample_data(root: str | os.PathLike[str]) -> None:
 
 
 def _make_run(
-    policy: Policy,
-    sampler: Policy,
-    num_sequences: int,
-    etas: Sequence[float],
-    rng: np.random.Generator,
-    source: str,
+    policy: Policy, sampler: Policy, num_sequences: int, etas: Sequence[float], rng: np.random.Generator, source: str
 ) -> SyntheticRun:
     direction, update_batch = update_direction(policy, rng)
     baseline = entropy_to_go_baseline(policy, update_batch)
@@ -270,9 +266,7 @@ def _make_run(
     return SyntheticRun(run, policy, direction)
 
 
-def _entropy_to_go(
-    step_entropies: FloatArray, batch: Sequences
-) -> tuple[FloatArray, np.ndarray[tuple[int], np.dtype[np.intp]]]:
+def _entropy_to_go(step_entropies: FloatArray, batch: Sequences) -> tuple[FloatArray, IntArray]:
     """Return, for every step, the entropy of the later steps of its sequence, and its position in it."""
     ends = np.cumsum(batch.lengths)
     running = np.cumsum(step_entropies)

@@ -24,14 +24,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, checked_count
-from ..inference import (
-    NO,
-    UNSURE,
-    YES,
-    Goal,
-    pilot_of,
-    verdict,
-)
+from ..inference import NO, UNSURE, YES, Goal, pilot_of, verdict
 from ..runs import Run, ScoreTerms
 from .policy import Policy, random_policy, sample_sequences
 from .runs import SyntheticRun, entropy_to_go_baseline, evaluate, stored_shard_errors, update_direction
