@@ -90,13 +90,6 @@ def decomposed(batch: Batch, eta: float, reference: float, *, adjusted: bool) ->
     return {name: _part(value, values, scores if adjusted else []) for name, (value, values) in parts.items()}
 
 
-def pooled(parts: Sequence[Part]) -> Part:
-    """Return the mean weighted by inverse variance."""
-    weights = [1 / part.se**2 for part in parts]
-    mean = sum(w * part.value for w, part in zip(weights, parts, strict=True)) / sum(weights)
-    return Part(mean, 1 / math.sqrt(sum(weights)))
-
-
 def score_z(batch: Batch) -> float:
     """Return the mean score over its standard error."""
     mean, sd = moments(batch.scores())
