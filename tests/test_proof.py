@@ -67,7 +67,8 @@ def side(root: Path, wide: bool) -> Side:
     folders = root / "E_2048", root / "E_256"
     grid = ((1, 16, 100, 256, 1024, 1500, 2048), (0, 1, 42, 2**31), 15) if wide else ((16, 256), (0,), 5)
     large, small = map(load_runs, folders)
-    return Side(large, small, *map(read_batches, folders), *grid)
+    plain_large, plain_small = map(read_batches, folders)
+    return Side(large, small, plain_large, plain_small, *grid)
 
 
 slow = pytest.mark.slow  # loops over up to 2,048 sequences for every subset
