@@ -64,7 +64,7 @@ def two_sequences(**changed: Any) -> Run:
 
 
 def totals_only_run() -> Run:
-    return two_sequences(gdotv=None, delta_h_per_lr=-5.0)
+    return two_sequences(log_weights={1e-6: [0.0, 0.1]}, gdotv=None, delta_h_per_lr=-5.0)
 
 
 def altered(run: Run, eta: float | None = None, **changed: Any) -> Run:

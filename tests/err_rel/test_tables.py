@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,10 @@ def test_several_runs_give_the_numbers_of_each_run_alone(estimator: str) -> None
     table = simulate_err_rel_across_runs(RUNS, ETAS, 9, num_samples=6, seed=9, estimator=estimator)
     assert list(table.columns) == ["run", "eta", "err_rel"]
     assert len(table) == 3 * 2 * 6
-    for (name, eta), together in table.groupby(["run", "eta"])["err_rel"]:
-        alone = simulate_err_rel(RUNS[str(name)], eta, 9, num_samples=6, seed=9, estimator=estimator)
-        assert together.to_numpy() == pytest.approx(alone, rel=1e-10)
+    for eta, (name, run) in product(ETAS, RUNS.items()):
+        together = table.loc[(table["run"] == name) & (table["eta"] == eta), "err_rel"].to_numpy()
+        alone = simulate_err_rel(run, eta, 9, num_samples=6, seed=9, estimator=estimator)
+        assert together == pytest.approx(alone, rel=1e-10)
 
 
 @every_estimator
