@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import nbformat
 import pytest
@@ -182,7 +183,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: 
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     import dask.distributed
 
-    usual = dask.distributed.Client
+    usual: Any = dask.distributed.Client
     monkeypatch.setattr(dask.distributed, "Client", lambda address, timeout: usual(address, timeout="0.2s"))
     with pytest.raises(ValueError, match=r"tcp://127\.0\.0\.1:1 \("):
         next(run_on_cluster([], "tcp://127.0.0.1:1"))
