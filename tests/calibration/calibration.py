@@ -1,12 +1,11 @@
-"""Runs made unhealthy in a known way, and how often checks of health see it: on these runs, and on healthy ones.
-
-Each ailment is one that real runs may have, made as strong as its name says; a weaker one is seen less often.
-
-Calibration over 10,000 batches whose answer is known: what the suite states, held against what comes out.
+"""Calibration over 10,000 batches whose answer is known: what the package states against what comes out.
 
 `calibrate` takes minutes, so its summary is stored with the package: `read_calibration` reads it, ``make calibration``
 makes it anew. Batches are drawn in chunks, each from a stream of its own, so that the numbers are the same whatever the
 number of processes, and any one chunk can be had again on its own.
+
+Flags of health are counted on healthy runs, and on runs with a fault injected to measure each check's detection rate.
+Each fault is as strong as its name says; a weaker one is detected less often.
 """
 
 from __future__ import annotations
@@ -55,13 +54,7 @@ from tests.calibration.records import (
 
 
 def with_log_weights(run: Run, change: FloatArray) -> Run:
-    """Return the run as it would be with ``change``, shape ``(N,)``, added to its log weights; totals follow.
-
-    Raises
-    ------
-    ValueError
-        If the run does not record the score, ``h_base`` and ``log_weights``.
-    """
+    """Return the run as it would be with ``change``, shape ``(N,)``, added to its log weights; totals follow."""
     if run.score is None or any(m.h_base is None or m.log_weights is None for m in run.measurements):
         raise ValueError("run must record the score, h_base and log_weights")
     made = Run.from_arrays(
@@ -110,13 +103,7 @@ def _error_of_the_total(run: Run, rng: np.random.Generator) -> Run:
 
 @dataclass(frozen=True)
 class Condition:
-    """How runs are made: their sequences, how these are sampled, how far the step goes, what is done afterwards.
-
-    Attributes
-    ----------
-    wanted
-        Checks that should raise a flag.
-    """
+    """How runs are made and altered, and the checks that should raise a flag (``wanted``)."""
 
     n: int = 512
     wanted: tuple[str, ...] = ()
@@ -126,7 +113,7 @@ class Condition:
 
 
 HEALTHY = {f"healthy, {n} sequences": Condition(n) for n in (128, 512, 2048)}
-UNHEALTHY = {
+FAULTY = {
     "sampled at temperature 0.98, 2048 sequences": Condition(2048, ("score_z",), temperature=0.98),
     "sampled at temperature 0.95": Condition(wanted=("score_z",), temperature=0.95),
     "log weights rounded to 1/64 nat": Condition(wanted=("noise_share",), alter=_rounded),
@@ -154,13 +141,7 @@ def flag_records(conditions: Mapping[str, Condition], *, count: int, seed: int) 
 
 
 def flag_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return how often each check raises a flag, from `flag_records`.
-
-    Returns
-    -------
-    DataFrame
-        Columns condition, check, wanted (whether the check should raise a flag), runs, flagged (share of runs).
-    """
+    """Return how often each check raises a flag (``flagged``, a share of runs), from `flag_records`."""
     found = records.groupby(["condition", "check", "wanted"], sort=False)["flag"]
     return found.agg(runs="size", flagged="mean").reset_index()
 
@@ -178,24 +159,10 @@ BIASES, SIZES = (0.0, 0.3, 0.5, 0.75, 1.5), (64, 128, 165, 512)
 
 
 def calibrate(chunks: int = CHUNKS, *, seed: int = SEED, workers: int = 1) -> Tables:
-    """Return what comes out where the answer is known, from ``chunks`` times 80 batches.
+    """Return what comes out where the answer is known, from ``chunks`` times 80 batches, on so many processes.
 
-    Parameters
-    ----------
-    chunks
-        Chunks to draw; the first ones are the same however many there are.
-    seed
-        Seed; each chunk has a stream of its own.
-    workers
-        Processes.
-
-    Returns
-    -------
-    dict
-        "estimates" (`bias_table`), "coverage" (`known_truth.coverage_table`), "pit" (`pit_table`), "uniformity"
-        (`uniformity_table`), "plans" (`known_truth.plan_table`), "verdicts" (`known_truth.verdict_rate_table`),
-        "contradictions" (`contradiction_table`), "flags" (`unhealthy.flag_table`); each says how many cases are behind
-        a row.
+    Each chunk has a stream of its own: the first ones are the same however many there are. Each table says how many
+    cases are behind a row.
     """
     streams = np.random.SeedSequence(seed).spawn(checked_count(chunks, "chunks"))
     if checked_count(workers, "workers") == 1:
@@ -210,7 +177,7 @@ def chunk_records(stream: np.random.SeedSequence) -> Tables:
     """Return what the batches of one chunk say, one by one.
 
     What is slow, or beside the main figures, comes from fewer: flags on healthy runs from half as many of each size;
-    plans, verdicts and contradictions, with four large runs each, and flags on unhealthy runs from an eighth.
+    plans, verdicts and contradictions, with four large runs each, and flags on faulty runs from an eighth.
     """
     seeds = iter(int(state) for state in stream.generate_state(8))
     sampling_sd = true_spread() / math.sqrt(FRESH)
@@ -221,7 +188,7 @@ def chunk_records(stream: np.random.SeedSequence) -> Tables:
     ]
     flags = [
         flag_records(HEALTHY, count=PER_CHUNK // 2, seed=next(seeds)),
-        flag_records(UNHEALTHY, count=eighth, seed=next(seeds)),
+        flag_records(FAULTY, count=eighth, seed=next(seeds)),
     ]
     return {
         "estimates": estimate_records([64, 256], count=PER_CHUNK, seed=next(seeds)),
@@ -250,14 +217,10 @@ def summary(records: Tables) -> Tables:
 
 
 def bias_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the bias of each estimator, from `known_truth.estimate_records`.
+    """Return the bias of each estimator and its Monte-Carlo error, in units of the true change.
 
-    Returns
-    -------
-    DataFrame
-        Columns n, quantity, batches, bias and bias_error (its Monte-Carlo error, both in units of the true change),
-        bias_z (the one over the other), sd_over_se (spread over batches over the closed form), covered (share of 95 %
-        intervals of single batches that hold the exact value).
+    ``sd_over_se`` is the spread over batches over the closed form, ``covered`` the share of 95 % intervals of single
+    batches that hold the exact value.
     """
     table = _counted(estimate_table(records), records, ["n", "quantity"]).rename(columns={"cases": "batches"})
     change = abs(float(table.loc[table["quantity"] == "true", "exact"].iloc[0]))
@@ -279,14 +242,7 @@ def pit_table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def uniformity_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return how far the PIT is from uniform.
-
-    Returns
-    -------
-    DataFrame
-        Columns tau, cases, distance (largest, between the shares found and stated to lie below any percentile), p_ks
-        (Kolmogorov and Smirnov's of that distance), p_bins (of chi-square over the bins).
-    """
+    """Return how far the PIT is from uniform: the largest distance of shares below a percentile, and p-values."""
     from scipy.stats import chisquare, kstest
 
     rows = []

@@ -27,13 +27,10 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
 def estimate_records(sizes: Sequence[int], *, count: int, seed: int) -> pd.DataFrame:
-    """Return every estimate on ``count`` batches of each size, beside the exact value.
+    """Return every estimate on ``count`` batches of each size beside the exact value: n, quantity, exact, value, se.
 
-    Returns
-    -------
-    DataFrame
-        Columns n, quantity ("true", "linear" and "matched" change, "err_rel" by the ratio, "partial_sum": err_rel of a
-        random quarter of the batch less a quarter of that of the batch), exact, value, se.
+    Quantities are the "true", "linear" and "matched" change, "err_rel" by the ratio, and "partial_sum": err_rel of a
+    random quarter of the batch less a quarter of that of the batch.
     """
     tables = []
     for n in sizes:
@@ -52,12 +49,8 @@ def estimate_records(sizes: Sequence[int], *, count: int, seed: int) -> pd.DataF
 def estimate_table(records: pd.DataFrame) -> pd.DataFrame:
     """Return means, spreads and standard errors of `estimate_records`.
 
-    Returns
-    -------
-    DataFrame
-        Columns n, quantity, exact, mean (over batches), bias_z (difference of the two over its Monte-Carlo error), sd
-        (over batches), typical_se (root mean square of the closed form), covered (share of batches within 1.96 standard
-        errors of the exact value).
+    ``bias_z`` is mean - exact over its Monte-Carlo error, ``typical_se`` the root mean square of the closed form,
+    ``covered`` the share of batches within 1.96 standard errors of the exact value.
     """
     rows = []
     for (n, quantity), found in records.groupby(["n", "quantity"], sort=False):
@@ -98,14 +91,7 @@ def pit_records(
 
 
 def coverage_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return how often intervals hold the fresh run, from `pit_records`.
-
-    Returns
-    -------
-    DataFrame
-        Columns tau, num_large, n (of the fresh run), level, covered (share of replicates), error (binomial standard
-        error).
-    """
+    """Return how often intervals hold the fresh run (``covered``, with its binomial ``error``), from `pit_records`."""
     rows = []
     for (tau, num_large, n), found in records.groupby(["tau", "num_large", "n"], sort=False):
         central = np.abs(2 * found["pit"].to_numpy() - 1)
@@ -116,13 +102,10 @@ def coverage_table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def plan_records(goals: Sequence[Goal], *, tau: float = 0.0, count: int, seed: int) -> pd.DataFrame:
-    """Return the plans of ``count`` pilots for each goal.
+    """Return the plans of ``count`` pilots for each goal, infinite where no size is enough.
 
-    Returns
-    -------
-    DataFrame
-        Columns target_sd, tolerance, true_n (with mean and tau known), n, low, high (infinite where no size is enough),
-        reached (what a batch of n truly has: its standard error, or its probability to be within tolerance).
+    ``true_n`` is the size with mean and tau known, ``reached`` what a batch of n truly has: its standard error, or its
+    probability to be within tolerance.
     """
     spread, rows = true_spread(), []
     for goal in goals:
@@ -138,12 +121,8 @@ def plan_records(goals: Sequence[Goal], *, tau: float = 0.0, count: int, seed: i
 def plan_table(records: pd.DataFrame) -> pd.DataFrame:
     """Return how plans turn out, from `plan_records`.
 
-    Returns
-    -------
-    DataFrame
-        Columns target_sd, tolerance, true_n, median_n (of the plans; larger for a tolerance, because a plan allows for
-        a mean that is not known), unreachable (share of plans that say so), covered (share of the plans' intervals that
-        hold true_n, for a tolerance median_n), reached (mean over plans).
+    ``covered`` is the share of the plans' intervals that hold true_n; for a tolerance median_n, which is larger because
+    a plan allows for a mean that is not known. ``unreachable`` is the share of plans that say so.
     """
     rows = []
     for _, found in records.groupby(["target_sd", "tolerance"], sort=False, dropna=False):

@@ -133,6 +133,7 @@ def test_a_result_is_displayed_once_with_ten_digits(screen: Screen) -> None:
     ]
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
 def test_warnings_about_runs_are_told_with_the_answer_each_once_and_others_are_shown_as_ever(screen: Screen) -> None:
     answer = AnswerInBrief()
     with warnings.catch_warnings(record=True) as others, answer.noting():

@@ -5,17 +5,9 @@ import pytest
 
 from analysis_helpers import Run
 from analysis_helpers.estimators import columns, estimate
-from analysis_helpers.inference.planning import Goal
-from analysis_helpers.inference.prediction import pilot_of
-from analysis_helpers.synthetic.validation import (
-    ETA,
-    batch_of,
-    replicates,
-    shifted,
-    true_spread,
-    verdict_rates,
-)
-from tests.building import ETAS, random_run, totals_only_run
+from analysis_helpers.inference import Goal, pilot_of
+from analysis_helpers.synthetic.validation import ETA, batch_of, replicates, shifted, true_spread, verdict_rates
+from tests.building import ETAS, random_run, refused, totals_only_run
 from tests.calibration.records import (
     coverage_table,
     estimate_records,
@@ -46,28 +38,26 @@ def test_a_shift_moves_the_linear_change_of_every_subset_alike_and_nothing_else(
         assert other[1] - one[1] == pytest.approx(3.0 * ETAS[0], rel=1e-6)
 
 
+def test_runs_without_the_score_cannot_serve() -> None:
+    with refused("run must record the score"):
+        batch_of(random_run(score=False), 0, 4)
+    with refused("run must record the score"):
+        shifted(totals_only_run(), 1.0)
+
+
 def test_replicates_are_drawn_anew_and_the_same_for_the_same_seed() -> None:
     one, other = (list(replicates(3, num_large=2, large_size=64, fresh_size=16, seed=4)) for _ in range(2))
-    assert [each.large["run_01"] == again.large["run_01"] for each, again in zip(one, other, strict=True)] == [True] * 3
+    assert [each.large == again.large for each, again in zip(one, other, strict=True)] == [True] * 3
     assert one[0].large["run_01"] != one[1].large["run_01"]
     assert one[0].large["run_01"] != one[0].large["run_02"]
     assert [run.num_sequences for run in (*one[0].large.values(), one[0].fresh)] == [64, 64, 16]
 
 
 def test_spread_between_runs_and_bias_are_those_put_in() -> None:
-    values = [
-        pilot_of(each.large, ETA).values.mean()
-        for each in replicates(20, num_large=4, large_size=256, fresh_size=2, tau=1.0, bias=4.0)
-    ]
+    drawn = replicates(20, num_large=4, large_size=256, fresh_size=2, tau=1.0, bias=4.0)
+    values = [pilot_of(each.large, ETA).values.mean() for each in drawn]
     # The mean of 80 runs, each 4 +- sqrt(1 + 0.06): known to 0.12; six standard errors.
     assert np.mean(values) == pytest.approx(4.0, abs=0.7)
-
-
-def test_runs_without_the_score_cannot_serve() -> None:
-    with pytest.raises(ValueError, match="run must record the score"):
-        batch_of(random_run(score=False), 0, 4)
-    with pytest.raises(ValueError, match="run must record the score"):
-        shifted(totals_only_run(), 1.0)
 
 
 def test_estimates_and_standard_errors_come_out_right() -> None:
