@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +19,8 @@ from tests.plain.reading import as_batch
 T = TypeVar("T")
 ETAS = (1e-6, 2e-6)
 
-# What real files record about each sequence beyond the fields in use.
-_UNUSED = {
-    "": ("sum_logp", "mean_logp", "var_logp", "max_logp", "min_logp", "delta_h_seq", "entropy_before", "entropy_after"),
-    "audit": ("rb_entropy_sum", "sum_w", "sum_w2", "sum_w_abs", "sum_abs_jlogp", "mean_abs_jlogp", "token_share"),
-    "features": ("length_log", "sum_w", "sum_w2", "rb_entropy_sum", "var_logp"),
-}
+# What real files record about each sequence beyond the fields in use is as long as this.
+_UNUSED = {group: {f"{group}_{k}": -(k + 1) / 7 for k in range(9)} for group in ("audit", "features")}
 
 
 def random_run(size: int = 12, seed: int = 0, *, score: bool = True, curvature: bool = False) -> Run:
@@ -105,8 +102,8 @@ def refused(start: str, *parts: object, error: type[Exception] = ValueError) -> 
 def write_like_a_real_file(path: Path, run: Run) -> int:
     """Write the run with the unused fields of real files, about 1,470 bytes a sequence; return the bytes."""
     write_run(path, run)
+    unused = json.dumps(_UNUSED, indent=6).encode()[1:-1].rstrip() + b",\n"
     plain = path.rename(path.with_suffix(".plain"))
-    unused = _unused_fields()
     with plain.open("rb") as lines, path.open("wb") as padded:
         for line in lines:
             padded.write(line)
@@ -114,12 +111,3 @@ def write_like_a_real_file(path: Path, run: Run) -> int:
                 padded.write(unused)
     plain.unlink()
     return path.stat().st_size
-
-
-def _unused_fields() -> bytes:
-    lines = []
-    for group, names in _UNUSED.items():
-        fields = [f'{" " * 10}"{name}": {-(k + 1) / 7!r}' for k, name in enumerate(names)]
-        block = ",\n".join(fields)
-        lines.append(f'{" " * 8}"{group}": {{\n{block}\n{" " * 8}}}' if group else block)
-    return (",\n".join(lines) + ",\n").encode()

@@ -74,23 +74,11 @@ FIELDS = {
     "true.entries.1.diagnostics.token_counts": "refused",
     "true.entries.1.diagnostics.token_counts.3": "refused",
 }
-MAY_HOLD_OTHER_THINGS = (
-    "approx.per_sequence_meta",
-    "approx.variance",
-    "approx.quadratic",
-    "approx.quadratic.variance",
-)
-MUST_NOT_BE_NEGATIVE = (
-    "num_shards",
-    "se_shard",
-    "se_vHvv",
-    "token_counts.3",
-    "normalized_weights.3",
-    ".eta",
-    "H_base_mean",
-    ".index",
-    ".length",
-)
+MAY_HOLD_OTHER_THINGS = {
+    f"approx.{name}" for name in ("per_sequence_meta", "variance", "quadratic", "quadratic.variance")
+}
+MUST_NOT_BE_NEGATIVE = (".eta", ".index", ".length", "token_counts.3", "normalized_weights.3", "H_base_mean")
+MUST_NOT_BE_NEGATIVE += ("num_shards", "se_shard", "se_vHvv")
 WRONG = {
     "text": "1.0",
     "true": True,

@@ -14,7 +14,6 @@ from analysis_helpers._checks import (
     checked_choice,
     checked_count,
     checked_eta,
-    checked_total,
     same_eta,
 )
 from tests.building import refused
@@ -69,12 +68,6 @@ def test_a_checked_array_is_a_read_only_copy() -> None:
 def test_a_bad_array_is_named_by_file_field_rule_and_value(values: Any, rule: str, value: str) -> None:
     with refused(f"file: h_new {rule}", value, error=RunError):
         checked_array(values, "h_new", "file", length=3, nonnegative=True)
-
-
-@pytest.mark.parametrize("total", [[0.0, 0.0], [1e308, 1e308]])
-def test_a_total_must_be_positive_and_finite(total: list[float]) -> None:
-    with np.errstate(over="ignore"), refused("file: token_counts must sum to a positive number", error=RunError):
-        checked_total(np.array(total), "token_counts", "file")
 
 
 @given(st.integers(1, 10**6))

@@ -31,19 +31,6 @@ def markdown_outputs(notebook: Any) -> list[str]:
     return [output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
 
 
-@pytest.fixture
-def run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function that runs a notebook through plain papermill from another folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(name: str, **parameters: Any) -> Any:
-        source, target = REPOSITORY / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb"
-        papermill.execute_notebook(source, target, parameters=parameters, progress_bar=False)
-        return read(target)
-
-    return run
-
-
 @every_notebook
 def test_every_code_cell_was_run_in_order_and_none_stores_an_error(path: Path) -> None:
     cells = code_cells(read(path))
@@ -126,10 +113,3 @@ def test_the_answer_on_top_is_the_one_computed_below_and_the_result_is_shown_onc
     results = [o for cell in code_cells(notebook) for o in cell.outputs if RESULT_MIME in o.get("data", {})]
     assert len(results) == 1
     assert collected_result(notebook)["notebook"] == path.stem
-
-
-def test_a_bad_parameter_stops_a_notebook_with_one_sentence(run_elsewhere: Any) -> None:
-    with pytest.raises(papermill.PapermillExecutionError) as caught:
-        run_elsewhere("02_batch_size_comparison", eta=-1)
-    assert caught.value.evalue == "eta must be a positive step size, got -1"
-    assert caught.value.traceback == ["ParameterError: eta must be a positive step size, got -1"]

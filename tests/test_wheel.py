@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.sweeping import write_notebook
 
+pytestmark = pytest.mark.slow  # builds a wheel in an environment of its own
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -35,8 +35,6 @@ from tests.calibration.records import LEVELS
 
 STORED = read_calibration()
 
-# --- what is stored ---------------------------------------------------------------------------------------------------
-
 
 @pytest.mark.slow  # a chunk takes 10 s; pinned numbers of the same records notice most changes
 def test_the_first_chunk_made_anew_is_the_one_stored_to_the_last_digit() -> None:
@@ -128,9 +126,6 @@ def test_false_answers_are_rare() -> None:
     equal, different = STORED.tables["contradictions"]["contradicted"]
     assert equal <= 0.013 + 4 * math.sqrt(0.013 / 1250)
     assert different <= 0.05 + 4 * math.sqrt(0.05 / 1250)
-
-
-# --- how it is made ---------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:

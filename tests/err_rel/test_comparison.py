@@ -29,9 +29,6 @@ def compare(estimator: str) -> Comparison:
     )
 
 
-# --- subsets beside actual runs ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("estimator", "own"), [("partial_sum", True), ("ratio", False)])
 def test_only_the_partial_sum_is_divided_by_each_runs_own_total_and_actual_runs_by_the_reference(
     estimator: str, own: bool
@@ -74,9 +71,6 @@ def test_large_and_small_runs_must_hold_the_same_linear_term() -> None:
         compare_err_rel_distributions(
             LARGE, {"run_01": random_run(5, score=False)}, ETAS[0], sample_size=5, num_samples=4
         )
-
-
-# --- the partial sum explained ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])

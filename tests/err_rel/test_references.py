@@ -34,9 +34,6 @@ RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2)}
 UNEVEN = {"run_01": random_run(seed=1), "run_02": with_only(random_run(seed=2), ETAS[1])}
 
 
-# --- references -------------------------------------------------------------------------------------------------------
-
-
 def test_the_reference_is_the_mean_true_total_over_the_runs() -> None:
     totals = reference_true_totals(RUNS)
     assert list(totals) == list(ETAS)
@@ -68,9 +65,6 @@ def test_given_references_are_looked_up_with_tolerance() -> None:
     assert reference_for({ETAS[0] * (1 + 1e-9): -2.0}, RUNS["run_01"], ETAS[0], "run_01") == -2.0
     with refused("references has no eta 2e-06", "1e-06"):
         reference_for({ETAS[0]: -2.0}, RUNS["run_01"], ETAS[1], "run_01")
-
-
-# --- which runs go together -------------------------------------------------------------------------------------------
 
 
 def test_step_sizes_that_differ_by_rounding_are_one() -> None:

@@ -13,7 +13,6 @@ from analysis_helpers import (
     aggregate_err_rel,
     collect_err_rel_across_runs,
     per_sequence_contributions,
-    reference_true_totals,
     sample_err_rel_across_runs,
     simulate_err_rel,
     simulate_err_rel_across_runs,
@@ -31,18 +30,6 @@ every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 def plain_err_rel(run: Run, eta: float, chosen: list[int], estimator: str) -> float:
     true, linear = plain_estimate(run, eta, chosen, estimator)
     return (linear - true) / run.measurement(eta).delta_h_true
-
-
-# --- subsets ----------------------------------------------------------------------------------------------------------
-
-
-@every_estimator
-@pytest.mark.parametrize("eta", ETAS)
-def test_one_run_starts_one_stream_and_draws_one_choice_a_subset(estimator: str, eta: float) -> None:
-    run, rng = RUNS["run_01"], np.random.default_rng(3)
-    values = simulate_err_rel(run, eta, 5, num_samples=7, seed=3, estimator=estimator)
-    plain = [plain_err_rel(run, eta, rng.choice(12, size=5, replace=False).tolist(), estimator) for _ in range(7)]
-    assert values == pytest.approx(plain, rel=1e-10)
 
 
 def test_the_partial_sum_is_the_originals_loop_over_contributions() -> None:
@@ -68,19 +55,6 @@ def test_several_runs_give_the_numbers_of_each_run_alone(estimator: str) -> None
 
 
 @every_estimator
-def test_sampling_across_runs_draws_from_one_stream_over_eta_then_run_then_subset(estimator: str) -> None:
-    table = sample_err_rel_across_runs(RUNS, ETAS, subset_size=4, samples_per_eta=3, seed=11, estimator=estimator)
-    rng, plain = np.random.default_rng(11), []
-    for eta in ETAS:
-        for name, run in RUNS.items():
-            for _ in range(3):
-                chosen = rng.choice(run.num_sequences, size=4, replace=False).tolist()
-                plain.append((name, eta, plain_err_rel(run, eta, chosen, estimator)))
-    expected = pd.DataFrame(plain, columns=["run", "eta", "err_rel"])
-    pd.testing.assert_frame_equal(table, expected, rtol=1e-10)
-
-
-@every_estimator
 def test_draws_have_the_mean_and_spread_of_all_subsets(estimator: str) -> None:
     # All 220 subsets of 3 out of 12. With 20,000 draws the mean is off by 4 SE with probability 6e-5; the SD by 5 %
     # with less.
@@ -91,16 +65,6 @@ def test_draws_have_the_mean_and_spread_of_all_subsets(estimator: str) -> None:
     assert values.std() == pytest.approx(every.std(), rel=0.05)
 
 
-def test_on_sample_data_subsets_of_the_ratio_scatter_around_the_full_batch_value(large_runs: dict[str, Run]) -> None:
-    # The mean of 2,000 subsets of 256 has a standard error of 0.012; 5 of them, plus a ratio bias below 0.01.
-    reference = reference_true_totals(large_runs)[1.6e-6]
-    full = collect_err_rel_across_runs(large_runs, 1.6e-6, reference, estimator="ratio")["err_rel"]
-    draws = simulate_err_rel_across_runs(
-        large_runs, [1.6e-6], num_samples=2000, estimator="ratio", references={1.6e-6: reference}
-    )
-    assert draws.groupby("run")["err_rel"].mean().to_numpy() == pytest.approx(full.to_numpy(), abs=0.07)
-
-
 def test_subsets_without_tokens_are_not_counted_and_are_warned_about() -> None:
     arrays: dict[str, Any] = {"h_new": {1e-6: [0, 1, 0]}, "log_weights": {1e-6: [0, 0, 0]}, "gdotv": [0, 1, 0]}
     run = Run.from_arrays(token_counts=[0, 5, 0], h_base=[0, 2, 0], **arrays)
@@ -109,9 +73,6 @@ def test_subsets_without_tokens_are_not_counted_and_are_warned_about() -> None:
     assert 0 < np.isnan(values).sum() < 50
     table = summarize_err_rel_distribution(pd.DataFrame({"eta": 1e-6, "err_rel": values}))
     assert table["num_samples"].tolist() == [np.isfinite(values).sum()]
-
-
-# --- references, whole batches, summaries -----------------------------------------------------------------------------
 
 
 def test_the_aggregate_is_linear_minus_true_over_the_total() -> None:
@@ -159,9 +120,6 @@ def test_the_summary_has_a_row_an_eta_with_unbiased_spread() -> None:
 def test_only_what_every_run_records_is_on_offer(large_runs: dict[str, Run]) -> None:
     assert {"partial_sum", "ratio", "matched"} <= set(supported_estimators(large_runs))
     assert supported_estimators({**large_runs, "bare": random_run(score=False)}) == ["partial_sum", "ratio"]
-
-
-# --- what cannot take part --------------------------------------------------------------------------------------------
 
 
 def test_runs_that_cannot_take_part_are_named_with_the_reason() -> None:

@@ -28,9 +28,6 @@ def mean_and_error(values: pd.Series[float]) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / np.sqrt(len(values)))
 
 
-# --- exact ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("score_adjusted", [False, True])
 def test_the_parts_add_up_to_the_error(large_runs: dict[str, Run], score_adjusted: bool) -> None:
     table = decompose_err_rel(large_runs, 1.6e-6, score_adjusted=score_adjusted)
@@ -83,9 +80,6 @@ def test_runs_without_a_score_cannot_be_split_and_are_left_out_of_the_table_with
     assert set(table["run"]) == {"run_01", "pooled"}
     with pytest.warns(RunWarning, match="skipped run_02"):
         assert decomposition_table({"run_02": totals_only_run()}, [1e-6]).empty
-
-
-# --- on known truth ---------------------------------------------------------------------------------------------------
 
 
 def test_scores_of_sequences_from_the_policy_are_standard_normal() -> None:

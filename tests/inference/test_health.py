@@ -48,9 +48,6 @@ def with_weights(log_weights: Any) -> Run:
     )
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
 def test_every_check_is_a_row_with_a_value_a_limit_and_a_meaning(large_runs: dict[str, Run]) -> None:
     table = run_health(large_runs)
     assert list(table.columns) == ["run", "eta", "check", "value", "limit", "flag", "meaning"]
@@ -165,9 +162,6 @@ def test_healthy_runs_raise_flags_at_the_stated_rate_only() -> None:
     # A stored error of 16 shards is beyond 4 SDs of its logarithm in about 0.04 %: 0.8 batches, more than 7 in 1e-6.
     assert rates["stored_error"] <= 7
     assert rates.drop(["score_z", "pareto_k", "stored_error"]).sum() == 0
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_overview_shows_the_worst_value_and_names_what_is_flagged(

@@ -33,9 +33,6 @@ def width(plan: Plan) -> float:
     return high / low
 
 
-# --- the smallest batch -----------------------------------------------------------------------------------------------
-
-
 def test_the_batch_for_a_standard_error_has_it_and_one_sequence_less_has_not(large_runs: dict[str, Run]) -> None:
     n, pilot = known(required_batch_size(large_runs, ETA, target_sd=0.3)), pilot_of(large_runs, ETA)
     assert predict(pilot, n).sampling_sd <= 0.3 < predict(pilot, n - 1).sampling_sd
@@ -99,9 +96,6 @@ def test_bad_questions_are_refused(question: dict[str, Any], start: str, value: 
         required_batch_size({"run_01": totals_only_run()}, 1e-6, target_sd=0.1)
 
 
-# --- how well it is known ---------------------------------------------------------------------------------------------
-
-
 def test_a_plan_has_an_interval_around_it_that_a_smaller_pilot_widens(
     large_runs: dict[str, Run], small_runs: dict[str, Run]
 ) -> None:
@@ -149,9 +143,6 @@ def test_plans_on_known_truth_reach_their_target() -> None:
     [for_tolerance] = plan_table(plan_records([Goal(tolerance=0.8)], tau=0.2, count=100, seed=1)).to_dict("records")
     assert for_tolerance["reached"] >= 0.88
     assert for_tolerance["median_n"] >= for_tolerance["true_n"]
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: dict[str, Run]) -> None:

@@ -24,9 +24,6 @@ ETA = 1.6e-6
 THREE = {f"run_0{k}": random_run(40, seed=k) for k in (1, 2, 3)}
 
 
-# --- the predictive distribution --------------------------------------------------------------------------------------
-
-
 def test_mean_and_variance_are_those_of_the_formula(large_runs: dict[str, Run]) -> None:
     reference = reference_true_totals(large_runs)[ETA]
     predicted = predict_err_rel(large_runs, ETA, 256)
@@ -106,9 +103,6 @@ def test_what_has_no_meaning_is_refused() -> None:
         check_prediction(THREE, {"run_09": random_run(score=False)}, ETAS[0])
     with refused("run in memory: approx.per_sequence[].gdotv", error=RunError):
         predict_err_rel({"run_01": totals_only_run()}, 1e-6, 10)
-
-
-# --- actual runs against it -------------------------------------------------------------------------------------------
 
 
 def test_actual_runs_stand_beside_their_prediction(large_runs: dict[str, Run], small_runs: dict[str, Run]) -> None:

@@ -24,9 +24,6 @@ from tests.building import ETAS, altered, plain_estimate, random_run, refused, t
 RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2)}
 
 
-# --- the closed form against all subsets and draws --------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("estimator", ["ratio", "matched"])
 def test_on_all_subsets_of_a_small_run_the_closed_form_is_nearly_the_spread(estimator: str) -> None:
     # 924 subsets of 6 out of 12; the closed form keeps the first order, and misses a few per cent at n = 6.
@@ -72,9 +69,6 @@ def test_disjoint_subsets_have_the_spread_of_the_closed_form(large_runs: dict[st
         assert closed / draws.std(ddof=1) == pytest.approx(1, abs=0.05)
 
 
-# --- populations and sizes --------------------------------------------------------------------------------------------
-
-
 def test_subsets_and_fresh_batches_differ_by_the_finite_population_correction() -> None:
     run = random_run()
     fresh, subset = (err_rel_standard_error(run, ETAS[0], 8, population=p) for p in ("policy", "run"))
@@ -107,9 +101,6 @@ def test_what_has_no_meaning_is_refused() -> None:
         err_rel_standard_error(run, ETAS[0], 13, population="run")
     with refused("run in memory: approx.per_sequence[].gdotv", error=RunError):
         err_rel_standard_error(totals_only_run(), 1e-6, reference=-1.0)
-
-
-# --- moments and spreads as tables ------------------------------------------------------------------------------------
 
 
 def test_moments_over_subsets_are_the_full_value_and_the_closed_form() -> None:

@@ -50,9 +50,6 @@ def both(found: Verdict) -> tuple[str, str]:
     return found.enough, found.linear_trusted
 
 
-# --- is one batch enough? ---------------------------------------------------------------------------------------------
-
-
 def test_a_margin_well_inside_the_tolerance_is_enough_well_outside_is_not_and_near_it_one_cannot_tell() -> None:
     # S = 4 is known to about 1.1 %; the margin is 1.645 * 4 / sqrt(n), 0.5 at n = 173.
     sharp = pilot([0.0] * 4)
@@ -67,9 +64,6 @@ def test_the_numbers_behind_enough_are_the_margin_and_the_size_required() -> Non
     assert numbers["required_n"] == math.ceil((1.6449 * 4 / 0.5) ** 2)
     assert numbers["margin_low"] < numbers["margin"] < numbers["margin_high"]
     assert numbers["required_low"] < numbers["required_n"] < numbers["required_high"]
-
-
-# --- may the linear change be trusted? --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -91,9 +85,6 @@ def test_the_linear_change_is_trusted_where_the_next_error_keeps_to_the_toleranc
     assert found.answer == answer
     within = max(-found.numbers["next_low"], found.numbers["next_high"]) <= 0.5
     assert within == (answer == "yes" or values == [0.0])
-
-
-# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_sample_data_get_the_answer_that_is_true_of_them(

@@ -30,9 +30,6 @@ def wait_until(seen: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-# --- one after the other, and their report ----------------------------------------------------------------------------
-
-
 def test_notebooks_are_found_beside_the_package_or_where_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_notebooks() == sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -83,9 +80,6 @@ def test_a_page_needs_neither_notebook_nor_result_nor_harmless_names(tmp_path: P
     assert save_figures(notebook, tmp_path / "figures", "a") == []
 
 
-# --- several at once --------------------------------------------------------------------------------------------------
-
-
 def test_every_job_is_yielded_once_with_its_own_notebook(tmp_path: Path) -> None:
     source = write_notebook(tmp_path / "tiny.ipynb", "print(subset_size)")
     jobs = [Job(source, {"subset_size": n}, tmp_path / f"out_{n}.ipynb") for n in (1, 2)]
@@ -122,9 +116,6 @@ def test_stopping_early_kills_what_runs_and_starts_nothing_more(tmp_path: Path) 
     bystander.wait()
     children = psutil.Process().children(recursive=True)
     assert [child for child in children if "ipykernel" in " ".join(child.cmdline())] == []
-
-
-# --- a cluster --------------------------------------------------------------------------------------------------------
 
 
 def quietly(arguments: list[str]) -> subprocess.Popen[bytes]:

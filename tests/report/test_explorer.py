@@ -46,9 +46,6 @@ def panel(exploration: Exploration, choice: Choice, draws: pd.DataFrame | None =
     return ax
 
 
-# --- numbers ----------------------------------------------------------------------------------------------------------
-
-
 @every_estimator
 def test_draws_are_those_of_the_comparison_once_a_choice_with_the_moments_of_the_closed_form(
     exploration: Exploration, large_runs: dict[str, Run], estimator: str
@@ -107,9 +104,6 @@ def test_what_is_not_there_is_refused(tmp_path: Path, exploration: Exploration) 
         exploration.closed_form(replace(START, eta=5e-6))
 
 
-# --- the figure -------------------------------------------------------------------------------------------------------
-
-
 @every_estimator
 def test_subsets_join_on_the_scale_that_the_closed_form_has_set(exploration: Exploration, estimator: str) -> None:
     choice = replace(START, estimator=estimator)
@@ -135,21 +129,10 @@ def test_the_curve_holds_as_many_subsets_as_are_asked_for_and_none_of_all_sequen
     assert all(low < float(np.asarray(line.get_xdata())[0]) < high for line in whole.lines)
 
 
-def test_actual_runs_of_another_size_are_paler_and_tell_their_size(exploration: Exploration) -> None:
-    for size, told, alpha in ((256, False, 1.0), (64, True, 0.5)):
-        ax = panel(exploration, replace(START, subset_size=size))
-        [line] = [line for line in ax.lines if "run_01" in str(line.get_label())]
-        assert line.get_alpha() == alpha
-        assert ("n = 256" in str(line.get_label())) == told
-
-
 def test_a_tolerance_far_off_does_not_press_all_else_into_a_line(exploration: Exploration) -> None:
     choice = replace(START, estimator="matched", tolerance=1.0)
     low, high = panel(exploration, choice).get_xlim()
     assert high - low < 30 * exploration.closed_form(choice).sd
-
-
-# --- the controls -----------------------------------------------------------------------------------------------------
 
 
 def test_controls_begin_where_they_are_told_and_each_changes_what_is_shown(explorer: Explorer) -> None:

@@ -42,9 +42,6 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     return made
 
 
-# --- parameters -------------------------------------------------------------------------------------------------------
-
-
 @given(st.floats(1e-9, 1.0), st.integers(1, 10**9))
 def test_a_value_means_the_same_as_a_number_and_as_text(eta: float, size: int) -> None:
     as_number, as_text = (read_parameters({**ROOT, "eta": value}).eta for value in (eta, repr(eta)))
@@ -106,9 +103,6 @@ def test_a_relative_data_root_is_looked_for_here_then_beside_the_notebooks(
     assert resolve_data_root("../data_samples").resolve() == (REPOSITORY / "data_samples").resolve()
     (tmp_path / "data_samples").mkdir()
     assert resolve_data_root("data_samples") == Path("data_samples")
-
-
-# --- display ----------------------------------------------------------------------------------------------------------
 
 
 def test_readable_tables_hold_short_text() -> None:

@@ -31,9 +31,6 @@ def data_root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# --- loading and writing ----------------------------------------------------------------------------------------------
-
-
 def test_a_batch_folder_is_loaded_by_run_name_in_order_and_a_bad_run_skipped_with_one_warning(data_root: Path) -> None:
     with pytest.warns(RunWarning) as caught:
         runs = load_runs(data_root / "E_12", on_error="skip")
@@ -76,9 +73,6 @@ def test_writing_makes_folders_replaces_the_file_and_leaves_nothing_else(tmp_pat
     assert again == random_run(seed=2)
     assert encode_run(again) == path.read_bytes()
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
-
-
-# --- what is no results file ------------------------------------------------------------------------------------------
 
 
 def no_permission(path: Path) -> None:
@@ -163,9 +157,6 @@ def test_a_folder_without_runs_is_refused_with_what_was_looked_for_and_what_is_t
         load_runs(data_root / "empty")
     with refused("no results files given"):
         load_runs([])
-
-
-# --- inventory and sound runs -----------------------------------------------------------------------------------------
 
 
 def test_the_inventory_lists_every_file_with_what_it_supports(sample_root: Path) -> None:

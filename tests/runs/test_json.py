@@ -165,8 +165,6 @@ def test_a_run_of_a_huge_scale_is_written_and_loads_back_equal_without_a_warning
     assert read(encode_run(run)) == run
 
 
-# --- what a file may be instead ---------------------------------------------------------------------------------------
-
 # Of half a megabyte, so that memory beyond a few times the file shows.
 WHOLE = random_run(1_000, curvature=True)
 TEXT = encode_run(WHOLE).decode()

@@ -14,9 +14,6 @@ PARTS: dict[str, Any] = {"score": [1.0, -1.0], "wjlogp_sum": [10.0, 20.0], "jH_s
 ONE_ETA: dict[str, Any] = {"h_new": {1e-6: [1.0, 1.0]}, "log_weights": {1e-6: [0.0, 0.0]}}
 
 
-# --- from arrays ------------------------------------------------------------------------------------------------------
-
-
 def test_totals_follow_from_the_arrays() -> None:
     # Weights 1 : 3; after the step (1 * 0.9 + 3 * 1.8) / (1 * 2 + 3 * 3) = 6.3 / 11; before it 3 / 5.
     run = two_sequences()
@@ -125,9 +122,6 @@ def test_etas_that_differ_by_rounding_are_one() -> None:
     assert run.etas == (0.3,)
 
 
-# --- in memory --------------------------------------------------------------------------------------------------------
-
-
 def test_a_run_is_shown_by_its_source_size_and_etas() -> None:
     assert repr(random_run()) == "<Run 'run 0': 12 sequences, etas 1e-06, 2e-06>"
 
@@ -155,9 +149,6 @@ def test_arrays_are_read_only() -> None:
     arrays = [run.token_counts, run.gdotv, run.vhvv, known(run.score).denom_corr_unscaled]
     arrays += [first.weights, first.h_new, first.h_base]
     assert all(not known(array).flags.writeable for array in arrays)
-
-
-# --- integrity --------------------------------------------------------------------------------------------------------
 
 
 def test_runs_that_add_up_have_no_problem_and_one_part_in_a_million_is_none() -> None:

@@ -37,9 +37,6 @@ def distance_in_standard_errors(size: int, seed: int) -> list[float]:
     return [distance for both in found for distance in both]
 
 
-# --- runs of a policy -------------------------------------------------------------------------------------------------
-
-
 def test_runs_are_named_sized_and_fixed_by_a_seed_whatever_their_number() -> None:
     runs = synthetic_runs(3, 40, [1e-6], seed=5)
     assert list(runs) == ["run_01", "run_02", "run_03"]
@@ -93,9 +90,6 @@ def test_counts_and_temperature_are_checked() -> None:
         synthetic_runs(1, 2.5)  # type: ignore[arg-type]
     with refused("sampling_temperature must be positive", "0"):
         synthetic_runs(1, 10, sampling_temperature=0)
-
-
-# --- the sample data --------------------------------------------------------------------------------------------------
 
 
 def test_the_identities_of_the_recorded_terms_hold(large_runs: dict[str, Run]) -> None:
