@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from tests.plain.estimates import changes
 from tests.plain.reading import as_batch
 
 T = TypeVar("T")
+Runs: TypeAlias = dict[str, Run]
 ETAS = (1e-6, 2e-6)
 
 # What real files record about each sequence beyond the fields in use is as long as this.

@@ -74,11 +74,10 @@ FIELDS = {
     "true.entries.1.diagnostics.token_counts": "refused",
     "true.entries.1.diagnostics.token_counts.3": "refused",
 }
-MAY_HOLD_OTHER_THINGS = {
-    f"approx.{name}" for name in ("per_sequence_meta", "variance", "quadratic", "quadratic.variance")
-}
-MUST_NOT_BE_NEGATIVE = (".eta", ".index", ".length", "token_counts.3", "normalized_weights.3", "H_base_mean")
-MUST_NOT_BE_NEGATIVE += ("num_shards", "se_shard", "se_vHvv")
+PARENTS = ("per_sequence_meta", "variance", "quadratic", "quadratic.variance")
+MAY_HOLD_OTHER_THINGS = {f"approx.{parent}" for parent in PARENTS}
+_WITH_A_SIGN = "eta index length token_counts.3 normalized_weights.3 H_base_mean num_shards se_shard se_vHvv"
+MUST_NOT_BE_NEGATIVE = tuple(f".{name}" for name in _WITH_A_SIGN.split())
 WRONG = {
     "text": "1.0",
     "true": True,

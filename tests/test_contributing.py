@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from analysis_helpers import Run, estimators, run_health, verdict
+from analysis_helpers import estimators, run_health, verdict
 from analysis_helpers.inference import health
 from analysis_helpers.inference.health import health_overview
 from tests import test_notebooks
-from tests.building import ETAS, plain_estimate, random_run
+from tests.building import ETAS, Runs, plain_estimate, random_run
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -91,7 +91,7 @@ def test_the_notebook_passes_the_checks_of_all_notebooks(tmp_path: Path) -> None
 
 
 def test_the_check_of_health_follows_into_tables_sentences_and_verdicts(
-    monkeypatch: pytest.MonkeyPatch, small_runs: dict[str, Run]
+    monkeypatch: pytest.MonkeyPatch, small_runs: Runs
 ) -> None:
     checks = health.CHECKS
     monkeypatch.setitem(checks, "cut_off_share", checks["integrity"])  # so that it goes when the test is over

@@ -13,7 +13,17 @@ from analysis_helpers.estimators import (
     true_total_standard_error,
 )
 from analysis_helpers.runs.run import FIELDS_BEHIND
-from tests.building import ETAS, altered, known, plain_estimate, random_run, refused, totals_only_run, two_sequences
+from tests.building import (
+    ETAS,
+    Runs,
+    altered,
+    known,
+    plain_estimate,
+    random_run,
+    refused,
+    totals_only_run,
+    two_sequences,
+)
 
 PARTS = {"gdotv": None, "score": [1.0, -1.0], "wjlogp_sum": [10.0, 20.0], "jH_sum": [-4.0, -6.0]}
 WITHOUT_BASE_ENTROPY = altered(random_run(), h_base=None)
@@ -60,7 +70,7 @@ def test_the_ratio_does_not_depend_on_the_scale_of_the_weights() -> None:
     assert batch.estimate(scaled) == pytest.approx(batch.estimate(batch.sums), rel=1e-12)
 
 
-def test_the_standard_error_agrees_with_leaving_out_one_sequence_at_a_time(large_runs: dict[str, Run]) -> None:
+def test_the_standard_error_agrees_with_leaving_out_one_sequence_at_a_time(large_runs: Runs) -> None:
     run = large_runs["run_03"]
     batch = columns(run, 1.6e-6, "ratio")
     left_out, _ = batch.estimate(batch.sums - batch.values)

@@ -84,7 +84,7 @@ def test_a_report_whose_notebooks_fail_says_so_on_the_page_and_exits_with_1(tmp_
 
 
 @pytest.mark.slow  # runs every notebook, which nbval does in `make test` too
-def test_a_report_shows_every_notebook_with_its_parameters_and_figures_and_loads_nothing_from_a_network(
+def test_a_report_shows_every_notebook_and_loads_nothing_from_a_network(
     tmp_path: Path,
 ) -> None:
     result = call("report", "--out", tmp_path, "--eta", "3.2e-6", "--subset-size", "128")

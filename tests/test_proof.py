@@ -31,6 +31,7 @@ from analysis_helpers import (
     summarize_err_rel_distribution,
 )
 from analysis_helpers.estimators import estimate
+from tests.building import Runs
 from tests.conftest import REPOSITORY
 from tests.plain import errors, estimates
 from tests.plain.reading import Batch, mean_true_total, read_batches
@@ -47,8 +48,8 @@ def same(expected: Any) -> Any:
 class Side:
     """The same runs as the package and as the second implementation read them; sizes, seeds and draws to compare."""
 
-    large: dict[str, Run]
-    small: dict[str, Run]
+    large: Runs
+    small: Runs
     plain_large: dict[str, Batch]
     plain_small: dict[str, Batch]
     sizes: tuple[int, ...]

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from analysis_helpers import (
-    Run,
     check_prediction,
     collect_err_rel_across_runs,
     decompose_err_rel,
@@ -27,6 +26,7 @@ from analysis_helpers import (
 )
 from analysis_helpers.inference.decomposition import pool_decomposition
 from analysis_helpers.runs.json import encode_run, parse_run
+from tests.building import Runs
 
 ETAS = [1.6e-6, 3.2e-6]
 # For each eta: err_rel of the actual small runs, of the large runs and its standard errors, the second part and its
@@ -51,18 +51,16 @@ PUBLISHED = [
 
 
 @pytest.fixture(scope="module")
-def large(research_root: Path) -> dict[str, Run]:
+def large(research_root: Path) -> Runs:
     return load_runs(research_root / "E_2048")
 
 
 @pytest.fixture(scope="module")
-def small(research_root: Path) -> dict[str, Run]:
+def small(research_root: Path) -> Runs:
     return load_runs(research_root / "E_256")
 
 
-def test_all_files_load_agree_with_themselves_and_survive_a_round_trip(
-    research_root: Path, large: dict[str, Run]
-) -> None:
+def test_all_files_load_add_up_and_survive_a_round_trip(research_root: Path, large: Runs) -> None:
     table = inventory(research_root)
     assert len(table) == 8
     assert (table[["problem", "same_as"]] == "").all(axis=None)
@@ -71,7 +69,7 @@ def test_all_files_load_agree_with_themselves_and_survive_a_round_trip(
     assert all(parse_run(encode_run(run), "copy") == run for run in large.values())
 
 
-def test_references_and_the_published_distribution_of_the_partial_sum(large: dict[str, Run]) -> None:
+def test_references_and_the_published_distribution_of_the_partial_sum(large: Runs) -> None:
     assert list(reference_true_totals(large).values()) == pytest.approx([-1.225013e-03, -2.309663e-03], rel=5e-7)
     draws = sample_err_rel_across_runs(large, ETAS, subset_size=256, samples_per_eta=500, seed=42)
     columns = ["mean_err_rel", "std_err_rel", "min_err_rel", "max_err_rel"]
@@ -85,8 +83,8 @@ def test_references_and_the_published_distribution_of_the_partial_sum(large: dic
 
 @pytest.mark.parametrize(("eta", "of_small", "of_large", "second", "pooled"), PUBLISHED)
 def test_errors_their_parts_and_standard_errors(
-    large: dict[str, Run],
-    small: dict[str, Run],
+    large: Runs,
+    small: Runs,
     eta: float,
     of_small: list[float],
     of_large: list[float],
@@ -109,7 +107,7 @@ def test_errors_their_parts_and_standard_errors(
 
 
 @pytest.mark.parametrize("n", [16, 32, 64, 128, 256, 512, 1024])
-def test_the_closed_form_is_the_spread_of_draws(large: dict[str, Run], n: int) -> None:
+def test_the_closed_form_is_the_spread_of_draws(large: Runs, n: int) -> None:
     # The SD of 20,000 draws is known to about 0.6 % (tails heavier than normal): 2 % fails with probability 1e-3 an n.
     references = reference_true_totals(large)
     draws = simulate_err_rel_across_runs(
@@ -126,9 +124,7 @@ def test_the_closed_form_is_the_spread_of_draws(large: dict[str, Run], n: int) -
             assert np.sqrt(np.mean(np.square(closed))) == pytest.approx(published, abs=6e-4)
 
 
-def test_the_small_runs_fall_and_scatter_as_predicted_from_the_large(
-    large: dict[str, Run], small: dict[str, Run]
-) -> None:
+def test_the_small_runs_fall_and_scatter_as_predicted(large: Runs, small: Runs) -> None:
     assert check_prediction(large, small, 1.6e-6)["pit"].to_numpy() == pytest.approx([0.13, 0.65, 0.16, 0.76], abs=0.01)
     # Four values have an SD known to 41 %: within 0.34 and 1.63 of the truth with probability 95 % (chi-square, 3).
     for eta in ETAS:
@@ -138,9 +134,7 @@ def test_the_small_runs_fall_and_scatter_as_predicted_from_the_large(
         assert required_batch_size(large, eta, target_sd=predicted.sampling_sd) == 256
 
 
-def test_health_shows_the_score_the_precision_floor_and_stored_errors_of_a_mean_of_shards(
-    large: dict[str, Run], small: dict[str, Run]
-) -> None:
+def test_health_shows_score_precision_floor_and_stored_errors(large: Runs, small: Runs) -> None:
     table = run_health(large)
     flagged = table[table["flag"]]
     assert flagged.loc[flagged["check"] == "noise_share", "eta"].tolist() == [1.6e-6] * 3

@@ -17,7 +17,7 @@ from analysis_helpers import (
 )
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel.comparison import base_entropy_share, partial_sum_moments
-from tests.building import ETAS, plain_estimate, random_run, refused
+from tests.building import ETAS, Runs, plain_estimate, random_run, refused
 
 LARGE = {"run_01": random_run(12, 1), "run_02": random_run(12, 2)}
 SMALL = {"run_01": random_run(5, 3), "run_02": random_run(6, 4), "run_03": random_run(5, 5)}
@@ -30,9 +30,7 @@ def compare(estimator: str) -> Comparison:
 
 
 @pytest.mark.parametrize(("estimator", "own"), [("partial_sum", True), ("ratio", False)])
-def test_only_the_partial_sum_is_divided_by_each_runs_own_total_and_actual_runs_by_the_reference(
-    estimator: str, own: bool
-) -> None:
+def test_only_subsets_by_the_partial_sum_are_divided_by_each_runs_own_total(estimator: str, own: bool) -> None:
     found, reference = compare(estimator), reference_true_totals(LARGE)[ETAS[0]]
     assert found.reference_total == reference
     for name, run in LARGE.items():
@@ -85,8 +83,8 @@ def test_moments_are_those_of_all_subsets_of_a_tiny_run(size: int) -> None:
     assert sd == pytest.approx(np.std(every), rel=1e-9, abs=1e-15)
 
 
-def test_the_mean_is_a_share_of_the_full_error_and_most_of_the_spread_is_base_entropy(
-    large_runs: dict[str, Run],
+def test_the_mean_is_a_share_of_the_full_error_and_most_spread_is_base_entropy(
+    large_runs: Runs,
 ) -> None:
     table = explain_partial_sum(large_runs, [1.6e-6, 3.2e-6], 256)
     assert len(table) == 8

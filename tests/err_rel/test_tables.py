@@ -20,7 +20,7 @@ from analysis_helpers import (
 )
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel.tables import supported_estimators
-from tests.building import ETAS, plain_estimate, random_run, refused, totals_only_run
+from tests.building import ETAS, Runs, plain_estimate, random_run, refused, totals_only_run
 from tests.plain.estimates import ESTIMATORS
 
 RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2), "run_03": random_run(9, seed=3)}
@@ -117,7 +117,7 @@ def test_the_summary_has_a_row_an_eta_with_unbiased_spread() -> None:
         summarize_err_rel_distribution(pd.DataFrame({"x": [1.0]}))
 
 
-def test_only_what_every_run_records_is_on_offer(large_runs: dict[str, Run]) -> None:
+def test_only_what_every_run_records_is_on_offer(large_runs: Runs) -> None:
     assert {"partial_sum", "ratio", "matched"} <= set(supported_estimators(large_runs))
     assert supported_estimators({**large_runs, "bare": random_run(score=False)}) == ["partial_sum", "ratio"]
 

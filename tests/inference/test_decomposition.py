@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from analysis_helpers import (
-    Run,
     RunError,
     decompose_err_rel,
     decomposition_table,
@@ -15,7 +14,7 @@ from analysis_helpers import (
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.estimators import scores
 from analysis_helpers.inference.decomposition import PARTS, pool_decomposition
-from tests.building import ETAS, plain_estimate, random_run, refused, totals_only_run
+from tests.building import ETAS, Runs, plain_estimate, random_run, refused, totals_only_run
 
 
 def off_policy(temperature: float) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -29,7 +28,7 @@ def mean_and_error(values: pd.Series[float]) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("score_adjusted", [False, True])
-def test_the_parts_add_up_to_the_error(large_runs: dict[str, Run], score_adjusted: bool) -> None:
+def test_the_parts_add_up_to_the_error(large_runs: Runs, score_adjusted: bool) -> None:
     table = decompose_err_rel(large_runs, 1.6e-6, score_adjusted=score_adjusted)
     parts = ("err_rel", "se", *(name for part in PARTS for name in (part, f"{part}_se")))
     assert list(table.columns) == ["run", "eta", *parts, "score_z"]
@@ -64,7 +63,7 @@ def test_runs_are_pooled_by_inverse_variance() -> None:
     assert row["score_z"] == pytest.approx(4 / np.sqrt(2))
 
 
-def test_the_table_of_parts_has_runs_and_their_pool_raw_and_adjusted_for_each_eta(large_runs: dict[str, Run]) -> None:
+def test_the_table_of_parts_has_runs_and_their_pool_raw_and_adjusted_for_each_eta(large_runs: Runs) -> None:
     table = decomposition_table(large_runs, [1.6e-6, 3.2e-6])
     assert table["run"].tolist() == [*large_runs, "pooled"] * 4
     raw = table[(table["eta"] == 3.2e-6) & ~table["score_adjusted"].astype(bool)]

@@ -22,7 +22,7 @@ from analysis_helpers.estimators import scores
 from analysis_helpers.inference.health import CHECKS
 from analysis_helpers.runs import ShardError
 from analysis_helpers.synthetic.validation import batch_of, short_policy
-from tests.building import ETAS, known, random_run, refused, totals_only_run
+from tests.building import ETAS, Runs, known, random_run, refused, totals_only_run
 from tests.calibration.calibration import with_log_weights
 
 
@@ -48,7 +48,7 @@ def with_weights(log_weights: Any) -> Run:
     )
 
 
-def test_every_check_is_a_row_with_a_value_a_limit_and_a_meaning(large_runs: dict[str, Run]) -> None:
+def test_every_check_is_a_row_with_a_value_a_limit_and_a_meaning(large_runs: Runs) -> None:
     table = run_health(large_runs)
     assert list(table.columns) == ["run", "eta", "check", "value", "limit", "flag", "meaning"]
     assert set(table["check"]) == set(CHECKS)
@@ -60,7 +60,7 @@ def test_every_check_is_a_row_with_a_value_a_limit_and_a_meaning(large_runs: dic
         run_health({})
 
 
-def test_values_are_those_of_their_definitions(large_runs: dict[str, Run]) -> None:
+def test_values_are_those_of_their_definitions(large_runs: Runs) -> None:
     run = large_runs["run_01"]
     measured, j = run.measurement(1.6e-6), scores(run)
     noise = known(measured.log_weights) - 1.6e-6 * j
@@ -75,7 +75,7 @@ def test_values_are_those_of_their_definitions(large_runs: dict[str, Run]) -> No
     assert found(run, "integrity").value == 0
 
 
-def test_numerical_noise_in_log_weights_is_a_step_below_the_precision_floor(large_runs: dict[str, Run]) -> None:
+def test_numerical_noise_in_log_weights_is_a_step_below_the_precision_floor(large_runs: Runs) -> None:
     run = large_runs["run_01"]
     noise = np.random.default_rng(0).normal(0, 0.03, run.num_sequences)
     assert "noise_share" in flagged(with_log_weights(run, noise))
@@ -96,7 +96,7 @@ def test_sampling_off_policy_moves_the_score() -> None:
     assert flagged(run) == {"score_z"}
 
 
-def test_one_sequence_with_half_the_weight_is_seen_in_the_weights(small_runs: dict[str, Run]) -> None:
+def test_one_sequence_with_half_the_weight_is_seen_in_the_weights(small_runs: Runs) -> None:
     change = np.zeros(256)
     change[7] = np.log(256)
     assert {"ess_share", "largest_weight_share", "pareto_k"} <= flagged(with_log_weights(small_runs["run_01"], change))
@@ -108,13 +108,13 @@ def test_in_a_small_batch_a_share_of_a_tenth_is_nothing_unusual() -> None:
     assert not share.flag
 
 
-def test_altered_totals_are_seen_and_named(small_runs: dict[str, Run]) -> None:
+def test_altered_totals_are_seen_and_named(small_runs: Runs) -> None:
     run = dataclasses.replace(small_runs["run_01"], delta_h_per_lr=small_runs["run_01"].delta_h_per_lr * 1.01)
     assert flagged(run) == {"integrity"}
     assert "delta_h_per_lr is " in found(run, "integrity").meaning
 
 
-def test_a_stored_error_of_the_mean_of_shards_is_multiplied_by_their_number(small_runs: dict[str, Run]) -> None:
+def test_a_stored_error_of_the_mean_of_shards_is_multiplied_by_their_number(small_runs: Runs) -> None:
     run = small_runs["run_01"]
     [stored] = run.shard_errors
     assert found(run, "stored_error").value == pytest.approx(1, abs=0.3)
@@ -164,9 +164,7 @@ def test_healthy_runs_raise_flags_at_the_stated_rate_only() -> None:
     assert rates.drop(["score_z", "pareto_k", "stored_error"]).sum() == 0
 
 
-def test_the_overview_shows_the_worst_value_and_names_what_is_flagged(
-    large_runs: dict[str, Run], small_runs: dict[str, Run]
-) -> None:
+def test_the_overview_shows_the_worst_and_names_what_is_flagged(large_runs: Runs, small_runs: Runs) -> None:
     off = dataclasses.replace(small_runs["run_02"], delta_h_per_lr=1.0)
     table = health_of_batches({"E_2048": large_runs, "E_256": {**small_runs, "run_02": off}})
     assert table["run"].nunique() == 8
@@ -187,7 +185,7 @@ def test_totals_are_listed_by_eta_batch_and_run() -> None:
     assert first["ess_share"] == pytest.approx(known(run.measurements[0].ess) / 12, rel=1e-12)
 
 
-def test_contributions_have_a_row_a_sequence(large_runs: dict[str, Run]) -> None:
+def test_contributions_have_a_row_a_sequence(large_runs: Runs) -> None:
     table = contribution_table(large_runs, 1.6e-6)
     assert len(table) == 4 * 2048
     totals = table.groupby("run")["true"].sum()

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from analysis_helpers import (
-    Run,
     RunError,
     budget_table,
     err_rel_standard_error,
@@ -20,7 +19,7 @@ from analysis_helpers.inference.planning import Goal, Plan, plan_batch_size, sma
 from analysis_helpers.inference.prediction import pilot_of, predict
 from analysis_helpers.inference.random_effects import Pool
 from analysis_helpers.synthetic.validation import short_policy
-from tests.building import ETAS, known, random_run, refused, totals_only_run
+from tests.building import ETAS, Runs, known, random_run, refused, totals_only_run
 from tests.calibration.records import plan_records, plan_table
 
 ETA = 1.6e-6
@@ -33,7 +32,7 @@ def width(plan: Plan) -> float:
     return high / low
 
 
-def test_the_batch_for_a_standard_error_has_it_and_one_sequence_less_has_not(large_runs: dict[str, Run]) -> None:
+def test_the_batch_for_a_standard_error_is_the_smallest(large_runs: Runs) -> None:
     n, pilot = known(required_batch_size(large_runs, ETA, target_sd=0.3)), pilot_of(large_runs, ETA)
     assert predict(pilot, n).sampling_sd <= 0.3 < predict(pilot, n - 1).sampling_sd
 
@@ -46,16 +45,14 @@ def test_a_run_plans_its_own_size_for_its_own_standard_error() -> None:
 
 # The last one is reached where few runs make tails so heavy that a larger batch alone would not do better.
 @pytest.mark.parametrize(("tolerance", "probability"), [(0.5, 0.9), (1.0, 0.5), (0.8, 0.95), (0.6, 0.95)])
-def test_the_batch_for_a_tolerance_has_the_probability_and_one_sequence_less_has_not(
-    large_runs: dict[str, Run], tolerance: float, probability: float
-) -> None:
+def test_the_batch_for_a_tolerance_is_the_smallest(large_runs: Runs, tolerance: float, probability: float) -> None:
     n = known(required_batch_size(large_runs, ETA, tolerance=tolerance, probability=probability))
     pilot = pilot_of(large_runs, ETA)
     assert predict(pilot, n).probability_within(tolerance) >= probability
     assert predict(pilot, n - 1).probability_within(tolerance) < probability
 
 
-def test_a_tolerance_below_what_no_batch_takes_away_is_unreachable(large_runs: dict[str, Run]) -> None:
+def test_a_tolerance_below_what_no_batch_takes_away_is_unreachable(large_runs: Runs) -> None:
     assert required_batch_size(large_runs, ETA, tolerance=0.1) is None
     limit = predict(pilot_of(large_runs, ETA), math.inf).probability_within(0.1)
     assert limit < 0.9
@@ -70,7 +67,7 @@ def test_with_mean_and_spread_known_the_plan_is_that_of_the_normal_distribution(
     assert smallest_for(Goal(tolerance=100.0), Pool(0.0, 0.0, 0.0, 0.0, 1), 9.0) == 1
 
 
-def test_the_matched_estimator_needs_fewer_sequences(large_runs: dict[str, Run]) -> None:
+def test_the_matched_estimator_needs_fewer_sequences(large_runs: Runs) -> None:
     ratio, matched = (
         known(required_batch_size(large_runs, ETA, target_sd=0.1, estimator=e)) for e in ("ratio", "matched")
     )
@@ -96,15 +93,13 @@ def test_bad_questions_are_refused(question: dict[str, Any], start: str, value: 
         required_batch_size({"run_01": totals_only_run()}, 1e-6, target_sd=0.1)
 
 
-def test_a_plan_has_an_interval_around_it_that_a_smaller_pilot_widens(
-    large_runs: dict[str, Run], small_runs: dict[str, Run]
-) -> None:
+def test_a_plan_has_an_interval_that_a_smaller_pilot_widens(large_runs: Runs, small_runs: Runs) -> None:
     large, small = (plan_batch_size(runs, ETA, Goal(target_sd=0.1)) for runs in (large_runs, small_runs))
     assert large.n == required_batch_size(large_runs, ETA, target_sd=0.1)
     assert width(small) > 1.3 * width(large)
 
 
-def test_a_plan_is_the_same_for_the_same_seed(large_runs: dict[str, Run]) -> None:
+def test_a_plan_is_the_same_for_the_same_seed(large_runs: Runs) -> None:
     goal = Goal(tolerance=0.6)
     one, two, other = (plan_batch_size(large_runs, ETA, goal, num_draws=60, seed=s) for s in (1, 1, 2))
     assert one == two
@@ -145,7 +140,7 @@ def test_plans_on_known_truth_reach_their_target() -> None:
     assert for_tolerance["median_n"] >= for_tolerance["true_n"]
 
 
-def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: dict[str, Run]) -> None:
+def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: Runs) -> None:
     table = error_by_size(large_runs, ETA, [64, 256, 10**9], tolerance=0.5).set_index("n")
     pilot = pilot_of(large_runs, ETA)
     ends = np.sqrt(pilot.mean_square_spread), *spread_interval(pilot)

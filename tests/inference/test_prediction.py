@@ -17,14 +17,14 @@ from analysis_helpers import (
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.prediction import Prediction, pilot_of, pooled_check, predict
 from analysis_helpers.synthetic.validation import shifted
-from tests.building import ETAS, random_run, refused, totals_only_run
+from tests.building import ETAS, Runs, random_run, refused, totals_only_run
 from tests.calibration.records import coverage_table, pit_records
 
 ETA = 1.6e-6
 THREE = {f"run_0{k}": random_run(40, seed=k) for k in (1, 2, 3)}
 
 
-def test_mean_and_variance_are_those_of_the_formula(large_runs: dict[str, Run]) -> None:
+def test_mean_and_variance_are_those_of_the_formula(large_runs: Runs) -> None:
     reference = reference_true_totals(large_runs)[ETA]
     predicted = predict_err_rel(large_runs, ETA, 256)
     table = decompose_err_rel(large_runs, ETA)
@@ -73,7 +73,7 @@ def test_an_infinite_batch_leaves_what_no_batch_size_takes_away() -> None:
     assert predicted.sd == pytest.approx(math.hypot(predicted.se_mean, predicted.tau))
 
 
-def test_a_larger_batch_is_never_predicted_worse(large_runs: dict[str, Run]) -> None:
+def test_a_larger_batch_is_never_predicted_worse(large_runs: Runs) -> None:
     pilot = pilot_of(large_runs, ETA)
     sizes = [*(2.0 ** np.arange(4, 30, 0.5)), math.inf]
     for level in (0.5, 0.9, 0.99):
@@ -105,7 +105,7 @@ def test_what_has_no_meaning_is_refused() -> None:
         predict_err_rel({"run_01": totals_only_run()}, 1e-6, 10)
 
 
-def test_actual_runs_stand_beside_their_prediction(large_runs: dict[str, Run], small_runs: dict[str, Run]) -> None:
+def test_actual_runs_stand_beside_their_prediction(large_runs: Runs, small_runs: Runs) -> None:
     table = check_prediction(large_runs, small_runs, ETA)
     assert list(table.columns) == ["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"]
     predicted = predict_err_rel(large_runs, ETA, 256)
@@ -120,9 +120,7 @@ def test_actual_runs_stand_beside_their_prediction(large_runs: dict[str, Run], s
     assert other.to_numpy() == pytest.approx(one.to_numpy(), rel=1e-9)  # a scale changes no percentile
 
 
-def test_together_actual_runs_are_held_against_chi_square_and_their_common_mean(
-    large_runs: dict[str, Run], small_runs: dict[str, Run]
-) -> None:
+def test_actual_runs_are_held_against_chi_square_and_their_mean(large_runs: Runs, small_runs: Runs) -> None:
     found = pooled_check(large_runs, small_runs, ETA)
     z = check_prediction(large_runs, small_runs, ETA)["z"]
     # What runs share, the error of the predicted mean, is small here: both are near their plain values.

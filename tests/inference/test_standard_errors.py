@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from analysis_helpers import (
-    Run,
     RunError,
     err_rel_standard_error,
     reference_true_totals,
@@ -19,7 +18,7 @@ from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel.comparison import partial_sum_moments
 from analysis_helpers.estimators import estimate
 from analysis_helpers.inference.standard_errors import sizes_around, typical_standard_error
-from tests.building import ETAS, altered, plain_estimate, random_run, refused, totals_only_run
+from tests.building import ETAS, Runs, altered, plain_estimate, random_run, refused, totals_only_run
 
 RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2)}
 
@@ -44,7 +43,7 @@ def test_for_the_partial_sum_the_closed_form_is_exact() -> None:
 
 
 @pytest.mark.parametrize("n", [16, 64, 256])
-def test_the_closed_form_is_the_spread_of_draws(large_runs: dict[str, Run], n: int) -> None:
+def test_the_closed_form_is_the_spread_of_draws(large_runs: Runs, n: int) -> None:
     # The SD of 20,000 draws is known to 0.5 %, so 2 % is four standard errors: four of them fail with probability 3e-4.
     references = reference_true_totals(large_runs)
     draws = simulate_err_rel_across_runs(
@@ -57,7 +56,7 @@ def test_the_closed_form_is_the_spread_of_draws(large_runs: dict[str, Run], n: i
 
 
 @pytest.mark.parametrize("n", [100, 1024, 1500])
-def test_disjoint_subsets_have_the_spread_of_the_closed_form(large_runs: dict[str, Run], n: int) -> None:
+def test_disjoint_subsets_have_the_spread_of_the_closed_form(large_runs: Runs, n: int) -> None:
     # Groups are correlated by -1 / (K - 1), so the SD of 8,000 is known to 0.8 % times sqrt(K / (K - 1)), 1.1 % at K =
     # 2; 5 % fails with probability 1e-5 each.
     run = large_runs["run_02"]
@@ -126,7 +125,7 @@ def test_errors_over_a_weak_reference_are_warned_about_by_the_name_of_the_run() 
         err_rel_standard_error(weak, ETAS[0])
 
 
-def test_the_spread_falls_with_the_root_of_n_and_to_nothing_at_the_whole_run(large_runs: dict[str, Run]) -> None:
+def test_the_spread_falls_with_the_root_of_n_and_to_nothing_at_the_whole_run(large_runs: Runs) -> None:
     table = spread_by_size(large_runs, 1.6e-6, [64, 256, 1024, 2048, 4096], num_samples=2000).set_index("n")
     assert table["fresh"][64] == pytest.approx(2 * table["fresh"][256], rel=1e-12)
     assert table["subset"][1024] == pytest.approx(table["fresh"][1024] * np.sqrt(0.5), rel=1e-12)

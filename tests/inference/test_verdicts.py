@@ -21,7 +21,7 @@ from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.prediction import Pilot
 from analysis_helpers.inference.verdicts import linearity, precision
 from analysis_helpers.synthetic.validation import shifted, verdict_rates
-from tests.building import altered, known, random_run, refused, totals_only_run
+from tests.building import Runs, altered, known, random_run, refused, totals_only_run
 
 ETA = 1.6e-6
 UNSURE = ("cannot tell", "cannot tell")
@@ -33,7 +33,7 @@ def pilot(values: list[float], *, spread: float = 4.0, size: float = 1000.0, kur
     return Pilot(1e-6, -1e-3, *of_each, 0.0)
 
 
-def off_by(runs: dict[str, Run], errors: list[float], eta: float = ETA) -> dict[str, Run]:
+def off_by(runs: Runs, errors: list[float], eta: float = ETA) -> Runs:
     """Return the runs with err_rel at ``eta`` moved."""
     total = reference_true_totals(runs)[eta]
     return {n: shifted(run, error * total / eta) for (n, run), error in zip(runs.items(), errors, strict=True)}
@@ -78,18 +78,14 @@ def test_the_numbers_behind_enough_are_the_margin_and_the_size_required() -> Non
         ([3.0], "no"),
     ],
 )
-def test_the_linear_change_is_trusted_where_the_next_error_keeps_to_the_tolerance(
-    values: list[float], answer: str
-) -> None:
+def test_linear_is_trusted_where_the_next_error_keeps_to_the_tolerance(values: list[float], answer: str) -> None:
     found = linearity(pilot(values), 0.5, 0.9)
     assert found.answer == answer
     within = max(-found.numbers["next_low"], found.numbers["next_high"]) <= 0.5
     assert within == (answer == "yes" or values == [0.0])
 
 
-def test_the_sample_data_get_the_answer_that_is_true_of_them(
-    large_runs: dict[str, Run], small_runs: dict[str, Run]
-) -> None:
+def test_the_sample_data_get_the_answer_that_is_true_of_them(large_runs: Runs, small_runs: Runs) -> None:
     # Linear and true agree there; S is about 8.6, so that 256 sequences tell err_rel to 0.88 and 4096 to 0.22.
     found = verdict(large_runs, ETA, 256, tolerance=0.5, small_runs=small_runs)
     assert both(found) == ("no", "yes")
@@ -98,20 +94,18 @@ def test_the_sample_data_get_the_answer_that_is_true_of_them(
     assert f"{found.numbers['margin']:.2f}" in " ".join(found.reasons)
 
 
-def test_an_interval_that_straddles_the_tolerance_gives_no_answer(large_runs: dict[str, Run]) -> None:
+def test_an_interval_that_straddles_the_tolerance_gives_no_answer(large_runs: Runs) -> None:
     margin = verdict(large_runs, ETA, 1024).numbers["margin"]
     assert verdict(large_runs, ETA, 1024, tolerance=margin).enough == "cannot tell"
     assert verdict(large_runs, ETA, 1024, tolerance=0.2).linear_trusted == "cannot tell"
 
 
 @pytest.mark.parametrize("errors", [[3.0] * 4, [-9.0, 8.0, 9.0, -8.0]])
-def test_a_large_mean_error_and_a_large_spread_are_both_a_no(large_runs: dict[str, Run], errors: list[float]) -> None:
+def test_a_large_mean_error_and_a_large_spread_are_both_a_no(large_runs: Runs, errors: list[float]) -> None:
     assert verdict(off_by(large_runs, errors), ETA, 256).linear_trusted == "no"
 
 
-def test_runs_that_do_not_add_up_give_no_answer_and_are_named(
-    large_runs: dict[str, Run], small_runs: dict[str, Run]
-) -> None:
+def test_runs_that_do_not_add_up_give_no_answer_and_are_named(large_runs: Runs, small_runs: Runs) -> None:
     off = {"run_02": dataclasses.replace(large_runs["run_02"], delta_h_per_lr=1.0)}
     in_small = {**small_runs, "run_02": dataclasses.replace(small_runs["run_02"], delta_h_per_lr=1.0)}
     for found in (
@@ -122,9 +116,7 @@ def test_runs_that_do_not_add_up_give_no_answer_and_are_named(
         assert "run_02" in found.reasons[0]
 
 
-def test_small_runs_that_contradict_their_prediction_give_no_answer(
-    large_runs: dict[str, Run], small_runs: dict[str, Run]
-) -> None:
+def test_small_runs_that_contradict_the_prediction_give_no_answer(large_runs: Runs, small_runs: Runs) -> None:
     found = verdict(large_runs, ETA, 10**6, tolerance=2, small_runs=off_by(small_runs, [2.5] * 4))
     assert both(found) == UNSURE
 
@@ -138,7 +130,7 @@ def test_a_reference_near_zero_gives_no_answer() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::analysis_helpers._checks.RunWarning")  # the true total at that eta suffers too
-def test_a_flag_of_weights_forbids_an_answer_at_its_own_eta_only(large_runs: dict[str, Run]) -> None:
+def test_a_flag_of_weights_forbids_an_answer_at_its_own_eta_only(large_runs: Runs) -> None:
     run = large_runs["run_01"]
     weights = run.measurement(3.2e-6).weights
     lopsided = np.where(np.arange(len(weights)) == 0, weights.sum(), weights)
@@ -149,9 +141,7 @@ def test_a_flag_of_weights_forbids_an_answer_at_its_own_eta_only(large_runs: dic
     assert "ess_share in run_01" in found.reasons[0]
 
 
-def test_what_these_runs_could_not_show_depends_on_what_was_given(
-    large_runs: dict[str, Run], small_runs: dict[str, Run]
-) -> None:
+def test_what_these_runs_could_not_show_depends_on_what_was_given(large_runs: Runs, small_runs: Runs) -> None:
     run = large_runs["run_01"]
     noise = np.random.default_rng(0).normal(0, 0.05, run.num_sequences)
     noisy = {**large_runs, "run_01": altered(run, log_weights=lambda logs: known(logs) + noise)}
@@ -169,7 +159,7 @@ def test_what_these_runs_could_not_show_depends_on_what_was_given(
     assert all(sentence in text for sentence in (*others[0].reasons, *others[0].not_seen))
 
 
-def test_the_map_holds_the_verdict_of_each_eta_and_size(large_runs: dict[str, Run]) -> None:
+def test_the_map_holds_the_verdict_of_each_eta_and_size(large_runs: Runs) -> None:
     table = verdict_map(large_runs, [1.6e-6, 3.2e-6], [256, 4096], tolerance=0.5)
     assert list(table.columns)[:5] == ["eta", "n", "enough", "linear_trusted", "margin"]
     for row in table.to_dict("records"):
@@ -177,7 +167,7 @@ def test_the_map_holds_the_verdict_of_each_eta_and_size(large_runs: dict[str, Ru
         assert (row["enough"], row["linear_trusted"], row["margin"]) == (*both(single), single.numbers["margin"])
 
 
-def test_the_trusted_eta_is_the_largest_with_a_yes(large_runs: dict[str, Run]) -> None:
+def test_the_trusted_eta_is_the_largest_with_a_yes(large_runs: Runs) -> None:
     assert trusted_eta(large_runs, tolerance=0.5) == 3.2e-6
     assert trusted_eta(large_runs, tolerance=0.01) is None
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import StepPatch
 
-from analysis_helpers import Comparison, Run, check_prediction, compare_err_rel_distributions, predict_err_rel
+from analysis_helpers import Comparison, check_prediction, compare_err_rel_distributions, predict_err_rel
 from analysis_helpers.plots import (
     plot_err_rel_comparison,
     plot_err_rel_comparisons,
@@ -15,11 +15,11 @@ from analysis_helpers.plots import (
     plot_prediction,
     plot_spread_by_size,
 )
-from tests.building import refused
+from tests.building import Runs, refused
 
 
 @pytest.fixture(scope="module")
-def comparison(large_runs: dict[str, Run], small_runs: dict[str, Run]) -> Comparison:
+def comparison(large_runs: Runs, small_runs: Runs) -> Comparison:
     return compare_err_rel_distributions(large_runs, small_runs, 1.6e-6, num_samples=50, estimator="ratio")
 
 
@@ -51,7 +51,7 @@ def test_a_comparison_is_a_histogram_of_60_bins_and_a_dashed_line_per_actual_run
 
 @pytest.mark.parametrize(("size", "pale"), [(256, 0), (64, 4)])
 def test_actual_runs_of_another_size_than_the_subsets_tell_theirs(
-    large_runs: dict[str, Run], small_runs: dict[str, Run], size: int, pale: int
+    large_runs: Runs, small_runs: Runs, size: int, pale: int
 ) -> None:
     found = compare_err_rel_distributions(
         large_runs, small_runs, 1.6e-6, sample_size=size, num_samples=20, estimator="ratio"
@@ -99,9 +99,7 @@ def test_the_spread_is_drawn_as_two_curves_and_points_with_n_marked() -> None:
     assert np.asarray(ax.lines[3].get_xdata()).tolist() == [64, 64]
 
 
-def test_a_prediction_is_drawn_with_its_interval_actual_runs_and_their_percentiles(
-    large_runs: dict[str, Run], small_runs: dict[str, Run]
-) -> None:
+def test_a_prediction_is_drawn_with_interval_runs_and_percentiles(large_runs: Runs, small_runs: Runs) -> None:
     predicted, checked = predict_err_rel(large_runs, 1.6e-6, 256), check_prediction(large_runs, small_runs, 1.6e-6)
     [ax] = plot_prediction(predicted, checked).axes
     assert all(f"{end:+.2f}" in ax.get_title() for end in predicted.interval(0.9))

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from analysis_helpers import Run, budget_table, error_by_size
+from analysis_helpers import budget_table, error_by_size
 from analysis_helpers.plots import (
     ANSWER_COLOURS,
     plot_budget,
@@ -13,9 +13,10 @@ from analysis_helpers.plots import (
     plot_required_sizes,
     plot_verdict_map,
 )
+from tests.building import Runs
 
 
-def test_the_error_is_drawn_from_sampling_alone_and_in_all(large_runs: dict[str, Run]) -> None:
+def test_the_error_is_drawn_from_sampling_alone_and_in_all(large_runs: Runs) -> None:
     table = error_by_size(large_runs, 1.6e-6, [64, 256, 1024], tolerance=0.5)
     left, right = plot_error_by_size(table, tolerance=0.5, probability=0.9, eta=1.6e-6).axes
     assert np.array_equal(np.asarray(left.lines[0].get_ydata()), table["se"])
@@ -63,7 +64,7 @@ def test_the_map_tells_etas_apart_where_their_answers_differ() -> None:
 
 
 @pytest.mark.parametrize("count", [4, 1])
-def test_the_budget_says_what_splitting_gains(large_runs: dict[str, Run], count: int) -> None:
+def test_the_budget_says_what_splitting_gains(large_runs: Runs, count: int) -> None:
     table = budget_table(dict(list(large_runs.items())[:count]), 1.6e-6)
     [ax] = plot_budget(table, sequences=2048).axes
     assert f"{1 - table['se'].iloc[-1] / table['se'].iloc[0]:.0%}" in ax.get_title()

@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 from matplotlib.container import ErrorbarContainer
 
-from analysis_helpers import Run, contribution_table, decomposition_table, run_totals
+from analysis_helpers import contribution_table, decomposition_table, run_totals
 from analysis_helpers.plots import plot_contribution_tails, plot_decomposition, plot_totals
 from analysis_helpers.plots.style import PART_LABELS
+from tests.building import Runs
 
 
-def test_totals_have_a_panel_an_eta_and_two_marks_a_run_with_their_standard_errors(large_runs: dict[str, Run]) -> None:
+def test_totals_have_a_panel_an_eta_and_two_marks_a_run_with_their_standard_errors(large_runs: Runs) -> None:
     table = run_totals({"E_2048": large_runs})
     for ax, eta in zip(plot_totals(table).axes, [1.6e-6, 3.2e-6], strict=True):
         for name, drawn in zip(("true", "linear"), ax.containers, strict=True):
@@ -23,7 +24,7 @@ def test_totals_have_a_panel_an_eta_and_two_marks_a_run_with_their_standard_erro
             assert half == pytest.approx(rows[f"{name}_se"].to_numpy() * 1e3)
 
 
-def test_tails_start_at_all_sequences_and_end_at_the_last(large_runs: dict[str, Run]) -> None:
+def test_tails_start_at_all_sequences_and_end_at_the_last(large_runs: Runs) -> None:
     [ax] = plot_contribution_tails(contribution_table(large_runs, 1.6e-6)).axes
     for line in ax.lines[:2]:
         share = np.asarray(line.get_ydata(), dtype=float)
@@ -32,7 +33,7 @@ def test_tails_start_at_all_sequences_and_end_at_the_last(large_runs: dict[str, 
     assert ax.get_yscale() == "log"
 
 
-def test_parts_have_two_panels_an_eta_with_every_run_and_the_pool(large_runs: dict[str, Run]) -> None:
+def test_parts_have_two_panels_an_eta_with_every_run_and_the_pool(large_runs: Runs) -> None:
     table = decomposition_table(large_runs, [1.6e-6, 3.2e-6])
     axes = plot_decomposition(table).axes
     raw = table[(table["run"] == "pooled") & ~table["score_adjusted"].astype(bool)].set_index("eta")

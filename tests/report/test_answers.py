@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from analysis_helpers import (
-    Run,
     budget_table,
     compare_err_rel_distributions,
     health_of_batches,
@@ -27,7 +26,7 @@ from analysis_helpers.report import (
     describe_verdict,
 )
 from analysis_helpers.synthetic import read_calibration
-from tests.building import totals_only_run
+from tests.building import Runs, totals_only_run
 
 ETAS = [1.6e-6, 3.2e-6]
 ESTIMATORS = ("partial_sum", "ratio")
@@ -40,7 +39,7 @@ def numbers(sentences: Sequence[str]) -> list[float]:
     return [float(number.replace(",", "")) for number in found]
 
 
-def test_runs_are_counted_their_mean_changes_stated_and_problems_named(large_runs: dict[str, Run]) -> None:
+def test_runs_are_counted_their_mean_changes_stated_and_problems_named(large_runs: Runs) -> None:
     files = pd.DataFrame({"batch": ["E_2048"] * 4, "run": list(large_runs), "problem": "", "same_as": ""})
     totals, health = run_totals({"E_2048": large_runs}), health_of_batches({"E_2048": large_runs})
     mean = totals.loc[totals["eta"] == ETAS[0], "true"].mean() * 1e3
@@ -53,9 +52,7 @@ def test_runs_are_counted_their_mean_changes_stated_and_problems_named(large_run
 
 
 @pytest.mark.parametrize("eta", ETAS)
-def test_a_comparison_states_spread_and_actual_runs(
-    large_runs: dict[str, Run], small_runs: dict[str, Run], eta: float
-) -> None:
+def test_a_comparison_states_spread_and_actual_runs(large_runs: Runs, small_runs: Runs, eta: float) -> None:
     one, other = (
         compare_err_rel_distributions(large_runs, small_runs, eta, num_samples=50, estimator=e) for e in ESTIMATORS
     )
@@ -63,7 +60,7 @@ def test_a_comparison_states_spread_and_actual_runs(
     assert {round(value, 2) for value in values} <= set(numbers(describe_comparison(one, other, large_runs)))
 
 
-def test_the_cause_of_a_spread_is_stated_only_where_two_etas_show_it(large_runs: dict[str, Run]) -> None:
+def test_the_cause_of_a_spread_is_stated_only_where_two_etas_show_it(large_runs: Runs) -> None:
     one, other = (
         summarize_err_rel_distribution(sample_err_rel_across_runs(large_runs, ETAS, estimator=e)) for e in ESTIMATORS
     )
@@ -73,7 +70,7 @@ def test_the_cause_of_a_spread_is_stated_only_where_two_etas_show_it(large_runs:
     assert len(set(said)) == 3
 
 
-def test_plans_state_sizes_or_that_there_is_none(large_runs: dict[str, Run]) -> None:
+def test_plans_state_sizes_or_that_there_is_none(large_runs: Runs) -> None:
     budget, plans = budget_table(large_runs, ETAS[0]), plan_batch_sizes(large_runs, ETAS, tolerance=1.0)
     assert set(map(float, plans["n"])) <= set(numbers(describe_plans(plans, budget, 1.0, 0.9)))
     none = plan_batch_sizes(large_runs, ETAS[:1], tolerance=1e-6)
@@ -86,7 +83,7 @@ def test_validation_states_the_worst_rates() -> None:
     assert round(100 * tables["verdicts"].query("truth == 'no'")["yes"].max()) in found
 
 
-def test_a_verdict_and_an_exploration_state_both_answers(large_runs: dict[str, Run]) -> None:
+def test_a_verdict_and_an_exploration_state_both_answers(large_runs: Runs) -> None:
     found = verdict(large_runs, ETAS[0], 64)
     for sentences in (describe_verdict(found), describe_exploration(0.1, 0.5, None, found)):
         assert found.enough in " ".join(sentences).lower()

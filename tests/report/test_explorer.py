@@ -11,7 +11,6 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import StepPatch
 
 from analysis_helpers import (
-    Run,
     RunError,
     err_rel_standard_error,
     required_batch_size,
@@ -21,7 +20,7 @@ from analysis_helpers import (
 from analysis_helpers.estimators import ESTIMATORS
 from analysis_helpers.plots.style import COLOURS
 from analysis_helpers.report.explorer import FALLBACK, Choice, Exploration, Explorer
-from tests.building import refused
+from tests.building import Runs, refused
 
 START = Choice("E_2048", "E_256", 1.6e-6, 256, num_samples=50)
 every_estimator = pytest.mark.parametrize("estimator", ["partial_sum", "ratio", "matched"])
@@ -47,8 +46,8 @@ def panel(exploration: Exploration, choice: Choice, draws: pd.DataFrame | None =
 
 
 @every_estimator
-def test_draws_are_those_of_the_comparison_once_a_choice_with_the_moments_of_the_closed_form(
-    exploration: Exploration, large_runs: dict[str, Run], estimator: str
+def test_draws_are_those_of_the_comparison_with_the_moments_of_the_closed_form(
+    exploration: Exploration, large_runs: Runs, estimator: str
 ) -> None:
     choice = replace(START, estimator=estimator, num_samples=2000)
     assert not exploration.has_drawn(choice)
@@ -64,8 +63,8 @@ def test_draws_are_those_of_the_comparison_once_a_choice_with_the_moments_of_the
     assert exploration.draws(replace(choice, tolerance=0.5, small_batch="E_2048")) is drawn
 
 
-def test_the_closed_form_says_what_the_functions_behind_it_say(
-    exploration: Exploration, large_runs: dict[str, Run], small_runs: dict[str, Run]
+def test_the_closed_form_is_that_of_the_functions_behind_it(
+    exploration: Exploration, large_runs: Runs, small_runs: Runs
 ) -> None:
     found = exploration.closed_form(replace(START, tolerance=0.5))
     direct = verdict(large_runs, 1.6e-6, 256, tolerance=0.5, small_runs=small_runs)
@@ -89,7 +88,7 @@ def test_a_choice_moves_to_what_another_folder_has(exploration: Exploration) -> 
     assert exploration.sizes("E_256") == [16, 24, 32, 48, 64, 96, 128, 192]
 
 
-def test_an_eta_that_no_actual_run_has_leaves_the_actual_runs_out(
+def test_an_eta_that_no_actual_run_has_leaves_them_out(
     exploration: Exploration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = {name: replace(run, measurements=run.measurements[:1]) for name, run in exploration.runs("E_256").items()}
@@ -180,9 +179,7 @@ def test_the_closed_form_stands_there_before_anything_is_drawn(
     assert explorer._status.value == ""
 
 
-def test_runs_that_are_left_out_are_told_below_the_verdict_and_a_folder_of_them_in_its_place(
-    tmp_path: Path, sample_root: Path
-) -> None:
+def test_runs_that_are_left_out_are_told(tmp_path: Path, sample_root: Path) -> None:
     for name in ("E_2048", "E_256"):
         (tmp_path / name).mkdir()
         for run in (sample_root / name).iterdir():
@@ -198,9 +195,7 @@ def test_runs_that_are_left_out_are_told_below_the_verdict_and_a_folder_of_them_
     assert "must be complete JSON" in explorer._answers.value
 
 
-def test_what_goes_wrong_is_told_in_place_of_an_answer_and_does_not_last(
-    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_goes_wrong_is_told_and_does_not_last(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Exploration, choice: Choice) -> None:
         raise ValueError("no run has <this> eta")
 
@@ -231,7 +226,7 @@ def test_answers_are_by_the_ratio_and_say_so_where_another_estimator_is_shown(
     assert "3,201" in explorer._reasons.value
 
 
-def test_an_estimator_that_no_figure_knows_is_not_on_offer(
+def test_an_estimator_without_a_label_is_not_on_offer(
     exploration: Exploration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ESTIMATORS, "other", replace(ESTIMATORS["ratio"], name="other"))

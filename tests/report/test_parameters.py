@@ -95,7 +95,7 @@ def test_parameters_remember_what_to_store() -> None:
     assert read_parameters(given_values).recorded() == {**ROOT, "large_batch": "E_256", "eta": 2e-6, "subset_size": 100}
 
 
-def test_a_relative_data_root_is_looked_for_here_then_beside_the_notebooks(
+def test_a_relative_data_root_lies_here_or_beside_the_notebooks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert notebooks_folder() == REPOSITORY / "notebooks"

@@ -266,7 +266,7 @@ def test_what_no_sweep_made_is_neither_replaced_nor_deleted(tmp_path: Path, fold
     assert other.read_text() == "mine"
 
 
-def test_a_notebook_that_cannot_be_shown_as_a_page_is_an_error_of_its_own(
+def test_a_page_that_cannot_be_made_is_an_error_of_its_notebook(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(path: Path) -> str:
@@ -391,9 +391,7 @@ def test_results_have_a_row_an_estimate_sorted_by_parameters_as_numbers(tmp_path
 
 
 @pytest.mark.parametrize("given", ["../data", "../data/", "{root}/data", "{root}/notebooks/../data"])
-def test_a_data_root_is_the_same_text_wherever_the_checkout_lies_and_however_it_was_given(
-    tmp_path: Path, given: str
-) -> None:
+def test_a_data_root_is_the_same_text_however_it_was_given(tmp_path: Path, given: str) -> None:
     folder = tmp_path / "notebooks"
     folder.mkdir()
     table = results_table([collected(folder, 1e-6, {"value": 1.0}, data_root=given.format(root=tmp_path))])
@@ -452,7 +450,7 @@ def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: P
     assert cells[:4] == [("no", "no"), ("", ""), ("yes", "yes"), ("cannot-tell", "2 x no, 1 x yes")]
 
 
-def test_without_verdicts_there_is_no_map_and_a_failed_rerun_shows_its_error_and_no_stale_figure(
+def test_a_failed_rerun_shows_its_error_and_no_stale_figure_or_map(
     tmp_path: Path,
 ) -> None:
     page = write_sweep_page([outcome(tmp_path, "a", error="ValueError: no")], {}, pd.DataFrame(), tmp_path).read_text()

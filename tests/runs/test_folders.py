@@ -53,9 +53,7 @@ def test_one_bad_run_raises_unless_told_to_skip_it_and_the_last_one_always(data_
         load_runs(data_root / "E_6", on_error="ignore")
 
 
-def test_paths_are_loaded_by_batch_and_run_name_however_they_are_written(
-    data_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_loaded_by_batch_and_run_name(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [data_root / "E_6" / "run_01" / "results.json", data_root / "E_12" / "run_01" / "results.json"]
     assert list(load_runs(paths)) == ["E_6/run_01", "E_12/run_01"]
     assert list(load_runs(str(paths[0]))) == ["E_6/run_01"]

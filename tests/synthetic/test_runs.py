@@ -20,7 +20,7 @@ from analysis_helpers.estimators import columns, estimate, influence_values
 from analysis_helpers.runs import integrity_problems
 from analysis_helpers.synthetic.policy import per_token_entropy, random_policy
 from analysis_helpers.synthetic.runs import SAMPLE_ETAS, default_policy, synthetic_runs_with_truth
-from tests.building import known, refused
+from tests.building import Runs, known, refused
 
 
 def distances(run: Run, eta: float, change: float, derivative: float) -> list[float]:
@@ -92,7 +92,7 @@ def test_counts_and_temperature_are_checked() -> None:
         synthetic_runs(1, 10, sampling_temperature=0)
 
 
-def test_the_identities_of_the_recorded_terms_hold(large_runs: dict[str, Run]) -> None:
+def test_the_identities_of_the_recorded_terms_hold(large_runs: Runs) -> None:
     for run in large_runs.values():
         terms, total = known(run.score), run.total_tokens
         parts = terms.wjlogp_sum + terms.jH_sum + terms.denom_corr_unscaled
@@ -104,7 +104,7 @@ def test_the_identities_of_the_recorded_terms_hold(large_runs: dict[str, Run]) -
             assert m.ess == pytest.approx(1 / (m.weights @ m.weights), rel=1e-9)
 
 
-def test_the_sample_data_resemble_real_runs(large_runs: dict[str, Run]) -> None:
+def test_the_sample_data_resemble_real_runs(large_runs: Runs) -> None:
     for run in large_runs.values():
         assert 80 <= run.token_counts.mean() <= 140
         for m in run.measurements:

@@ -3,11 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis_helpers import Run
 from analysis_helpers.estimators import columns, estimate
 from analysis_helpers.inference import Goal, pilot_of
 from analysis_helpers.synthetic.validation import ETA, batch_of, replicates, shifted, true_spread, verdict_rates
-from tests.building import ETAS, random_run, refused, totals_only_run
+from tests.building import ETAS, Runs, random_run, refused, totals_only_run
 from tests.calibration.records import (
     coverage_table,
     estimate_records,
@@ -18,7 +17,7 @@ from tests.calibration.records import (
 )
 
 
-def test_a_part_of_a_batch_is_the_run_that_its_sequences_would_give(large_runs: dict[str, Run]) -> None:
+def test_a_part_of_a_batch_is_the_run_that_its_sequences_would_give(large_runs: Runs) -> None:
     run = large_runs["run_01"]
     batch = columns(run, ETA, "ratio")
     true, linear = batch.estimate(batch.values[100:300].sum(axis=0))
