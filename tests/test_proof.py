@@ -17,19 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis_helpers import (
-    Run,
-    collect_err_rel_across_runs,
-    compare_err_rel_distributions,
-    decompose_err_rel,
-    err_rel_standard_error,
-    load_runs,
-    per_sequence_contributions,
-    reference_true_totals,
-    sample_err_rel_across_runs,
-    simulate_err_rel,
-    summarize_err_rel_distribution,
-)
+import analysis_helpers as ah
 from analysis_helpers.estimators import estimate
 from tests.building import Runs
 from tests.conftest import REPOSITORY
@@ -56,7 +44,7 @@ class Side:
     seeds: tuple[int, ...]
     draws: int
 
-    def pairs(self) -> Iterable[tuple[Run, Batch]]:
+    def pairs(self) -> Iterable[tuple[ah.Run, Batch]]:
         """Return every run with its twin."""
         for package, plain in ((self.large, self.plain_large), (self.small, self.plain_small)):
             assert list(package) == list(plain)
@@ -67,7 +55,7 @@ class Side:
 def side(root: Path, wide: bool) -> Side:
     folders = root / "E_2048", root / "E_256"
     grid = ((1, 16, 100, 256, 1024, 1500, 2048), (0, 1, 42, 2**31), 15) if wide else ((16, 256), (0,), 5)
-    large, small = map(load_runs, folders)
+    large, small = map(ah.load_runs, folders)
     plain_large, plain_small = map(read_batches, folders)
     return Side(large, small, plain_large, plain_small, *grid)
 
@@ -98,11 +86,11 @@ def test_full_batches_and_their_contributions(runs: Side) -> None:
             assert estimate(run, eta, estimator) == pytest.approx(expected, rel=1e-9)
         for eta in ETAS:
             single = [estimates.changes(plain, eta, [i], "partial_sum") for i in range(plain.size)]
-            assert np.transpose(per_sequence_contributions(run, eta)) == pytest.approx(np.array(single), rel=1e-9)
+            assert np.transpose(ah.per_sequence_contributions(run, eta)) == pytest.approx(np.array(single), rel=1e-9)
 
 
 def test_reference_totals(runs: Side) -> None:
-    for eta, total in reference_true_totals(runs.large).items():
+    for eta, total in ah.reference_true_totals(runs.large).items():
         assert total == pytest.approx(mean_true_total(runs.plain_large, eta), rel=1e-12)
 
 
@@ -112,18 +100,18 @@ def test_draws_of_every_estimator_size_and_seed(runs: Side) -> None:
         chosen: Any = {"estimator": estimator, "reference": -1e-3}
         rng = np.random.default_rng(seed)
         expected = estimates.subset_errors(runs.plain_large[name], eta, n, runs.draws, rng, **chosen)
-        found = simulate_err_rel(runs.large[name], eta, n, num_samples=runs.draws, seed=seed, **chosen)
+        found = ah.simulate_err_rel(runs.large[name], eta, n, num_samples=runs.draws, seed=seed, **chosen)
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_draws_over_runs_and_etas_from_one_stream_and_their_summary(runs: Side) -> None:
     for estimator, n, seed in product(("partial_sum", "ratio"), runs.sizes[:4], runs.seeds):
         expected = estimates.distributed_errors(runs.plain_large, ETAS, n, 5, seed, estimator)
-        references = None if estimator == "partial_sum" else reference_true_totals(runs.large)
-        found = sample_err_rel_across_runs(
+        references = None if estimator == "partial_sum" else ah.reference_true_totals(runs.large)
+        found = ah.sample_err_rel_across_runs(
             runs.large, ETAS, subset_size=n, samples_per_eta=5, seed=seed, estimator=estimator, references=references
         )
-        for eta, *row in summarize_err_rel_distribution(found).itertuples(index=False):
+        for eta, *row in ah.summarize_err_rel_distribution(found).itertuples(index=False):
             values = found.loc[found["eta"] == eta, "err_rel"].tolist()
             assert values == pytest.approx(expected[eta], rel=1e-9, abs=1e-9)
             assert row == same(estimates.summary(expected[eta]))
@@ -131,14 +119,14 @@ def test_draws_over_runs_and_etas_from_one_stream_and_their_summary(runs: Side) 
 
 def test_comparisons_of_subsets_with_actual_runs(runs: Side) -> None:
     for eta, estimator, n in product(ETAS, estimates.ESTIMATORS, runs.sizes[:4]):
-        found = compare_err_rel_distributions(
+        found = ah.compare_err_rel_distributions(
             runs.large, runs.small, eta, sample_size=n, num_samples=5, seed=3, estimator=estimator
         )
         expected = estimates.compared_errors(runs.plain_large, eta, n, 5, 3, estimator)
         assert found.synthetic["err_rel"].tolist() == same(expected)
         reference = mean_true_total(runs.plain_large, eta)
         actual = [estimates.full_error(b, eta, reference, estimator) for b in runs.plain_small.values()]
-        collected = collect_err_rel_across_runs(runs.small, eta, reference, estimator=estimator)
+        collected = ah.collect_err_rel_across_runs(runs.small, eta, reference, estimator=estimator)
         assert found.actual["err_rel"].tolist() == collected["err_rel"].tolist() == same(actual)
 
 
@@ -147,7 +135,7 @@ def test_disjoint_subsets_that_use_every_sequence_average_to_the_exact_partial_s
     for eta, (name, run) in product(ETAS, runs.large.items()):
         plain = runs.plain_large[name]
         everything = estimates.full_error(plain, eta, -1e-3, "partial_sum")
-        found = simulate_err_rel(run, eta, 256, num_samples=80, sampler="disjoint", reference=-1e-3)
+        found = ah.simulate_err_rel(run, eta, 256, num_samples=80, sampler="disjoint", reference=-1e-3)
         assert float(found.mean()) == pytest.approx(everything * 256 / plain.size, rel=1e-9)
 
 
@@ -155,10 +143,10 @@ def test_standard_errors_of_fresh_batches_and_of_subsets(runs: Side) -> None:
     for (run, plain), eta, estimator in product(runs.pairs(), ETAS, estimates.ESTIMATORS):
         spread = errors.spread(errors.error_influence(plain, eta, -1e-3, estimator))
         for n in (size for size in runs.sizes if size <= plain.size):
-            subset = err_rel_standard_error(run, eta, n, reference=-1e-3, estimator=estimator, population="run")
+            subset = ah.err_rel_standard_error(run, eta, n, reference=-1e-3, estimator=estimator, population="run")
             assert subset == pytest.approx(errors.subset_standard_error(plain, eta, n, -1e-3, estimator), rel=1e-9)
             if estimator != "partial_sum":
-                fresh = err_rel_standard_error(run, eta, n, reference=-1e-3, estimator=estimator)
+                fresh = ah.err_rel_standard_error(run, eta, n, reference=-1e-3, estimator=estimator)
                 assert fresh == pytest.approx(spread / math.sqrt(n), rel=1e-9)
 
 
@@ -166,14 +154,14 @@ def test_standard_errors_of_fresh_batches_and_of_subsets(runs: Side) -> None:
 def test_standard_errors_are_those_of_leaving_out_one_sequence_at_a_time(runs: Side, estimator: str) -> None:
     # The jackknife and the gradient differ by what is of second order, a few parts in N = 256.
     jackknife = errors.delete_one_standard_error(runs.plain_small["run_01"], ETAS[0], -1e-3, estimator)
-    found = err_rel_standard_error(runs.small["run_01"], ETAS[0], reference=-1e-3, estimator=estimator)
+    found = ah.err_rel_standard_error(runs.small["run_01"], ETAS[0], reference=-1e-3, estimator=estimator)
     assert found == pytest.approx(jackknife, rel=0.03)
 
 
 @pytest.mark.parametrize("adjusted", [False, True])
 def test_parts_of_the_error(runs: Side, adjusted: bool) -> None:
     for eta in ETAS:
-        table = decompose_err_rel(runs.large, eta, score_adjusted=adjusted)
+        table = ah.decompose_err_rel(runs.large, eta, score_adjusted=adjusted)
         reference = mean_true_total(runs.plain_large, eta)
         parts = [errors.decomposed(b, eta, reference, adjusted=adjusted) for b in runs.plain_large.values()]
         for name in ("err_rel", "linear_minus_matched", "matched_minus_true"):

@@ -8,22 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis_helpers import (
-    check_prediction,
-    collect_err_rel_across_runs,
-    decompose_err_rel,
-    err_rel_standard_error,
-    explain_partial_sum,
-    inventory,
-    load_runs,
-    predict_err_rel,
-    reference_true_totals,
-    required_batch_size,
-    run_health,
-    sample_err_rel_across_runs,
-    simulate_err_rel_across_runs,
-    summarize_err_rel_distribution,
-)
+import analysis_helpers as ah
 from analysis_helpers.inference.decomposition import pool_decomposition
 from analysis_helpers.runs.json import encode_run, parse_run
 from tests.building import Runs
@@ -52,16 +37,16 @@ PUBLISHED = [
 
 @pytest.fixture(scope="module")
 def large(research_root: Path) -> Runs:
-    return load_runs(research_root / "E_2048")
+    return ah.load_runs(research_root / "E_2048")
 
 
 @pytest.fixture(scope="module")
 def small(research_root: Path) -> Runs:
-    return load_runs(research_root / "E_256")
+    return ah.load_runs(research_root / "E_256")
 
 
 def test_all_files_load_add_up_and_survive_a_round_trip(research_root: Path, large: Runs) -> None:
-    table = inventory(research_root)
+    table = ah.inventory(research_root)
     assert len(table) == 8
     assert (table[["problem", "same_as"]] == "").all(axis=None)
     assert table["supports"].str.startswith("linear, score, baseline_entropy, curvature").all()
@@ -70,15 +55,15 @@ def test_all_files_load_add_up_and_survive_a_round_trip(research_root: Path, lar
 
 
 def test_references_and_the_published_distribution_of_the_partial_sum(large: Runs) -> None:
-    assert list(reference_true_totals(large).values()) == pytest.approx([-1.225013e-03, -2.309663e-03], rel=5e-7)
-    draws = sample_err_rel_across_runs(large, ETAS, subset_size=256, samples_per_eta=500, seed=42)
+    assert list(ah.reference_true_totals(large).values()) == pytest.approx([-1.225013e-03, -2.309663e-03], rel=5e-7)
+    draws = ah.sample_err_rel_across_runs(large, ETAS, subset_size=256, samples_per_eta=500, seed=42)
     columns = ["mean_err_rel", "std_err_rel", "min_err_rel", "max_err_rel"]
-    first, second = summarize_err_rel_distribution(draws)[columns].to_numpy()
+    first, second = ah.summarize_err_rel_distribution(draws)[columns].to_numpy()
     published = [0.06771040938745025, 1.2146092660791616, -5.26392053961792, 4.113773569475203]
     assert first == pytest.approx(published, rel=1e-11)
     # The last is published as 2.9721559, a digit short; plain loops give 2.97215569 too.
     assert second == pytest.approx([0.0273857855, 0.6748511983, -2.7764594366, 2.97215569], rel=1e-8)
-    assert explain_partial_sum(large, ETAS, 256)["base_entropy_share"].between(0.929, 0.99).all()
+    assert ah.explain_partial_sum(large, ETAS, 256)["base_entropy_share"].between(0.929, 0.99).all()
 
 
 @pytest.mark.parametrize(("eta", "of_small", "of_large", "second", "pooled"), PUBLISHED)
@@ -91,11 +76,11 @@ def test_errors_their_parts_and_standard_errors(
     second: list[float],
     pooled: list[float],
 ) -> None:
-    reference = reference_true_totals(large)[eta]
+    reference = ah.reference_true_totals(large)[eta]
     for estimator in ("partial_sum", "ratio"):
-        actual = collect_err_rel_across_runs(small, eta, reference, estimator=estimator)
+        actual = ah.collect_err_rel_across_runs(small, eta, reference, estimator=estimator)
         assert actual["err_rel"].to_numpy() == pytest.approx(of_small, abs=6e-7)
-    raw, adjusted = (decompose_err_rel(large, eta, score_adjusted=flag) for flag in (False, True))
+    raw, adjusted = (ah.decompose_err_rel(large, eta, score_adjusted=flag) for flag in (False, True))
     assert [*raw["err_rel"], *raw["se"]] == pytest.approx(of_large, abs=6e-4)
     assert [*raw["matched_minus_true"], *raw["matched_minus_true_se"]] == pytest.approx(second, abs=6e-4)
     assert raw["score_z"].to_numpy() == pytest.approx([3.1, 3.6, 1.3, 3.0], abs=0.06)
@@ -109,14 +94,15 @@ def test_errors_their_parts_and_standard_errors(
 @pytest.mark.parametrize("n", [16, 32, 64, 128, 256, 512, 1024])
 def test_the_closed_form_is_the_spread_of_draws(large: Runs, n: int) -> None:
     # The SD of 20,000 draws is known to about 0.6 % (tails heavier than normal): 2 % fails with probability 1e-3 an n.
-    references = reference_true_totals(large)
-    draws = simulate_err_rel_across_runs(
+    references = ah.reference_true_totals(large)
+    draws = ah.simulate_err_rel_across_runs(
         large, ETAS, n, num_samples=20_000, seed=n, estimator="ratio", references=references
     )
     found = draws.groupby(["run", "eta"])["err_rel"].std()
     for eta, published in zip(ETAS, [0.487, 0.495], strict=True):
         closed = [
-            err_rel_standard_error(run, eta, n, reference=references[eta], population="run") for run in large.values()
+            ah.err_rel_standard_error(run, eta, n, reference=references[eta], population="run")
+            for run in large.values()
         ]
         drawn = [found[name, eta] for name in large]
         assert np.divide(closed, drawn) == pytest.approx(1, abs=0.03 if n < 32 else 0.02)
@@ -125,21 +111,23 @@ def test_the_closed_form_is_the_spread_of_draws(large: Runs, n: int) -> None:
 
 
 def test_the_small_runs_fall_and_scatter_as_predicted(large: Runs, small: Runs) -> None:
-    assert check_prediction(large, small, 1.6e-6)["pit"].to_numpy() == pytest.approx([0.13, 0.65, 0.16, 0.76], abs=0.01)
+    assert ah.check_prediction(large, small, 1.6e-6)["pit"].to_numpy() == pytest.approx(
+        [0.13, 0.65, 0.16, 0.76], abs=0.01
+    )
     # Four values have an SD known to 41 %: within 0.34 and 1.63 of the truth with probability 95 % (chi-square, 3).
     for eta in ETAS:
-        actual = check_prediction(large, small, eta)["err_rel"].std()
-        predicted = predict_err_rel(large, eta, 256)
+        actual = ah.check_prediction(large, small, eta)["err_rel"].std()
+        predicted = ah.predict_err_rel(large, eta, 256)
         assert 0.34 < actual / np.hypot(predicted.sampling_sd, predicted.tau) < 1.63
-        assert required_batch_size(large, eta, target_sd=predicted.sampling_sd) == 256
+        assert ah.required_batch_size(large, eta, target_sd=predicted.sampling_sd) == 256
 
 
 def test_health_shows_score_precision_floor_and_stored_errors(large: Runs, small: Runs) -> None:
-    table = run_health(large)
+    table = ah.run_health(large)
     flagged = table[table["flag"]]
     assert flagged.loc[flagged["check"] == "noise_share", "eta"].tolist() == [1.6e-6] * 3
     assert sorted(flagged.loc[flagged["check"] == "score_z", "run"]) == ["run_01", "run_02"]
-    stored = pd.concat([table, run_health(small)]).query("check == 'stored_error'")
+    stored = pd.concat([table, ah.run_health(small)]).query("check == 'stored_error'")
     assert len(stored) == 8 * 4
     assert stored["value"].between(0.7, 1.3).all()
     assert not stored["flag"].any()

@@ -18,15 +18,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from analysis_helpers import (
-    Run,
-    contribution_table,
-    decompose_err_rel,
-    err_rel_standard_error,
-    load_runs,
-    simulate_err_rel_across_runs,
-    write_run,
-)
+import analysis_helpers as ah
 from analysis_helpers.plots import plot_contribution_tails
 from tests.benchmarks.__main__ import exponent
 from tests.building import ETAS, random_run, write_like_a_real_file
@@ -40,23 +32,23 @@ ROUNDS = 7
 Taken = dict[str, tuple[float, float]]  # step -> processor seconds, bytes
 
 
-def draw_tails(runs: dict[str, Run]) -> None:
-    plot_contribution_tails(contribution_table(runs, ETAS[0])).savefig(BytesIO())
+def draw_tails(runs: dict[str, ah.Run]) -> None:
+    plot_contribution_tails(ah.contribution_table(runs, ETAS[0])).savefig(BytesIO())
     plt.close("all")
 
 
 def steps(path: Path) -> dict[str, Callable[[], object]]:
     """Return each step's name and what it does, from the file to the figure."""
-    runs = load_runs([path])
+    runs = ah.load_runs([path])
     [run] = runs.values()
     size, eta = run.num_sequences // SHARE, ETAS[0]
     chosen = {"num_samples": SUBSETS, "estimator": "ratio", "sampler": "disjoint"}
     return {
-        "load": lambda: load_runs([path]),
-        "write": lambda: write_run(path.with_name("again.json"), run),
-        "closed form": lambda: err_rel_standard_error(run, eta, size),
-        "subsets": lambda: simulate_err_rel_across_runs(runs, [eta], size, **chosen),  # type: ignore[arg-type]
-        "decomposition": lambda: decompose_err_rel(runs, eta),
+        "load": lambda: ah.load_runs([path]),
+        "write": lambda: ah.write_run(path.with_name("again.json"), run),
+        "closed form": lambda: ah.err_rel_standard_error(run, eta, size),
+        "subsets": lambda: ah.simulate_err_rel_across_runs(runs, [eta], size, **chosen),  # type: ignore[arg-type]
+        "decomposition": lambda: ah.decompose_err_rel(runs, eta),
         "figure": lambda: draw_tails(runs),
     }
 

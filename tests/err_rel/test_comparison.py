@@ -5,16 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from analysis_helpers import (
-    Comparison,
-    Run,
-    RunError,
-    collect_err_rel_across_runs,
-    compare_err_rel_distributions,
-    explain_partial_sum,
-    reference_true_totals,
-    simulate_err_rel,
-)
+import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel.comparison import base_entropy_share, partial_sum_moments
 from tests.building import ETAS, Runs, plain_estimate, random_run, refused
@@ -23,23 +14,23 @@ LARGE = {"run_01": random_run(12, 1), "run_02": random_run(12, 2)}
 SMALL = {"run_01": random_run(5, 3), "run_02": random_run(6, 4), "run_03": random_run(5, 5)}
 
 
-def compare(estimator: str) -> Comparison:
-    return compare_err_rel_distributions(
+def compare(estimator: str) -> ah.Comparison:
+    return ah.compare_err_rel_distributions(
         LARGE, SMALL, ETAS[0], sample_size=5, num_samples=40, seed=6, estimator=estimator
     )
 
 
 @pytest.mark.parametrize(("estimator", "own"), [("partial_sum", True), ("ratio", False)])
 def test_only_subsets_by_the_partial_sum_are_divided_by_each_runs_own_total(estimator: str, own: bool) -> None:
-    found, reference = compare(estimator), reference_true_totals(LARGE)[ETAS[0]]
+    found, reference = compare(estimator), ah.reference_true_totals(LARGE)[ETAS[0]]
     assert found.reference_total == reference
     for name, run in LARGE.items():
         values = found.synthetic.loc[found.synthetic["run"] == name, "err_rel"].to_numpy()
-        alone = simulate_err_rel(
+        alone = ah.simulate_err_rel(
             run, ETAS[0], 5, num_samples=40, seed=6, estimator=estimator, reference=None if own else reference
         )
         assert values == pytest.approx(alone, rel=1e-10)
-    assert found.actual.equals(collect_err_rel_across_runs(SMALL, ETAS[0], reference, estimator=estimator))
+    assert found.actual.equals(ah.collect_err_rel_across_runs(SMALL, ETAS[0], reference, estimator=estimator))
     assert found.actual_sizes == (5, 6, 5)
 
 
@@ -58,15 +49,15 @@ def test_the_summary_is_one_row_over_all_subsets() -> None:
 
 def test_large_runs_that_cannot_take_part_do_not_enter_the_reference() -> None:
     with pytest.warns(RunWarning, match="skipped run_03: .*4 sequences"):
-        comparison = compare_err_rel_distributions(
+        comparison = ah.compare_err_rel_distributions(
             {**LARGE, "run_03": random_run(4, 9)}, SMALL, ETAS[0], sample_size=5, num_samples=4
         )
-    assert comparison.reference_total == reference_true_totals(LARGE)[ETAS[0]]
+    assert comparison.reference_total == ah.reference_true_totals(LARGE)[ETAS[0]]
 
 
 def test_large_and_small_runs_must_hold_the_same_linear_term() -> None:
-    with refused("small run_01: approx.per_sequence[].extras.denom_corr_unscaled", error=RunError):
-        compare_err_rel_distributions(
+    with refused("small run_01: approx.per_sequence[].extras.denom_corr_unscaled", error=ah.RunError):
+        ah.compare_err_rel_distributions(
             LARGE, {"run_01": random_run(5, score=False)}, ETAS[0], sample_size=5, num_samples=4
         )
 
@@ -86,7 +77,7 @@ def test_moments_are_those_of_all_subsets_of_a_tiny_run(size: int) -> None:
 def test_the_mean_is_a_share_of_the_full_error_and_most_spread_is_base_entropy(
     large_runs: Runs,
 ) -> None:
-    table = explain_partial_sum(large_runs, [1.6e-6, 3.2e-6], 256)
+    table = ah.explain_partial_sum(large_runs, [1.6e-6, 3.2e-6], 256)
     assert len(table) == 8
     assert table["partial_sum_mean"].to_numpy() == pytest.approx(table["full_err_rel"].to_numpy() / 8, rel=1e-12)
     assert table["base_entropy_share"].between(0.9, 1.0).all()
@@ -95,7 +86,7 @@ def test_the_mean_is_a_share_of_the_full_error_and_most_spread_is_base_entropy(
 def test_a_run_without_differences_in_base_entropy_has_no_such_spread() -> None:
     rng = np.random.default_rng(0)
     size = 400
-    run = Run.from_arrays(
+    run = ah.Run.from_arrays(
         token_counts=np.full(size, 10),
         h_base=5 + rng.normal(0, 1e-4, size),
         h_new={1e-6: 4 + rng.normal(0, 0.1, size)},

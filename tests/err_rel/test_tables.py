@@ -8,16 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis_helpers import (
-    Run,
-    aggregate_err_rel,
-    collect_err_rel_across_runs,
-    per_sequence_contributions,
-    sample_err_rel_across_runs,
-    simulate_err_rel,
-    simulate_err_rel_across_runs,
-    summarize_err_rel_distribution,
-)
+import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel.tables import supported_estimators
 from tests.building import ETAS, Runs, plain_estimate, random_run, refused, totals_only_run
@@ -27,30 +18,30 @@ RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2), "run_03": ra
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 
 
-def plain_err_rel(run: Run, eta: float, chosen: list[int], estimator: str) -> float:
+def plain_err_rel(run: ah.Run, eta: float, chosen: list[int], estimator: str) -> float:
     true, linear = plain_estimate(run, eta, chosen, estimator)
     return (linear - true) / run.measurement(eta).delta_h_true
 
 
 def test_the_partial_sum_is_the_originals_loop_over_contributions() -> None:
     run, rng = RUNS["run_01"], np.random.default_rng(0)
-    true_seq, linear_seq = per_sequence_contributions(run, ETAS[0])
+    true_seq, linear_seq = ah.per_sequence_contributions(run, ETAS[0])
     plain = []
     for _ in range(20):
         chosen = rng.choice(run.num_sequences, size=4, replace=False)
-        plain.append(aggregate_err_rel(true_seq[chosen], linear_seq[chosen], float(true_seq.sum())))
-    assert simulate_err_rel(run, ETAS[0], 4, num_samples=20) == pytest.approx(plain, rel=1e-10)
+        plain.append(ah.aggregate_err_rel(true_seq[chosen], linear_seq[chosen], float(true_seq.sum())))
+    assert ah.simulate_err_rel(run, ETAS[0], 4, num_samples=20) == pytest.approx(plain, rel=1e-10)
 
 
 @every_estimator
 def test_several_runs_give_the_numbers_of_each_run_alone(estimator: str) -> None:
     # Nine sequences are all of the third run, which takes part.
-    table = simulate_err_rel_across_runs(RUNS, ETAS, 9, num_samples=6, seed=9, estimator=estimator)
+    table = ah.simulate_err_rel_across_runs(RUNS, ETAS, 9, num_samples=6, seed=9, estimator=estimator)
     assert list(table.columns) == ["run", "eta", "err_rel"]
     assert len(table) == 3 * 2 * 6
     for eta, (name, run) in product(ETAS, RUNS.items()):
         together = table.loc[(table["run"] == name) & (table["eta"] == eta), "err_rel"].to_numpy()
-        alone = simulate_err_rel(run, eta, 9, num_samples=6, seed=9, estimator=estimator)
+        alone = ah.simulate_err_rel(run, eta, 9, num_samples=6, seed=9, estimator=estimator)
         assert together == pytest.approx(alone, rel=1e-10)
 
 
@@ -60,61 +51,63 @@ def test_draws_have_the_mean_and_spread_of_all_subsets(estimator: str) -> None:
     # with less.
     run = RUNS["run_02"]
     every = np.array([plain_err_rel(run, ETAS[1], list(c), estimator) for c in combinations(range(12), 3)])
-    values = simulate_err_rel(run, ETAS[1], 3, num_samples=20_000, seed=1, estimator=estimator)
+    values = ah.simulate_err_rel(run, ETAS[1], 3, num_samples=20_000, seed=1, estimator=estimator)
     assert abs(values.mean() - every.mean()) < 4 * every.std() / np.sqrt(20_000)
     assert values.std() == pytest.approx(every.std(), rel=0.05)
 
 
 def test_subsets_without_tokens_are_not_counted_and_are_warned_about() -> None:
     arrays: dict[str, Any] = {"h_new": {1e-6: [0, 1, 0]}, "log_weights": {1e-6: [0, 0, 0]}, "gdotv": [0, 1, 0]}
-    run = Run.from_arrays(token_counts=[0, 5, 0], h_base=[0, 2, 0], **arrays)
+    run = ah.Run.from_arrays(token_counts=[0, 5, 0], h_base=[0, 2, 0], **arrays)
     with pytest.warns(RunWarning, match="of 50 subsets hold no tokens or no weight"):
-        values = simulate_err_rel(run, 1e-6, 1, num_samples=50, estimator="ratio", reference=-0.2)
+        values = ah.simulate_err_rel(run, 1e-6, 1, num_samples=50, estimator="ratio", reference=-0.2)
     assert 0 < np.isnan(values).sum() < 50
-    table = summarize_err_rel_distribution(pd.DataFrame({"eta": 1e-6, "err_rel": values}))
+    table = ah.summarize_err_rel_distribution(pd.DataFrame({"eta": 1e-6, "err_rel": values}))
     assert table["num_samples"].tolist() == [np.isfinite(values).sum()]
 
 
 def test_the_aggregate_is_linear_minus_true_over_the_total() -> None:
-    assert aggregate_err_rel([1.0, 2.0], [2.5, 2.5], 4.0) == 0.5
-    assert np.isnan(aggregate_err_rel([1.0], [2.0], 0.0))
+    assert ah.aggregate_err_rel([1.0, 2.0], [2.5, 2.5], 4.0) == 0.5
+    assert np.isnan(ah.aggregate_err_rel([1.0], [2.0], 0.0))
     with refused("true_subset and linear_subset must have", "(2,)", "(1,)"):
-        aggregate_err_rel([1.0, 2.0], [2.0], 1.0)
+        ah.aggregate_err_rel([1.0, 2.0], [2.0], 1.0)
 
 
 def test_a_given_reference_is_divided_by() -> None:
     run = RUNS["run_01"]
-    own, common, zero = (simulate_err_rel(run, ETAS[0], 4, num_samples=5, reference=r) for r in (None, -2.0, 0.0))
+    own, common, zero = (ah.simulate_err_rel(run, ETAS[0], 4, num_samples=5, reference=r) for r in (None, -2.0, 0.0))
     assert common * -2.0 == pytest.approx(own * run.measurements[0].delta_h_true, rel=1e-12)
     assert np.isnan(zero).all()
     references = {ETAS[0]: -2.0, ETAS[1]: -4.0}
-    table = simulate_err_rel_across_runs(RUNS, ETAS, 4, num_samples=5, references=references)
-    sampled = sample_err_rel_across_runs(RUNS, ETAS, subset_size=4, samples_per_eta=5, references=references)
+    table = ah.simulate_err_rel_across_runs(RUNS, ETAS, 4, num_samples=5, references=references)
+    sampled = ah.sample_err_rel_across_runs(RUNS, ETAS, subset_size=4, samples_per_eta=5, references=references)
     for found in (table, sampled):
         assert found["err_rel"].to_numpy()[:5] == pytest.approx(common, rel=1e-12)
 
 
 @pytest.mark.parametrize("estimator", ["partial_sum", "ratio"])
 def test_full_batch_errors_are_those_of_the_stored_totals(estimator: str) -> None:
-    table = collect_err_rel_across_runs(RUNS, ETAS[0], -0.05, estimator=estimator)
+    table = ah.collect_err_rel_across_runs(RUNS, ETAS[0], -0.05, estimator=estimator)
     assert list(table["run"]) == list(RUNS)
     for run, value in zip(RUNS.values(), table["err_rel"], strict=True):
         difference = ETAS[0] * run.delta_h_per_lr - run.measurement(ETAS[0]).delta_h_true
         assert value == pytest.approx(difference / -0.05, rel=1e-9)
-        [whole] = simulate_err_rel(run, ETAS[0], run.num_sequences, num_samples=1, estimator=estimator, reference=-0.05)
+        [whole] = ah.simulate_err_rel(
+            run, ETAS[0], run.num_sequences, num_samples=1, estimator=estimator, reference=-0.05
+        )
         assert whole == pytest.approx(value, rel=1e-9)
 
 
 def test_the_summary_has_a_row_an_eta_with_unbiased_spread() -> None:
     df = pd.DataFrame({"run": "run_01", "eta": [2e-6, 1e-6, 1e-6, 1e-6], "err_rel": [0.5, 1.0, 2.0, 6.0]})
-    table = summarize_err_rel_distribution(df)
+    table = ah.summarize_err_rel_distribution(df)
     moments = [f"{name}_err_rel" for name in ("mean", "std", "var", "min", "max")]
     assert list(table.columns) == ["eta", *moments, "num_samples"]
     assert table["eta"].tolist() == [1e-6, 2e-6]
     assert table.iloc[0].tolist() == pytest.approx([1e-6, 3.0, np.sqrt(7.0), 7.0, 1.0, 6.0, 3])  # (4 + 1 + 9) / 2
     assert np.isnan(table["std_err_rel"].iloc[1])
     with refused("df must have the columns 'eta' and 'err_rel'", "['x']"):
-        summarize_err_rel_distribution(pd.DataFrame({"x": [1.0]}))
+        ah.summarize_err_rel_distribution(pd.DataFrame({"x": [1.0]}))
 
 
 def test_only_what_every_run_records_is_on_offer(large_runs: Runs) -> None:
@@ -125,14 +118,14 @@ def test_only_what_every_run_records_is_on_offer(large_runs: Runs) -> None:
 def test_runs_that_cannot_take_part_are_named_with_the_reason() -> None:
     runs = {**RUNS, "run_02": dataclasses.replace(RUNS["run_02"], measurements=RUNS["run_02"].measurements[:1])}
     with pytest.warns(RunWarning) as caught:
-        table = sample_err_rel_across_runs(runs, ETAS, subset_size=10, samples_per_eta=2)
+        table = ah.sample_err_rel_across_runs(runs, ETAS, subset_size=10, samples_per_eta=2)
     second, third = sorted(str(w.message) for w in caught)
     assert second.startswith("skipped run_02: ")
     assert third.startswith("skipped run_03: ")
     assert "subset_size 10" in third
     assert table.groupby("eta")["run"].unique().map(list).tolist() == [["run_01", "run_02"], ["run_01"]]
     with pytest.warns(RunWarning, match="skipped run_02: .*eta 2e-06"):
-        assert list(collect_err_rel_across_runs(runs, ETAS[1], -1.0)["run"]) == ["run_01", "run_03"]
+        assert list(ah.collect_err_rel_across_runs(runs, ETAS[1], -1.0)["run"]) == ["run_01", "run_03"]
 
 
 @pytest.mark.parametrize(
@@ -149,11 +142,11 @@ def test_runs_that_cannot_take_part_are_named_with_the_reason() -> None:
 )
 def test_bad_arguments_are_named(changed: dict[str, Any], message: str) -> None:
     with refused(message):
-        simulate_err_rel_across_runs(**{"runs": RUNS, "etas": ETAS, "sample_size": 4, "num_samples": 2, **changed})
+        ah.simulate_err_rel_across_runs(**{"runs": RUNS, "etas": ETAS, "sample_size": 4, "num_samples": 2, **changed})
 
 
 def test_arguments_are_named_as_each_function_calls_them() -> None:
     with refused("sample_size must be at most 12", "13"):
-        simulate_err_rel(RUNS["run_01"], ETAS[0], 13)
+        ah.simulate_err_rel(RUNS["run_01"], ETAS[0], 13)
     with refused("samples_per_eta must be a whole number", "0"):
-        sample_err_rel_across_runs(RUNS, ETAS, subset_size=4, samples_per_eta=0)
+        ah.sample_err_rel_across_runs(RUNS, ETAS, subset_size=4, samples_per_eta=0)

@@ -4,13 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis_helpers import (
-    RunError,
-    decompose_err_rel,
-    decomposition_table,
-    reference_true_totals,
-    synthetic_runs,
-)
+import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.estimators import scores
 from analysis_helpers.inference.decomposition import PARTS, pool_decomposition
@@ -18,8 +12,8 @@ from tests.building import ETAS, Runs, plain_estimate, random_run, refused, tota
 
 
 def off_policy(temperature: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    runs = synthetic_runs(20, 1024, [1.6e-6], seed=9, sampling_temperature=temperature)
-    raw, adjusted = (decompose_err_rel(runs, 1.6e-6, score_adjusted=flag) for flag in (False, True))
+    runs = ah.synthetic_runs(20, 1024, [1.6e-6], seed=9, sampling_temperature=temperature)
+    raw, adjusted = (ah.decompose_err_rel(runs, 1.6e-6, score_adjusted=flag) for flag in (False, True))
     return raw, adjusted
 
 
@@ -29,19 +23,19 @@ def mean_and_error(values: pd.Series[float]) -> tuple[float, float]:
 
 @pytest.mark.parametrize("score_adjusted", [False, True])
 def test_the_parts_add_up_to_the_error(large_runs: Runs, score_adjusted: bool) -> None:
-    table = decompose_err_rel(large_runs, 1.6e-6, score_adjusted=score_adjusted)
+    table = ah.decompose_err_rel(large_runs, 1.6e-6, score_adjusted=score_adjusted)
     parts = ("err_rel", "se", *(name for part in PARTS for name in (part, f"{part}_se")))
     assert list(table.columns) == ["run", "eta", *parts, "score_z"]
     assert (table["linear_minus_matched"] + table["matched_minus_true"]).to_numpy() == pytest.approx(table["err_rel"])
-    given = decompose_err_rel(
-        large_runs, 1.6e-6, reference=reference_true_totals(large_runs)[1.6e-6], score_adjusted=score_adjusted
+    given = ah.decompose_err_rel(
+        large_runs, 1.6e-6, reference=ah.reference_true_totals(large_runs)[1.6e-6], score_adjusted=score_adjusted
     )
     pd.testing.assert_frame_equal(table, given)
 
 
 def test_each_part_is_a_difference_of_estimates_over_the_reference() -> None:
     run, everything = random_run(), range(12)
-    [row] = decompose_err_rel({"run_01": run}, ETAS[0], reference=-0.5).to_dict("records")
+    [row] = ah.decompose_err_rel({"run_01": run}, ETAS[0], reference=-0.5).to_dict("records")
     true, linear = plain_estimate(run, ETAS[0], everything, "ratio")
     _, matched = plain_estimate(run, ETAS[0], everything, "matched")
     assert row["linear_minus_matched"] == pytest.approx((linear - matched) / -0.5, rel=1e-9)
@@ -64,27 +58,27 @@ def test_runs_are_pooled_by_inverse_variance() -> None:
 
 
 def test_the_table_of_parts_has_runs_and_their_pool_raw_and_adjusted_for_each_eta(large_runs: Runs) -> None:
-    table = decomposition_table(large_runs, [1.6e-6, 3.2e-6])
+    table = ah.decomposition_table(large_runs, [1.6e-6, 3.2e-6])
     assert table["run"].tolist() == [*large_runs, "pooled"] * 4
     raw = table[(table["eta"] == 3.2e-6) & ~table["score_adjusted"].astype(bool)]
-    direct = decompose_err_rel(large_runs, 3.2e-6)
+    direct = ah.decompose_err_rel(large_runs, 3.2e-6)
     assert raw["err_rel"].tolist() == [*direct["err_rel"], *pool_decomposition(direct)["err_rel"]]
 
 
 def test_runs_without_a_score_cannot_be_split_and_are_left_out_of_the_table_with_a_warning() -> None:
-    with refused("run 0: approx.per_sequence[].extras.denom_corr_unscaled", error=RunError):
-        decompose_err_rel({"run_01": random_run(score=False)}, ETAS[0])
+    with refused("run 0: approx.per_sequence[].extras.denom_corr_unscaled", error=ah.RunError):
+        ah.decompose_err_rel({"run_01": random_run(score=False)}, ETAS[0])
     with pytest.warns(RunWarning, match="skipped run_02"):
-        table = decomposition_table({"run_01": random_run(), "run_02": totals_only_run()}, [ETAS[0]])
+        table = ah.decomposition_table({"run_01": random_run(), "run_02": totals_only_run()}, [ETAS[0]])
     assert set(table["run"]) == {"run_01", "pooled"}
     with pytest.warns(RunWarning, match="skipped run_02"):
-        assert decomposition_table({"run_02": totals_only_run()}, [1e-6]).empty
+        assert ah.decomposition_table({"run_02": totals_only_run()}, [1e-6]).empty
 
 
 def test_scores_of_sequences_from_the_policy_are_standard_normal() -> None:
     # 60 runs: the mean of z is within 4 / sqrt(60), its SD within 4 / sqrt(120) of 1; each fails with probability
     # 6e-5.
-    z = decompose_err_rel(synthetic_runs(60, 128, [1.6e-6], seed=8), 1.6e-6)["score_z"]
+    z = ah.decompose_err_rel(ah.synthetic_runs(60, 128, [1.6e-6], seed=8), 1.6e-6)["score_z"]
     assert abs(z.mean()) < 4 / np.sqrt(60)
     assert abs(z.std() - 1) < 4 / np.sqrt(120)
 

@@ -7,16 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis_helpers import (
-    Run,
-    contribution_table,
-    contribution_tails,
-    health_of_batches,
-    health_overview,
-    run_health,
-    run_totals,
-    synthetic_runs,
-)
+import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.estimators import scores
 from analysis_helpers.inference.health import CHECKS
@@ -26,30 +17,30 @@ from tests.building import ETAS, Runs, known, random_run, refused, totals_only_r
 from tests.calibration.calibration import with_log_weights
 
 
-def flagged(run: Run) -> set[str]:
-    table = run_health({"run_01": run})
+def flagged(run: ah.Run) -> set[str]:
+    table = ah.run_health({"run_01": run})
     return set(table[table["flag"]]["check"])
 
 
-def found(run: Run, check: str, eta: float | None = None) -> Any:
+def found(run: ah.Run, check: str, eta: float | None = None) -> Any:
     """Return the row of a check, at one eta or of the run."""
-    table = run_health({"run_01": run})
+    table = ah.run_health({"run_01": run})
     at = table["eta"].isna() if eta is None else np.isclose(table["eta"], eta)
     [row] = table[(table["check"] == check) & at].itertuples()
     return row
 
 
-def with_weights(log_weights: Any) -> Run:
+def with_weights(log_weights: Any) -> ah.Run:
     plain = random_run(len(next(iter(log_weights.values()))), score=False)
     h_new = {m.eta: m.h_new for m in plain.measurements if m.eta in log_weights}
     h_base = known(plain.measurements[0].h_base)
-    return Run.from_arrays(
+    return ah.Run.from_arrays(
         token_counts=plain.token_counts, h_base=h_base, h_new=h_new, log_weights=log_weights, gdotv=plain.gdotv
     )
 
 
 def test_every_check_is_a_row_with_a_value_a_limit_and_a_meaning(large_runs: Runs) -> None:
-    table = run_health(large_runs)
+    table = ah.run_health(large_runs)
     assert list(table.columns) == ["run", "eta", "check", "value", "limit", "flag", "meaning"]
     assert set(table["check"]) == set(CHECKS)
     assert set(table["run"]) == set(large_runs)
@@ -57,7 +48,7 @@ def test_every_check_is_a_row_with_a_value_a_limit_and_a_meaning(large_runs: Run
     assert not table["flag"].any()
     assert (table["meaning"].str.len() > 20).all()
     with refused("no runs given"):
-        run_health({})
+        ah.run_health({})
 
 
 def test_values_are_those_of_their_definitions(large_runs: Runs) -> None:
@@ -92,7 +83,7 @@ def test_without_the_score_noise_is_told_from_a_step_of_twice_the_size() -> None
 
 
 def test_sampling_off_policy_moves_the_score() -> None:
-    [run] = synthetic_runs(1, 2048, seed=5, sampling_temperature=0.95).values()
+    [run] = ah.synthetic_runs(1, 2048, seed=5, sampling_temperature=0.95).values()
     assert flagged(run) == {"score_z"}
 
 
@@ -133,7 +124,7 @@ def test_a_stored_error_of_curvature_is_held_against_the_curvature_terms() -> No
 
 
 def test_what_a_run_does_not_record_is_missing_and_not_flagged() -> None:
-    table = run_health({"run_01": totals_only_run()})
+    table = ah.run_health({"run_01": totals_only_run()})
     missing = table[table["value"].isna()]
     assert set(missing["check"]) == {"score_z", "noise_share", "step_error", "pareto_k"}
     assert not missing["flag"].any()
@@ -154,8 +145,8 @@ def test_weights_that_are_all_or_nearly_the_same_have_no_tail_and_give_no_warnin
 def test_healthy_runs_raise_flags_at_the_stated_rate_only() -> None:
     # 2,000 healthy batches of 128 from one policy: the score is beyond 3 in 0.27 % if normal (5.4 +- 2.3 batches), the
     # tail of so few weights beyond its limit in about as many; 20 would be 6 standard errors.
-    made = synthetic_runs(1, 2000 * 128, etas=[1.6e-6], policy=short_policy())["run_01"]
-    tables = [run_health({"run_01": batch_of(made, 128 * k, 128)}) for k in range(2000)]
+    made = ah.synthetic_runs(1, 2000 * 128, etas=[1.6e-6], policy=short_policy())["run_01"]
+    tables = [ah.run_health({"run_01": batch_of(made, 128 * k, 128)}) for k in range(2000)]
     rates = pd.concat(tables).groupby("check")["flag"].sum()
     assert rates["score_z"] < 20
     assert rates["pareto_k"] < 20
@@ -166,9 +157,9 @@ def test_healthy_runs_raise_flags_at_the_stated_rate_only() -> None:
 
 def test_the_overview_shows_the_worst_and_names_what_is_flagged(large_runs: Runs, small_runs: Runs) -> None:
     off = dataclasses.replace(small_runs["run_02"], delta_h_per_lr=1.0)
-    table = health_of_batches({"E_2048": large_runs, "E_256": {**small_runs, "run_02": off}})
+    table = ah.health_of_batches({"E_2048": large_runs, "E_256": {**small_runs, "run_02": off}})
     assert table["run"].nunique() == 8
-    overview = health_overview(table).set_index("check")
+    overview = ah.health_overview(table).set_index("check")
     assert list(overview.loc["integrity", ["worst", "flagged"]]) == [1, "E_256/run_02"]
     assert overview.loc["ess_share", "worst"] == table[table["check"] == "ess_share"]["value"].min()
     assert (overview.drop("integrity")["flagged"] == "").all()
@@ -176,7 +167,7 @@ def test_the_overview_shows_the_worst_and_names_what_is_flagged(large_runs: Runs
 
 def test_totals_are_listed_by_eta_batch_and_run() -> None:
     run = random_run()
-    table = run_totals({"E_12": {"run_01": run, "run_02": random_run(seed=2)}, "E_2": {"run_01": totals_only_run()}})
+    table = ah.run_totals({"E_12": {"run_01": run, "run_02": random_run(seed=2)}, "E_2": {"run_01": totals_only_run()}})
     numbers = ["sequences", "true", "linear", "true_se", "linear_se", "ess_share"]
     assert list(table.columns) == ["batch", "run", "eta", *numbers]
     assert table["eta"].tolist() == [1e-6, 1e-6, 1e-6, 2e-6, 2e-6]
@@ -186,23 +177,23 @@ def test_totals_are_listed_by_eta_batch_and_run() -> None:
 
 
 def test_contributions_have_a_row_a_sequence(large_runs: Runs) -> None:
-    table = contribution_table(large_runs, 1.6e-6)
+    table = ah.contribution_table(large_runs, 1.6e-6)
     assert len(table) == 4 * 2048
     totals = table.groupby("run")["true"].sum()
     for name, run in large_runs.items():
         assert totals[name] == pytest.approx(run.measurement(1.6e-6).delta_h_true, rel=1e-9)
     with refused("none of run_01, run_02, run_03, run_04 has eta 5e-06"):
-        contribution_table(large_runs, 5e-6)
+        ah.contribution_table(large_runs, 5e-6)
     with pytest.warns(RunWarning, match="skipped run_02"):
-        table = contribution_table({"run_01": random_run(), "run_02": totals_only_run()}, 1e-6)
+        table = ah.contribution_table({"run_01": random_run(), "run_02": totals_only_run()}, 1e-6)
     assert set(table["run"]) == {"run_01"}
     with pytest.warns(RunWarning, match="skipped run_02"):
-        assert contribution_table({"run_02": totals_only_run()}, 1e-6).empty
+        assert ah.contribution_table({"run_02": totals_only_run()}, 1e-6).empty
 
 
 def test_tails_measure_the_largest_and_the_top_hundredth() -> None:
     values = np.array([0.0] * 198 + [10.0, -10.0])
-    table = contribution_tails(pd.DataFrame({"run": "run_01", "true": values, "linear": np.arange(200.0)}))
+    table = ah.contribution_tails(pd.DataFrame({"run": "run_01", "true": values, "linear": np.arange(200.0)}))
     true, linear = table.to_dict("records")
     assert true["top_1pct_share"] == 1.0
     assert true["sd"] == pytest.approx(np.sqrt(200 / 199))

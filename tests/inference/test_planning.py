@@ -6,15 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis_helpers import (
-    RunError,
-    budget_table,
-    err_rel_standard_error,
-    error_by_size,
-    reference_true_totals,
-    required_batch_size,
-    synthetic_runs,
-)
+import analysis_helpers as ah
 from analysis_helpers.inference.planning import Goal, Plan, plan_batch_size, smallest_for, spread_interval
 from analysis_helpers.inference.prediction import pilot_of, predict
 from analysis_helpers.inference.random_effects import Pool
@@ -33,30 +25,30 @@ def width(plan: Plan) -> float:
 
 
 def test_the_batch_for_a_standard_error_is_the_smallest(large_runs: Runs) -> None:
-    n, pilot = known(required_batch_size(large_runs, ETA, target_sd=0.3)), pilot_of(large_runs, ETA)
+    n, pilot = known(ah.required_batch_size(large_runs, ETA, target_sd=0.3)), pilot_of(large_runs, ETA)
     assert predict(pilot, n).sampling_sd <= 0.3 < predict(pilot, n - 1).sampling_sd
 
 
 def test_a_run_plans_its_own_size_for_its_own_standard_error() -> None:
     run = random_run(40)
-    target = err_rel_standard_error(run, ETAS[0])
-    assert required_batch_size({"run_01": run}, ETAS[0], target_sd=target) == 40
+    target = ah.err_rel_standard_error(run, ETAS[0])
+    assert ah.required_batch_size({"run_01": run}, ETAS[0], target_sd=target) == 40
 
 
 # The last one is reached where few runs make tails so heavy that a larger batch alone would not do better.
 @pytest.mark.parametrize(("tolerance", "probability"), [(0.5, 0.9), (1.0, 0.5), (0.8, 0.95), (0.6, 0.95)])
 def test_the_batch_for_a_tolerance_is_the_smallest(large_runs: Runs, tolerance: float, probability: float) -> None:
-    n = known(required_batch_size(large_runs, ETA, tolerance=tolerance, probability=probability))
+    n = known(ah.required_batch_size(large_runs, ETA, tolerance=tolerance, probability=probability))
     pilot = pilot_of(large_runs, ETA)
     assert predict(pilot, n).probability_within(tolerance) >= probability
     assert predict(pilot, n - 1).probability_within(tolerance) < probability
 
 
 def test_a_tolerance_below_what_no_batch_takes_away_is_unreachable(large_runs: Runs) -> None:
-    assert required_batch_size(large_runs, ETA, tolerance=0.1) is None
+    assert ah.required_batch_size(large_runs, ETA, tolerance=0.1) is None
     limit = predict(pilot_of(large_runs, ETA), math.inf).probability_within(0.1)
     assert limit < 0.9
-    assert required_batch_size(large_runs, ETA, tolerance=0.1, probability=limit * 0.99) is not None
+    assert ah.required_batch_size(large_runs, ETA, tolerance=0.1, probability=limit * 0.99) is not None
 
 
 def test_with_mean_and_spread_known_the_plan_is_that_of_the_normal_distribution() -> None:
@@ -69,7 +61,7 @@ def test_with_mean_and_spread_known_the_plan_is_that_of_the_normal_distribution(
 
 def test_the_matched_estimator_needs_fewer_sequences(large_runs: Runs) -> None:
     ratio, matched = (
-        known(required_batch_size(large_runs, ETA, target_sd=0.1, estimator=e)) for e in ("ratio", "matched")
+        known(ah.required_batch_size(large_runs, ETA, target_sd=0.1, estimator=e)) for e in ("ratio", "matched")
     )
     assert matched < ratio / 100  # no noise of its own, and hardly any numerical noise on the sample data
 
@@ -88,14 +80,14 @@ def test_the_matched_estimator_needs_fewer_sequences(large_runs: Runs) -> None:
 )
 def test_bad_questions_are_refused(question: dict[str, Any], start: str, value: str) -> None:
     with refused(start, value):
-        required_batch_size({"run_01": random_run()}, ETAS[0], **question)
-    with refused("run in memory: approx.per_sequence[].gdotv", error=RunError):
-        required_batch_size({"run_01": totals_only_run()}, 1e-6, target_sd=0.1)
+        ah.required_batch_size({"run_01": random_run()}, ETAS[0], **question)
+    with refused("run in memory: approx.per_sequence[].gdotv", error=ah.RunError):
+        ah.required_batch_size({"run_01": totals_only_run()}, 1e-6, target_sd=0.1)
 
 
 def test_a_plan_has_an_interval_that_a_smaller_pilot_widens(large_runs: Runs, small_runs: Runs) -> None:
     large, small = (plan_batch_size(runs, ETA, Goal(target_sd=0.1)) for runs in (large_runs, small_runs))
-    assert large.n == required_batch_size(large_runs, ETA, target_sd=0.1)
+    assert large.n == ah.required_batch_size(large_runs, ETA, target_sd=0.1)
     assert width(small) > 1.3 * width(large)
 
 
@@ -119,8 +111,8 @@ def test_a_spread_known_from_few_sequences_has_a_wide_interval() -> None:
 @pytest.mark.parametrize("goal", [Goal(target_sd=0.3), Goal(tolerance=0.8, probability=0.5)])
 def test_a_reference_that_is_an_estimate_makes_a_plan_less_sure(goal: Goal) -> None:
     # Eight runs of 32: S is known to 9 % or so, and their mean true change to 6 %.
-    runs = synthetic_runs(8, 32, policy=short_policy(), seed=3)
-    reference = reference_true_totals(runs)[ETA]
+    runs = ah.synthetic_runs(8, 32, policy=short_policy(), seed=3)
+    reference = ah.reference_true_totals(runs)[ETA]
     given, estimated = (plan_batch_size(runs, ETA, goal, reference=r) for r in (reference, None))
     assert given.n == estimated.n
     assert width(estimated) > 1.03 * width(given)
@@ -141,7 +133,7 @@ def test_plans_on_known_truth_reach_their_target() -> None:
 
 
 def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: Runs) -> None:
-    table = error_by_size(large_runs, ETA, [64, 256, 10**9], tolerance=0.5).set_index("n")
+    table = ah.error_by_size(large_runs, ETA, [64, 256, 10**9], tolerance=0.5).set_index("n")
     pilot = pilot_of(large_runs, ETA)
     ends = np.sqrt(pilot.mean_square_spread), *spread_interval(pilot)
     for n in (64, 256):
@@ -154,11 +146,11 @@ def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: 
 def test_a_budget_is_all_the_same_without_spread_between_runs_and_else_better_split() -> None:
     runs = {f"run_{k}": random_run(40, seed=k) for k in range(4)}
     pilot = pilot_of(runs, ETAS[0])
-    table = budget_table(runs, ETAS[0], sequences=80, counts=(1, 4))
+    table = ah.budget_table(runs, ETAS[0], sequences=80, counts=(1, 4))
     assert table["sequences_each"].tolist() == [80, 20]
     sampling = pilot.mean_square_spread / 80
     for name, tau in zip(("se", "se_low", "se_high"), (pilot.pooled.tau, *pilot.tau_interval(0.9)), strict=True):
         assert table[name].to_numpy() == pytest.approx(np.sqrt(sampling + tau**2 / np.array([1, 4])))
     assert table["se_low"].nunique() == 1  # without spread between runs
     with refused("counts must be at most 80", "100"):
-        budget_table(runs, ETAS[0], sequences=80, counts=(100,))
+        ah.budget_table(runs, ETAS[0], sequences=80, counts=(100,))

@@ -5,15 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis_helpers import (
-    Run,
-    RunError,
-    check_prediction,
-    decompose_err_rel,
-    err_rel_standard_error,
-    predict_err_rel,
-    reference_true_totals,
-)
+import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.prediction import Prediction, pilot_of, pooled_check, predict
 from analysis_helpers.synthetic.validation import shifted
@@ -25,11 +17,11 @@ THREE = {f"run_0{k}": random_run(40, seed=k) for k in (1, 2, 3)}
 
 
 def test_mean_and_variance_are_those_of_the_formula(large_runs: Runs) -> None:
-    reference = reference_true_totals(large_runs)[ETA]
-    predicted = predict_err_rel(large_runs, ETA, 256)
-    table = decompose_err_rel(large_runs, ETA)
+    reference = ah.reference_true_totals(large_runs)[ETA]
+    predicted = ah.predict_err_rel(large_runs, ETA, 256)
+    table = ah.decompose_err_rel(large_runs, ETA)
     weights = 1 / (table["se"] ** 2 + predicted.tau**2)
-    errors = [err_rel_standard_error(run, ETA, 256, reference=reference) for run in large_runs.values()]
+    errors = [ah.err_rel_standard_error(run, ETA, 256, reference=reference) for run in large_runs.values()]
     assert predicted.reference == reference
     assert predicted.mean == pytest.approx((weights * table["err_rel"]).sum() / weights.sum())
     assert predicted.se_mean == pytest.approx(weights.sum() ** -0.5)
@@ -52,9 +44,9 @@ def test_interval_pit_and_density_are_those_of_one_distribution() -> None:
 
 
 def test_a_spread_between_runs_enters_the_prediction() -> None:
-    total = reference_true_totals(THREE)[ETAS[0]]
+    total = ah.reference_true_totals(THREE)[ETAS[0]]
     apart = {name: shifted(run, k * 5 * total / ETAS[0]) for k, (name, run) in enumerate(THREE.items())}
-    together, scattered = predict_err_rel(THREE, ETAS[0], 40), predict_err_rel(apart, ETAS[0], 40)
+    together, scattered = ah.predict_err_rel(THREE, ETAS[0], 40), ah.predict_err_rel(apart, ETAS[0], 40)
     assert scattered.tau > 4
     assert scattered.mean == pytest.approx(together.mean + 5, abs=1.0)
     assert scattered.df < together.df
@@ -62,9 +54,9 @@ def test_a_spread_between_runs_enters_the_prediction() -> None:
 
 def test_one_run_predicts_with_its_own_sampling_only() -> None:
     run = random_run(40)
-    predicted = predict_err_rel({"run_01": run}, ETAS[0], 40)
+    predicted = ah.predict_err_rel({"run_01": run}, ETAS[0], 40)
     assert (predicted.tau, predicted.num_runs) == (0.0, 1)
-    assert predicted.sd == pytest.approx(np.sqrt(2) * err_rel_standard_error(run, ETAS[0]))
+    assert predicted.sd == pytest.approx(np.sqrt(2) * ah.err_rel_standard_error(run, ETAS[0]))
 
 
 def test_an_infinite_batch_leaves_what_no_batch_size_takes_away() -> None:
@@ -86,43 +78,43 @@ def test_a_larger_batch_is_never_predicted_worse(large_runs: Runs) -> None:
 
 
 def test_etas_are_found_with_a_tolerance_and_runs_without_them_are_named() -> None:
-    less = Run(THREE["run_03"].token_counts, THREE["run_03"].measurements[1:], -1.0)
+    less = ah.Run(THREE["run_03"].token_counts, THREE["run_03"].measurements[1:], -1.0)
     with pytest.warns(RunWarning, match="skipped run_03: .*eta 1e-06"):
-        predicted = predict_err_rel({**THREE, "run_03": less}, ETAS[0] * (1 + 1e-9), 10)
+        predicted = ah.predict_err_rel({**THREE, "run_03": less}, ETAS[0] * (1 + 1e-9), 10)
     assert (predicted.eta, predicted.num_runs) == (ETAS[0], 2)
 
 
 def test_what_has_no_meaning_is_refused() -> None:
     with refused("reference must be a finite number other than 0", "0.0"):
-        predict_err_rel(THREE, ETAS[0], 10, reference=0)
+        ah.predict_err_rel(THREE, ETAS[0], 10, reference=0)
     with refused("estimator 'partial_sum'"):
         pilot_of(THREE, ETAS[0], estimator="partial_sum")
     with refused("n must be a whole number", "0"):
-        predict_err_rel(THREE, ETAS[0], 0)
-    with refused("small run_09: approx.per_sequence[].extras.denom_corr_unscaled", error=RunError):
-        check_prediction(THREE, {"run_09": random_run(score=False)}, ETAS[0])
-    with refused("run in memory: approx.per_sequence[].gdotv", error=RunError):
-        predict_err_rel({"run_01": totals_only_run()}, 1e-6, 10)
+        ah.predict_err_rel(THREE, ETAS[0], 0)
+    with refused("small run_09: approx.per_sequence[].extras.denom_corr_unscaled", error=ah.RunError):
+        ah.check_prediction(THREE, {"run_09": random_run(score=False)}, ETAS[0])
+    with refused("run in memory: approx.per_sequence[].gdotv", error=ah.RunError):
+        ah.predict_err_rel({"run_01": totals_only_run()}, 1e-6, 10)
 
 
 def test_actual_runs_stand_beside_their_prediction(large_runs: Runs, small_runs: Runs) -> None:
-    table = check_prediction(large_runs, small_runs, ETA)
+    table = ah.check_prediction(large_runs, small_runs, ETA)
     assert list(table.columns) == ["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"]
-    predicted = predict_err_rel(large_runs, ETA, 256)
+    predicted = ah.predict_err_rel(large_runs, ETA, 256)
     for row in table.to_dict("records"):
         run = small_runs[row["run"]]
         total = (ETA * run.delta_h_per_lr - run.measurement(ETA).delta_h_true) / predicted.reference
         assert row["err_rel"] == pytest.approx(total, rel=1e-9)
-        assert row["se"] == pytest.approx(err_rel_standard_error(run, ETA, reference=predicted.reference))
+        assert row["se"] == pytest.approx(ah.err_rel_standard_error(run, ETA, reference=predicted.reference))
         assert row["z"] == pytest.approx((total - predicted.mean) / predicted.sd)
         assert row["pit"] == pytest.approx(predicted.pit(total))
-    one, other = (check_prediction(large_runs, small_runs, ETA, reference=r)["pit"] for r in (-1e-3, -2e-3))
+    one, other = (ah.check_prediction(large_runs, small_runs, ETA, reference=r)["pit"] for r in (-1e-3, -2e-3))
     assert other.to_numpy() == pytest.approx(one.to_numpy(), rel=1e-9)  # a scale changes no percentile
 
 
 def test_actual_runs_are_held_against_chi_square_and_their_mean(large_runs: Runs, small_runs: Runs) -> None:
     found = pooled_check(large_runs, small_runs, ETA)
-    z = check_prediction(large_runs, small_runs, ETA)["z"]
+    z = ah.check_prediction(large_runs, small_runs, ETA)["z"]
     # What runs share, the error of the predicted mean, is small here: both are near their plain values.
     assert found.sum_z2 == pytest.approx((z**2).sum(), rel=0.1)
     assert found.mean_z == pytest.approx(z.mean(), rel=0.02)
@@ -143,7 +135,7 @@ def test_shared_error_of_the_mean_is_not_taken_for_a_misfit() -> None:
 
 def test_a_run_that_is_predicted_from_itself_is_warned_about() -> None:
     with pytest.warns(RunWarning, match="run_02 is the same run as run_02"):
-        check_prediction(THREE, {"run_02": THREE["run_02"]}, ETAS[0])
+        ah.check_prediction(THREE, {"run_02": THREE["run_02"]}, ETAS[0])
 
 
 @pytest.mark.slow  # thousands of batches; the stored calibration says the same of 10,000

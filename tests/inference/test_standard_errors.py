@@ -5,15 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from analysis_helpers import (
-    RunError,
-    err_rel_standard_error,
-    reference_true_totals,
-    simulate_err_rel,
-    simulate_err_rel_across_runs,
-    spread_by_size,
-    subset_moments,
-)
+import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel.comparison import partial_sum_moments
 from analysis_helpers.estimators import estimate
@@ -31,27 +23,27 @@ def test_on_all_subsets_of_a_small_run_the_closed_form_is_nearly_the_spread(esti
     for chosen in combinations(range(12), 6):
         true, linear = plain_estimate(run, ETAS[0], chosen, estimator)
         every.append((linear - true) / -0.5)
-    closed = err_rel_standard_error(run, ETAS[0], 6, reference=-0.5, estimator=estimator, population="run")
+    closed = ah.err_rel_standard_error(run, ETAS[0], 6, reference=-0.5, estimator=estimator, population="run")
     assert closed == pytest.approx(np.std(every), rel=0.05)
 
 
 def test_for_the_partial_sum_the_closed_form_is_exact() -> None:
     run = random_run()
     for n in (1, 5, 12):
-        closed = err_rel_standard_error(run, ETAS[0], n, estimator="partial_sum", population="run")
+        closed = ah.err_rel_standard_error(run, ETAS[0], n, estimator="partial_sum", population="run")
         assert closed == pytest.approx(partial_sum_moments(run, ETAS[0], n)[1], rel=1e-9, abs=1e-15)
 
 
 @pytest.mark.parametrize("n", [16, 64, 256])
 def test_the_closed_form_is_the_spread_of_draws(large_runs: Runs, n: int) -> None:
     # The SD of 20,000 draws is known to 0.5 %, so 2 % is four standard errors: four of them fail with probability 3e-4.
-    references = reference_true_totals(large_runs)
-    draws = simulate_err_rel_across_runs(
+    references = ah.reference_true_totals(large_runs)
+    draws = ah.simulate_err_rel_across_runs(
         large_runs, [1.6e-6], n, num_samples=20_000, seed=n, estimator="ratio", references=references
     )
     found = draws.groupby("run")["err_rel"].std()
     for name, run in large_runs.items():
-        closed = err_rel_standard_error(run, 1.6e-6, n, reference=references[1.6e-6], population="run")
+        closed = ah.err_rel_standard_error(run, 1.6e-6, n, reference=references[1.6e-6], population="run")
         assert closed / found[name] == pytest.approx(1, abs=0.03 if n < 32 else 0.02)
 
 
@@ -61,31 +53,31 @@ def test_disjoint_subsets_have_the_spread_of_the_closed_form(large_runs: Runs, n
     # 2; 5 % fails with probability 1e-5 each.
     run = large_runs["run_02"]
     for estimator in ("ratio", "matched", "partial_sum"):
-        draws = simulate_err_rel(
+        draws = ah.simulate_err_rel(
             run, 1.6e-6, n, num_samples=8_000, seed=n, estimator=estimator, sampler="disjoint", reference=-1e-3
         )
-        closed = err_rel_standard_error(run, 1.6e-6, n, reference=-1e-3, estimator=estimator, population="run")
+        closed = ah.err_rel_standard_error(run, 1.6e-6, n, reference=-1e-3, estimator=estimator, population="run")
         assert closed / draws.std(ddof=1) == pytest.approx(1, abs=0.05)
 
 
 def test_subsets_and_fresh_batches_differ_by_the_finite_population_correction() -> None:
     run = random_run()
-    fresh, subset = (err_rel_standard_error(run, ETAS[0], 8, population=p) for p in ("policy", "run"))
+    fresh, subset = (ah.err_rel_standard_error(run, ETAS[0], 8, population=p) for p in ("policy", "run"))
     assert subset == pytest.approx(fresh * np.sqrt(1 - 8 / 12), rel=1e-12)
-    assert err_rel_standard_error(run, ETAS[0], population="run") == 0.0
-    assert err_rel_standard_error(run, ETAS[0]) == pytest.approx(fresh * np.sqrt(8 / 12), rel=1e-12)
-    assert err_rel_standard_error(run, ETAS[0], 32) == pytest.approx(fresh / 2, rel=1e-12)  # larger than the run
+    assert ah.err_rel_standard_error(run, ETAS[0], population="run") == 0.0
+    assert ah.err_rel_standard_error(run, ETAS[0]) == pytest.approx(fresh * np.sqrt(8 / 12), rel=1e-12)
+    assert ah.err_rel_standard_error(run, ETAS[0], 32) == pytest.approx(fresh / 2, rel=1e-12)  # larger than the run
 
 
 def test_the_reference_is_divided_by_whatever_its_sign() -> None:
     run = random_run()
-    one, other, zero = (err_rel_standard_error(run, ETAS[0], reference=r) for r in (-2.0, 4.0, 0.0))
+    one, other, zero = (ah.err_rel_standard_error(run, ETAS[0], reference=r) for r in (-2.0, 4.0, 0.0))
     assert one == pytest.approx(2 * other, rel=1e-12)
     assert np.isnan(zero)
 
 
 def test_the_typical_standard_error_is_the_root_mean_square_over_runs() -> None:
-    errors = [err_rel_standard_error(run, ETAS[0], 8, reference=-0.5) for run in RUNS.values()]
+    errors = [ah.err_rel_standard_error(run, ETAS[0], 8, reference=-0.5) for run in RUNS.values()]
     typical = typical_standard_error(RUNS, ETAS[0], 8, reference=-0.5)
     assert typical == pytest.approx(np.sqrt(np.mean(np.square(errors))))
 
@@ -93,40 +85,40 @@ def test_the_typical_standard_error_is_the_root_mean_square_over_runs() -> None:
 def test_what_has_no_meaning_is_refused() -> None:
     run = random_run()
     with refused("population must be 'run' for estimator 'partial_sum'"):
-        err_rel_standard_error(run, ETAS[0], estimator="partial_sum")
+        ah.err_rel_standard_error(run, ETAS[0], estimator="partial_sum")
     with refused("population must be one of 'policy', 'run'", "'batch'"):
-        err_rel_standard_error(run, ETAS[0], population="batch")
+        ah.err_rel_standard_error(run, ETAS[0], population="batch")
     with refused("n must be at most 12, the number of sequences", "13"):
-        err_rel_standard_error(run, ETAS[0], 13, population="run")
-    with refused("run in memory: approx.per_sequence[].gdotv", error=RunError):
-        err_rel_standard_error(totals_only_run(), 1e-6, reference=-1.0)
+        ah.err_rel_standard_error(run, ETAS[0], 13, population="run")
+    with refused("run in memory: approx.per_sequence[].gdotv", error=ah.RunError):
+        ah.err_rel_standard_error(totals_only_run(), 1e-6, reference=-1.0)
 
 
 def test_moments_over_subsets_are_the_full_value_and_the_closed_form() -> None:
-    [row] = subset_moments({"run_01": random_run()}, [ETAS[1]], 5, references={ETAS[1]: -0.5}).to_dict("records")
+    [row] = ah.subset_moments({"run_01": random_run()}, [ETAS[1]], 5, references={ETAS[1]: -0.5}).to_dict("records")
     true, linear = estimate(random_run(), ETAS[1])
-    sd = err_rel_standard_error(random_run(), ETAS[1], 5, reference=-0.5, population="run")
+    sd = ah.err_rel_standard_error(random_run(), ETAS[1], 5, reference=-0.5, population="run")
     assert row == {"run": "run_01", "eta": ETAS[1], "mean": (linear - true) / -0.5, "sd": sd}
     with refused("n must be at most 12", "13"):
-        subset_moments(RUNS, [ETAS[0]], 13)
+        ah.subset_moments(RUNS, [ETAS[0]], 13)
 
 
 def test_moments_of_the_partial_sum_are_exact() -> None:
     run = random_run()
-    [row] = subset_moments({"run_01": run}, [ETAS[0]], 5, estimator="partial_sum").to_dict("records")
+    [row] = ah.subset_moments({"run_01": run}, [ETAS[0]], 5, estimator="partial_sum").to_dict("records")
     assert (row["mean"], row["sd"]) == pytest.approx(partial_sum_moments(run, ETAS[0], 5), rel=1e-9)
 
 
 def test_errors_over_a_weak_reference_are_warned_about_by_the_name_of_the_run() -> None:
     weak = altered(random_run(seed=4), delta_h_true=1e-9)
     with pytest.warns(RunWarning, match="of weak at eta 1e-06, 1e-09, is within 3 standard errors"):
-        subset_moments({"weak": weak}, [ETAS[0]], 4)
+        ah.subset_moments({"weak": weak}, [ETAS[0]], 4)
     with pytest.warns(RunWarning, match="of run 4 at eta 1e-06, 1e-09, is within 3 standard errors"):
-        err_rel_standard_error(weak, ETAS[0])
+        ah.err_rel_standard_error(weak, ETAS[0])
 
 
 def test_the_spread_falls_with_the_root_of_n_and_to_nothing_at_the_whole_run(large_runs: Runs) -> None:
-    table = spread_by_size(large_runs, 1.6e-6, [64, 256, 1024, 2048, 4096], num_samples=2000).set_index("n")
+    table = ah.spread_by_size(large_runs, 1.6e-6, [64, 256, 1024, 2048, 4096], num_samples=2000).set_index("n")
     assert table["fresh"][64] == pytest.approx(2 * table["fresh"][256], rel=1e-12)
     assert table["subset"][1024] == pytest.approx(table["fresh"][1024] * np.sqrt(0.5), rel=1e-12)
     assert (table["drawn"] / table["subset"]).dropna().to_numpy() == pytest.approx(1, abs=0.04)
@@ -135,11 +127,13 @@ def test_the_spread_falls_with_the_root_of_n_and_to_nothing_at_the_whole_run(lar
 
 @pytest.mark.parametrize("given", [{}, {"num_samples": 30, "seed": 5}])
 def test_drawn_spreads_are_those_of_disjoint_subsets_over_the_mean_true_total(given: dict[str, int]) -> None:
-    [row] = spread_by_size(RUNS, ETAS[0], [4], **given).to_dict("records")
-    reference = reference_true_totals(RUNS)[ETAS[0]]
+    [row] = ah.spread_by_size(RUNS, ETAS[0], [4], **given).to_dict("records")
+    reference = ah.reference_true_totals(RUNS)[ETAS[0]]
     how = {"num_samples": 1000, "seed": 0, **given}
     variances = [
-        simulate_err_rel(run, ETAS[0], 4, estimator="ratio", sampler="disjoint", reference=reference, **how).var(ddof=1)
+        ah.simulate_err_rel(run, ETAS[0], 4, estimator="ratio", sampler="disjoint", reference=reference, **how).var(
+            ddof=1
+        )
         for run in RUNS.values()
     ]
     assert row["drawn"] == pytest.approx(np.sqrt(np.mean(variances)), rel=1e-12)
@@ -150,4 +144,4 @@ def test_sizes_around_are_powers_of_two_from_sixteen_to_twice_the_largest() -> N
     assert sizes_around(64, 64) == [16, 32, 64, 128]
     assert sizes_around(100, 127) == [16, 32, 64, 100, 128]
     assert sizes_around(5, 7) == [5]
-    assert spread_by_size(RUNS, ETAS[0], n=5)["n"].tolist() == [5, 16]
+    assert ah.spread_by_size(RUNS, ETAS[0], n=5)["n"].tolist() == [5, 16]

@@ -7,16 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis_helpers import (
-    Run,
-    RunError,
-    Verdict,
-    reference_true_totals,
-    synthetic_runs,
-    trusted_eta,
-    verdict,
-    verdict_map,
-)
+import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.prediction import Pilot
 from analysis_helpers.inference.verdicts import linearity, precision
@@ -35,18 +26,18 @@ def pilot(values: list[float], *, spread: float = 4.0, size: float = 1000.0, kur
 
 def off_by(runs: Runs, errors: list[float], eta: float = ETA) -> Runs:
     """Return the runs with err_rel at ``eta`` moved."""
-    total = reference_true_totals(runs)[eta]
+    total = ah.reference_true_totals(runs)[eta]
     return {n: shifted(run, error * total / eta) for (n, run), error in zip(runs.items(), errors, strict=True)}
 
 
-def remeasured(run: Run, eta: float, **changed: Any) -> Run:
+def remeasured(run: ah.Run, eta: float, **changed: Any) -> ah.Run:
     """Return the run with columns at ``eta`` replaced, and the true total that follows."""
     m = altered(run, eta, **changed).measurement(eta)
     total = float(m.weights @ m.h_new / (m.weights @ run.token_counts)) - m.base_entropy
     return altered(run, eta, **changed, delta_h_true=total)
 
 
-def both(found: Verdict) -> tuple[str, str]:
+def both(found: ah.Verdict) -> tuple[str, str]:
     return found.enough, found.linear_trusted
 
 
@@ -87,44 +78,46 @@ def test_linear_is_trusted_where_the_next_error_keeps_to_the_tolerance(values: l
 
 def test_the_sample_data_get_the_answer_that_is_true_of_them(large_runs: Runs, small_runs: Runs) -> None:
     # Linear and true agree there; S is about 8.6, so that 256 sequences tell err_rel to 0.88 and 4096 to 0.22.
-    found = verdict(large_runs, ETA, 256, tolerance=0.5, small_runs=small_runs)
+    found = ah.verdict(large_runs, ETA, 256, tolerance=0.5, small_runs=small_runs)
     assert both(found) == ("no", "yes")
-    assert verdict(large_runs, ETA, 4096, tolerance=0.5).enough == "yes"
+    assert ah.verdict(large_runs, ETA, 4096, tolerance=0.5).enough == "yes"
     assert found.numbers["margin"] == pytest.approx(0.88, abs=0.02)
     assert f"{found.numbers['margin']:.2f}" in " ".join(found.reasons)
 
 
 def test_an_interval_that_straddles_the_tolerance_gives_no_answer(large_runs: Runs) -> None:
-    margin = verdict(large_runs, ETA, 1024).numbers["margin"]
-    assert verdict(large_runs, ETA, 1024, tolerance=margin).enough == "cannot tell"
-    assert verdict(large_runs, ETA, 1024, tolerance=0.2).linear_trusted == "cannot tell"
+    margin = ah.verdict(large_runs, ETA, 1024).numbers["margin"]
+    assert ah.verdict(large_runs, ETA, 1024, tolerance=margin).enough == "cannot tell"
+    assert ah.verdict(large_runs, ETA, 1024, tolerance=0.2).linear_trusted == "cannot tell"
 
 
 @pytest.mark.parametrize("errors", [[3.0] * 4, [-9.0, 8.0, 9.0, -8.0]])
 def test_a_large_mean_error_and_a_large_spread_are_both_a_no(large_runs: Runs, errors: list[float]) -> None:
-    assert verdict(off_by(large_runs, errors), ETA, 256).linear_trusted == "no"
+    assert ah.verdict(off_by(large_runs, errors), ETA, 256).linear_trusted == "no"
 
 
 def test_runs_that_do_not_add_up_give_no_answer_and_are_named(large_runs: Runs, small_runs: Runs) -> None:
     off = {"run_02": dataclasses.replace(large_runs["run_02"], delta_h_per_lr=1.0)}
     in_small = {**small_runs, "run_02": dataclasses.replace(small_runs["run_02"], delta_h_per_lr=1.0)}
     for found in (
-        verdict({**large_runs, **off}, ETA, 10**6, tolerance=5),
-        verdict(large_runs, ETA, 10**6, tolerance=5, small_runs=in_small),
+        ah.verdict({**large_runs, **off}, ETA, 10**6, tolerance=5),
+        ah.verdict(large_runs, ETA, 10**6, tolerance=5, small_runs=in_small),
     ):
         assert both(found) == UNSURE
         assert "run_02" in found.reasons[0]
 
 
 def test_small_runs_that_contradict_the_prediction_give_no_answer(large_runs: Runs, small_runs: Runs) -> None:
-    found = verdict(large_runs, ETA, 10**6, tolerance=2, small_runs=off_by(small_runs, [2.5] * 4))
+    found = ah.verdict(large_runs, ETA, 10**6, tolerance=2, small_runs=off_by(small_runs, [2.5] * 4))
     assert both(found) == UNSURE
 
 
 def test_a_reference_near_zero_gives_no_answer() -> None:
-    flat = {name: altered(run, delta_h_true=lambda total: total / 100) for name, run in synthetic_runs(2, 256).items()}
+    flat = {
+        name: altered(run, delta_h_true=lambda total: total / 100) for name, run in ah.synthetic_runs(2, 256).items()
+    }
     with pytest.warns(RunWarning, match="within 3 standard errors"):
-        found = verdict(flat, ETA, 10**6, tolerance=100)
+        found = ah.verdict(flat, ETA, 10**6, tolerance=100)
     assert found.linear_trusted == "cannot tell"
     assert found.numbers["reference_error"] > 1 / 3
 
@@ -135,8 +128,8 @@ def test_a_flag_of_weights_forbids_an_answer_at_its_own_eta_only(large_runs: Run
     weights = run.measurement(3.2e-6).weights
     lopsided = np.where(np.arange(len(weights)) == 0, weights.sum(), weights)
     runs = {**large_runs, "run_01": remeasured(run, 3.2e-6, weights=lopsided)}
-    assert both(verdict(runs, ETA, 4096, tolerance=0.5)) == ("yes", "yes")
-    found = verdict(runs, 3.2e-6, 4096, tolerance=0.5)
+    assert both(ah.verdict(runs, ETA, 4096, tolerance=0.5)) == ("yes", "yes")
+    found = ah.verdict(runs, 3.2e-6, 4096, tolerance=0.5)
     assert both(found) == UNSURE
     assert "ess_share in run_01" in found.reasons[0]
 
@@ -146,13 +139,13 @@ def test_what_these_runs_could_not_show_depends_on_what_was_given(large_runs: Ru
     noise = np.random.default_rng(0).normal(0, 0.05, run.num_sequences)
     noisy = {**large_runs, "run_01": altered(run, log_weights=lambda logs: known(logs) + noise)}
     without_score = {f"run_0{k}": random_run(200, seed=k, score=False) for k in (1, 2, 3)}
-    usual = verdict(large_runs, ETA, 256).not_seen
+    usual = ah.verdict(large_runs, ETA, 256).not_seen
     others = [
-        verdict(large_runs, ETA, 256, small_runs=small_runs),
-        verdict(large_runs, ETA, 4096),  # no run is as large
-        verdict({"run_01": run}, ETA, 256),
-        verdict(noisy, ETA, 256),  # below the precision floor
-        verdict(without_score, 1e-6, 50),
+        ah.verdict(large_runs, ETA, 256, small_runs=small_runs),
+        ah.verdict(large_runs, ETA, 4096),  # no run is as large
+        ah.verdict({"run_01": run}, ETA, 256),
+        ah.verdict(noisy, ETA, 256),  # below the precision floor
+        ah.verdict(without_score, 1e-6, 50),
     ]
     assert all(set(found.not_seen) - set(usual) for found in others)
     text = str(others[0])
@@ -160,23 +153,23 @@ def test_what_these_runs_could_not_show_depends_on_what_was_given(large_runs: Ru
 
 
 def test_the_map_holds_the_verdict_of_each_eta_and_size(large_runs: Runs) -> None:
-    table = verdict_map(large_runs, [1.6e-6, 3.2e-6], [256, 4096], tolerance=0.5)
+    table = ah.verdict_map(large_runs, [1.6e-6, 3.2e-6], [256, 4096], tolerance=0.5)
     assert list(table.columns)[:5] == ["eta", "n", "enough", "linear_trusted", "margin"]
     for row in table.to_dict("records"):
-        single = verdict(large_runs, row["eta"], row["n"], tolerance=0.5)
+        single = ah.verdict(large_runs, row["eta"], row["n"], tolerance=0.5)
         assert (row["enough"], row["linear_trusted"], row["margin"]) == (*both(single), single.numbers["margin"])
 
 
 def test_the_trusted_eta_is_the_largest_with_a_yes(large_runs: Runs) -> None:
-    assert trusted_eta(large_runs, tolerance=0.5) == 3.2e-6
-    assert trusted_eta(large_runs, tolerance=0.01) is None
+    assert ah.trusted_eta(large_runs, tolerance=0.5) == 3.2e-6
+    assert ah.trusted_eta(large_runs, tolerance=0.01) is None
 
     # A nonlinear step: at twice the eta, the true change is half as large as the straight line has it.
     bent = {}
     for name, run in large_runs.items():
         m = run.measurement(3.2e-6)
         bent[name] = remeasured(run, 3.2e-6, h_new=(m.h_new + known(m.h_base)) / 2)
-    assert trusted_eta(bent, tolerance=0.5) == 1.6e-6
+    assert ah.trusted_eta(bent, tolerance=0.5) == 1.6e-6
 
 
 @pytest.mark.parametrize(
@@ -189,9 +182,9 @@ def test_the_trusted_eta_is_the_largest_with_a_yes(large_runs: Runs) -> None:
 )
 def test_bad_questions_are_refused(question: dict[str, Any], start: str, value: str) -> None:
     with refused(start, value):
-        verdict(**{"large_runs": {"run_01": random_run()}, "eta": 1e-6, "n": 256, **question})
-    with refused("run in memory: approx.per_sequence[].gdotv", error=RunError):
-        verdict({"run_01": totals_only_run()}, 1e-6, 2)
+        ah.verdict(**{"large_runs": {"run_01": random_run()}, "eta": 1e-6, "n": 256, **question})
+    with refused("run in memory: approx.per_sequence[].gdotv", error=ah.RunError):
+        ah.verdict({"run_01": totals_only_run()}, 1e-6, 2)
 
 
 @pytest.mark.slow  # 1,600 pilots; the stored calibration says the same of 6,250

@@ -6,16 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 import pytest
 
-from analysis_helpers import (
-    budget_table,
-    compare_err_rel_distributions,
-    health_of_batches,
-    plan_batch_sizes,
-    run_totals,
-    sample_err_rel_across_runs,
-    summarize_err_rel_distribution,
-    verdict,
-)
+import analysis_helpers as ah
 from analysis_helpers.report import (
     describe_comparison,
     describe_distribution,
@@ -41,12 +32,12 @@ def numbers(sentences: Sequence[str]) -> list[float]:
 
 def test_runs_are_counted_their_mean_changes_stated_and_problems_named(large_runs: Runs) -> None:
     files = pd.DataFrame({"batch": ["E_2048"] * 4, "run": list(large_runs), "problem": "", "same_as": ""})
-    totals, health = run_totals({"E_2048": large_runs}), health_of_batches({"E_2048": large_runs})
+    totals, health = ah.run_totals({"E_2048": large_runs}), ah.health_of_batches({"E_2048": large_runs})
     mean = totals.loc[totals["eta"] == ETAS[0], "true"].mean() * 1e3
     assert {4.0, ETAS[0], round(mean, 3)} <= set(numbers(describe_runs(files, totals, health)))
     runs = {"E_2": {"run_01": totals_only_run()}}  # whose linear change has no standard error
     files = pd.DataFrame({"batch": ["E_2"], "run": ["run_01"], "problem": ["file is odd"], "same_as": [""]})
-    said = " ".join(describe_runs(files, run_totals(runs), health_of_batches(runs)))
+    said = " ".join(describe_runs(files, ah.run_totals(runs), ah.health_of_batches(runs)))
     assert "E_2/run_01: file is odd" in said
     assert "nan" not in said
 
@@ -54,7 +45,7 @@ def test_runs_are_counted_their_mean_changes_stated_and_problems_named(large_run
 @pytest.mark.parametrize("eta", ETAS)
 def test_a_comparison_states_spread_and_actual_runs(large_runs: Runs, small_runs: Runs, eta: float) -> None:
     one, other = (
-        compare_err_rel_distributions(large_runs, small_runs, eta, num_samples=50, estimator=e) for e in ESTIMATORS
+        ah.compare_err_rel_distributions(large_runs, small_runs, eta, num_samples=50, estimator=e) for e in ESTIMATORS
     )
     values = [*(found.synthetic["err_rel"].std() for found in (one, other)), *other.actual["err_rel"]]
     assert {round(value, 2) for value in values} <= set(numbers(describe_comparison(one, other, large_runs)))
@@ -62,7 +53,8 @@ def test_a_comparison_states_spread_and_actual_runs(large_runs: Runs, small_runs
 
 def test_the_cause_of_a_spread_is_stated_only_where_two_etas_show_it(large_runs: Runs) -> None:
     one, other = (
-        summarize_err_rel_distribution(sample_err_rel_across_runs(large_runs, ETAS, estimator=e)) for e in ESTIMATORS
+        ah.summarize_err_rel_distribution(ah.sample_err_rel_across_runs(large_runs, ETAS, estimator=e))
+        for e in ESTIMATORS
     )
     # The partial sum's spread halves as eta doubles, the ratio's does not.
     said = [describe_distribution(*tables, 256)[-1] for tables in ((one, other), (other, other))]
@@ -71,9 +63,9 @@ def test_the_cause_of_a_spread_is_stated_only_where_two_etas_show_it(large_runs:
 
 
 def test_plans_state_sizes_or_that_there_is_none(large_runs: Runs) -> None:
-    budget, plans = budget_table(large_runs, ETAS[0]), plan_batch_sizes(large_runs, ETAS, tolerance=1.0)
+    budget, plans = ah.budget_table(large_runs, ETAS[0]), ah.plan_batch_sizes(large_runs, ETAS, tolerance=1.0)
     assert set(map(float, plans["n"])) <= set(numbers(describe_plans(plans, budget, 1.0, 0.9)))
-    none = plan_batch_sizes(large_runs, ETAS[:1], tolerance=1e-6)
+    none = ah.plan_batch_sizes(large_runs, ETAS[:1], tolerance=1e-6)
     assert "no " in describe_plans(none, budget, 1e-6, 0.9)[0]
 
 
@@ -84,7 +76,7 @@ def test_validation_states_the_worst_rates() -> None:
 
 
 def test_a_verdict_and_an_exploration_state_both_answers(large_runs: Runs) -> None:
-    found = verdict(large_runs, ETAS[0], 64)
+    found = ah.verdict(large_runs, ETAS[0], 64)
     for sentences in (describe_verdict(found), describe_exploration(0.1, 0.5, None, found)):
         assert found.enough in " ".join(sentences).lower()
         assert found.linear_trusted in " ".join(sentences).lower()

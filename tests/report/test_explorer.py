@@ -10,13 +10,7 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.patches import StepPatch
 
-from analysis_helpers import (
-    RunError,
-    err_rel_standard_error,
-    required_batch_size,
-    simulate_err_rel_across_runs,
-    verdict,
-)
+import analysis_helpers as ah
 from analysis_helpers.estimators import ESTIMATORS
 from analysis_helpers.plots.style import COLOURS
 from analysis_helpers.report.explorer import FALLBACK, Choice, Exploration, Explorer
@@ -53,7 +47,7 @@ def test_draws_are_those_of_the_comparison_with_the_moments_of_the_closed_form(
     assert not exploration.has_drawn(choice)
     drawn, found = exploration.draws(choice), exploration.closed_form(choice)
     references = None if estimator == "partial_sum" else {1.6e-6: found.verdict.numbers["reference"]}
-    plain = simulate_err_rel_across_runs(
+    plain = ah.simulate_err_rel_across_runs(
         large_runs, [1.6e-6], 256, num_samples=2000, seed=42, estimator=estimator, references=references
     )
     assert drawn["err_rel"].to_numpy() == pytest.approx(plain["err_rel"].to_numpy(), rel=1e-9)
@@ -67,12 +61,12 @@ def test_the_closed_form_is_that_of_the_functions_behind_it(
     exploration: Exploration, large_runs: Runs, small_runs: Runs
 ) -> None:
     found = exploration.closed_form(replace(START, tolerance=0.5))
-    direct = verdict(large_runs, 1.6e-6, 256, tolerance=0.5, small_runs=small_runs)
+    direct = ah.verdict(large_runs, 1.6e-6, 256, tolerance=0.5, small_runs=small_runs)
     assert found.verdict == direct
     assert found.precise_from == direct.numbers["required_n"]
-    assert found.required_n == required_batch_size(large_runs, 1.6e-6, tolerance=0.5)
+    assert found.required_n == ah.required_batch_size(large_runs, 1.6e-6, tolerance=0.5)
     reference = direct.numbers["reference"]
-    errors = [err_rel_standard_error(run, 1.6e-6, 256, reference=reference) for run in large_runs.values()]
+    errors = [ah.err_rel_standard_error(run, 1.6e-6, 256, reference=reference) for run in large_runs.values()]
     assert found.fresh_error == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-12)
     [row] = found.result().to_dict("records")
     assert [row[name] for name in ("eta", "subset_size", "estimator")] == [1.6e-6, 256, "ratio"]
@@ -97,7 +91,7 @@ def test_an_eta_that_no_actual_run_has_leaves_them_out(
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path, exploration: Exploration) -> None:
-    with refused(f"{tmp_path}: folder holds no runs", error=RunError):
+    with refused(f"{tmp_path}: folder holds no runs", error=ah.RunError):
         Exploration(tmp_path)
     with refused("none of run_01, run_02, run_03, run_04 has eta 5e-06", "1.6e-06, 3.2e-06"):
         exploration.closed_form(replace(START, eta=5e-6))

@@ -7,15 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis_helpers import (
-    Run,
-    load_runs,
-    reference_true_totals,
-    sample_err_rel_across_runs,
-    summarize_err_rel_distribution,
-    synthetic_runs,
-    write_sample_data,
-)
+import analysis_helpers as ah
 from analysis_helpers.estimators import columns, estimate, influence_values
 from analysis_helpers.runs import integrity_problems
 from analysis_helpers.synthetic.policy import per_token_entropy, random_policy
@@ -23,7 +15,7 @@ from analysis_helpers.synthetic.runs import SAMPLE_ETAS, default_policy, synthet
 from tests.building import Runs, known, refused
 
 
-def distances(run: Run, eta: float, change: float, derivative: float) -> list[float]:
+def distances(run: ah.Run, eta: float, change: float, derivative: float) -> list[float]:
     """Return how far the true and the linear change are off the exact ones, in their standard errors."""
     exact = change, eta * derivative
     psis = influence_values(columns(run, eta, "ratio"))
@@ -38,19 +30,19 @@ def distance_in_standard_errors(size: int, seed: int) -> list[float]:
 
 
 def test_runs_are_named_sized_and_fixed_by_a_seed_whatever_their_number() -> None:
-    runs = synthetic_runs(3, 40, [1e-6], seed=5)
+    runs = ah.synthetic_runs(3, 40, [1e-6], seed=5)
     assert list(runs) == ["run_01", "run_02", "run_03"]
     assert all(run.num_sequences == 40 and run.etas == (1e-6,) for run in runs.values())
     assert runs["run_01"] != runs["run_02"]
-    assert runs["run_02"] == synthetic_runs(2, 40, [1e-6], seed=5)["run_02"]
-    assert runs["run_01"] != synthetic_runs(1, 40, [1e-6], seed=6)["run_01"]
+    assert runs["run_02"] == ah.synthetic_runs(2, 40, [1e-6], seed=5)["run_02"]
+    assert runs["run_01"] != ah.synthetic_runs(1, 40, [1e-6], seed=6)["run_01"]
     assert {"linear", "score", "baseline_entropy"} <= set(runs["run_01"].supports)
     assert integrity_problems(runs["run_01"]) == []
 
 
 def test_another_policy_can_be_used() -> None:
     policy = random_policy(np.random.default_rng(0), num_prompts=1, num_tokens=4, max_length=10)
-    run = synthetic_runs(1, 50, policy=policy)["run_01"]
+    run = ah.synthetic_runs(1, 50, policy=policy)["run_01"]
     assert run.token_counts.max() <= 10
     assert run.measurements[0].base_entropy == pytest.approx(per_token_entropy(policy), rel=0.2)
 
@@ -85,11 +77,11 @@ def test_linear_and_true_are_different_estimators_of_one_thing() -> None:
 
 def test_counts_and_temperature_are_checked() -> None:
     with refused("num_runs must be a whole number", "0"):
-        synthetic_runs(0, 10)
+        ah.synthetic_runs(0, 10)
     with refused("num_sequences must be a whole number", "2.5"):
-        synthetic_runs(1, 2.5)  # type: ignore[arg-type]
+        ah.synthetic_runs(1, 2.5)  # type: ignore[arg-type]
     with refused("sampling_temperature must be positive", "0"):
-        synthetic_runs(1, 10, sampling_temperature=0)
+        ah.synthetic_runs(1, 10, sampling_temperature=0)
 
 
 def test_the_identities_of_the_recorded_terms_hold(large_runs: Runs) -> None:
@@ -112,9 +104,9 @@ def test_the_sample_data_resemble_real_runs(large_runs: Runs) -> None:
             assert 0.3 <= m.base_entropy <= 1.3
             assert -2e-3 < m.delta_h_true / (m.eta / 1.6e-6) < -0.5e-3
     draws: dict[str, Any] = {"subset_size": 256, "samples_per_eta": 500, "seed": 1}
-    chosen: dict[str, Any] = {"estimator": "ratio", "references": reference_true_totals(large_runs)}
+    chosen: dict[str, Any] = {"estimator": "ratio", "references": ah.reference_true_totals(large_runs)}
     ratio, partial_sum = (
-        summarize_err_rel_distribution(sample_err_rel_across_runs(large_runs, SAMPLE_ETAS, **draws, **more))
+        ah.summarize_err_rel_distribution(ah.sample_err_rel_across_runs(large_runs, SAMPLE_ETAS, **draws, **more))
         for more in (chosen, {})
     )
     assert ratio["std_err_rel"].between(0.3, 1.5).all()
@@ -122,13 +114,13 @@ def test_the_sample_data_resemble_real_runs(large_runs: Runs) -> None:
 
 
 def test_sample_data_are_small_and_come_out_as_committed(tmp_path: Path, sample_root: Path) -> None:
-    write_sample_data(tmp_path)
+    ah.write_sample_data(tmp_path)
     written, committed = ({path.relative_to(root) for path in root.rglob("*.json")} for root in (tmp_path, sample_root))
     assert committed == written
     assert len(written) == 9
     assert sum(p.stat().st_size for p in sample_root.rglob("*") if p.is_file()) < 10e6
     for batch in ("E_2048", "E_256"):
-        made, stored = load_runs(tmp_path / batch), load_runs(sample_root / batch)
+        made, stored = ah.load_runs(tmp_path / batch), ah.load_runs(sample_root / batch)
         for name, run in made.items():  # to rounding: another processor may differ in the last digits
             assert run.gdotv == pytest.approx(stored[name].gdotv, rel=1e-6, abs=1e-9)
             for m in run.measurements:
@@ -140,7 +132,7 @@ def test_the_exact_answers_beside_the_sample_data_are_those_of_the_policy(sample
     assert truth["per_token_entropy"] == pytest.approx(per_token_entropy(default_policy()), rel=1e-12)
     for name, exact in truth["runs"].items():
         batch, run_name = name.split("/")
-        run = load_runs(sample_root / batch)[run_name]
+        run = ah.load_runs(sample_root / batch)[run_name]
         for m in run.measurements:  # within 4.5 standard errors; 32 numbers fail by chance with probability 2e-4
             found = distances(run, m.eta, exact["change"][repr(m.eta)], exact["derivative"])
             assert np.max(np.abs(found)) < 4.5
