@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,9 @@ import pandas as pd
 
 from analysis_helpers._checks import FloatArray, checked_count
 from analysis_helpers.estimators import scores
-from analysis_helpers.inference.health import run_health
-from analysis_helpers.inference.planning import Goal
+from analysis_helpers.inference import SURPRISING, Goal, run_health
 from analysis_helpers.inference.prediction import pooled_check
-from analysis_helpers.inference.verdicts import SURPRISING
-from analysis_helpers.runs.folders import write_in_one_step
-from analysis_helpers.runs.run import Run
+from analysis_helpers.runs import Run, write_in_one_step
 from analysis_helpers.synthetic.validation import (
     ETA,
     Tables,
@@ -69,34 +65,15 @@ def with_log_weights(run: Run, change: FloatArray) -> Run:
     return dataclasses.replace(made, shard_errors=run.shard_errors)
 
 
-def _untouched(run: Run, rng: np.random.Generator) -> Run:
-    return run
+Alteration = Callable[[Run, np.random.Generator], Run]
 
 
-def _rounded(run: Run, rng: np.random.Generator) -> Run:
-    log_weights = np.asarray(run.measurements[0].log_weights)
-    return with_log_weights(run, np.round(64 * log_weights) / 64 - log_weights)
+def _added(change: Callable[[FloatArray, np.random.Generator], FloatArray]) -> Alteration:
+    """Return the alteration that adds ``change(log_weights, rng)`` to the log weights."""
+    return lambda run, rng: with_log_weights(run, change(np.asarray(run.measurements[0].log_weights), rng))
 
 
-def _noisy(run: Run, rng: np.random.Generator) -> Run:
-    return with_log_weights(run, rng.normal(0.0, 0.05, run.num_sequences))
-
-
-def _heavy_tailed(run: Run, rng: np.random.Generator) -> Run:
-    return with_log_weights(run, rng.exponential(size=run.num_sequences))
-
-
-def _one_heavy(run: Run, rng: np.random.Generator) -> Run:
-    change = np.zeros(run.num_sequences)
-    change[0] = math.log(run.num_sequences)  # as much as all others together
-    return with_log_weights(run, change)
-
-
-def _altered_total(run: Run, rng: np.random.Generator) -> Run:
-    return dataclasses.replace(run, delta_h_per_lr=1.01 * run.delta_h_per_lr)
-
-
-def _error_of_the_total(run: Run, rng: np.random.Generator) -> Run:
+def _with_errors_of_totals(run: Run, rng: np.random.Generator) -> Run:
     errors = (dataclasses.replace(each, value=each.value * each.num_shards) for each in run.shard_errors)
     return dataclasses.replace(run, shard_errors=tuple(errors))
 
@@ -109,22 +86,32 @@ class Condition:
     wanted: tuple[str, ...] = ()
     temperature: float = 1.0
     eta: float = ETA
-    alter: Callable[[Run, np.random.Generator], Run] = _untouched
+    alter: Alteration = lambda run, rng: run
 
 
 HEALTHY = {f"healthy, {n} sequences": Condition(n) for n in (128, 512, 2048)}
 FAULTY = {
     "sampled at temperature 0.98, 2048 sequences": Condition(2048, ("score_z",), temperature=0.98),
-    "sampled at temperature 0.95": Condition(wanted=("score_z",), temperature=0.95),
-    "log weights rounded to 1/64 nat": Condition(wanted=("noise_share",), alter=_rounded),
-    "log weights with noise of 0.05 nats": Condition(wanted=("noise_share", "step_error"), alter=_noisy),
-    "a step 250 times as large": Condition(wanted=("ess_share",), eta=250 * ETA),
-    "weights with a Pareto tail of shape 1": Condition(wanted=("pareto_k",), alter=_heavy_tailed),
-    "one sequence with half the weight": Condition(
-        wanted=("ess_share", "largest_weight_share", "pareto_k"), alter=_one_heavy
+    "sampled at temperature 0.95": Condition(512, ("score_z",), temperature=0.95),
+    "log weights rounded to 1/64 nat": Condition(
+        512, ("noise_share",), alter=_added(lambda log_weights, _: np.round(64 * log_weights) / 64 - log_weights)
     ),
-    "a total off by 1%": Condition(wanted=("integrity",), alter=_altered_total),
-    "a stored error of the total": Condition(wanted=("stored_error",), alter=_error_of_the_total),
+    "log weights with noise of 0.05 nats": Condition(
+        512, ("noise_share", "step_error"), alter=_added(lambda log_weights, rng: rng.normal(0, 0.05, len(log_weights)))
+    ),
+    "a step 250 times as large": Condition(512, ("ess_share",), eta=250 * ETA),
+    "weights with a Pareto tail of shape 1": Condition(
+        512, ("pareto_k",), alter=_added(lambda log_weights, rng: rng.exponential(size=len(log_weights)))
+    ),
+    "one sequence with half the weight": Condition(  # as much as all others together
+        512,
+        ("ess_share", "largest_weight_share", "pareto_k"),
+        alter=_added(lambda log_weights, _: np.eye(len(log_weights))[0] * math.log(len(log_weights))),
+    ),
+    "a total off by 1%": Condition(
+        512, ("integrity",), alter=lambda run, _: dataclasses.replace(run, delta_h_per_lr=1.01 * run.delta_h_per_lr)
+    ),
+    "a stored error of the total": Condition(512, ("stored_error",), alter=_with_errors_of_totals),
 }
 
 
@@ -289,23 +276,20 @@ def write_calibration(path: Path, *, chunks: int = CHUNKS, seed: int = SEED, wor
 
 def stored(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Return tables as they are stored: numbers to `DIGITS` significant digits, what is missing as None."""
-    rounded = partial(_to_digits, digits=DIGITS)
-    return {
-        name: {
-            "columns": table.columns.tolist(),
-            "rows": [[rounded(value) for value in row] for row in table.astype(object).to_numpy().tolist()],
-        }
-        for name, table in tables.items()
-    }
+
+    def rounded(value: object) -> object:
+        if not isinstance(value, float):
+            return value
+        return float(f"{value:.{DIGITS - 1}e}") if math.isfinite(value) else None
+
+    found = {}
+    for name, table in tables.items():
+        rows = [[rounded(value) for value in row] for row in table.astype(object).to_numpy().tolist()]
+        found[name] = {"columns": table.columns.tolist(), "rows": rows}
+    return found
 
 
 def _counted(table: pd.DataFrame, records: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Return the table with the number of records behind each row."""
     cases = records.groupby(keys, sort=False, dropna=False).size().rename("cases").reset_index()
     return table.merge(cases, on=keys, how="left", validate="many_to_one")
-
-
-def _to_digits(value: object, digits: int) -> object:
-    if isinstance(value, float):
-        return float(f"{value:.{digits - 1}e}") if math.isfinite(value) else None
-    return value

@@ -14,23 +14,7 @@ from analysis_helpers.inference import CHECKS
 from analysis_helpers.synthetic import flag_overview, read_calibration
 from analysis_helpers.synthetic.validation import calibration_file
 from tests.building import known, random_run, refused, totals_only_run
-from tests.calibration import calibration as module
-from tests.calibration.calibration import (
-    CHUNKS,
-    FAULTY,
-    HEALTHY,
-    PER_CHUNK,
-    SEED,
-    bias_table,
-    calibrate,
-    contradiction_table,
-    flag_records,
-    flag_table,
-    pit_table,
-    stored,
-    uniformity_table,
-    with_log_weights,
-)
+from tests.calibration import calibration
 from tests.calibration.records import LEVELS
 
 STORED = read_calibration()
@@ -38,9 +22,11 @@ STORED = read_calibration()
 
 @pytest.mark.slow  # a chunk takes 10 s; pinned numbers of the same records notice most changes
 def test_the_first_chunk_made_anew_is_the_one_stored_to_the_last_digit() -> None:
-    again, before = calibrate(1, seed=STORED.seed), STORED.first_chunk
+    again, before = calibration.calibrate(1, seed=STORED.seed), STORED.first_chunk
     fits = again["flags"]["check"] == "pareto_k"
-    assert stored({**again, "flags": again["flags"][~fits]}) == stored({**before, "flags": before["flags"][~fits]})
+    assert calibration.stored({**again, "flags": again["flags"][~fits]}) == calibration.stored(
+        {**before, "flags": before["flags"][~fits]}
+    )
     # The tail is fitted by a library whose versions differ a little, and a k near its limit tips to either side.
     shares = (table.loc[fits, "flagged"].to_numpy(dtype=float) for table in (again["flags"], before["flags"]))
     assert np.subtract(*shares) == pytest.approx(0, abs=0.15)
@@ -48,11 +34,13 @@ def test_the_first_chunk_made_anew_is_the_one_stored_to_the_last_digit() -> None
 
 @pytest.mark.slow  # three chunks
 def test_the_number_of_processes_changes_nothing() -> None:
-    assert stored(calibrate(2, workers=2)) == stored(calibrate(2))
+    assert calibration.stored(calibration.calibrate(2, workers=2)) == calibration.stored(calibration.calibrate(2))
 
 
 def test_it_rests_on_ten_thousand_batches() -> None:
-    assert (STORED.seed, STORED.batches) == (SEED, CHUNKS * PER_CHUNK) == (0, 10_000)
+    assert (
+        (STORED.seed, STORED.batches) == (calibration.SEED, calibration.CHUNKS * calibration.PER_CHUNK) == (0, 10_000)
+    )
     assert (STORED.tables["estimates"]["batches"] == STORED.batches).all()
     assert (STORED.tables["pit"].groupby("tau")["count"].sum() == STORED.batches).all()
     assert set(STORED.tables["coverage"]["level"]) == set(LEVELS)
@@ -145,8 +133,8 @@ def test_a_calibration_is_written_with_its_seed_and_number_of_batches(
         asked.append((chunks, seed, workers))
         return {"coverage": pd.DataFrame({"level": [0.5, 0.9], "covered": [0.512345, float("nan")], "cases": [3, 4]})}
 
-    monkeypatch.setattr(module, "calibrate", quick)
-    module.write_calibration(tmp_path / "calibration.json", workers=3)
+    monkeypatch.setattr(calibration, "calibrate", quick)
+    calibration.write_calibration(tmp_path / "calibration.json", workers=3)
     found = read_calibration(tmp_path / "calibration.json")
     assert asked == [(1, 0, 1), (125, 0, 3)]
     assert (found.version, found.seed, found.batches) == (__version__, 0, 10_000)
@@ -155,7 +143,7 @@ def test_a_calibration_is_written_with_its_seed_and_number_of_batches(
 
 def test_bias_is_in_units_of_the_true_change() -> None:
     columns = {"exact": [-2.0] * 2 + [0.5] * 2, "value": [-1.0, -2.0, 1.0, 2.0], "se": [1.0, 0.1, 1.0, 1.0]}
-    table = bias_table(pd.DataFrame({"n": 4, "quantity": ["true"] * 2 + ["err_rel"] * 2, **columns}))
+    table = calibration.bias_table(pd.DataFrame({"n": 4, "quantity": ["true"] * 2 + ["err_rel"] * 2, **columns}))
     # Means -1.5 and 1.5; SD over batches 0.707, so Monte-Carlo error 0.5, in units of 2 and of 1.
     assert table["bias"].tolist() == pytest.approx([0.25, 1.0])
     assert table["bias_error"].tolist() == pytest.approx([0.25, 0.5])
@@ -168,26 +156,28 @@ def test_percentiles_are_counted_in_bins_and_their_distance_from_uniform_is_the_
     even = pd.DataFrame({"tau": 0.0, "pit": (np.arange(40) + 0.5) / 40})
     lopsided = pd.DataFrame({"tau": 1.0, "pit": (np.arange(40) + 0.5) / 80})
     records = pd.concat([even, lopsided], ignore_index=True)
-    counts = pit_table(records)
+    counts = calibration.pit_table(records)
     assert counts["count"].tolist() == [2] * 20 + [4] * 10 + [0] * 10
     assert counts["high"].tolist()[:2] == [0.05, 0.1]
-    table = uniformity_table(records)
+    table = calibration.uniformity_table(records)
     assert table["distance"].tolist() == pytest.approx([0.5 / 40, 0.5 + 0.5 / 80])
     assert table["p_bins"].iloc[0] == pytest.approx(1.0)
     assert (table.loc[1, ["p_ks", "p_bins"]].astype(float) < 0.01).all()
     contradicted = pd.DataFrame({"tau": [0.0, 0.0, 1.0], "contradicted": [True, False, False]})
-    assert contradiction_table(contradicted).to_numpy().tolist() == [[0.0, 2, 0.5], [1.0, 1, 0.0]]
+    assert calibration.contradiction_table(contradicted).to_numpy().tolist() == [[0.0, 2, 0.5], [1.0, 1, 0.0]]
 
 
 def test_every_check_has_a_fault_that_should_raise_it() -> None:
-    assert {check for condition in FAULTY.values() for check in condition.wanted} == set(CHECKS)
-    assert not [name for name, condition in HEALTHY.items() if condition.wanted]
+    assert {check for condition in calibration.FAULTY.values() for check in condition.wanted} == set(CHECKS)
+    assert not [name for name, condition in calibration.HEALTHY.items() if condition.wanted]
 
 
 def test_strong_faults_are_seen_and_healthy_runs_are_not_flagged() -> None:
     # Of 4 runs of 512 a healthy one is flagged by chance in 0.3 % by the score: fails with probability about 1 %.
-    strong = {name: made for name, made in FAULTY.items() if "score_z" not in made.wanted}
-    table = flag_table(flag_records({**strong, "healthy": HEALTHY["healthy, 512 sequences"]}, count=4, seed=1))
+    strong = {name: made for name, made in calibration.FAULTY.items() if "score_z" not in made.wanted}
+    table = calibration.flag_table(
+        calibration.flag_records({**strong, "healthy": calibration.HEALTHY["healthy, 512 sequences"]}, count=4, seed=1)
+    )
     assert (table[table["wanted"]]["flagged"] >= 0.75).all()
     assert (table[table["condition"] == "healthy"]["flagged"] == 0).all()
     assert (table["runs"] == 4).all()
@@ -195,13 +185,13 @@ def test_strong_faults_are_seen_and_healthy_runs_are_not_flagged() -> None:
 
 def test_changed_log_weights_change_the_true_change_and_no_linear_term() -> None:
     run, change = random_run(), np.linspace(0.0, 0.5, 12)
-    moved = with_log_weights(run, change)
+    moved = calibration.with_log_weights(run, change)
     before, after = (known(each.measurements[0].log_weights) for each in (run, moved))
     assert after == pytest.approx(before + change)
     assert moved.delta_h_per_lr == pytest.approx(run.delta_h_per_lr, rel=1e-12)
     assert moved.measurements[0].delta_h_true != run.measurements[0].delta_h_true
     with refused("run must record the score"):
-        with_log_weights(totals_only_run(), np.zeros(2))
+        calibration.with_log_weights(totals_only_run(), np.zeros(2))
 
 
 def test_the_overview_sets_false_alarms_beside_what_is_seen() -> None:
