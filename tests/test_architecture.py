@@ -32,22 +32,8 @@ ORDER = [
 ]
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 EVERYWHERE = {"numpy", "analysis_helpers"}  # notebooks' own version is read late, by its name
-NOTEBOOKS = (
-    "IPython",
-    "dask",
-    "filelock",
-    "ipywidgets",
-    "jinja2",
-    "jupyter_core",
-    "markupsafe",
-    "nbclient",
-    "nbconvert",
-    "nbformat",
-    "papermill",
-    "psutil",
-    "tqdm",
-    "traitlets",
-)
+NOTEBOOKS = ["IPython", "dask", "filelock", "ipywidgets", "jinja2", "jupyter_core", "markupsafe", "nbclient"]
+NOTEBOOKS += ["nbconvert", "nbformat", "papermill", "psutil", "tqdm", "traitlets"]
 # Libraries with a place of their own: a subpackage, or one module of it.
 PLACES = {
     "pandas": {"runs/folders.py", "err_rel", "inference", "synthetic", "plots", "report"},

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis_helpers import __version__
 from analysis_helpers.inference import CHECKS
 from analysis_helpers.synthetic import flag_overview, read_calibration
 from analysis_helpers.synthetic.validation import calibration_file
@@ -122,23 +121,6 @@ def test_a_file_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
     changed.write_text(text.replace('"seed":0', '"seed":1'), encoding="utf-8")
     with pytest.raises(ValueError, match="digest"):
         read_calibration(changed)
-
-
-def test_a_calibration_is_written_with_its_seed_and_number_of_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def quick(chunks: int, *, seed: int, workers: int = 1) -> dict[str, pd.DataFrame]:
-        asked.append((chunks, seed, workers))
-        return {"coverage": pd.DataFrame({"level": [0.5, 0.9], "covered": [0.512345, float("nan")], "cases": [3, 4]})}
-
-    monkeypatch.setattr(calibration, "calibrate", quick)
-    calibration.write_calibration(tmp_path / "calibration.json", workers=3)
-    found = read_calibration(tmp_path / "calibration.json")
-    assert asked == [(1, 0, 1), (125, 0, 3)]
-    assert (found.version, found.seed, found.batches) == (__version__, 0, 10_000)
-    assert found.tables["coverage"].fillna(-1).to_numpy().tolist() == [[0.5, 0.5123, 3], [0.9, -1, 4]]
 
 
 def test_bias_is_in_units_of_the_true_change() -> None:

@@ -29,12 +29,6 @@ def test_the_batch_for_a_standard_error_is_the_smallest(large_runs: Runs) -> Non
     assert predict(pilot, n).sampling_sd <= 0.3 < predict(pilot, n - 1).sampling_sd
 
 
-def test_a_run_plans_its_own_size_for_its_own_standard_error() -> None:
-    run = random_run(40)
-    target = ah.err_rel_standard_error(run, ETAS[0])
-    assert ah.required_batch_size({"run_01": run}, ETAS[0], target_sd=target) == 40
-
-
 # The last one is reached where few runs make tails so heavy that a larger batch alone would not do better.
 @pytest.mark.parametrize(("tolerance", "probability"), [(0.5, 0.9), (1.0, 0.5), (0.8, 0.95), (0.6, 0.95)])
 def test_the_batch_for_a_tolerance_is_the_smallest(large_runs: Runs, tolerance: float, probability: float) -> None:
@@ -57,13 +51,6 @@ def test_with_mean_and_spread_known_the_plan_is_that_of_the_normal_distribution(
     assert smallest_for(Goal(tolerance=0.5), Pool(0.6, 0.0, 0.0, 0.0, 1), 9.0) is None
     assert smallest_for(Goal(tolerance=0.5), Pool(0.0, 0.0, 0.4, 0.0, 1), 9.0) is None
     assert smallest_for(Goal(tolerance=100.0), Pool(0.0, 0.0, 0.0, 0.0, 1), 9.0) == 1
-
-
-def test_the_matched_estimator_needs_fewer_sequences(large_runs: Runs) -> None:
-    ratio, matched = (
-        known(ah.required_batch_size(large_runs, ETA, target_sd=0.1, estimator=e)) for e in ("ratio", "matched")
-    )
-    assert matched < ratio / 100  # no noise of its own, and hardly any numerical noise on the sample data
 
 
 @pytest.mark.parametrize(

@@ -103,12 +103,6 @@ def test_moments_over_subsets_are_the_full_value_and_the_closed_form() -> None:
         ah.subset_moments(RUNS, [ETAS[0]], 13)
 
 
-def test_moments_of_the_partial_sum_are_exact() -> None:
-    run = random_run()
-    [row] = ah.subset_moments({"run_01": run}, [ETAS[0]], 5, estimator="partial_sum").to_dict("records")
-    assert (row["mean"], row["sd"]) == pytest.approx(partial_sum_moments(run, ETAS[0], 5), rel=1e-9)
-
-
 def test_errors_over_a_weak_reference_are_warned_about_by_the_name_of_the_run() -> None:
     weak = altered(random_run(seed=4), delta_h_true=1e-9)
     with pytest.warns(RunWarning, match="of weak at eta 1e-06, 1e-09, is within 3 standard errors"):

@@ -11,7 +11,6 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import StepPatch
 
 import analysis_helpers as ah
-from analysis_helpers.estimators import ESTIMATORS
 from analysis_helpers.plots.style import COLOURS
 from analysis_helpers.report.explorer import FALLBACK, Choice, Exploration, Explorer
 from tests.building import Runs, refused
@@ -122,12 +121,6 @@ def test_the_curve_holds_as_many_subsets_as_are_asked_for_and_none_of_all_sequen
     assert all(low < float(np.asarray(line.get_xdata())[0]) < high for line in whole.lines)
 
 
-def test_a_tolerance_far_off_does_not_press_all_else_into_a_line(exploration: Exploration) -> None:
-    choice = replace(START, estimator="matched", tolerance=1.0)
-    low, high = panel(exploration, choice).get_xlim()
-    assert high - low < 30 * exploration.closed_form(choice).sd
-
-
 def test_controls_begin_where_they_are_told_and_each_changes_what_is_shown(explorer: Explorer) -> None:
     assert {name: control.value for name, control in explorer.controls.items()} == {
         name: getattr(START, name) for name in explorer.controls
@@ -218,12 +211,3 @@ def test_answers_are_by_the_ratio_and_say_so_where_another_estimator_is_shown(
     assert explorer._numbers.value.count(", by the ratio") == (0 if estimator == "ratio" else 3)
     assert "3,201" in explorer._numbers.value  # as in the reasons of the verdict
     assert "3,201" in explorer._reasons.value
-
-
-def test_an_estimator_without_a_label_is_not_on_offer(
-    exploration: Exploration, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(ESTIMATORS, "other", replace(ESTIMATORS["ratio"], name="other"))
-    offered = [name for _, name in Explorer(exploration, START).controls["estimator"].options]
-    assert "ratio" in offered
-    assert "other" not in offered

@@ -122,14 +122,6 @@ def test_the_command_says_what_is_wrong_before_anything_runs(tmp_path: Path, fol
     assert not (tmp_path / "out").exists()
 
 
-def test_a_relative_data_root_means_the_same_for_kernels_that_start_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    notebook = REPOSITORY / "notebooks" / "01_load_runs.ipynb"
-    [rerun] = plan_sweep([notebook], {"data_root": ["data_samples"], "eta": ["1.6e-6"]})[0]
-    assert rerun.parameters["data_root"] == str(REPOSITORY / "data_samples")
-    assert "data" not in rerun.name
-
-
 @pytest.mark.parametrize("label", [*NASTY, "ünïcödé", ".", ""])
 def test_names_are_safe_and_unique_whatever_the_parameters(folder: Path, label: str) -> None:
     reruns, _ = plan_sweep([folder / "tiny.ipynb"], {"label": [label, label + " "]})
