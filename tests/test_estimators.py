@@ -20,7 +20,6 @@ from tests.building import (
     known,
     plain_estimate,
     random_run,
-    refused,
     totals_only_run,
     two_sequences,
 )
@@ -125,10 +124,3 @@ def test_what_a_run_lacks_is_named_with_the_run_and_the_field(run: Run, estimato
         columns(run, run.etas[0], estimator)
     assert (caught.value.file, caught.value.field) == ("run 0", FIELDS_BEHIND[lacks])
     assert caught.value.rule.startswith("is needed")
-
-
-def test_unknown_etas_and_estimators_say_what_there_is() -> None:
-    with refused("run 0: no eta 5e-06", "1e-06, 2e-06"):
-        estimate(random_run(), 5e-6)
-    with refused("estimator must be one of 'partial_sum', 'ratio', 'matched'", "'mean'"):
-        estimate(random_run(), 1e-6, "mean")

@@ -56,19 +56,10 @@ def estimate_table(records: pd.DataFrame) -> pd.DataFrame:
     for (n, quantity), found in records.groupby(["n", "quantity"], sort=False):
         values, errors, exact = found["value"].to_numpy(), found["se"].to_numpy(), float(found["exact"].iloc[0])
         mean, sd = float(values.mean()), float(values.std(ddof=1))
-        rows.append(
-            {
-                "n": n,
-                "quantity": quantity,
-                "exact": exact,
-                "mean": mean,
-                "bias_z": (mean - exact) / (sd / math.sqrt(len(values))),
-                "sd": sd,
-                "typical_se": float(np.sqrt(np.mean(errors**2))),
-                "covered": float(np.mean(np.abs(values - exact) <= normal_quantile(0.95) * errors)),
-            }
-        )
-    return pd.DataFrame(rows)
+        bias_z, typical_se = (mean - exact) / (sd / math.sqrt(len(values))), float(np.sqrt(np.mean(errors**2)))
+        covered = float(np.mean(np.abs(values - exact) <= normal_quantile(0.95) * errors))
+        rows.append((n, quantity, exact, mean, bias_z, sd, typical_se, covered))
+    return pd.DataFrame(rows, columns=["n", "quantity", "exact", "mean", "bias_z", "sd", "typical_se", "covered"])
 
 
 def pit_records(
@@ -127,20 +118,12 @@ def plan_table(records: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, found in records.groupby(["target_sd", "tolerance"], sort=False, dropna=False):
         target_sd, tolerance, true_n = (float(found[name].iloc[0]) for name in ("target_sd", "tolerance", "true_n"))
-        median = float(found["n"].median())
+        median, unreachable = float(found["n"].median()), float(np.isinf(found["n"]).mean())
         aim = true_n if math.isnan(tolerance) else median
-        rows.append(
-            {
-                "target_sd": target_sd,
-                "tolerance": tolerance,
-                "true_n": true_n,
-                "median_n": median,
-                "unreachable": float(np.isinf(found["n"]).mean()),
-                "covered": float(((found["low"] <= aim) & (aim <= found["high"])).mean()),
-                "reached": float(found["reached"].mean()),
-            }
-        )
-    return pd.DataFrame(rows)
+        covered = float(((found["low"] <= aim) & (aim <= found["high"])).mean())
+        rows.append((target_sd, tolerance, true_n, median, unreachable, covered, float(found["reached"].mean())))
+    names = ["target_sd", "tolerance", "true_n", "median_n", "unreachable", "covered", "reached"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _estimates(run: Run, scale: float, seed: int) -> dict[str, tuple[float, float]]:

@@ -8,7 +8,7 @@ import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.estimators import scores
 from analysis_helpers.inference.decomposition import PARTS, pool_decomposition
-from tests.building import ETAS, Runs, plain_estimate, random_run, refused, totals_only_run
+from tests.building import ETAS, Runs, plain_estimate, random_run, totals_only_run
 
 
 def off_policy(temperature: float) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -65,9 +65,7 @@ def test_the_table_of_parts_has_runs_and_their_pool_raw_and_adjusted_for_each_et
     assert raw["err_rel"].tolist() == [*direct["err_rel"], *pool_decomposition(direct)["err_rel"]]
 
 
-def test_runs_without_a_score_cannot_be_split_and_are_left_out_of_the_table_with_a_warning() -> None:
-    with refused("run 0: approx.per_sequence[].extras.denom_corr_unscaled", error=ah.RunError):
-        ah.decompose_err_rel({"run_01": random_run(score=False)}, ETAS[0])
+def test_runs_without_a_score_are_left_out_of_the_table_with_a_warning() -> None:
     with pytest.warns(RunWarning, match="skipped run_02"):
         table = ah.decomposition_table({"run_01": random_run(), "run_02": totals_only_run()}, [ETAS[0]])
     assert set(table["run"]) == {"run_01", "pooled"}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from analysis_helpers.inference.planning import Goal, Plan, plan_batch_size, sma
 from analysis_helpers.inference.prediction import pilot_of, predict
 from analysis_helpers.inference.random_effects import Pool
 from analysis_helpers.synthetic.validation import short_policy
-from tests.building import ETAS, Runs, known, random_run, refused, totals_only_run
+from tests.building import ETAS, Runs, known, random_run
 from tests.calibration.records import plan_records, plan_table
 
 ETA = 1.6e-6
@@ -51,25 +50,6 @@ def test_with_mean_and_spread_known_the_plan_is_that_of_the_normal_distribution(
     assert smallest_for(Goal(tolerance=0.5), Pool(0.6, 0.0, 0.0, 0.0, 1), 9.0) is None
     assert smallest_for(Goal(tolerance=0.5), Pool(0.0, 0.0, 0.4, 0.0, 1), 9.0) is None
     assert smallest_for(Goal(tolerance=100.0), Pool(0.0, 0.0, 0.0, 0.0, 1), 9.0) == 1
-
-
-@pytest.mark.parametrize(
-    ("question", "start", "value"),
-    [
-        ({}, "give either target_sd or tolerance", ""),
-        ({"target_sd": 0.1, "tolerance": 0.1}, "give either target_sd or tolerance", ""),
-        ({"target_sd": -1}, "target_sd must be a positive number", "-1"),
-        ({"target_sd": "0.1"}, "target_sd must be a positive number", "'0.1'"),
-        ({"tolerance": math.nan}, "tolerance must be a positive number", "nan"),
-        ({"tolerance": 0.1, "probability": 90}, "probability must lie between 0 and 1", "90"),
-        ({"target_sd": 0.1, "estimator": "partial_sum"}, "estimator 'partial_sum'", ""),
-    ],
-)
-def test_bad_questions_are_refused(question: dict[str, Any], start: str, value: str) -> None:
-    with refused(start, value):
-        ah.required_batch_size({"run_01": random_run()}, ETAS[0], **question)
-    with refused("run in memory: approx.per_sequence[].gdotv", error=ah.RunError):
-        ah.required_batch_size({"run_01": totals_only_run()}, 1e-6, target_sd=0.1)
 
 
 def test_a_plan_has_an_interval_that_a_smaller_pilot_widens(large_runs: Runs, small_runs: Runs) -> None:
@@ -139,5 +119,3 @@ def test_a_budget_is_all_the_same_without_spread_between_runs_and_else_better_sp
     for name, tau in zip(("se", "se_low", "se_high"), (pilot.pooled.tau, *pilot.tau_interval(0.9)), strict=True):
         assert table[name].to_numpy() == pytest.approx(np.sqrt(sampling + tau**2 / np.array([1, 4])))
     assert table["se_low"].nunique() == 1  # without spread between runs
-    with refused("counts must be at most 80", "100"):
-        ah.budget_table(runs, ETAS[0], sequences=80, counts=(100,))

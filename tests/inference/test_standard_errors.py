@@ -10,7 +10,7 @@ from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel.comparison import partial_sum_moments
 from analysis_helpers.estimators import estimate
 from analysis_helpers.inference.standard_errors import sizes_around, typical_standard_error
-from tests.building import ETAS, Runs, altered, plain_estimate, random_run, refused, totals_only_run
+from tests.building import ETAS, Runs, altered, plain_estimate, random_run
 
 RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2)}
 
@@ -82,25 +82,11 @@ def test_the_typical_standard_error_is_the_root_mean_square_over_runs() -> None:
     assert typical == pytest.approx(np.sqrt(np.mean(np.square(errors))))
 
 
-def test_what_has_no_meaning_is_refused() -> None:
-    run = random_run()
-    with refused("population must be 'run' for estimator 'partial_sum'"):
-        ah.err_rel_standard_error(run, ETAS[0], estimator="partial_sum")
-    with refused("population must be one of 'policy', 'run'", "'batch'"):
-        ah.err_rel_standard_error(run, ETAS[0], population="batch")
-    with refused("n must be at most 12, the number of sequences", "13"):
-        ah.err_rel_standard_error(run, ETAS[0], 13, population="run")
-    with refused("run in memory: approx.per_sequence[].gdotv", error=ah.RunError):
-        ah.err_rel_standard_error(totals_only_run(), 1e-6, reference=-1.0)
-
-
 def test_moments_over_subsets_are_the_full_value_and_the_closed_form() -> None:
     [row] = ah.subset_moments({"run_01": random_run()}, [ETAS[1]], 5, references={ETAS[1]: -0.5}).to_dict("records")
     true, linear = estimate(random_run(), ETAS[1])
     sd = ah.err_rel_standard_error(random_run(), ETAS[1], 5, reference=-0.5, population="run")
     assert row == {"run": "run_01", "eta": ETAS[1], "mean": (linear - true) / -0.5, "sd": sd}
-    with refused("n must be at most 12", "13"):
-        ah.subset_moments(RUNS, [ETAS[0]], 13)
 
 
 def test_errors_over_a_weak_reference_are_warned_about_by_the_name_of_the_run() -> None:

@@ -12,7 +12,7 @@ from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.prediction import Pilot
 from analysis_helpers.inference.verdicts import linearity, precision
 from analysis_helpers.synthetic.validation import shifted, verdict_rates
-from tests.building import Runs, altered, known, random_run, refused, totals_only_run
+from tests.building import Runs, altered, known, random_run
 
 ETA = 1.6e-6
 UNSURE = ("cannot tell", "cannot tell")
@@ -170,21 +170,6 @@ def test_the_trusted_eta_is_the_largest_with_a_yes(large_runs: Runs) -> None:
         m = run.measurement(3.2e-6)
         bent[name] = remeasured(run, 3.2e-6, h_new=(m.h_new + known(m.h_base)) / 2)
     assert ah.trusted_eta(bent, tolerance=0.5) == 1.6e-6
-
-
-@pytest.mark.parametrize(
-    ("question", "start", "value"),
-    [
-        ({"tolerance": 0}, "tolerance must be a positive number", "0"),
-        ({"probability": 1}, "probability must lie between 0 and 1", "1"),
-        ({"n": 2.5}, "n must be a whole number", "2.5"),
-    ],
-)
-def test_bad_questions_are_refused(question: dict[str, Any], start: str, value: str) -> None:
-    with refused(start, value):
-        ah.verdict(**{"large_runs": {"run_01": random_run()}, "eta": 1e-6, "n": 256, **question})
-    with refused("run in memory: approx.per_sequence[].gdotv", error=ah.RunError):
-        ah.verdict({"run_01": totals_only_run()}, 1e-6, 2)
 
 
 @pytest.mark.slow  # 1,600 pilots; the stored calibration says the same of 6,250

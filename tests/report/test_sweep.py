@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -410,19 +409,6 @@ def test_tables_are_written_with_ten_significant_digits(tmp_path: Path) -> None:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-class Tags(HTMLParser):
-    """Collects the tags of a page with their attributes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Remember a tag."""
-        self.found.append((tag, dict(attrs)))
-
-
 def outcome(out: Path, name: str, *, label: str = "plain", error: str = "") -> Outcome:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     (out / "figures" / f"{name}.png").write_bytes(b"png")
@@ -455,10 +441,9 @@ def test_a_failed_rerun_shows_its_error_and_no_stale_figure_or_map(
 def test_names_and_errors_are_escaped_wherever_they_stand(tmp_path: Path, text: str) -> None:
     made = outcome(tmp_path, "a & 'b\" #?", label=text)
     broken = outcome(tmp_path, "c", label=text, error=text)
-    tags = Tags(write_sweep_page([made, broken], {text: text}, pd.DataFrame(), tmp_path).read_text()).found
-    links = [attributes["href"] or "" for tag, attributes in tags if tag == "a"]
-    assert "pages/a & 'b\" #?.html" in [unquote(link) for link in links]
+    page = write_sweep_page([made, broken], {text: text}, pd.DataFrame(), tmp_path).read_text()
+    assert "<script" not in page
+    assert not set("<>\"'") & set(text) or text not in page
+    links = [unquote(link) for link in re.findall(r'href="([^"]*)"', page)]
+    assert "pages/a & 'b\" #?.html" in links
     assert not [link for link in links if "://" in link or link.startswith("..")]
-    assert "script" not in [tag for tag, _ in tags]
-    known = {"href", "class", "src", "alt", "loading", "lang", "charset", "name", "content"}
-    assert {name for _, attributes in tags for name in attributes} <= known

@@ -14,7 +14,6 @@ from analysis_helpers.synthetic.policy import (
     random_policy,
     sample_sequences,
 )
-from tests.building import refused
 
 
 def enumerated_entropy(policy: Policy) -> float:
@@ -94,13 +93,3 @@ def test_given_prompts_are_used() -> None:
     policy = random_policy(np.random.default_rng(0))
     prompts = np.array([3, 1, 1])
     assert sample_sequences(policy, 3, np.random.default_rng(0), prompts=prompts).prompts is prompts
-    with refused("prompts must have shape (4,)", "(3,)"):
-        sample_sequences(policy, 4, np.random.default_rng(0), prompts=prompts)
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (1, 1, 1)])
-def test_logits_of_another_shape_and_a_limit_below_one_token_are_refused(shape: tuple[int, ...]) -> None:
-    with refused("logits must have shape"):
-        Policy(np.zeros(shape))
-    with refused("max_length must be at least 1", "0"):
-        Policy(np.zeros((1, 2, 2)), max_length=0)

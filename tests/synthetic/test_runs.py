@@ -12,7 +12,7 @@ from analysis_helpers.estimators import columns, estimate, influence_values
 from analysis_helpers.runs import integrity_problems
 from analysis_helpers.synthetic.policy import per_token_entropy, random_policy
 from analysis_helpers.synthetic.runs import SAMPLE_ETAS, default_policy, synthetic_runs_with_truth
-from tests.building import Runs, known, refused
+from tests.building import Runs, known
 
 
 def distances(run: ah.Run, eta: float, change: float, derivative: float) -> list[float]:
@@ -67,15 +67,6 @@ def test_linear_and_true_are_different_estimators_of_one_thing() -> None:
     psi_true, psi_linear = influence_values(columns(made.run, 1.6e-6, "ratio"))
     assert psi_linear.std() > 2 * psi_true.std()
     assert made.exact_change(1.6e-6) == pytest.approx(1.6e-6 * made.exact_derivative(), rel=0.01)
-
-
-def test_counts_and_temperature_are_checked() -> None:
-    with refused("num_runs must be a whole number", "0"):
-        ah.synthetic_runs(0, 10)
-    with refused("num_sequences must be a whole number", "2.5"):
-        ah.synthetic_runs(1, 2.5)  # type: ignore[arg-type]
-    with refused("sampling_temperature must be positive", "0"):
-        ah.synthetic_runs(1, 10, sampling_temperature=0)
 
 
 def test_the_identities_of_the_recorded_terms_hold(large_runs: Runs) -> None:

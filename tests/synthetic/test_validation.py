@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 
 from analysis_helpers.estimators import columns, estimate
-from analysis_helpers.inference import Goal, pilot_of
-from analysis_helpers.synthetic.validation import ETA, batch_of, replicates, shifted, true_spread, verdict_rates
+from analysis_helpers.inference import pilot_of
+from analysis_helpers.synthetic.validation import ETA, batch_of, replicates, shifted
 from tests.building import ETAS, Runs, random_run, refused, totals_only_run
 from tests.calibration.records import (
-    coverage_table,
     estimate_records,
     estimate_table,
-    pit_records,
-    plan_records,
-    plan_table,
 )
 
 
@@ -67,16 +63,3 @@ def test_estimates_and_standard_errors_come_out_right() -> None:
     assert (table["bias_z"].abs() < 4).all()
     assert (table["sd"] / table["typical_se"]).to_numpy() == pytest.approx(1, abs=0.18)
     assert table["covered"].to_numpy() == pytest.approx(0.95, abs=0.05)
-
-
-def test_tables_have_a_row_for_each_question_asked() -> None:
-    coverage = coverage_table(pit_records([0.0, 1.0], num_large=2, large_size=64, fresh_size=16, count=4))
-    assert coverage.groupby("tau")["level"].apply(list).tolist() == [[0.5, 0.8, 0.9, 0.95]] * 2
-    plans = plan_table(plan_records([Goal(target_sd=0.5), Goal(tolerance=1e-9)], count=2, seed=0))
-    assert plans["true_n"].tolist() == [np.ceil(true_spread() ** 2 / 0.25), np.inf]
-    assert plans["unreachable"].tolist() == [0.0, 1.0]
-    rates = verdict_rates([0.0, 9.0], [50, 5000], large_size=64, count=4)
-    assert rates["question"].tolist() == ["linear_trusted"] * 2 + ["enough"] * 2
-    assert rates["setting"].tolist() == [0.0, 9.0, 50, 5000]
-    assert rates["truth"].tolist() == ["yes", "no", "no", "yes"]
-    assert (rates[["yes", "no", "cannot_tell"]].sum(axis=1) == 1).all()
