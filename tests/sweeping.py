@@ -29,6 +29,9 @@ display({"application/vnd.analysis.result+json": result, "text/plain": "2 rows"}
 
 FIGURE = """%matplotlib inline
 import matplotlib.pyplot as plt
+from IPython.display import HTML, display
+print("<printed>")
+display(HTML("<table></table>"))
 figure, ax = plt.subplots()"""
 
 
@@ -45,6 +48,7 @@ def write_notebook(
     made += map(nbformat.v4.new_code_cell, cells or ("before = 1\nprint('first cell')", BODY))
     if figure:
         made.append(nbformat.v4.new_code_cell(FIGURE, metadata={"tags": ["key"]}))
+        made.append(nbformat.v4.new_markdown_cell("**How to read it.**", metadata={"tags": ["key"]}))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel}), path)

@@ -14,6 +14,7 @@ import analysis_helpers as ah
 from analysis_helpers.err_rel.references import reference_for, usable_runs
 from analysis_helpers.estimators import estimate
 from analysis_helpers.inference.prediction import pilot_of
+from analysis_helpers.subsampling import subset_sums
 from analysis_helpers.synthetic.policy import Policy, random_policy, sample_sequences
 from tests.building import random_run, refused, totals_only_run
 
@@ -24,8 +25,14 @@ TOTALS = {"run_02": totals_only_run()}
 PLAIN = {"run_09": random_run(score=False)}  # no denominator correction
 ODD: Any = "odd"
 RNG = np.random.default_rng(0)
+SEVEN = np.zeros((7, 2))
 
 ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
+    (lambda: subset_sums(SEVEN, 8, 1, RNG), "subset_size must be at most 7, the number of sequences", "8"),
+    (lambda: subset_sums(SEVEN, 0, 1, RNG), "subset_size must be a whole number", "0"),
+    (lambda: subset_sums(SEVEN, 2.0, 1, RNG), "subset_size must be a whole number", "2.0"),  # type: ignore[arg-type]
+    (lambda: subset_sums(SEVEN, 2, 0, RNG), "num_samples must be a whole number", "0"),
+    (lambda: subset_sums(SEVEN, 2, 1, RNG, sampler=ODD), "sampler must be one of 'sequential', 'disjoint'", "'odd'"),
     (lambda: estimate(RUN, 5e-6), "run 0: no eta 5e-06", "1e-06, 2e-06"),
     (lambda: estimate(RUN, E, "mean"), "estimator must be one of 'partial_sum', 'ratio', 'matched'", "'mean'"),
     (lambda: ah.simulate_err_rel(RUN, E, 13), "sample_size must be at most 12", "13"),
@@ -103,13 +110,13 @@ DATA: list[tuple[Callable[[], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("call", "start", "value"), ARGUMENTS)
+@pytest.mark.parametrize(("call", "start", "value"), ARGUMENTS, ids=[start for _, start, _ in ARGUMENTS])
 def test_bad_arguments_are_refused_by_name_rule_and_value(call: Callable[[], object], start: str, value: str) -> None:
     with refused(start, value):
         call()
 
 
-@pytest.mark.parametrize(("call", "start"), DATA)
+@pytest.mark.parametrize(("call", "start"), DATA, ids=[start for _, start in DATA])
 def test_runs_that_record_too_little_are_refused_by_name_and_field(call: Callable[[], object], start: str) -> None:
     with refused(start, error=ah.RunError):
         call()

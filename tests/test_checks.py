@@ -11,7 +11,6 @@ from analysis_helpers import RunError
 from analysis_helpers._checks import (
     canonical_eta,
     checked_array,
-    checked_choice,
     checked_count,
     checked_eta,
     same_eta,
@@ -79,13 +78,3 @@ def test_counts_are_accepted_from_python_and_numpy(value: int) -> None:
 def test_counts_must_be_whole_numbers_of_at_least_1(value: object) -> None:
     with refused("sample_size must be a whole number of at least 1", repr(value)):
         checked_count(value, "sample_size")
-
-
-def test_a_count_above_the_most_says_what_the_most_is() -> None:
-    with refused("sample_size must be at most 10, the number of sequences", "11"):
-        checked_count(11, "sample_size", most=10, what_most=", the number of sequences")
-
-
-def test_an_unknown_name_lists_the_known_ones() -> None:
-    with refused("estimator must be one of 'partial_sum', 'ratio'", "'rato'"):
-        checked_choice("rato", "estimator", ["partial_sum", "ratio"])

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from analysis_helpers._checks import FloatArray
 from analysis_helpers.subsampling import SAMPLERS, subset_sums
-from tests.building import refused
 
 VALUES = np.arange(14.0).reshape(7, 2) ** 2
 either = pytest.mark.parametrize("sampler", SAMPLERS)
@@ -124,18 +123,3 @@ def test_scratch_memory_does_not_grow_with_the_number_of_subsets(sampler: str) -
 def test_the_subset_of_all_has_the_full_sums(sampler: str) -> None:
     sums = subset_sums(VALUES, 7, 3, np.random.default_rng(0), sampler=sampler)
     assert np.allclose(sums, VALUES.sum(axis=0), rtol=1e-14)
-
-
-@pytest.mark.parametrize(
-    ("size", "samples", "sampler", "message"),
-    [
-        (8, 1, "sequential", "subset_size must be at most 7, the number of sequences, got 8"),
-        (0, 1, "sequential", "subset_size must be a whole number"),
-        (2.0, 1, "sequential", "subset_size must be a whole number"),
-        (2, 0, "sequential", "num_samples must be a whole number"),
-        (2, 1, "bootstrap", "sampler must be one of 'sequential', 'disjoint'"),
-    ],
-)
-def test_bad_arguments_are_named(size: int, samples: int, sampler: str, message: str) -> None:
-    with refused(message):
-        subset_sums(VALUES, size, samples, np.random.default_rng(0), sampler=sampler)

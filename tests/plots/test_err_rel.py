@@ -13,7 +13,6 @@ from analysis_helpers.plots import (
     plot_err_rel_comparisons,
     plot_err_rel_histograms,
     plot_prediction,
-    plot_spread_by_size,
 )
 from tests.building import Runs, refused
 
@@ -90,13 +89,6 @@ def test_the_closed_form_over_a_histogram_has_the_area_of_the_bars() -> None:
     counts, edges, _ = bars(ax).get_data()
     assert np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) == pytest.approx(np.sum(counts * np.diff(edges)), rel=0.01)
     assert x[np.argmax(y)] == pytest.approx(0.5, abs=0.1)
-
-
-def test_the_spread_is_drawn_as_two_curves_and_points_with_n_marked() -> None:
-    table = pd.DataFrame({"n": [16, 64], "fresh": [2.0, 1.0], "subset": [1.9, 0.9], "drawn": [1.8, 0.8]})
-    [ax] = plot_spread_by_size(table, 64).axes
-    assert [np.asarray(line.get_ydata()).tolist() for line in ax.lines[:3]] == [[2.0, 1.0], [1.9, 0.9], [1.8, 0.8]]
-    assert np.asarray(ax.lines[3].get_xdata()).tolist() == [64, 64]
 
 
 def test_a_prediction_is_drawn_with_interval_runs_and_percentiles(large_runs: Runs, small_runs: Runs) -> None:

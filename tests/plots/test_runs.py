@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib.container import ErrorbarContainer
 
-from analysis_helpers import contribution_table, decomposition_table, run_totals
-from analysis_helpers.plots import plot_contribution_tails, plot_decomposition, plot_totals
+from analysis_helpers import decomposition_table, run_totals
+from analysis_helpers.plots import plot_decomposition, plot_totals
 from analysis_helpers.plots.style import PART_LABELS
 from tests.building import Runs
 
@@ -22,15 +22,6 @@ def test_totals_have_a_panel_an_eta_and_two_marks_a_run_with_their_standard_erro
             [segments] = [np.array(lines.get_segments()) for lines in drawn[2]]
             half = (segments[:, 1, 1] - segments[:, 0, 1]) / 2
             assert half == pytest.approx(rows[f"{name}_se"].to_numpy() * 1e3)
-
-
-def test_tails_start_at_all_sequences_and_end_at_the_last(large_runs: Runs) -> None:
-    [ax] = plot_contribution_tails(contribution_table(large_runs, 1.6e-6)).axes
-    for line in ax.lines[:2]:
-        share = np.asarray(line.get_ydata(), dtype=float)
-        assert share[0] == 1.0
-        assert share[-1] == pytest.approx(1 / (4 * 2048))
-    assert ax.get_yscale() == "log"
 
 
 def test_parts_have_two_panels_an_eta_with_every_run_and_the_pool(large_runs: Runs) -> None:
