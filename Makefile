@@ -51,7 +51,7 @@ bench-large: $(READY) ## Take a run of 262,144 sequences from file to figure
 	$(RUN) -m tests.benchmarks.large
 
 fuzz: $(READY) ## Damage results files at random for ten minutes
-	FUZZ_SECONDS=600 $(RUN) -m pytest -s tests/test_damage.py
+	FUZZ_SECONDS=600 $(RUN) -m pytest -s tests/runs/test_damage.py
 
 lint: $(READY) ## Check style and types
 	$(RUN) -m ruff check .

@@ -22,6 +22,7 @@ from .err_rel import (
 )
 from .estimators import per_sequence_contributions
 from .inference import (
+    Answer,
     Prediction,
     Verdict,
     budget_table,
@@ -30,10 +31,13 @@ from .inference import (
     contribution_tails,
     decompose_err_rel,
     decomposition_table,
+    entropy_trend,
     err_rel_standard_error,
     error_by_size,
+    estimator_table,
     health_of_batches,
     health_overview,
+    nonlinearity,
     plan_batch_sizes,
     predict_err_rel,
     required_batch_size,
@@ -58,6 +62,7 @@ except PackageNotFoundError:  # the source folder is on the path, but not instal
     __version__ = "0+unknown"
 
 __all__ = [
+    "Answer",
     "Comparison",
     "Prediction",
     "Run",
@@ -72,13 +77,16 @@ __all__ = [
     "contribution_tails",
     "decompose_err_rel",
     "decomposition_table",
+    "entropy_trend",
     "err_rel_standard_error",
     "error_by_size",
+    "estimator_table",
     "explain_partial_sum",
     "health_of_batches",
     "health_overview",
     "inventory",
     "load_runs",
+    "nonlinearity",
     "per_sequence_contributions",
     "plan_batch_sizes",
     "plot_err_rel_comparison",

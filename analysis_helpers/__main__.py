@@ -1,7 +1,8 @@
-"""The command line: ``python -m analysis_helpers inventory | report | sweep | simulate``."""
+"""Command line: ``python -m analysis_helpers inventory | report | sweep | simulate``."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import click
 
 from . import RunError, __version__, inventory, write_sample_data
 from .report import readable
+
+_PATH = click.Path(path_type=Path)
+_POSITIVE = click.FloatRange(0, min_open=True)
+_PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 @click.group()
@@ -18,9 +23,9 @@ def main() -> None:
 
 
 @main.command("inventory")
-@click.argument("data_root", type=click.Path(path_type=Path))
+@click.argument("data_root", type=_PATH)
 def inventory_command(data_root: Path) -> None:
-    """List the runs below DATA_ROOT, with what they support and what is wrong with them.
+    """List the runs below DATA_ROOT, what they record and what is wrong with them.
 
     Exits with status 1 if a run has a problem.
     """
@@ -41,16 +46,12 @@ def inventory_command(data_root: Path) -> None:
 )
 @click.option("--large-batch", help="Batch folder that subsets are drawn from.")
 @click.option("--small-batch", help="Batch folder of actual runs.")
-@click.option("--eta", type=click.FloatRange(0, min_open=True), help="Step size; fills eta, or etas as a list of one.")
+@click.option("--eta", type=_POSITIVE, help="Step size; fills eta, or etas as a list of one.")
 @click.option("--subset-size", type=click.IntRange(1), help="Sequences in a subset.")
-@click.option("--tolerance", type=click.FloatRange(0, min_open=True), help="Largest error to put up with.")
-@click.option(
-    "--probability", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="How often to keep to it."
-)
-@click.option("--notebooks", type=click.Path(path_type=Path), help="Folder of notebooks.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder of pages."
-)
+@click.option("--tolerance", type=_POSITIVE, help="Tolerance on abs(err_rel).")
+@click.option("--probability", type=_PROBABILITY, help="Probability to be within the tolerance.")
+@click.option("--notebooks", type=_PATH, help="Folder of notebooks.")
+@click.option("--out", type=_PATH, default=Path("reports"), show_default=True, help="Folder of the pages.")
 def report_command(
     data_root: str | None,
     large_batch: str | None,
@@ -62,22 +63,14 @@ def report_command(
     notebooks: Path | None,
     out: Path,
 ) -> None:
-    """Run the notebooks once and write their pages; the last line is the path of the first page.
+    """Run the notebooks once and write a report; the last line is the path of its first page.
 
     Exits with status 1 if a notebook failed; the pages then say which and why.
     """
     from .report import find_notebooks, run_notebooks, write_report
 
-    parameters = {
-        "data_root": data_root,
-        "large_batch": large_batch,
-        "small_batch": small_batch,
-        "eta": eta,
-        "subset_size": subset_size,
-        "tolerance": tolerance,
-        "probability": probability,
-    }
-    given = {name: value for name, value in parameters.items() if value is not None}
+    options = click.get_current_context().params
+    given = {name: options[name] for name in options if name not in ("notebooks", "out") and options[name] is not None}
     executions = []
     try:
         paths = find_notebooks(notebooks)
@@ -96,17 +89,9 @@ def report_command(
 @click.option("--data-root", type=click.Path(exists=True, file_okay=False), help="Folder of batch folders.")
 @click.option("--eta", multiple=True, help="Step size; may be repeated. Fills eta, or etas as a list of one.")
 @click.option("--subset-size", multiple=True, help="Sequences in a subset; may be repeated.")
-@click.option(
-    "-p",
-    "--parameter",
-    "others",
-    multiple=True,
-    nargs=2,
-    metavar="NAME VALUE",
-    help="Any other parameter; a name may be repeated with other values.",
-)
-@click.option("--notebook", "names", multiple=True, help="Notebook to rerun, by name; may be repeated [default: all].")
-@click.option("--notebooks", type=click.Path(path_type=Path), help="Folder of notebooks.")
+@click.option("-p", "--parameter", "others", multiple=True, nargs=2, help="Name and value of another parameter.")
+@click.option("--notebook", "names", multiple=True, help="Name of a notebook to rerun; may be repeated [default: all].")
+@click.option("--notebooks", type=_PATH, help="Folder of notebooks.")
 @click.option("--workers", type=click.IntRange(1), help="Notebooks at once [default: the number of cores].")
 @click.option("--scheduler", help="Address of a Dask scheduler, as in tcp://host:8786, to run on its workers instead.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the sweep.")
@@ -123,10 +108,11 @@ def sweep_command(
 ) -> None:
     """Rerun notebooks with every combination of parameters; the last line is the path of the page.
 
-    The same command again keeps what is finished. Exits with status 1 if a notebook failed.
+    The same command again resumes a sweep. Exits with status 1 if a notebook failed.
     """
     from .report import run_and_report
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C, so that no kernel is left behind
     options: dict[str, list[str]] = {}
     given = [("data_root", v) for v in (data_root,) if v] + [("eta", v) for v in eta]
     for name, value in [*given, *(("subset_size", v) for v in subset_size), *others]:
@@ -138,7 +124,7 @@ def sweep_command(
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
-        click.echo(f"stopped; the same command goes on where it was: {out}", err=True)
+        click.echo(f"stopped; the same command resumes it: {out}", err=True)
         sys.exit(130)
     click.echo(index)
     if failed:
@@ -146,9 +132,9 @@ def sweep_command(
 
 
 @main.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=_PATH)
 def simulate(root: Path) -> None:
-    """Write the sample data, runs whose true answer is known, to ROOT."""
+    """Write the sample data, runs with a known true answer, to ROOT."""
     write_sample_data(root)
     click.echo(root)
 

@@ -1,25 +1,30 @@
-"""Rules for data and arguments, checked once at the door; what breaks one is named with the rule and the value."""
+"""Validation of data and arguments, once, where they enter the package.
+
+Data that break a rule raise `RunError` (file, field, rule, value); arguments raise `ValueError` (name, rule, value).
+"""
 
 from __future__ import annotations
 
-import operator
 import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, SupportsIndex, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
+_Name = TypeVar("_Name", bound=str)
+
+_ROUNDING = 1e-6  # nats: an entropy of 0 may come out as a little less
 
 ETA_TOLERANCE = 1e-6
-"""Relative difference below which two step sizes are the same."""
+"""Relative difference up to which two step sizes count as the same."""
 
 
 class RunError(ValueError):
-    """Data about a run that break a rule: names the file, the field, the rule and the value.
+    """Data of a run that break a rule; the message names the file, the field, the rule and the value.
 
     Examples
     --------
@@ -34,11 +39,11 @@ class RunError(ValueError):
 
 
 class RunWarning(UserWarning):
-    """Something about runs that a reader of the numbers should know: what was left out, or what to doubt."""
+    """A run was skipped, or its numbers need caution; the message says which run and why."""
 
 
 def warn_about_runs(message: str) -> None:
-    """Issue a `RunWarning` that points at the first caller outside this package."""
+    """Issue a `RunWarning` attributed to the first caller outside this package."""
     package, depth = Path(__file__).parent, 1
     frame = sys._getframe(depth)
     while frame.f_back is not None and Path(frame.f_code.co_filename).is_relative_to(package):
@@ -47,7 +52,7 @@ def warn_about_runs(message: str) -> None:
 
 
 def canonical_eta(eta: float) -> float:
-    """Return a step size rounded to 12 significant digits, so that 0.1 + 0.2 and 0.3 are one key.
+    """Return a step size rounded to 12 significant digits, so that 0.1 + 0.2 and 0.3 are the same key.
 
     Examples
     --------
@@ -58,7 +63,7 @@ def canonical_eta(eta: float) -> float:
 
 
 def same_eta(one: float, other: float) -> bool:
-    """Return whether two step sizes differ by at most a relative 1e-6."""
+    """Return whether two step sizes agree within a relative tolerance of 1e-6."""
     return abs(one - other) <= ETA_TOLERANCE * max(abs(one), abs(other))
 
 
@@ -71,21 +76,44 @@ def frozen(values: FloatArray) -> FloatArray:
 def checked_array(
     values: ArrayLike, name: str, source: str, *, length: int | None = None, nonnegative: bool = False
 ) -> FloatArray:
-    """Return a read-only float64 copy of one value a sequence, or raise a `RunError` about the field ``name``."""
+    """Return a read-only float64 copy with one value per sequence, or raise a `RunError` about the field ``name``."""
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise RunError(source, name, f"must hold numbers ({error})") from None
     if array.ndim != 1 or array.size == 0:
-        raise RunError(source, name, "must hold one number a sequence", f"shape {array.shape}")
+        raise RunError(source, name, "must hold one number per sequence", f"shape {array.shape}")
     if length is not None and len(array) != length:
         raise RunError(source, name, f"must have one value for each of the {length} sequences", f"{len(array)} values")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        raise RunError(source, name, "must be finite", _first(array, bad))
-    if nonnegative and (array < 0).any():
-        raise RunError(source, name, "must not be negative", _first(array, array < 0))
+    for bad, rule in ((~np.isfinite(array), "must be finite"), (nonnegative & (array < 0), "must not be negative")):
+        if bad.any():
+            at = int(bad.argmax())
+            raise RunError(source, name, rule, f"{float(array[at])!r} at position {at}")
     return frozen(array)
+
+
+def checked_tokens(values: ArrayLike, name: str, source: str) -> FloatArray:
+    """Return token counts as a read-only float64 copy, or raise a `RunError`: whole numbers, some of them positive."""
+    if np.asarray(values).dtype == bool:
+        raise RunError(source, name, "must be counts of tokens", "True and False")
+    array = checked_array(values, name, source, nonnegative=True)
+    if (array % 1 != 0).any():
+        raise RunError(source, name, "must be whole numbers", float(array[np.argmax(array % 1 != 0)]))
+    checked_total(array, name, source)
+    return array
+
+
+def checked_entropies(values: ArrayLike, name: str, source: str, tokens: FloatArray) -> FloatArray:
+    """Return entropy sums (nats), or raise a `RunError`: none negative, and 0 where a sequence has no tokens."""
+    array = checked_array(values, name, source, length=len(tokens))
+    for bad, rule in (
+        (array < -_ROUNDING, "must not be negative"),
+        ((tokens == 0) & (array != 0), "must be 0 where there are no tokens"),
+    ):
+        if bad.any():
+            at = int(bad.argmax())
+            raise RunError(source, name, rule, f"{float(array[at])!r} at position {at}")
+    return array
 
 
 def checked_prompts(values: ArrayLike, name: str, source: str, *, length: int) -> NDArray[Any]:
@@ -99,7 +127,7 @@ def checked_prompts(values: ArrayLike, name: str, source: str, *, length: int) -
 
 
 def checked_total(array: FloatArray, name: str, source: str) -> float:
-    """Return the sum of nonnegative values, or raise a `RunError` where it is not positive."""
+    """Return the sum of nonnegative values, or raise a `RunError` if it is not positive and finite."""
     total = float(array.sum())
     if not 0 < total < np.inf:
         raise RunError(source, name, "must sum to a positive number", total)
@@ -107,7 +135,7 @@ def checked_total(array: FloatArray, name: str, source: str) -> float:
 
 
 def checked_eta(eta: float, name: str, source: str) -> float:
-    """Return the canonical step size, or raise a `RunError` where it is not finite and positive."""
+    """Return the canonical step size, or raise a `RunError` if it is not positive and finite."""
     if not 0 < eta < np.inf:
         raise RunError(source, name, "must be a positive step size", eta)
     return canonical_eta(eta)
@@ -116,23 +144,21 @@ def checked_eta(eta: float, name: str, source: str) -> float:
 def checked_count(value: object, name: str, *, most: int | None = None, what_most: str = "") -> int:
     """Return a whole number from 1 to ``most``, or raise a `ValueError` about the argument ``name``.
 
+    ``what_most`` says in the message what ``most`` is.
+
     Examples
     --------
     >>> checked_count(256, "sample_size", most=2048)
     256
     """
-    try:
-        count = 0 if isinstance(value, bool) else operator.index(cast("SupportsIndex", value))
-    except TypeError:  # not an integer
-        count = 0
-    if count < 1:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if most is not None and count > most:
-        raise ValueError(f"{name} must be at most {most}{what_most}, got {count}")
-    return count
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}{what_most}, got {value}")
+    return int(value)
 
 
-def checked_choice(value: str, name: str, known: Iterable[str]) -> str:
+def checked_choice(value: str, name: str, known: Iterable[_Name]) -> _Name:
     """Return ``value`` if it is one of ``known``, or raise a `ValueError` that lists them.
 
     Examples
@@ -140,12 +166,7 @@ def checked_choice(value: str, name: str, known: Iterable[str]) -> str:
     >>> checked_choice("ratio", "estimator", ("partial_sum", "ratio"))
     'ratio'
     """
-    names = tuple(known)
-    if value not in names:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")
-    return value
-
-
-def _first(array: FloatArray, where: NDArray[np.bool_]) -> str:
-    position = int(np.flatnonzero(where)[0])
-    return f"{float(array[position])!r} at position {position}"
+    for choice in known:
+        if value == choice:
+            return choice
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")

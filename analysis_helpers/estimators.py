@@ -1,30 +1,33 @@
-"""Estimators of (true change, linear change), each a function of a few column sums over a set of sequences.
+"""Estimators of (true change, linear change), each a function of column sums over a set of sequences.
 
-Sampling makes sums; an estimator turns sums into the two estimates; its standard error follows from its gradient at the
-full sums. So a new estimator is one function of sums, listed in `ESTIMATORS`: subsets, errors and plots come for
-nothing.
+Sampling makes sums; an estimator turns sums into the two estimates; its standard error follows from the gradient at the
+full sums. So a new estimator is one function of sums and one entry in `ESTIMATORS`: subsets, standard errors,
+prediction and planning need no further code. Results are full-batch numbers and arrays; tables are made in
+`analysis_helpers.err_rel`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._checks import FloatArray, RunError, checked_choice, frozen
-from .runs import FIELDS_BEHIND, Run, ScoreTerms
+from .runs import FIELDS_BEHIND, Run
 
 Array = NDArray[Any]  # float64, or complex128 while a gradient is taken
+EstimatorName = Literal["partial_sum", "ratio", "matched", "adjusted"]
 
 _COMPLEX_STEP = 1e-20
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class FullBatch:
-    """What an estimator knows about the whole batch besides the sums over its subset.
+    """Constants of the full batch that an estimator uses beside the sums over its subset.
 
     Attributes
     ----------
@@ -36,6 +39,8 @@ class FullBatch:
         Stored per-token entropy before the step (nats per token).
     score_entropy
         H_N of the denominator correction (nats per token); 0 where no correction is recorded.
+    score_slope
+        Regression of the influence values of ``linear - true`` by the ratio on the score, for "adjusted"; else 0.
     """
 
     eta: float
@@ -43,19 +48,20 @@ class FullBatch:
     weighted_tokens: float
     base_entropy: float
     score_entropy: float
+    score_slope: float = 0.0
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """A named estimator.
+    """A named estimator, a function of column sums.
 
     Attributes
     ----------
     columns
-        The columns whose sums it takes, in the order in which ``evaluate`` unpacks them.
+        Names of the columns summed, in the order in which ``evaluate`` unpacks them.
     degree
-        0 where the estimate does not change when all sums are scaled alike (as if the subset were the whole batch), 1
-        where it scales with them (a sum over the subset).
+        Power with which the estimate scales when all sums are multiplied by a factor: 0 for a ratio of sums, 1 for a
+        sum over the subset.
     evaluate
         ``(sums, full) -> (true, linear)`` with sums of shape ``(..., columns)``; must accept complex sums.
     """
@@ -68,12 +74,30 @@ class Estimator:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """One run at one eta, as an estimator sees it: values of shape ``(N, columns)``, their sums, the full batch."""
+    """One run at one eta, as an estimator sees it.
+
+    Attributes
+    ----------
+    values
+        Shape ``(M, columns)``: a row for each independent unit, that is each prompt where prompts are recorded, else
+        each sequence. The partial sum is always by sequence.
+    sums
+        Sums of the rows, shape ``(columns,)``.
+    full
+        The full batch.
+    num_sequences
+        N. A subset of n sequences has ``n M / N`` rows.
+    """
 
     estimator: Estimator
     values: FloatArray
     sums: FloatArray
     full: FullBatch
+    num_sequences: int
+
+    def rows_for(self, num_sequences: int) -> int:
+        """Return how many rows a subset of so many sequences has: at least one, at most all."""
+        return max(1, round(num_sequences * len(self.values) / self.num_sequences))
 
     def estimate(self, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return (true, linear) for sums of shape ``(..., columns)``, in nats per token."""
@@ -81,15 +105,14 @@ class Columns:
 
 
 def _partial_sum(sums: Array, full: FullBatch) -> tuple[Array, Array]:
-    # The original's definition: full-batch contributions, summed over the subset and not rescaled.
+    # The definition of the published figures: full-batch contributions, summed over the subset, not rescaled.
     tokens, w_h_new, g = _unstack(sums)
     true = w_h_new / full.weighted_tokens - tokens / full.tokens * full.base_entropy
     return true, full.eta * g / full.tokens
 
 
 def _ratio(sums: Array, full: FullBatch) -> tuple[Array, Array]:
-    # As if the subset were the whole batch: R_S - H_S, and the linear terms with the subset's own entropy in the
-    # correction.
+    # The subset taken as the whole batch: R_S - H_S, and linear terms with the subset's own entropy in the correction.
     tokens, h_base, w_tokens, w_h_new, g, tokens_score = _unstack(sums)
     entropy = h_base / tokens
     linear = full.eta / tokens * (g - (entropy - full.score_entropy) * tokens_score)
@@ -97,10 +120,22 @@ def _ratio(sums: Array, full: FullBatch) -> tuple[Array, Array]:
 
 
 def _matched(sums: Array, full: FullBatch) -> tuple[Array, Array]:
-    # The exact derivative of R_S - H_S itself, in place of the recorded linear terms: no noise of its own.
+    # The exact derivative of R_S - H_S on the same sequences, in place of the recorded linear terms.
     tokens, h_base, w_tokens, w_h_new, tokens_score, direct = _unstack(sums)
     entropy = h_base / tokens
     return w_h_new / w_tokens - entropy, full.eta / tokens * (direct - entropy * tokens_score)
+
+
+def _adjusted(sums: Array, full: FullBatch) -> tuple[Array, Array]:
+    # The ratio with the mean score, whose expectation is 0 on policy, as a control variate.
+    true, linear = _ratio(sums[..., :6], full)
+    _, _, _, _, _, _, score, sequences = _unstack(sums)
+    return true, linear - full.score_slope * score / sequences
+
+
+def _mean_score(sums: Array, full: FullBatch) -> tuple[Array, Array]:
+    score, sequences = _unstack(sums)
+    return np.zeros_like(score), score / sequences
 
 
 def _true_change(sums: Array, full: FullBatch) -> tuple[Array, Array]:
@@ -109,20 +144,21 @@ def _true_change(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     return true, np.zeros_like(true)
 
 
-_TRUE = Estimator("true change", ("tokens", "h_base", "w_tokens", "w_h_new"), 0, _true_change)  # no linear terms needed
+_OF_RATIO = ("tokens", "h_base", "w_tokens", "w_h_new", "g", "tokens_score")
+_TRUE = Estimator("true change", _OF_RATIO[:4], 0, _true_change)  # for runs without linear terms
+_MEAN_SCORE = Estimator("mean score", ("score", "sequences"), 0, _mean_score)
+_MEAN_EXCESS = Estimator("mean log-probability excess", ("excess", "sequences"), 0, _mean_score)
 
-ESTIMATORS = {
-    estimator.name: estimator
-    for estimator in (
-        Estimator("partial_sum", ("tokens", "w_h_new", "g"), 1, _partial_sum),
-        Estimator("ratio", ("tokens", "h_base", "w_tokens", "w_h_new", "g", "tokens_score"), 0, _ratio),
-        Estimator("matched", ("tokens", "h_base", "w_tokens", "w_h_new", "tokens_score", "direct"), 0, _matched),
-    )
+ESTIMATORS: dict[EstimatorName, Estimator] = {
+    "partial_sum": Estimator("partial_sum", ("tokens", "w_h_new", "g"), 1, _partial_sum),
+    "ratio": Estimator("ratio", _OF_RATIO, 0, _ratio),
+    "matched": Estimator("matched", ("tokens", "h_base", "w_tokens", "w_h_new", "tokens_score", "direct"), 0, _matched),
+    "adjusted": Estimator("adjusted", (*_OF_RATIO, "score", "sequences"), 0, _adjusted),
 }
 
 
 def columns(run: Run, eta: float, estimator: str = "ratio") -> Columns:
-    """Return the columns of a run at one eta that an estimator sums.
+    """Return the columns that an estimator sums, of one run at one eta.
 
     Raises
     ------
@@ -135,9 +171,9 @@ def columns(run: Run, eta: float, estimator: str = "ratio") -> Columns:
 
 
 def tokens_times_score(run: Run) -> FloatArray:
-    """Return T_i j_i, shape ``(N,)``; zeros where no denominator correction is recorded.
+    """Return T_i j_i, shape ``(N,)``; zeros if no denominator correction is recorded.
 
-    With zeros the linear term of "ratio" is ``eta / T_S * sum g``: there is no correction to remake on the subset.
+    With zeros the linear change of "ratio" is ``eta / T_S * sum g``: there is no correction to recompute on the subset.
     """
     if run.score is None:
         return np.zeros(run.num_sequences)
@@ -145,24 +181,54 @@ def tokens_times_score(run: Run) -> FloatArray:
 
 
 def scores(run: Run) -> FloatArray:
-    """Return the score of each sequence, j_i, shape ``(N,)``: the derivative of its log-probability along the update.
+    """Return the score j_i of each sequence, shape ``(N,)``: the derivative of its log-probability along the update.
 
-    Its mean is 0 when the sequences really come from the policy that was differentiated.
+    Its expectation is 0 for sequences sampled from the policy that was differentiated (on-policy).
 
     Raises
     ------
     RunError
         If the run does not record the score.
     """
-    _score_terms(run)
-    empty = run.token_counts == 0
-    return np.where(empty, 0.0, tokens_times_score(run) / np.where(empty, 1.0, run.token_counts))
+    _recorded(run.score, run, "score")
+    tokens = run.token_counts
+    return np.divide(tokens_times_score(run), tokens, out=np.zeros(len(tokens)), where=tokens > 0)
 
 
 def score_z(run: Run) -> float:
-    """Return the mean score over its standard error; standard normal where sequences come from the policy."""
-    j = scores(run)
-    return float(j.mean() / (standard_deviation(j) / np.sqrt(len(j))))
+    """Return the mean score over its standard error; standard normal for on-policy sequences."""
+    scores(run)  # must be recorded
+    return _mean_z(_columns(run, run.etas[0], _MEAN_SCORE))
+
+
+def score_influence_values(run: Run) -> tuple[float, FloatArray]:
+    """Return the mean score and its influence values, shape ``(M,)``."""
+    batch = _columns(run, run.etas[0], _MEAN_SCORE)
+    return float(batch.estimate(batch.sums)[1]), influence_values(batch)[1]
+
+
+def log_probability_excess(run: Run) -> FloatArray | None:
+    """Return c_i, log-probability plus entropy sum of each sequence (nats), shape ``(N,)``; None if not recorded.
+
+    Its mean is 0 when tokens come from the policy that was differentiated: ``log pi(a_t) + H_t`` is a martingale
+    difference. On real off-policy runs it is more powerful than the score.
+    """
+    h_base = run.measurements[0].h_base
+    return None if run.logp is None or h_base is None else run.logp + h_base
+
+
+def log_probability_excess_z(run: Run) -> float:
+    """Return the mean log-probability excess over its standard error; NaN where it is not recorded."""
+    if log_probability_excess(run) is None or run.num_sequences < 2:
+        return float("nan")
+    return _mean_z(_columns(run, run.etas[0], _MEAN_EXCESS))
+
+
+def _mean_z(batch: Columns) -> float:
+    """Return a mean over its standard error: infinite where all values are the same, NaN where all are 0."""
+    mean = float(batch.estimate(batch.sums)[1])
+    error = influence_spread(influence_values(batch)[1], batch) / float(np.sqrt(batch.num_sequences))
+    return mean / error if error else float("nan") if mean == 0 else float(np.copysign(np.inf, mean))
 
 
 def estimate(run: Run, eta: float, estimator: str = "ratio") -> tuple[float, float]:
@@ -186,10 +252,10 @@ def estimate(run: Run, eta: float, estimator: str = "ratio") -> tuple[float, flo
 
 
 def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatArray]:
-    """Return what each sequence adds to the true and to the linear change, each of shape ``(N,)``, in nats per token.
+    """Return the contributions of each sequence to the true and the linear change, shape ``(N,)``, in nats per token.
 
-    ``true_i = w_i h_new_i / sum(w T) - T_i / sum(T) * base_entropy`` and ``linear_i = eta * gdotv_i``; each sums to its
-    total.
+    ``true_i = w_i h_new_i / sum(w T) - T_i / sum(T) * base_entropy`` and ``linear_i = eta * gdotv_i``; they sum to the
+    totals.
 
     Parameters
     ----------
@@ -223,10 +289,10 @@ def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatA
 
 
 def influence_values(batch: Columns) -> tuple[FloatArray, FloatArray]:
-    """Return psi for the true and for the linear estimate, each of shape ``(N,)``, in nats per token.
+    """Return the influence values psi of the true and of the linear estimate, shape ``(N,)``, in nats per token.
 
     ``psi_i = N * x_i . grad f(sums)``, with the gradient by complex step, exact to rounding. The standard error of an
-    estimate on a fresh batch of size n is ``std(psi, ddof=1) / sqrt(n)`` (the infinitesimal jackknife: Efron, 1982,
+    estimate on a fresh batch of n sequences is ``std(psi, ddof=1) / sqrt(n)`` (infinitesimal jackknife: Efron, 1982,
     chapter 6).
     """
     true, linear = _gradients(batch)
@@ -234,7 +300,7 @@ def influence_values(batch: Columns) -> tuple[FloatArray, FloatArray]:
 
 
 def error_influence_values(batch: Columns) -> FloatArray:
-    """Return psi of ``linear - true``, shape ``(N,)``, in nats per token: the difference of `influence_values`."""
+    """Return the influence values of ``linear - true``, shape ``(N,)``, in nats per token."""
     true, linear = _gradients(batch)
     psi: FloatArray = batch.values @ (linear - true)
     return psi
@@ -246,12 +312,34 @@ def standard_deviation(psi: FloatArray) -> float:
     return float(np.sqrt(centred @ centred / (len(psi) - 1)))
 
 
+def influence_spread(psi: FloatArray, batch: Columns) -> float:
+    """Return S, the SD of influence values per sequence: the standard error on a fresh batch of n is ``S / sqrt(n)``.
+
+    Over M prompts of N sequences it is the cluster-robust ``std(psi) sqrt(N / M)``.
+    """
+    return standard_deviation(psi) * float(np.sqrt(batch.num_sequences / len(psi)))
+
+
+def true_influence_values(run: Run, eta: float) -> tuple[FloatArray, Columns]:
+    """Return psi of the true change at ``eta``, shape ``(M,)``, in nats per token, and the columns it comes from.
+
+    Needs no linear terms.
+
+    Raises
+    ------
+    RunError
+        If the run does not record ``h_base``.
+    """
+    batch = _columns(run, eta, _TRUE)
+    return influence_values(batch)[0], batch
+
+
 def true_total_standard_error(run: Run, eta: float) -> float | None:
-    """Return the standard error of the run's true change at ``eta`` (nats per token); None where it cannot be had."""
+    """Return the standard error of the run's true change at ``eta`` (nats per token); None without ``h_base``."""
     if "baseline_entropy" not in run.supports or run.num_sequences < 2:
         return None
-    psi, _ = influence_values(_columns(run, eta, _TRUE))
-    return standard_deviation(psi) / float(np.sqrt(len(psi)))
+    psi, batch = true_influence_values(run, eta)
+    return influence_spread(psi, batch) / float(np.sqrt(batch.num_sequences))
 
 
 def _gradients(batch: Columns) -> tuple[FloatArray, FloatArray]:
@@ -276,34 +364,40 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
         "w_h_new": lambda: measured.weights * measured.h_new,
         "g": lambda: _recorded(run.gdotv, run, "linear") * run.total_tokens,
         "tokens_score": lambda: tokens_times_score(run),
-        "direct": lambda: _direct_terms(run, _recorded(measured.h_base, run, "baseline_entropy")),
+        "direct": lambda: (
+            _recorded(run.score, run, "score").jH_sum
+            + _recorded(measured.h_base, run, "baseline_entropy") * scores(run)
+        ),
+        "score": lambda: scores(run),
+        "excess": lambda: _recorded(log_probability_excess(run), run, "logp"),
+        "sequences": lambda: np.ones(len(tokens)),
     }
     found = [assemble[name]() for name in chosen.columns]
-    sums = np.array([column.sum() for column in found])  # far quicker than over the rows of what they make up
+    if run.prompt_ids is not None and not chosen.degree:
+        _, prompt = np.unique(run.prompt_ids, return_inverse=True)
+        found = [np.bincount(prompt, column).astype(np.float64) for column in found]
+    sums = np.array([column.sum() for column in found])  # far quicker than over the rows of ``values``
     full = FullBatch(
         eta=measured.eta,
         tokens=run.total_tokens,
         weighted_tokens=float(measured.weights @ tokens),
         base_entropy=measured.base_entropy,
         score_entropy=run.score.h_base_mean if run.score else 0.0,
+        score_slope=_score_slope(run, eta) if chosen.name == "adjusted" else 0.0,
     )
-    values = np.empty((len(tokens), len(found)))
-    for k, column in enumerate(found):
-        values[:, k] = column
-    return Columns(chosen, frozen(values), frozen(sums), full)
+    return Columns(chosen, frozen(np.stack(found, axis=1)), frozen(sums), full, len(tokens))
 
 
-def _direct_terms(run: Run, h_base: FloatArray) -> FloatArray:
-    return _score_terms(run).jH_sum + h_base * scores(run)
+def _score_slope(run: Run, eta: float) -> float:
+    """Return cov(psi_linear - psi_true, psi_score) / var(psi_score) on the full batch; 0 where no score varies."""
+    error = error_influence_values(columns(run, eta, "ratio"))
+    _, score = score_influence_values(run)
+    centred = score - score.mean()
+    variance = float(centred @ centred)
+    return float(centred @ error) / variance if variance else 0.0
 
 
-def _score_terms(run: Run) -> ScoreTerms:
-    if run.score is None:
-        raise RunError(run.source, FIELDS_BEHIND["score"], "is needed here and not recorded in this run")
-    return run.score
-
-
-def _recorded(values: FloatArray | None, run: Run, support: str) -> FloatArray:
+def _recorded(values: _T | None, run: Run, support: str) -> _T:
     if values is None:
         raise RunError(run.source, FIELDS_BEHIND[support], "is needed here and not recorded in this run")
     return values

@@ -1,42 +1,43 @@
 """Sums over random subsets of the sequences of a batch, drawn without replacement.
 
-Use it to see how an estimate would scatter on smaller batches drawn from this one. Do not read its spread as that of
-fresh batches: subsets of size n out of N vary less, by the factor sqrt(1 - n/N). This is not a bootstrap, which draws
-with replacement.
+Use it to see how an estimate varies over smaller batches drawn from this one. Do not read that spread as the spread
+over fresh batches: subsets of n out of N sequences vary less, by the factor sqrt(1 - n/N). This is not a bootstrap,
+which draws with replacement.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._checks import FloatArray, checked_choice, checked_count
 
-SAMPLERS = ("sequential", "disjoint")
+Sampler = Literal["sequential", "disjoint"]
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
-_BLOCK_BYTES = 1 << 20  # of indices, and of gathered values: stays in cache, whatever the number of subsets
-_MOST_PERMUTATIONS = 32  # in a chunk, which has a random stream of its own
-_CALL = 1500  # what one call of Generator.choice costs beside its draws, in draws
+_BLOCK_BYTES = 1 << 20  # of indices and of gathered values: fits the cache, whatever the number of subsets
+_MOST_PERMUTATIONS = 32  # per chunk; each chunk has its own random stream
+_CALL = 1500  # fixed cost of one call of Generator.choice, in draws
 
 
 def subset_sums(
-    values: FloatArray, subset_size: int, num_samples: int, rng: np.random.Generator, *, sampler: str = "sequential"
+    values: FloatArray, subset_size: int, num_samples: int, rng: np.random.Generator, *, sampler: Sampler = "sequential"
 ) -> FloatArray:
-    """Return column sums over simple random subsets.
+    """Return column sums over simple random samples of the rows, shape ``(num_samples, columns)``.
 
-    "sequential" draws each subset by one ``rng.choice(N, size=subset_size, replace=False)``, one after the other.
+    "sequential" draws each subset by one ``rng.choice(N, size=subset_size, replace=False)``.
 
     "disjoint" cuts random permutations of the sequences into ``K = N // m`` groups of ``m = min(n, N - n)``; for n
-    above N/2, a group is what a subset leaves out. Each subset is an exact simple random sample. The groups of one
+    above N/2, a group is the complement of a subset. Each subset is an exact simple random sample. The groups of one
     permutation share no sequence, so their estimates are correlated by about -1/(K - 1): the Monte-Carlo error of a
-    *mean* over subsets is smaller than independent draws would give (nearly zero when n divides N), that of an *SD*
-    larger by sqrt(K/(K - 1)). Where so few subsets are asked for that permutations would cost more, subsets are drawn
-    independently. Streams are spawned from ``rng`` for chunks of a fixed number of permutations.
+    *mean* over subsets is smaller than with independent draws (nearly zero if n divides N), that of an *SD* larger by
+    sqrt(K/(K - 1)). If so few subsets are asked for that permutations would cost more, they are drawn independently.
+    Chunks of a fixed number of permutations have streams of their own, spawned from ``rng``.
 
-    Columns that belong to several runs or etas may stand side by side: they then share their subsets. Scratch memory is
-    a few MiB whatever the number of subsets, and at most four numbers a sequence for large N.
+    Columns of several runs or etas may stand side by side; they then share their subsets. Scratch memory is a few MiB
+    whatever the number of subsets, and at most four numbers per sequence for large N.
 
     Parameters
     ----------
@@ -47,14 +48,9 @@ def subset_sums(
     num_samples
         Number of subsets.
     rng
-        The stream that the subsets are drawn from.
+        Source of the draws.
     sampler
         "sequential" or "disjoint".
-
-    Returns
-    -------
-    array
-        Shape ``(num_samples, columns)``.
 
     Raises
     ------
@@ -81,7 +77,7 @@ def subset_sums(
 
 
 def _independent(values: FloatArray, n: int, rng: np.random.Generator, sums: FloatArray) -> None:
-    """Fill ``sums`` with one choice a subset, in blocks."""
+    """Fill ``sums`` with one ``choice`` per subset, in blocks."""
     block = np.empty((min(len(sums), _fitting(n * (1 + values.shape[1]))), n), dtype=np.intp)
     add_up = _Sums(values, block.shape)
     for start in range(0, len(sums), len(block)):
@@ -92,7 +88,7 @@ def _independent(values: FloatArray, n: int, rng: np.random.Generator, sums: Flo
 
 
 def _disjoint(values: FloatArray, n: int, rng: np.random.Generator, sums: FloatArray) -> None:
-    """Fill ``sums`` with the groups of random permutations, or with what they leave out."""
+    """Fill ``sums`` from groups of random permutations, or from their complements."""
     size = len(values)
     if n == size:
         sums[:] = values.sum(axis=0)
@@ -110,13 +106,13 @@ def _disjoint(values: FloatArray, n: int, rng: np.random.Generator, sums: FloatA
 
 
 def _streams(rng: np.random.Generator, count: int) -> list[np.random.Generator]:
-    """Return streams spawned from ``rng``, by the bit generator that permutes fastest."""
-    sequence: Any = rng.bit_generator.seed_seq  # NumPy's stubs know only its simplest form
+    """Return streams spawned from ``rng``, of the bit generator that permutes fastest."""
+    sequence: Any = rng.bit_generator.seed_seq  # NumPy's stubs type it without spawn
     return [np.random.Generator(np.random.SFC64(seed)) for seed in sequence.spawn(count)]
 
 
 def _permuted(values: FloatArray, m: int, streams: list[np.random.Generator], chunk: int, sums: FloatArray) -> None:
-    """Fill ``sums`` from chunks of permutations, each from a stream of its own, cut into groups of ``m``."""
+    """Fill ``sums`` from permutations cut into groups of ``m``; each chunk of them has its own stream."""
     size, width = values.shape
     groups = size // m
     block = np.empty((chunk, size), dtype=np.intp)
@@ -125,7 +121,7 @@ def _permuted(values: FloatArray, m: int, streams: list[np.random.Generator], ch
     for start, stream in zip(range(0, len(sums), chunk * groups), streams, strict=True):
         wanted = sums[start : start + chunk * groups]
         part = block[: -(-len(wanted) // groups)]
-        part[:] = np.arange(size)  # afresh, so that a chunk depends on its own stream alone
+        part[:] = np.arange(size)  # afresh, so that a chunk depends on its own stream only
         stream.permuted(part, axis=1, out=part)
         cut = part[:, : groups * m].reshape(-1, m)[: len(wanted)]
         for first in range(0, len(wanted), at_once):
@@ -134,7 +130,7 @@ def _permuted(values: FloatArray, m: int, streams: list[np.random.Generator], ch
 
 
 class _Sums:
-    """Adds up rows of values over sets of indices, through one buffer: a fresh one each time costs as much again."""
+    """Sums rows of values over sets of indices through one buffer; allocating one per call would double the time."""
 
     def __init__(self, values: FloatArray, shape: tuple[int, ...]) -> None:
         self._values = values
@@ -148,5 +144,5 @@ class _Sums:
 
 
 def _fitting(numbers: int) -> int:
-    """Return how many rows of so many numbers fit into a block, at least one."""
+    """Return how many rows of ``numbers`` float64 fit into a block, at least one."""
     return max(1, _BLOCK_BYTES // (8 * numbers))

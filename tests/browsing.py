@@ -1,7 +1,5 @@
 """What browser tests share: a Chromium and a JupyterLab that ask nothing of a network or of anybody's settings."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

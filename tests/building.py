@@ -1,23 +1,25 @@
-"""Small runs for tests, and a plain second implementation of the estimators to hold the package against."""
+"""Small runs for tests, changes to them, and what tests say of errors."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+import pytest
 
 from analysis_helpers import Run, write_run
+from tests.plain.estimates import changes
+from tests.plain.reading import as_batch
 
+T = TypeVar("T")
+Runs: TypeAlias = dict[str, Run]
 ETAS = (1e-6, 2e-6)
 
-# What real files record about each sequence beyond the fields in use.
-_UNUSED = {
-    "": ("sum_logp", "mean_logp", "var_logp", "max_logp", "min_logp", "delta_h_seq", "entropy_before", "entropy_after"),
-    "audit": ("rb_entropy_sum", "sum_w", "sum_w2", "sum_w_abs", "sum_abs_jlogp", "mean_abs_jlogp", "token_share"),
-    "features": ("length_log", "sum_w", "sum_w2", "rb_entropy_sum", "var_logp"),
-}
+# What real files record about each sequence beyond the fields in use is as long as this.
+_UNUSED = {group: {f"{group}_{k}": -(k + 1) / 7 for k in range(9)} for group in ("audit", "features")}
 
 
 def random_run(size: int = 12, seed: int = 0, *, score: bool = True, curvature: bool = False) -> Run:
@@ -45,11 +47,67 @@ def random_run(size: int = 12, seed: int = 0, *, score: bool = True, curvature: 
     )
 
 
+def two_sequences(**changed: Any) -> Run:
+    """Return a run of two sequences with weights 1 : 3 at one eta; its arrays may be changed by name."""
+    arrays: dict[str, Any] = {
+        "token_counts": [2, 3],
+        "h_base": [1.0, 2.0],
+        "h_new": {1e-6: [0.9, 1.8]},
+        "log_weights": {1e-6: [0.0, np.log(3)]},
+        "gdotv": [-1.0, -2.0],
+    }
+    return Run.from_arrays(**{**arrays, **changed})
+
+
+def totals_only_run() -> Run:
+    return two_sequences(log_weights={1e-6: [0.0, 0.1]}, gdotv=None, delta_h_per_lr=-5.0)
+
+
+def altered(run: Run, eta: float | None = None, **changed: Any) -> Run:
+    """Return the run with fields of its measurements replaced, at one eta or at all; a callable gets the old value."""
+
+    def replaced(m: Any) -> Any:
+        if eta is not None and m.eta != eta:
+            return m
+        return dataclasses.replace(
+            m, **{name: new(getattr(m, name)) if callable(new) else new for name, new in changed.items()}
+        )
+
+    return dataclasses.replace(run, measurements=tuple(map(replaced, run.measurements)))
+
+
+def known(value: T | None) -> T:
+    """Return a value that may be missing in other runs."""
+    assert value is not None
+    return value
+
+
+def plain_estimate(run: Run, eta: float, chosen: Iterable[int], estimator: str) -> tuple[float, float]:
+    """Return (true, linear) on the chosen sequences, by the second implementation."""
+    return changes(as_batch(run), eta, chosen, estimator)
+
+
+@contextmanager
+def refused(start: str, *parts: object, error: type[Exception] = ValueError) -> Iterator[None]:
+    """Expect an error in one line that starts with what is wrong and names each of the parts."""
+    with pytest.raises(error) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(start), message
+    assert [part for part in map(str, parts) if part not in message] == [], message
+
+
+def in_prompts(run: Run, responses: int) -> Run:
+    """Return the run with so many consecutive sequences for each prompt."""
+    return dataclasses.replace(run, prompt_ids=np.arange(run.num_sequences) // responses)
+
+
 def write_like_a_real_file(path: Path, run: Run) -> int:
     """Write the run with the unused fields of real files, about 1,470 bytes a sequence; return the bytes."""
     write_run(path, run)
+    unused = json.dumps(_UNUSED, indent=6).encode()[1:-1].rstrip() + b",\n"
     plain = path.rename(path.with_suffix(".plain"))
-    unused = _unused_fields()
     with plain.open("rb") as lines, path.open("wb") as padded:
         for line in lines:
             padded.write(line)
@@ -57,48 +115,3 @@ def write_like_a_real_file(path: Path, run: Run) -> int:
                 padded.write(unused)
     plain.unlink()
     return path.stat().st_size
-
-
-def _unused_fields() -> bytes:
-    lines = []
-    for group, names in _UNUSED.items():
-        fields = [f'{" " * 10}"{name}": {-(k + 1) / 7!r}' for k, name in enumerate(names)]
-        block = ",\n".join(fields)
-        lines.append(f'{" " * 8}"{group}": {{\n{block}\n{" " * 8}}}' if group else block)
-    return (",\n".join(lines) + ",\n").encode()
-
-
-def totals_only_run() -> Run:
-    return Run.from_arrays(
-        token_counts=[2, 3],
-        h_base=[1.0, 2.0],
-        h_new={1e-6: [0.9, 1.8]},
-        log_weights={1e-6: [0.0, 0.1]},
-        delta_h_per_lr=-5.0,
-    )
-
-
-def plain_estimate(run: Run, eta: float, chosen: Iterable[int], estimator: str) -> tuple[float, float]:
-    """Return (true, linear) on the chosen sequences, by plain loops over the formulas."""
-    [measured] = [m for m in run.measurements if abs(m.eta / eta - 1) < 1e-6]
-    tokens_all = sum(run.token_counts)
-    assert run.gdotv is not None
-    assert measured.h_base is not None
-    tokens = h_base = w_tokens = w_h_new = linear = tokens_score = direct = 0.0
-    for i in (int(i) for i in chosen):
-        tokens += run.token_counts[i]
-        h_base += measured.h_base[i]
-        w_tokens += measured.weights[i] * run.token_counts[i]
-        w_h_new += measured.weights[i] * measured.h_new[i]
-        linear += run.gdotv[i]
-        if run.score is not None:
-            t_j = -run.score.denom_corr_unscaled[i] / run.score.h_base_mean
-            tokens_score += t_j
-            direct += run.score.jH_sum[i] + measured.h_base[i] * t_j / run.token_counts[i]
-    if estimator == "partial_sum":
-        all_w_tokens = sum(w * t for w, t in zip(measured.weights, run.token_counts, strict=True))
-        return w_h_new / all_w_tokens - tokens / tokens_all * measured.base_entropy, eta * linear
-    if estimator == "matched":
-        return w_h_new / w_tokens - h_base / tokens, eta * (direct - h_base / tokens * tokens_score) / tokens
-    correction = (h_base / tokens - run.score.h_base_mean) * tokens_score if run.score is not None else 0.0
-    return w_h_new / w_tokens - h_base / tokens, eta * (linear * tokens_all - correction) / tokens

@@ -1,7 +1,5 @@
 """Shared data: the sample data of the repository, and real runs where RESEARCH_RUNS says where they are."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A small results file, its fields, and ways to damage it; damaged files are read within limits of time and memory."""
 
-from __future__ import annotations
-
 import dataclasses
 import faulthandler
 import json
@@ -32,20 +30,17 @@ GOOD = dataclasses.replace(
 TREE: dict[str, Any] = json.loads(encode_run(GOOD))
 FILE = "E_6/run_01/results.json"
 
+COLUMNS = dict.fromkeys(("normalized_weights", "h_new", "token_counts"), "refused")
+COLUMNS |= {"log_weights": "nothing", "h_base": "baseline_entropy"}
+TERMS = ("gdotv", "index", "vhvv", "extras", "extras.wjlogp_sum", "extras.jH_sum", "extras.denom_corr_unscaled")
 # Every field in use, with what a run loses where it is missing: all ("refused"), nothing, or one of the supports.
 FIELDS = {
     "approx": "refused",
     "approx.delta_h_per_lr": "refused",
     "approx.per_sequence": "linear",
     "approx.per_sequence.2": "refused",
-    "approx.per_sequence.2.gdotv": "refused",
-    "approx.per_sequence.2.index": "refused",
     "approx.per_sequence.2.length": "nothing",
-    "approx.per_sequence.2.vhvv": "refused",
-    "approx.per_sequence.2.extras": "refused",
-    "approx.per_sequence.2.extras.wjlogp_sum": "refused",
-    "approx.per_sequence.2.extras.jH_sum": "refused",
-    "approx.per_sequence.2.extras.denom_corr_unscaled": "refused",
+    **{f"approx.per_sequence.2.{name}": "refused" for name in TERMS},
     "approx.variance": "nothing",
     "approx.variance.num_shards": "nothing",
     "approx.variance.se_shard": "nothing",
@@ -63,34 +58,13 @@ FIELDS = {
     "true.entries.1.diagnostics": "refused",
     "true.entries.1.diagnostics.base_entropy": "refused",
     "true.entries.1.diagnostics.ess": "nothing",
-    "true.entries.1.diagnostics.normalized_weights": "refused",
-    "true.entries.1.diagnostics.normalized_weights.3": "refused",
-    "true.entries.1.diagnostics.log_weights": "nothing",
-    "true.entries.1.diagnostics.log_weights.3": "refused",
-    "true.entries.1.diagnostics.h_base": "baseline_entropy",
-    "true.entries.1.diagnostics.h_base.3": "refused",
-    "true.entries.1.diagnostics.h_new": "refused",
-    "true.entries.1.diagnostics.h_new.3": "refused",
-    "true.entries.1.diagnostics.token_counts": "refused",
-    "true.entries.1.diagnostics.token_counts.3": "refused",
+    **{f"true.entries.1.diagnostics.{name}": loss for name, loss in COLUMNS.items()},
+    **{f"true.entries.1.diagnostics.{name}.3": "refused" for name in COLUMNS},
 }
-MAY_HOLD_OTHER_THINGS = (
-    "approx.per_sequence_meta",
-    "approx.variance",
-    "approx.quadratic",
-    "approx.quadratic.variance",
-)
-MUST_NOT_BE_NEGATIVE = (
-    "num_shards",
-    "se_shard",
-    "se_vHvv",
-    "token_counts.3",
-    "normalized_weights.3",
-    ".eta",
-    "H_base_mean",
-    ".index",
-    ".length",
-)
+PARENTS = ("per_sequence_meta", "variance", "quadratic", "quadratic.variance")
+MAY_HOLD_OTHER_THINGS = {f"approx.{parent}" for parent in PARENTS}
+_WITH_A_SIGN = "eta index length token_counts.3 normalized_weights.3 H_base_mean num_shards se_shard se_vHvv"
+MUST_NOT_BE_NEGATIVE = tuple(f".{name}" for name in _WITH_A_SIGN.split())
 WRONG = {
     "text": "1.0",
     "true": True,

@@ -1,7 +1,5 @@
 """Print the oldest versions that the package says it supports, as constraints for pip: `python -m tests.oldest`."""
 
-from __future__ import annotations
-
 import re
 import sys
 import tomllib
@@ -11,13 +9,7 @@ _BOUND = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)>=(?P<version>[0-9.]+)")
 
 
 def oldest_versions(pyproject: Path) -> dict[str, str]:
-    """Return name -> lower bound of everything that the package needs at run time, its extra "cluster" included.
-
-    Raises
-    ------
-    ValueError
-        If a dependency has no lower bound, or more than one bound.
-    """
+    """Return name -> lower bound of everything that the package needs at run time, its extra "cluster" included."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     found = {}
     for dependency in project["dependencies"] + project["optional-dependencies"]["cluster"]:

@@ -1,7 +1,5 @@
 """Make the pictures of the README anew: ``python -m tests.pictures``, with Chromium."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
@@ -25,7 +23,7 @@ def _of_the_explorer(browser: Any, folder: Path) -> None:
     folder.mkdir()
     with served_lab(folder) as address:
         page = browser.new_page(viewport={"width": 1280, "height": 1100})
-        run_all(page, address, "06_explore")
+        run_all(page, address, "07_explore")
         page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         explorer = page.locator(".entropy-explorer")
         explorer.scroll_into_view_if_needed()

@@ -1,7 +1,5 @@
 """Small notebooks for sweeps: quick to run, and made to fail, wait or die where a test asks for it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,25 +27,38 @@ display({"application/vnd.analysis.result+json": result, "text/plain": "2 rows"}
 
 FIGURE = """%matplotlib inline
 import matplotlib.pyplot as plt
+from IPython.display import HTML, display
+print("<printed>")
+display(HTML("<table></table>"))
 figure, ax = plt.subplots()"""
 
 
-def write_notebook(path: Path, *, body: str = BODY, parameters: str = PARAMETERS, figure: bool = False) -> Path:
-    """Write a notebook with a parameters cell; without a figure it starts in half a second."""
-    cells = [
-        nbformat.v4.new_markdown_cell("# A question"),
-        nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("before = 1\nprint('first cell')"),
-        nbformat.v4.new_code_cell(body),
-    ]
+def write_notebook(
+    path: Path,
+    *cells: str,
+    parameters: str = PARAMETERS,
+    title: str = "# A question",
+    figure: bool = False,
+) -> Path:
+    """Write a notebook with a parameters cell and code cells, or the usual ones; without a figure it starts quickly."""
+    made = [nbformat.v4.new_markdown_cell(title)]
+    made.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    made += map(nbformat.v4.new_code_cell, cells or ("before = 1\nprint('first cell')", BODY))
     if figure:
-        cells.append(nbformat.v4.new_code_cell(FIGURE, metadata={"tags": ["key"]}))
+        made.append(nbformat.v4.new_code_cell(FIGURE, metadata={"tags": ["key"]}))
+        made.append(nbformat.v4.new_markdown_cell("**How to read it.**", metadata={"tags": ["key"]}))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel}), path)
     return path
 
 
 def command(out: Path, folder: Path, *options: str) -> Sequence[str]:
     """Return the arguments of a sweep over the notebooks in a folder."""
     return ["sweep", "--notebooks", str(folder), "--out", str(out), *options]
+
+
+def printed(path: Path) -> str:
+    """Return what the cells of a notebook printed, however far it came."""
+    outputs = [out for cell in nbformat.read(path, as_version=4).cells for out in cell.get("outputs", [])]
+    return "".join(output.get("text", "") for output in outputs)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -8,15 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis_helpers import RunError
-from analysis_helpers._checks import (
-    canonical_eta,
-    checked_array,
-    checked_choice,
-    checked_count,
-    checked_eta,
-    checked_total,
-    same_eta,
-)
+from analysis_helpers._checks import canonical_eta, checked_array, checked_count, checked_eta, same_eta
+from tests.building import refused
 
 etas = st.floats(1e-12, 1.0)
 
@@ -24,64 +15,41 @@ etas = st.floats(1e-12, 1.0)
 def test_a_run_error_is_a_value_error_that_keeps_its_parts() -> None:
     error = RunError("a/results.json", "true.entries", "must hold something", 0)
     assert isinstance(error, ValueError)
-    assert (error.file, error.field, error.rule, error.value) == (
-        "a/results.json",
-        "true.entries",
-        "must hold something",
-        0,
-    )
+    parts = (error.file, error.field, error.rule, error.value)
+    assert parts == ("a/results.json", "true.entries", "must hold something", 0)
     assert str(error) == "a/results.json: true.entries must hold something, got 0"
 
 
 @given(etas)
-def test_a_canonical_eta_is_its_own_canonical_eta_and_the_same_step_size(eta: float) -> None:
+def test_step_sizes_are_told_apart_at_a_relative_1e_6_and_have_one_canonical_value(eta: float) -> None:
     canonical = canonical_eta(eta)
     assert canonical_eta(canonical) == canonical
     assert same_eta(eta, canonical)
-
-
-@given(etas)
-def test_step_sizes_are_told_apart_at_a_relative_1e_6(eta: float) -> None:
     assert same_eta(eta, eta * (1 + 9e-7))
     assert not same_eta(eta, eta * (1 + 1.2e-6))
 
 
 @pytest.mark.parametrize("eta", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_step_size_must_be_positive_and_finite(eta: float) -> None:
-    with pytest.raises(RunError, match=r"file: true.entries\[0\].eta must be a positive step size"):
+    with refused("file: true.entries[0].eta must be a positive step size", eta, error=RunError):
         checked_eta(eta, "true.entries[0].eta", "file")
 
 
-def test_a_checked_array_is_a_read_only_copy() -> None:
-    values = np.array([1.0, 2.0])
-    checked = checked_array(values, "h_new", "file")
-    values[0] = 5.0
-    assert checked.tolist() == [1.0, 2.0]
-    with pytest.raises(ValueError, match="read-only"):
-        checked[0] = 3.0
-
-
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "rule", "value"),
     [
-        ([], r"file: h_new must hold one number a sequence, got shape \(0,\)"),
-        ([[1.0]], r"file: h_new must hold one number a sequence, got shape \(1, 1\)"),
-        ([1.0, 2.0], "file: h_new must have one value for each of the 3 sequences, got 2 values"),
-        ([1.0, float("inf"), 2.0], "file: h_new must be finite, got inf at position 1"),
-        ([1.0, 2.0, -3.0], "file: h_new must not be negative, got -3.0 at position 2"),
-        (["a", "b", "c"], "file: h_new must hold numbers"),
-        ([10**400, 1, 1], "file: h_new must hold numbers"),
+        ([], "must hold one", "(0,)"),
+        ([[1.0]], "must hold one", "(1, 1)"),
+        ([1.0, 2.0], "must have one value for each of the 3 sequences", "2"),
+        ([1.0, float("inf"), 2.0], "must be finite", "inf at position 1"),
+        ([1.0, 2.0, -3.0], "must not be negative", "-3.0 at position 2"),
+        (["a", "b", "c"], "must hold numbers", ""),
+        ([10**400, 1, 1], "must hold numbers", ""),
     ],
 )
-def test_a_bad_array_is_named_by_file_field_rule_and_value(values: Any, message: str) -> None:
-    with pytest.raises(RunError, match=message):
+def test_a_bad_array_is_named_by_file_field_rule_and_value(values: Any, rule: str, value: str) -> None:
+    with refused(f"file: h_new {rule}", value, error=RunError):
         checked_array(values, "h_new", "file", length=3, nonnegative=True)
-
-
-@pytest.mark.parametrize("total", [[0.0, 0.0], [1e308, 1e308]])
-def test_a_total_must_be_positive_and_finite(total: list[float]) -> None:
-    with np.errstate(over="ignore"), pytest.raises(RunError, match="token_counts must sum to a positive number"):
-        checked_total(np.array(total), "token_counts", "file")
 
 
 @given(st.integers(1, 10**6))
@@ -91,15 +59,5 @@ def test_counts_are_accepted_from_python_and_numpy(value: int) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, 2.5, "2", None, True])
 def test_counts_must_be_whole_numbers_of_at_least_1(value: object) -> None:
-    with pytest.raises(ValueError, match="sample_size must be a whole number of at least 1, got"):
+    with refused("sample_size must be a whole number of at least 1", repr(value)):
         checked_count(value, "sample_size")
-
-
-def test_a_count_above_the_most_says_what_the_most_is() -> None:
-    with pytest.raises(ValueError, match="sample_size must be at most 10, the number of sequences, got 11"):
-        checked_count(11, "sample_size", most=10, what_most=", the number of sequences")
-
-
-def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="estimator must be one of 'partial_sum', 'ratio', got 'rato'"):
-        checked_choice("rato", "estimator", ["partial_sum", "ratio"])

@@ -1,7 +1,5 @@
 """Pages as a reader sees them: in Chromium, at the width of a desk and of a phone."""
 
-from __future__ import annotations
-
 import io
 import shutil
 from collections.abc import Iterator
@@ -34,7 +32,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sweep")
     folder = tmp_path_factory.mktemp("notebooks")
     shutil.copy(REPOSITORY / "notebooks" / "02_batch_size_comparison.ipynb", folder)
-    write_notebook(folder / "it's <b>bold<b> & 50%.ipynb", body="raise ValueError('<script>alert(1)</script>')")
+    write_notebook(folder / "it's <b>bold<b> & 50%.ipynb", "raise ValueError('<script>alert(1)</script>')")
     options = {
         "data_root": [str(REPOSITORY / "data_samples")],
         "eta": ["1.6e-6", "3.2e-6"],

@@ -10,7 +10,7 @@ import pytest
 
 from tests import pinned
 
-RELATIVE = 1e-12  # of the largest number beside it: sums over sequences cancel
+RELATIVE = 1e-9  # of the largest number beside it: sums over sequences cancel, in another order on other processors
 
 
 def differences(found: Any, expected: Any, path: str = "", scale: float = 0.0) -> list[str]:

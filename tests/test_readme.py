@@ -1,22 +1,35 @@
-"""What the README shows must run as written."""
+"""What the README shows must run as written; links and make targets of every document exist."""
 
-from __future__ import annotations
-
+import doctest
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from analysis_helpers import inventory
+from analysis_helpers import inventory, read_run
 from analysis_helpers.report.execution import find_notebooks
 from tests.conftest import REPOSITORY
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "data_samples/README.md")
+WRITE_A_RUN, COMPARE, ASK = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.fixture
+def beside_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to an empty folder that has the sample data, as the repository has."""
+    (tmp_path / "data_samples").symlink_to(REPOSITORY / "data_samples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_it_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 150
 
 
 def test_the_example_of_writing_a_run_writes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,55 +40,67 @@ def test_the_example_of_writing_a_run_writes_one(tmp_path: Path, monkeypatch: py
         "entropy_after": [1.4, 1.9],
         "log_ratio": [0.0, 0.1],
         "linear_terms": [-1.0, -2.0],
+        "logp": [-1.4, -2.1],
+        "sampler_logp": [-1.5, -2.0],
+        "prompts": ["a", "b"],
     }
-    exec(BLOCKS[0], arrays)
-    assert inventory(tmp_path / "my_runs")[["batch", "run", "problem"]].to_numpy().tolist() == [["E_256", "run_01", ""]]
+    exec(WRITE_A_RUN, arrays)
+    run = read_run("my_runs/E_128/run_01/results.json")
+    assert {"linear", "logp", "prompts"} <= set(run.supports)
+    assert run.sampler_logp is not None
+    [row] = inventory("my_runs").to_dict("records")
+    assert (row["sequences"], row["etas"], row["problem"]) == (2, (1.6e-6,), "")
 
 
-def test_the_example_of_a_comparison_prints_its_summary(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    exec(BLOCKS[1], {})
+def test_the_examples_print_what_is_shown(beside_the_samples: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    exec(COMPARE, names)
     assert "synthetic_std" in capsys.readouterr().out
-
-
-def test_the_verdict_is_the_one_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    exec(BLOCKS[2], {})
-    [shown] = re.findall(r"```text\n(Verdict .*?)```", README, re.DOTALL)
-    assert capsys.readouterr().out.split() == shown.split()  # the README wraps its lines
-
-
-def test_every_example_is_tested_here() -> None:
-    assert len(BLOCKS) == 3
+    assert names["true_seq"].sum() == pytest.approx(names["large"]["run_01"].measurement(1.6e-6).delta_h_true)
+    assert len(names["draws"]) == 2 * len(names["large"]) * 200
+    assert (beside_the_samples / "comparison.png").stat().st_size > 0
+    exec(ASK, names)
+    printed = capsys.readouterr().out
+    [shown] = re.findall(r"```text\n(.*?)```", TEXT, re.DOTALL)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE  # lines are left out, and long ones wrapped
+    assert doctest.OutputChecker().check_output(shown, printed, flags), printed
+    assert names["largest"] == 1.28e-5 == max(names["small"]["run_01"].etas)
 
 
 @pytest.mark.slow
 def test_the_sweep_runs_as_written_and_the_same_command_resumes_it(tmp_path: Path) -> None:
-    commands = re.findall(r"^    (\.venv/bin/python -m analysis_helpers sweep --notebook .*)$", README, re.MULTILINE)
-    assert len(commands) == 2
-    assert commands[0] == commands[1]
-    arguments = commands[0].replace("sweeps/first", str(tmp_path / "first")).split()[1:]
+    [command] = re.findall(r"^    \.venv/bin/python (-m analysis_helpers sweep (?:.*\\\n)*.*)$", TEXT, re.MULTILINE)
+    arguments = command.replace("\\\n", "").replace("sweeps/first", str(tmp_path / "first")).split()
     for status in ("done", "kept"):
         subprocess.run([sys.executable, *arguments], check=True, cwd=REPOSITORY)
         assert pd.read_csv(tmp_path / "first" / "runlog.csv")["status"].tolist() == [status] * 4
 
 
 def test_every_notebook_is_listed() -> None:
-    assert all(f"notebooks/{path.name}" in README for path in find_notebooks())
+    assert all(f"notebooks/{path.name}" in TEXT for path in find_notebooks())
 
 
-def test_local_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert links
-    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_local_links_lead_to_a_file_and_a_heading(document: str) -> None:
+    place = REPOSITORY / document
+    for link, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", place.read_text(encoding="utf-8")):
+        target = place.parent / link if link else place
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), anchor
 
 
-def test_every_make_target_named_here_exists() -> None:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_make_targets_exist(document: str) -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z-]+)", README)) <= targets
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= targets
+
+
+def headings(document: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a document."""
+    found = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in found}
 
 
 def test_binder_installs_what_the_notebooks_need_at_the_versions_that_are_tested() -> None:

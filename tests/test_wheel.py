@@ -1,7 +1,5 @@
 """The package as people install it: a wheel, away from the checkout, with every data file it needs."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -11,6 +9,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.sweeping import write_notebook
+
+pytestmark = pytest.mark.slow  # builds a wheel in an environment of its own
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,6 @@ def run(installed: Path, *arguments: str) -> str:
         [sys.executable, *arguments], cwd=installed, env=environment, capture_output=True, text=True, check=True
     )
     return found.stdout
-
-
-def test_the_installed_package_is_the_one_that_runs(installed: Path) -> None:
-    assert run(installed, "-c", "import analysis_helpers as a; print(a.__file__)").startswith(str(installed / "site"))
 
 
 def test_stored_tables_are_found(installed: Path) -> None:

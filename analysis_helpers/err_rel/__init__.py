@@ -1,16 +1,17 @@
-"""The relative error of the linear approximation, as tables: references, random subsets, actual runs."""
+"""The relative error of the linear approximation, as tables: reference totals, random subsets, actual runs."""
 
 from .comparison import Comparison, compare_err_rel_distributions, explain_partial_sum
 from .references import (
     all_etas,
-    check_mapping,
-    check_poolable,
     known_eta,
     mean_total_error,
     own_total,
     reference_for,
     reference_total,
     reference_true_totals,
+    require_poolable,
+    require_runs,
+    same_content,
     usable_runs,
 )
 from .tables import (
@@ -27,8 +28,6 @@ __all__ = [
     "Comparison",
     "aggregate_err_rel",
     "all_etas",
-    "check_mapping",
-    "check_poolable",
     "collect_err_rel_across_runs",
     "compare_err_rel_distributions",
     "explain_partial_sum",
@@ -38,6 +37,9 @@ __all__ = [
     "reference_for",
     "reference_total",
     "reference_true_totals",
+    "require_poolable",
+    "require_runs",
+    "same_content",
     "sample_err_rel_across_runs",
     "simulate_err_rel",
     "simulate_err_rel_across_runs",

@@ -1,6 +1,6 @@
-"""Which runs go together into a table, and what their errors are divided by.
+"""Which runs are pooled in a table, and what their errors are divided by.
 
-What is left out is left out with a warning that names the run and the reason, and is an error when nothing is left.
+Unusable runs are skipped with a warning that names the run and the reason; none left is an error.
 """
 
 from __future__ import annotations
@@ -14,48 +14,51 @@ from ..estimators import true_total_standard_error
 from ..runs import Run
 
 WEAK_REFERENCE = 3.0
-"""A reference total closer to zero than this many of its standard errors is warned about."""
+"""A reference total within this many of its standard errors of zero is warned about."""
 
 
 def usable_runs(
     runs: Mapping[str, Run], etas: Sequence[float], size: int, argument: str = "sample_size"
 ) -> dict[float, list[str]]:
-    """Return eta -> names of the runs that have it and at least ``size`` sequences; warn about the rest.
+    """Return eta -> names of the runs that have it and at least ``size`` sequences; others are skipped with a warning.
 
     Raises
     ------
     ValueError
         If there are no runs or etas, an eta is in no run, or every run is smaller than ``size``.
     RunError
-        If the runs must not be pooled.
+        If only some of the runs record the denominator correction.
     """
     if isinstance(etas, (str, float, int)) or len(etas) == 0:
         raise ValueError(f"etas must be a list of at least one step size, got {etas!r}")
-    check_mapping(runs)
+    require_runs(runs)
     found = [known_eta(runs, eta) for eta in etas]
     if len(set(found)) < len(found):
         raise ValueError(f"etas must hold each step size once, got {list(etas)}")
-    large_enough = _at_least(runs, checked_count(size, argument), argument)
+    runs = _without_copies(runs)
+    largest = max(run.num_sequences for run in runs.values())
+    if checked_count(size, argument) > largest:
+        raise ValueError(f"{argument} must be at most {largest}, the sequences of the largest run, got {size}")
+    large_enough = {name: run for name, run in runs.items() if run.num_sequences >= size}
+    for name, run in runs.items():
+        if name not in large_enough:
+            warn_about_runs(f"skipped {name}: it has {run.num_sequences} sequences, fewer than {argument} {size}")
     usable = {eta: _having(large_enough, eta) for eta in found}
     for eta, names in usable.items():
         if not names:
             raise ValueError(f"no run with at least {size} sequences has eta {eta!r}")
     used = {name: run for name, run in runs.items() if any(name in names for names in usable.values())}
-    check_poolable(used)
-    _warn_of_copies(used)
+    require_poolable(used)
     return usable
 
 
-def check_poolable(runs: Mapping[str, Run]) -> None:
-    """Raise a `RunError` if some runs record the denominator correction and others do not.
-
-    With and without it the linear term is a different quantity.
-    """
-    check_mapping(runs)
+def require_poolable(runs: Mapping[str, Run]) -> None:
+    """Raise a `RunError` if some runs record the denominator correction and others do not: a different linear term."""
+    require_runs(runs)
     corrected = {name: "score" in run.supports for name, run in runs.items() if "linear" in run.supports}
     if len(set(corrected.values())) > 1:
         without = ", ".join(name for name, has in corrected.items() if not has)
-        rule = "is recorded in some runs and not in these, whose linear terms are a different quantity; take them apart"
+        rule = "is recorded in some runs and not in these; their linear terms differ and must not be pooled"
         raise RunError(without, "approx.per_sequence[].extras.denom_corr_unscaled", rule)
 
 
@@ -68,7 +71,7 @@ def all_etas(runs: Mapping[str, Run]) -> list[float]:
 
 
 def known_eta(runs: Mapping[str, Run], eta: float) -> float:
-    """Return the step size of the runs that ``eta`` means, or raise a `ValueError` that says which there are."""
+    """Return the step size of the runs that equals ``eta`` within tolerance, or raise a `ValueError` listing them."""
     if isinstance(eta, bool) or not isinstance(eta, (int, float, np.number)):
         raise ValueError(f"eta must be a number, got {eta!r}")
     there = all_etas(runs)
@@ -79,10 +82,10 @@ def known_eta(runs: Mapping[str, Run], eta: float) -> float:
 
 
 def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
-    """Return, for each eta, the mean ``delta_h_true`` over the runs, in nats per token.
+    """Return eta -> mean ``delta_h_true`` over the runs, in nats per token.
 
-    A run without an eta that others have does not enter that mean; a warning names it. A mean too close to zero to
-    divide by is warned about.
+    A run without one of the etas is skipped in that mean, with a warning. A mean too close to zero to divide by is
+    warned about.
 
     Raises
     ------
@@ -98,36 +101,37 @@ def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     >>> {eta: round(total, 12) for eta, total in totals.items()}
     {1e-06: -0.2}
     """
-    check_mapping(runs)
-    having = {eta: {name: runs[name] for name in _having(runs, eta)} for eta in all_etas(runs)}
+    require_runs(runs)
+    distinct = _without_copies(runs)
+    having = {eta: {name: distinct[name] for name in _having(distinct, eta)} for eta in all_etas(distinct)}
     return {eta: reference_total(of_eta, eta) for eta, of_eta in having.items()}
 
 
 def reference_total(runs: Mapping[str, Run], eta: float) -> float:
-    """Return the mean ``delta_h_true`` of runs that all have ``eta``; warn where it is too near zero to divide by."""
-    total = _mean_true_total(list(runs.values()), eta)
+    """Return the mean ``delta_h_true`` of runs that all have ``eta``; warn if it is too close to zero to divide by."""
+    total = float(np.mean([run.measurement(eta).delta_h_true for run in runs.values()]))
     _warn_if_weak(total, list(runs.values()), "the mean over the runs", eta)
     return total
 
 
 def own_total(run: Run, eta: float, name: str) -> float:
-    """Return the run's own ``delta_h_true``; warn where it is too close to zero to divide by."""
+    """Return the run's own ``delta_h_true``; warn if it is too close to zero to divide by."""
     total = run.measurement(eta).delta_h_true
     _warn_if_weak(total, [run], name, eta)
     return total
 
 
 def mean_total_error(runs: Sequence[Run], eta: float) -> float | None:
-    """Return the standard error, from sampling, of the mean true total over runs; None where it cannot be had."""
+    """Return the sampling standard error of the mean true total over runs; None if no run records ``h_base``."""
     errors = [true_total_standard_error(run, eta) for run in runs]
     known = [se for se in errors if se is not None]
     if not known:
         return None
-    return float(np.sqrt(np.mean(np.square(known)) / len(runs)))  # a run without one is taken to be like the others
+    return float(np.sqrt(np.mean(np.square(known)) / len(runs)))  # a run without one counts as average
 
 
 def reference_for(references: Mapping[float, float] | None, run: Run, eta: float, name: str) -> float:
-    """Return the given reference at ``eta``; where none are given, the run's own total."""
+    """Return the given reference at ``eta``; the run's own total if none are given."""
     if references is None:
         return own_total(run, eta, name)
     for known, total in references.items():
@@ -136,7 +140,7 @@ def reference_for(references: Mapping[float, float] | None, run: Run, eta: float
     raise ValueError(f"references has no eta {eta!r}; there are {', '.join(map(repr, references))}")
 
 
-def check_mapping(runs: Mapping[str, Run]) -> None:
+def require_runs(runs: Mapping[str, Run]) -> None:
     """Raise a `ValueError` if ``runs`` is not a dict of at least one run."""
     if not isinstance(runs, Mapping):
         raise ValueError(f"runs must be a dict of name -> Run, as from load_runs, got {type(runs).__name__}")
@@ -144,38 +148,24 @@ def check_mapping(runs: Mapping[str, Run]) -> None:
         raise ValueError("no runs given")
 
 
-def _warn_of_copies(runs: Mapping[str, Run]) -> None:
-    seen: dict[str, Run] = {}
-    for name, run in runs.items():
-        original = next((known for known, other in seen.items() if other == run), None)
-        if original is not None:
-            warn_about_runs(f"{name} is the same run as {original}: it counts twice")
-        seen[name] = run
+def same_content(runs: Mapping[str, Run]) -> dict[str, str]:
+    """Return name -> earlier name for runs whose content is that of an earlier run."""
+    first = {name: next(known for known, other in runs.items() if other == run) for name, run in runs.items()}
+    return {name: original for name, original in first.items() if original != name}
 
 
-def _at_least(runs: Mapping[str, Run], size: int, argument: str) -> dict[str, Run]:
-    largest = max(run.num_sequences for run in runs.values())
-    if size > largest:
-        raise ValueError(f"{argument} must be at most {largest}, the sequences of the largest run, got {size}")
-    for name, run in runs.items():
-        if run.num_sequences < size:
-            _warn_skipped(name, f"has {run.num_sequences} sequences, fewer than {argument} {size}")
-    return {name: run for name, run in runs.items() if run.num_sequences >= size}
+def _without_copies(runs: Mapping[str, Run]) -> dict[str, Run]:
+    copies = same_content(runs)
+    for name, original in copies.items():
+        warn_about_runs(f"skipped {name}: same content as {original}")
+    return {name: run for name, run in runs.items() if name not in copies}
 
 
 def _having(runs: Mapping[str, Run], eta: float) -> list[str]:
     for name, run in runs.items():
         if not run.has_eta(eta):
-            _warn_skipped(name, f"has no eta {eta!r}")
+            warn_about_runs(f"skipped {name}: it has no eta {eta!r}")
     return [name for name, run in runs.items() if run.has_eta(eta)]
-
-
-def _warn_skipped(name: str, reason: str) -> None:
-    warn_about_runs(f"skipped {name}: it {reason}")
-
-
-def _mean_true_total(runs: Sequence[Run], eta: float) -> float:
-    return float(np.mean([run.measurement(eta).delta_h_true for run in runs]))
 
 
 def _warn_if_weak(total: float, runs: Sequence[Run], name: str, eta: float) -> None:
@@ -183,5 +173,5 @@ def _warn_if_weak(total: float, runs: Sequence[Run], name: str, eta: float) -> N
     if se is not None and abs(total) < WEAK_REFERENCE * se:
         warn_about_runs(
             f"the true total of {name} at eta {eta!r}, {total:.3g}, is within {WEAK_REFERENCE:g} standard errors "
-            f"({se:.3g}) of zero: err_rel divided by it says little"
+            f"({se:.3g}) of zero: err_rel divided by it is unreliable"
         )

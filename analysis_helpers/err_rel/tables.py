@@ -1,14 +1,8 @@
-"""The relative error of the linear approximation, ``err_rel = (linear - true) / reference``, as tables.
+"""Tables of the relative error of the linear approximation, ``err_rel = (linear - true) / reference``.
 
-The reference is a fixed scale, never a subset's own true change: that can cross zero, and the quotient then has no
-mean. Tables have a row for each run, eta and subset. What has to be left out is left out with a warning that names the
-run and the reason.
-
-Random subsets that are drawn once and asked often: for every step size and every estimator.
-
-Every estimator is a function of a few column sums, so the sums over a subset answer for all of them. Use it where the
-same subsets are looked at in many ways, as under the controls of a notebook; for one table,
-`simulate_err_rel_across_runs` says the same and keeps nothing.
+One row per run, eta and subset. The reference is a fixed scale, never a subset's own true change: that can cross zero,
+and the quotient then has no mean. For the standard error in closed form, without draws, use
+`analysis_helpers.err_rel_standard_error`.
 """
 
 from __future__ import annotations
@@ -20,19 +14,19 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from .._checks import FloatArray, RunError, checked_count, warn_about_runs
-from ..estimators import ESTIMATORS, Columns, columns
+from ..estimators import ESTIMATORS, Columns, EstimatorName, columns
 from ..runs import Run
-from ..subsampling import subset_sums
+from ..subsampling import Sampler, subset_sums
 from .references import own_total, reference_for, usable_runs
 
 
 def aggregate_err_rel(true_subset: ArrayLike, linear_subset: ArrayLike, true_total_full: float) -> float:
-    """Return ``(sum(linear) - sum(true)) / true_total_full`` over a subset's contributions; NaN where the total is 0.
+    """Return ``(sum(linear) - sum(true)) / true_total_full`` over a subset's contributions; NaN if the total is 0.
 
     Raises
     ------
     ValueError
-        If the contributions are not of one length.
+        If the two arrays differ in shape.
 
     Examples
     --------
@@ -41,7 +35,7 @@ def aggregate_err_rel(true_subset: ArrayLike, linear_subset: ArrayLike, true_tot
     """
     if np.shape(true_subset) != np.shape(linear_subset):
         shapes = f"{np.shape(true_subset)} and {np.shape(linear_subset)}"
-        raise ValueError(f"true_subset and linear_subset must have one shape, got {shapes}")
+        raise ValueError(f"true_subset and linear_subset must have the same shape, got {shapes}")
     if true_total_full == 0:
         return float("nan")
     return float((np.sum(linear_subset) - np.sum(true_subset)) / true_total_full)
@@ -54,8 +48,8 @@ def simulate_err_rel(
     *,
     num_samples: int = 1000,
     seed: int = 0,
-    estimator: str = "partial_sum",
-    sampler: str = "sequential",
+    estimator: EstimatorName = "partial_sum",
+    sampler: Sampler = "sequential",
     reference: float | None = None,
 ) -> FloatArray:
     """Return err_rel on random subsets of one run, shape ``(num_samples,)``.
@@ -71,14 +65,14 @@ def simulate_err_rel(
     num_samples
         Number of subsets.
     seed
-        Seed of the call's one random stream.
+        Seed of the random draws.
     estimator
-        "partial_sum" (the original's: full-batch contributions summed over the subset), "ratio" (estimated anew on it)
-        or "matched" (the same, with the exact derivative in place of the recorded linear terms).
+        "partial_sum" (full-batch contributions summed over the subset, as in the published figures), "ratio" (the
+        subset taken as the whole batch) or "matched" (ratio, with the exact derivative as linear change).
     sampler
-        "sequential": one ``Generator.choice(N, sample_size, replace=False)`` a subset. "disjoint": groups cut from
-        random permutations, faster; see `analysis_helpers.subsampling.subset_sums` for what that does to Monte-Carlo
-        error.
+        "sequential": one ``Generator.choice(N, sample_size, replace=False)`` per subset. "disjoint": groups cut from
+        random permutations, faster; `analysis_helpers.subsampling.subset_sums` says what that does to Monte-Carlo
+        errors.
     reference
         What to divide by (nats per token); None: the run's own full-batch true total.
 
@@ -104,8 +98,9 @@ def simulate_err_rel(
     checked_count(sample_size, "sample_size", most=run.num_sequences, what_most=", the number of sequences")
     batch = columns(run, eta, estimator)
     scale = own_total(run, eta, run.source) if reference is None else reference
-    sums = subset_sums(batch.values, sample_size, num_samples, np.random.default_rng(seed), sampler=sampler)
-    return relative_error(batch, sums, scale)
+    size = batch.rows_for(sample_size)
+    sums = subset_sums(batch.values, size, num_samples, np.random.default_rng(seed), sampler=sampler)
+    return _relative_error(batch, sums, scale)
 
 
 def simulate_err_rel_across_runs(
@@ -115,13 +110,24 @@ def simulate_err_rel_across_runs(
     *,
     num_samples: int = 1000,
     seed: int = 0,
-    estimator: str = "partial_sum",
-    sampler: str = "sequential",
+    estimator: EstimatorName = "partial_sum",
+    sampler: Sampler = "sequential",
     references: Mapping[float, float] | None = None,
 ) -> pd.DataFrame:
-    """Return err_rel on random subsets of several runs: the numbers of `simulate_err_rel` for each run and eta.
+    """Return a table of err_rel on random subsets of several runs: `simulate_err_rel` for each run and eta.
 
-    One seed means the same subsets for every run of equal N, so they are drawn once.
+    Runs of equal size share their subsets, which are drawn once.
+
+    Parameters
+    ----------
+    runs
+        Name -> run.
+    etas
+        Step sizes.
+    sample_size, num_samples, seed, estimator, sampler
+        As in `simulate_err_rel`; ``num_samples`` subsets per eta and run.
+    references
+        Eta -> what to divide by (nats per token); None: each run's own full-batch true total.
 
     Returns
     -------
@@ -142,18 +148,17 @@ def simulate_err_rel_across_runs(
     >>> table.groupby("run").size().to_dict()
     {'run_01': 100, 'run_02': 100}
     """
-    usable = usable_runs(runs, etas, sample_size)
-    batches = [(name, eta, columns(runs[name], eta, estimator)) for eta, names in usable.items() for name in names]
-    values: dict[int, FloatArray] = {}
-    for size in {runs[name].num_sequences for name, _, _ in batches}:
-        same_size = [k for k, (name, _, _) in enumerate(batches) if runs[name].num_sequences == size]
-        together = np.hstack([batches[k][2].values for k in same_size])
-        sums = subset_sums(together, sample_size, num_samples, np.random.default_rng(seed), sampler=sampler)
-        splits = np.cumsum([batches[k][2].values.shape[1] for k in same_size])[:-1]
-        for k, own_sums in zip(same_size, np.split(sums, splits, axis=1), strict=True):
-            name, eta, batch = batches[k]
-            values[k] = relative_error(batch, own_sums, reference_for(references, runs[name], eta, name))
-    return long_table([(name, eta, values[k]) for k, (name, eta, _) in enumerate(batches)])
+    batches = _batches(runs, etas, sample_size, "sample_size", estimator)
+    shapes = {key: (len(batch.values), batch.rows_for(sample_size)) for key, batch in batches.items()}
+    values: dict[tuple[str, float], FloatArray] = {}
+    for shape in set(shapes.values()):
+        alike = [key for key in batches if shapes[key] == shape]
+        together = np.hstack([batches[key].values for key in alike])
+        sums = subset_sums(together, shape[1], num_samples, np.random.default_rng(seed), sampler=sampler)
+        for (name, eta), own_sums in zip(alike, np.split(sums, len(alike), axis=1), strict=True):
+            scale = reference_for(references, runs[name], eta, name)
+            values[name, eta] = _relative_error(batches[name, eta], own_sums, scale)
+    return _table({key: values[key] for key in batches})
 
 
 def sample_err_rel_across_runs(
@@ -163,11 +168,11 @@ def sample_err_rel_across_runs(
     subset_size: int = 256,
     samples_per_eta: int = 200,
     seed: int = 0,
-    estimator: str = "partial_sum",
-    sampler: str = "sequential",
+    estimator: EstimatorName = "partial_sum",
+    sampler: Sampler = "sequential",
     references: Mapping[float, float] | None = None,
 ) -> pd.DataFrame:
-    """Return err_rel on random subsets of several runs, drawn from one stream: over eta, then run, then subset.
+    """Return a table of err_rel on random subsets of several runs, drawn from one stream: eta, then run, then subset.
 
     Unlike in `simulate_err_rel_across_runs`, no two runs or etas share their subsets.
 
@@ -180,11 +185,11 @@ def sample_err_rel_across_runs(
     subset_size
         Sequences in a subset.
     samples_per_eta
-        Number of subsets for each eta and run.
+        Number of subsets per eta and run.
     seed, estimator, sampler
         As in `simulate_err_rel`.
     references
-        For each eta, what to divide by (nats per token); None: each run's own full-batch true total.
+        Eta -> what to divide by (nats per token); None: each run's own full-batch true total.
 
     Returns
     -------
@@ -205,22 +210,20 @@ def sample_err_rel_across_runs(
     """
     checked_count(samples_per_eta, "samples_per_eta")
     rng = np.random.default_rng(seed)
-    parts = []
-    for eta, names in usable_runs(runs, eta_values, subset_size, "subset_size").items():
-        for name in names:
-            batch = columns(runs[name], eta, estimator)
-            scale = reference_for(references, runs[name], eta, name)
-            sums = subset_sums(batch.values, subset_size, samples_per_eta, rng, sampler=sampler)
-            parts.append((name, eta, relative_error(batch, sums, scale)))
-    return long_table(parts)
+    values = {}
+    for (name, eta), batch in _batches(runs, eta_values, subset_size, "subset_size", estimator).items():
+        scale = reference_for(references, runs[name], eta, name)
+        sums = subset_sums(batch.values, batch.rows_for(subset_size), samples_per_eta, rng, sampler=sampler)
+        values[name, eta] = _relative_error(batch, sums, scale)
+    return _table(values)
 
 
 def collect_err_rel_across_runs(
-    runs: Mapping[str, Run], eta: float, true_total_ref: float, *, estimator: str = "partial_sum"
+    runs: Mapping[str, Run], eta: float, true_total_ref: float, *, estimator: EstimatorName = "partial_sum"
 ) -> pd.DataFrame:
-    """Return the full-batch err_rel of each run at one eta, over a common reference total.
+    """Return a table of the full-batch err_rel of each run at one eta, over a common reference total.
 
-    On their full batch "partial_sum" and "ratio" give the same number, where the file agrees with itself.
+    On the full batch "partial_sum" and "ratio" are equal, if the stored totals agree with the sequences.
 
     Parameters
     ----------
@@ -229,14 +232,14 @@ def collect_err_rel_across_runs(
     eta
         Step size.
     true_total_ref
-        What to divide by (nats per token), for instance from `reference_true_totals`.
+        What to divide by (nats per token), as from `reference_true_totals`.
     estimator
         "partial_sum", "ratio" or "matched".
 
     Returns
     -------
     DataFrame
-        Columns run, eta, err_rel; a row for each run that has the eta.
+        Columns run, eta, err_rel; one row per run that has the eta.
 
     Raises
     ------
@@ -251,16 +254,12 @@ def collect_err_rel_across_runs(
     >>> list(collect_err_rel_across_runs(runs, 1.6e-6, reference_true_totals(runs)[1.6e-6])["run"])
     ['run_01', 'run_02']
     """
-    parts = []
-    for found, names in usable_runs(runs, [eta], 1).items():
-        for name in names:
-            batch = columns(runs[name], found, estimator)
-            parts.append((name, found, relative_error(batch, batch.sums[None], true_total_ref)))
-    return long_table(parts)
+    batches = _batches(runs, [eta], 1, "sample_size", estimator)
+    return _table({key: _relative_error(each, each.sums[None], true_total_ref) for key, each in batches.items()})
 
 
 def summarize_err_rel_distribution(df: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each eta: mean, SD and variance (ddof=1), minimum, maximum and number of err_rel.
+    """Return a table with one row per eta: mean, SD and variance (ddof=1), minimum, maximum and number of err_rel.
 
     Parameters
     ----------
@@ -286,8 +285,29 @@ def summarize_err_rel_distribution(df: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**columns_of, "num_samples": groups.count()}).reset_index()
 
 
-def relative_error(batch: Columns, sums: FloatArray, reference: float) -> FloatArray:
-    """Return err_rel for sums of shape ``(..., columns)``; NaN where the reference is 0 or a subset holds no tokens."""
+def supported_estimators(runs: Mapping[str, Run]) -> list[EstimatorName]:
+    """Return the names of the estimators for which every run records what is needed."""
+    return [name for name in ESTIMATORS if all(_supports(run, name) for run in runs.values())]
+
+
+def _supports(run: Run, estimator: str) -> bool:
+    try:
+        columns(run, run.etas[0], estimator)
+    except RunError:
+        return False
+    return True
+
+
+def _batches(
+    runs: Mapping[str, Run], etas: Sequence[float], size: int, argument: str, estimator: str
+) -> dict[tuple[str, float], Columns]:
+    """Return (name, eta) -> columns of the usable runs, by eta, then run."""
+    usable = usable_runs(runs, etas, size, argument)
+    return {(name, eta): columns(runs[name], eta, estimator) for eta, names in usable.items() for name in names}
+
+
+def _relative_error(batch: Columns, sums: FloatArray, reference: float) -> FloatArray:
+    """Return err_rel for sums of shape ``(..., columns)``; NaN if the reference is 0 or a subset holds no tokens."""
     if reference == 0:
         return np.full(len(sums), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -295,29 +315,10 @@ def relative_error(batch: Columns, sums: FloatArray, reference: float) -> FloatA
         values = (linear - true) / reference
     if not np.isfinite(values).all():
         empty = np.count_nonzero(~np.isfinite(values))
-        warn_about_runs(f"{empty} of {len(values)} subsets hold no tokens or no weight: err_rel is not a number there")
+        warn_about_runs(f"{empty} of {len(values)} subsets hold no tokens or no weight: their err_rel is undefined")
     return values
 
 
-def long_table(parts: Sequence[tuple[str, float, FloatArray]]) -> pd.DataFrame:
-    """Return (run, eta, values of err_rel) as a table: columns run, eta, err_rel, a row for each value."""
-    lengths = [len(values) for _, _, values in parts]
-    return pd.DataFrame(
-        {
-            "run": np.repeat([name for name, _, _ in parts], lengths),
-            "eta": np.repeat([eta for _, eta, _ in parts], lengths),
-            "err_rel": np.concatenate([values for _, _, values in parts]),
-        }
-    )
-
-
-def supported_estimators(runs: Mapping[str, Run]) -> list[str]:
-    """Return the estimators for which every run records what is needed."""
-    return [name for name in ESTIMATORS if all(_columns_or_none(run, run.etas[0], name) for run in runs.values())]
-
-
-def _columns_or_none(run: Run, eta: float, estimator: str) -> Columns | None:
-    try:
-        return columns(run, eta, estimator)
-    except RunError:
-        return None
+def _table(values: Mapping[tuple[str, float], FloatArray]) -> pd.DataFrame:
+    frames = [pd.DataFrame({"run": name, "eta": eta, "err_rel": found}) for (name, eta), found in values.items()]
+    return pd.concat(frames, ignore_index=True)

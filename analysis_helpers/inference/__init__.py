@@ -1,4 +1,4 @@
-"""What runs tell: standard errors, decomposition, prediction, planning, health, verdict."""
+"""What runs tell: standard errors, trend, decomposition, prediction, planning, health, verdict."""
 
 from .decomposition import decompose_err_rel, decomposition_table
 from .health import (
@@ -14,20 +14,30 @@ from .planning import (
     Goal,
     budget_table,
     error_by_size,
+    estimator_table,
     plan_batch_size,
     plan_batch_sizes,
     required_batch_size,
-    smallest_for,
+    smallest_within,
 )
-from .prediction import Prediction, check_prediction, pilot_of, predict, predict_err_rel
-from .random_effects import Pool, normal_quantile
-from .standard_errors import (
-    err_rel_standard_error,
-    spread_by_size,
-    subset_moments,
-    typical_standard_error,
+from .prediction import Prediction, agreement_with_prediction, check_prediction, pilot_of, predict, predict_err_rel
+from .random_effects import ConfidenceDistribution, normal_quantile
+from .standard_errors import err_rel_standard_error, spread_by_size, subset_moments, typical_standard_error
+from .trend import entropy_trend, nonlinearity
+from .verdicts import (
+    NO,
+    QUESTIONS,
+    SURPRISING,
+    UNSURE,
+    YES,
+    Answer,
+    Verdict,
+    plus_minus,
+    trusted_eta,
+    verdict,
+    verdict_map,
+    verdict_table,
 )
-from .verdicts import NO, QUESTIONS, SURPRISING, UNSURE, YES, Verdict, trusted_eta, verdict, verdict_map, verdict_table
 
 __all__ = [
     "CHECKS",
@@ -36,30 +46,36 @@ __all__ = [
     "SURPRISING",
     "UNSURE",
     "YES",
+    "Answer",
+    "ConfidenceDistribution",
     "Goal",
-    "Pool",
     "Prediction",
     "Verdict",
+    "agreement_with_prediction",
     "budget_table",
     "check_prediction",
     "contribution_table",
     "contribution_tails",
     "decompose_err_rel",
     "decomposition_table",
+    "entropy_trend",
     "err_rel_standard_error",
     "error_by_size",
+    "estimator_table",
     "health_of_batches",
     "health_overview",
+    "nonlinearity",
     "normal_quantile",
     "pilot_of",
     "plan_batch_size",
     "plan_batch_sizes",
+    "plus_minus",
     "predict",
     "predict_err_rel",
     "required_batch_size",
     "run_health",
     "run_totals",
-    "smallest_for",
+    "smallest_within",
     "spread_by_size",
     "subset_moments",
     "trusted_eta",

@@ -1,7 +1,6 @@
-"""The error of the linear approximation, split: the recorded linear terms' own error, and that of going straight.
+"""The error of the linear approximation in two parts: that of the recorded linear terms, and nonlinearity of the step.
 
-The mean score, zero in expectation when the sequences come from the policy that was differentiated, shows a bias of the
-first part and serves to take it out.
+The mean score is 0 in expectation on policy. It shows off-policy bias of the first part, and serves to remove it.
 """
 
 from __future__ import annotations
@@ -13,44 +12,46 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, warn_about_runs
-from ..err_rel import reference_total, usable_runs
-from ..estimators import Columns, columns, error_influence_values, score_z, scores, standard_deviation
+from ..err_rel import all_etas, reference_total, usable_runs
+from ..estimators import Columns, columns, error_influence_values, influence_spread, score_influence_values, score_z
 from ..runs import Run
+from .random_effects import pool
 
 PARTS = ("linear_minus_matched", "matched_minus_true")
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A difference of estimates on one run, in units of the reference: its value and its influence values."""
+    """A difference of estimates on one run, in units of the reference: its value, its influence values, its columns."""
 
     value: float
     psi: FloatArray
+    batch: Columns
 
     @property
     def se(self) -> float:
-        return standard_deviation(self.psi) / float(np.sqrt(len(self.psi)))
+        return influence_spread(self.psi, self.batch) / float(np.sqrt(self.batch.num_sequences))
 
-    def adjusted(self, j: FloatArray) -> _Part:
-        """Take out what the mean score explains: value - b mean(j), with b the regression of psi on the score."""
-        centred = j - j.mean()
-        slope = float(centred @ self.psi / (centred @ centred))
-        return _Part(self.value - slope * float(j.mean()), self.psi - slope * centred)
+    def adjusted(self, mean_score: float, score_psi: FloatArray) -> _Part:
+        """Return the part without what the mean score explains, by regression of psi on that of the score."""
+        centred = score_psi - score_psi.mean()
+        variance = float(centred @ centred)
+        slope = float(centred @ self.psi) / variance if variance else 0.0
+        return _Part(self.value - slope * mean_score, self.psi - slope * centred, self.batch)
 
 
 def decompose_err_rel(
     runs: Mapping[str, Run], eta: float, *, reference: float | None = None, score_adjusted: bool = False
 ) -> pd.DataFrame:
-    """Split err_rel of each run into the error of the recorded linear terms and that of going straight.
+    """Return err_rel of each run split into the error of the recorded linear terms and nonlinearity.
 
     ``linear - true = (linear - matched) + (matched - true)``, where matched is the exact derivative of the
-    importance-sampling estimate on the same sequences. The first part is noise and bias of the recorded linear
-    estimator; the second is nonlinearity of the step, and numerics. Each is divided by the reference, each has its
-    standard error.
+    importance-sampling estimate on the same sequences. The first part is noise and bias of the recorded linear terms;
+    the second is nonlinearity of the step, and numerics.
 
-    With ``score_adjusted``, what the mean score explains is taken out of every value by regression on the same run: a
-    control variate with known mean 0 (Owen, 2013, section 8.9). It removes the bias of sequences that do not come
-    exactly from the policy that was differentiated. Show it beside the unadjusted values, never instead.
+    With ``score_adjusted``, what the mean score explains is removed from every value by regression on the same run: a
+    control variate with known mean 0 (Owen, 2013, section 8.9). It removes off-policy bias to first order. Show it
+    beside the unadjusted values, never instead.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ def decompose_err_rel(
     reference
         What to divide by (nats per token); None: the mean true total over the runs.
     score_adjusted
-        Whether to take out what the mean score explains.
+        Whether to remove what the mean score explains.
 
     Returns
     -------
@@ -91,35 +92,35 @@ def decompose_err_rel(
 
 
 def pool_decomposition(table: pd.DataFrame) -> pd.DataFrame:
-    """Pool the rows of `decompose_err_rel` for each eta: means weighted by inverse variance, and their standard errors.
+    """Return the random-effects mean over updates of each part, a row for each eta, from `decompose_err_rel`.
 
     Returns
     -------
     DataFrame
-        The columns of `decompose_err_rel`, with run "pooled"; score_z is the sum over runs divided by the root of their
-        number.
+        The columns of `decompose_err_rel`, with run "pooled", and for each part its p-value of a mean of 0 (columns p,
+        linear_minus_matched_p, matched_minus_true_p; NaN with one run); score_z is the sum over runs divided by the
+        root of their number.
     """
     rows = []
     for eta, of_eta in table.groupby("eta"):
         row: dict[str, object] = {"run": "pooled", "eta": eta}
-        for value, se in (("err_rel", "se"), *((part, f"{part}_se") for part in PARTS)):
-            weights = 1 / of_eta[se].to_numpy() ** 2
-            row[value] = float(weights @ of_eta[value].to_numpy() / weights.sum())
-            row[se] = float(1 / np.sqrt(weights.sum()))
+        for value, se, p in (("err_rel", "se", "p"), *((part, f"{part}_se", f"{part}_p") for part in PARTS)):
+            found = pool(of_eta[value].to_numpy(), of_eta[se].to_numpy() ** 2)
+            row |= {value: found.mean, se: found.se, p: found.p_value}
         row["score_z"] = float(of_eta["score_z"].sum() / np.sqrt(len(of_eta)))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float]) -> pd.DataFrame:
-    """Return `decompose_err_rel` for each eta, raw and score-adjusted, each followed by its pooled row.
+def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -> pd.DataFrame:
+    """Return `decompose_err_rel` for each eta (None: all measured), raw and score-adjusted, each with its pooled row.
 
-    Runs that do not record the score are left out with a warning; with none left the table is empty.
+    Runs that do not record the score are skipped with a warning; with none left the table is empty.
 
     Returns
     -------
     DataFrame
-        The columns of `decompose_err_rel`, and score_adjusted.
+        The columns of `decompose_err_rel` and `pool_decomposition`, and score_adjusted.
 
     Examples
     --------
@@ -127,28 +128,24 @@ def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float]) -> pd.Da
     >>> decomposition_table(synthetic_runs(2, 128), [1.6e-6])["run"].tolist()
     ['run_01', 'run_02', 'pooled', 'run_01', 'run_02', 'pooled']
     """
-    for name, run in runs.items():
-        if not _can_be_split(run):
-            warn_about_runs(f"skipped {name}: its error cannot be split, because it does not record the score")
-    able = {name: run for name, run in runs.items() if _can_be_split(run)}
-    parts = [pd.DataFrame(columns=["run", "eta", "score_adjusted", "score_z"])]
-    for eta in etas if able else []:
+    able = {name: run for name, run in runs.items() if {"linear", "score", "baseline_entropy"} <= set(run.supports)}
+    for name in runs.keys() - able.keys():
+        warn_about_runs(f"skipped {name}: it does not record the score, so its error cannot be split")
+    parts = []
+    for eta in (all_etas(able) if etas is None else etas) if able else []:
         for adjusted in (False, True):
             table = decompose_err_rel(able, eta, score_adjusted=adjusted)
             parts += [part.assign(score_adjusted=adjusted) for part in (table, pool_decomposition(table))]
-    return pd.concat(parts[1:] or parts, ignore_index=True)
-
-
-def _can_be_split(run: Run) -> bool:
-    return {"linear", "score", "baseline_entropy"} <= set(run.supports)
+    empty = pd.DataFrame(columns=["run", "eta", "score_adjusted", "score_z"])
+    return pd.concat(parts, ignore_index=True) if parts else empty
 
 
 def _decomposed(name: str, run: Run, eta: float, scale: float, score_adjusted: bool) -> dict[str, object]:
     error, second = (_error_of(columns(run, eta, estimator), scale) for estimator in ("ratio", "matched"))
-    first = _Part(error.value - second.value, error.psi - second.psi)
-    j = scores(run)
+    first = _Part(error.value - second.value, error.psi - second.psi, error.batch)
     if score_adjusted:
-        error, first, second = (part.adjusted(j) for part in (error, first, second))
+        score = score_influence_values(run)
+        error, first, second = (part.adjusted(*score) for part in (error, first, second))
     return {
         "run": name,
         "eta": eta,
@@ -164,4 +161,4 @@ def _decomposed(name: str, run: Run, eta: float, scale: float, score_adjusted: b
 
 def _error_of(batch: Columns, scale: float) -> _Part:
     true, linear = batch.estimate(batch.sums)
-    return _Part(float(linear - true) / scale, error_influence_values(batch) / scale)
+    return _Part(float(linear - true) / scale, error_influence_values(batch) / scale, batch)

@@ -1,13 +1,7 @@
-"""The checks of a run's health: each is a function that finds, a limit, and one sentence of what it means.
+"""Is a run sound? Checks with a value, a limit, a flag and one sentence of what it means; and tables of what runs say.
 
-A new check is one function and one entry in `CHECKS`: tables, verdicts and sentences follow.
-
-The health of runs, as tables: checks with a value, a limit, a flag, and one sentence of what it means.
-
-No flag does not mean that a batch is large enough: good weights say that importance sampling is sound, not that it is
-precise. See `analysis_helpers.prediction` for that.
-
-Tables about runs: what is there, what each says in total, and how its contributions are spread.
+A new check is one function and one entry in `CHECKS`: tables, verdicts and sentences follow. No flag does not mean that
+a batch is large enough: good weights say that importance sampling is sound, not that it is precise.
 """
 
 from __future__ import annotations
@@ -21,24 +15,31 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, same_eta, warn_about_runs
-from ..err_rel import all_etas, check_mapping, known_eta, reference_for, usable_runs
+from ..err_rel import all_etas, known_eta, reference_for, require_runs, usable_runs
 from ..estimators import (
     columns,
     error_influence_values,
+    influence_spread,
     influence_values,
+    log_probability_excess_z,
     per_sequence_contributions,
     score_z,
     scores,
     standard_deviation,
+    true_influence_values,
     true_total_standard_error,
 )
 from ..runs import Measurement, Run, integrity_problems
+from .trend import fit_trend
 
 LEAST_ESS_SHARE = 0.5
 MOST_WEIGHT_SHARE = 0.05
 MOST_NOISE_SHARE = 0.2
 MOST_STEP_ERROR = 0.1
-MOST_SCORE_Z = 3.0
+CLEAR_Z = 3.0  # standard errors
+MOST_OFFSET_Z, MOST_OFFSET_Z_OF_TWO = 4.0, 6.0
+MOST_WEIGHT_DISAGREEMENT = 0.01
+MOST_SLOPE_ERROR = 0.1
 _STORED_ERROR_SDS = 4.0
 _FEWEST_FOR_TAIL = 100  # sequences; below, healthy weights would often be flagged (7 % at 64, 30 % at 32)
 
@@ -100,9 +101,66 @@ def _integrity(run: Run, references: References) -> list[Finding]:
 
 def _score(run: Run, references: References) -> list[Finding]:
     if run.score is None or run.num_sequences < 2:
-        return [Finding(math.nan, MOST_SCORE_Z, False, "Not recorded: it takes the score.")]
+        return [Finding(math.nan, CLEAR_Z, False, "Not recorded: it takes the score.")]
     z = score_z(run)
-    return [Finding(z, MOST_SCORE_Z, abs(z) > MOST_SCORE_Z)]
+    return [Finding(z, CLEAR_Z, abs(z) > CLEAR_Z)]
+
+
+def _excess(run: Run, references: References) -> list[Finding]:
+    z = log_probability_excess_z(run)
+    detail = "Not recorded: it takes sum_logp and h_base." if math.isnan(z) else ""
+    return [Finding(z, CLEAR_Z, abs(z) > CLEAR_Z, detail)]
+
+
+def _offset(run: Run, references: References) -> list[Finding]:
+    several = len(run.etas) > 2
+    limit = MOST_OFFSET_Z if several else MOST_OFFSET_Z_OF_TWO
+    if len(run.etas) < 2 or "baseline_entropy" not in run.supports or run.num_sequences < 2:
+        return [Finding(math.nan, limit, False, "Not recorded: it takes two etas and h_base.")]
+    if several:
+        z = fit_trend(run).offset_z
+        return [Finding(z, limit, abs(z) > limit)]
+    one, two = sorted(run.measurements, key=lambda m: m.eta)
+    ahead, behind = two.eta / (two.eta - one.eta), one.eta / (two.eta - one.eta)
+    offset = ahead * one.delta_h_true - behind * two.delta_h_true
+    psi = ahead * true_influence_values(run, one.eta)[0] - behind * true_influence_values(run, two.eta)[0]
+    error = standard_deviation(psi) / math.sqrt(len(psi))
+    z = offset / error if error else 0.0
+    large = abs(offset) > 0.5 * min(abs(one.delta_h_true), abs(two.delta_h_true))
+    return [Finding(z, limit, large and abs(z) > limit)]
+
+
+def _unchanged(run: Run, measured: Measurement) -> Finding:
+    same = measured.h_base is not None and np.array_equal(measured.h_new, measured.h_base)
+    flag = same and float(np.ptp(measured.weights)) <= 1e-12 * float(measured.weights.max())
+    return Finding(float(flag), 0.0, flag, "The step was skipped: nothing changed." if flag else "")
+
+
+def _weights_agree(run: Run, measured: Measurement) -> Finding:
+    weights = measured.weights / measured.weights.sum()
+    off = []
+    if measured.log_weights is not None:
+        raw = np.exp(measured.log_weights - measured.log_weights.max())
+        off.append(float(np.abs(raw / raw.sum() - weights).max() / weights.max()))
+    if measured.ess is not None:
+        off.append(abs(measured.ess * float(weights @ weights) - 1))
+    detail = "" if off else "Not recorded: it takes log_weights or ess."
+    value = max(off, default=math.nan)
+    return Finding(value, MOST_WEIGHT_DISAGREEMENT, value > MOST_WEIGHT_DISAGREEMENT, detail)
+
+
+def _log_weight_slope(run: Run, measured: Measurement) -> Finding:
+    if run.score is None or measured.log_weights is None or run.num_sequences < 3:
+        return Finding(math.nan, MOST_SLOPE_ERROR, False, "Not recorded: it takes log_weights and the score.")
+    expected, found = (x - x.mean() for x in (measured.eta * scores(run), measured.log_weights))
+    variance = float(expected @ expected)
+    if not variance:
+        return Finding(math.nan, MOST_SLOPE_ERROR, False, "No score varies.")
+    slope = float(expected @ found) / variance
+    left = found - slope * expected
+    error = math.sqrt(float(left @ left) / (len(left) - 2) / variance)
+    limit = MOST_SLOPE_ERROR + 4 * error
+    return Finding(slope - 1, limit, abs(slope - 1) > limit)
 
 
 def _ess_share(run: Run, measured: Measurement) -> Finding:
@@ -150,15 +208,30 @@ def _noise(run: Run, measured: Measurement) -> Finding:
 
 
 def _log_weight_noise(run: Run, measured: Measurement) -> float | None:
-    """Return the variance of the noise of log weights, or None where it cannot be had."""
+    """Return the variance of the noise of log weights, or None where it cannot be had.
+
+    With the score, of what is left of ``log w - eta score`` after a curvature in eta of each sequence is fitted;
+    without, of ``log w(2 eta) - 2 log w(eta)``.
+    """
     if measured.log_weights is None:
         return None
     if run.score is not None:
-        return float(np.var(measured.log_weights - measured.eta * scores(run)))
+        recorded = [(m.eta, m.log_weights) for m in run.measurements if m.log_weights is not None]
+        etas = np.array([eta for eta, _ in recorded])
+        left = np.column_stack([log - log.mean() for _, log in recorded]) - np.outer(_centred(scores(run)), etas)
+        if len(etas) > 1:
+            squares = etas**2 / etas.max() ** 2
+            left -= np.outer(left @ squares / (squares @ squares), squares)
+        return float((left**2).sum() / len(left) / max(len(etas) - 1, 1))
     twice = next((m for m in run.measurements if same_eta(m.eta, 2 * measured.eta)), None)
     if twice is None or twice.log_weights is None:
         return None
     return float(np.var(twice.log_weights - 2 * measured.log_weights)) / 3
+
+
+def _centred(values: FloatArray) -> FloatArray:
+    centred: FloatArray = values - values.mean()
+    return centred
 
 
 def _step_errors(run: Run, references: References) -> Iterator[Finding]:
@@ -168,8 +241,9 @@ def _step_errors(run: Run, references: References) -> Iterator[Finding]:
             yield Finding(math.nan, MOST_STEP_ERROR, False, detail, measured.eta)
             continue
         true = reference_for(references, run, measured.eta, run.source)
-        psi = error_influence_values(columns(run, measured.eta, "matched"))
-        share = standard_deviation(psi) / math.sqrt(len(psi)) / abs(true) if true else math.inf
+        batch = columns(run, measured.eta, "matched")
+        error = influence_spread(error_influence_values(batch), batch) / math.sqrt(run.num_sequences)
+        share = error / abs(true) if true else math.inf
         yield Finding(share, MOST_STEP_ERROR, share > MOST_STEP_ERROR, eta=measured.eta)
 
 
@@ -190,8 +264,8 @@ def _linear_error(run: Run) -> float | None:
     if not {"linear", "baseline_entropy"} <= set(run.supports) or run.num_sequences < 2:
         return None
     eta = run.etas[0]
-    _, psi = influence_values(columns(run, eta, "ratio"))
-    return standard_deviation(psi) / math.sqrt(len(psi)) / eta
+    batch = columns(run, eta, "ratio")
+    return influence_spread(influence_values(batch)[1], batch) / math.sqrt(run.num_sequences) / eta
 
 
 def _curvature_error(run: Run) -> float | None:
@@ -201,34 +275,39 @@ def _curvature_error(run: Run) -> float | None:
 
 
 CHECKS = {
-    "integrity": Check(
-        "Contributions must sum to the stored totals; a run that does not add up is left out of everything.",
-        _integrity,
-    ),
-    "score_z": Check(
-        "Mean score over its SE; far from 0, sequences did not come exactly from the differentiated policy.",
-        _score,
+    "integrity": Check("Contributions must sum to the stored totals; runs that do not add up are skipped.", _integrity),
+    "unchanged": Check("1 where entropies and weights did not change: the step was skipped.", _at_each_eta(_unchanged)),
+    "score_z": Check("Mean score over its SE; far from 0, sequences are off-policy.", _score),
+    "log_probability_excess_z": Check(
+        "Mean of log pi(sequence) + its entropy, over its SE; far from 0, sequences are off-policy.", _excess
     ),
     "ess_share": Check(
-        "Effective sample size of the importance weights over the sequences; near 1, weights are even.",
+        "Effective sample size of the importance weights over N; near 1, weights are even.",
         _at_each_eta(_ess_share),
         severity=lambda value: -value,
     ),
     "largest_weight_share": Check(
-        "Share of the largest weight; large, one sequence decides the true change.",
-        _at_each_eta(_largest_weight),
+        "Share of the largest weight; large, one sequence decides the true change.", _at_each_eta(_largest_weight)
     ),
     "pareto_k": Check(
         "Tail of the importance weights; above the limit, the true change and its SE are unreliable.",
         _at_each_eta(_pareto_k),
     ),
+    "weights_agree": Check(
+        "Largest disagreement of stored weights with log weights and ESS.", _at_each_eta(_weights_agree)
+    ),
+    "log_weight_slope": Check(
+        "Slope of log weights on eta times score, minus 1; off 0 where ratios are reversed, averaged or clipped.",
+        _at_each_eta(_log_weight_slope),
+    ),
     "noise_share": Check(
-        "Share of numerical noise in log weights; large, the step is below the precision floor.",
-        _at_each_eta(_noise),
+        "Share of numerical noise in log weights; large, the step is below the precision floor.", _at_each_eta(_noise)
+    ),
+    "offset_z": Check(
+        "True change that does not vanish at eta 0, over its SE; large, entropies were measured differently.", _offset
     ),
     "step_error": Check(
-        "SE of matched - true over the mean true change; large, this batch cannot tell curvature from noise.",
-        _step_errors,
+        "SE of matched − true over the mean true change; large, this run cannot show nonlinearity by it.", _step_errors
     ),
     "stored_error": Check(
         "Stored SE times its number of shards over the SE computed here; far from 1, one of them is wrong.",
@@ -236,23 +315,15 @@ CHECKS = {
         severity=lambda value: abs(math.log(value)),
     ),
 }
+OFF_POLICY_CHECKS = ("score_z", "log_probability_excess_z")
 
 
 def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     """Check the health of runs, one by one.
 
-    Checks: ``integrity`` (contributions sum to the stored totals; the value counts what does not), ``ess_share`` and
-    ``largest_weight_share`` of the importance weights, ``pareto_k`` (shape of their tail by Pareto-smoothed importance
-    sampling, Vehtari et al. 2024, by arviz-stats; limit ``min(1 - 1/log10(N), 0.7)``), ``noise_share`` (of the variance
-    of log weights: the SD of ``log w - eta score`` squared, or without score that of ``log w(2 eta) - 2 log w(eta)``
-    over root 3), ``step_error`` (SE of matched - true over the mean true change of
-    the runs), ``score_z`` (mean score over its standard
-    error), ``stored_error`` (stored standard errors times their number of shards over those computed here; the limit is
-    4 SDs of what so many shards scatter).
-
-    On healthy runs a flag is raised by chance for ``score_z`` in 0.3 %, for ``pareto_k`` in as many at 128 sequences
-    and in fewer beyond, and for the others hardly ever. Where many sequences carry the same weight, as very short ones
-    may, ``pareto_k`` is raised more often; `analysis_helpers.calibration` measures all of these rates.
+    What each check is, and its limit, stands in its row (columns meaning, limit); `CHECKS` lists them. The tail of the
+    weights is that of Pareto-smoothed importance sampling (Vehtari et al., 2024, by arviz-stats). How often each is
+    raised on healthy runs, and on runs with a fault, is measured in ``notebooks/06_known_truth.ipynb``.
 
     Parameters
     ----------
@@ -277,7 +348,7 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     >>> int(table["flag"].sum()), sorted(table["check"].unique())[:3]
     (0, ['ess_share', 'integrity', 'largest_weight_share'])
     """
-    check_mapping(runs)
+    require_runs(runs)
     references = {eta: _mean_true(runs, eta) for eta in all_etas(runs)}
     rows = [
         {
@@ -358,8 +429,9 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns batch, run, eta, sequences, true, linear, true_se, linear_se (nats per token; missing where not
-        recorded), ess_share (effective sample size over N).
+        Columns batch, run, eta, sequences, group (the batch, and where its runs differ in it, whether linear terms have
+        the denominator correction: totals with and without are not averaged), true, linear, true_se, linear_se (nats
+        per token; missing where not recorded), ess_share (effective sample size over N).
 
     Examples
     --------
@@ -373,6 +445,7 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
             "run": name,
             "eta": m.eta,
             "sequences": run.num_sequences,
+            "group": batch if len({*map(_correction, runs.values())}) == 1 else f"{batch}, {_correction(run)}",
             "true": m.delta_h_true,
             "linear": m.eta * run.delta_h_per_lr,
             **_standard_errors(run, m.eta),
@@ -383,6 +456,12 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
         for m in run.measurements
     ]
     return pd.DataFrame(rows).sort_values(["eta", "batch", "run"], ignore_index=True)
+
+
+def _correction(run: Run) -> str:
+    if "linear" not in run.supports:
+        return "totals only"
+    return "corrected" if "score" in run.supports else "uncorrected"
 
 
 def contribution_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
@@ -443,6 +522,6 @@ def _standard_errors(run: Run, eta: float) -> dict[str, float]:
     true_se = true_total_standard_error(run, eta)
     linear_se = float("nan")
     if {"linear", "baseline_entropy"} <= set(run.supports) and run.num_sequences > 1:
-        _, psi = influence_values(columns(run, eta, "ratio"))
-        linear_se = standard_deviation(psi) / float(np.sqrt(len(psi)))
+        batch = columns(run, eta, "ratio")
+        linear_se = influence_spread(influence_values(batch)[1], batch) / math.sqrt(run.num_sequences)
     return {"true_se": float("nan") if true_se is None else true_se, "linear_se": linear_se}

@@ -1,7 +1,7 @@
-"""How large a batch would be large enough, how well the runs at hand know that, and one large run or many small ones.
+"""How large a batch reaches a goal, how well the runs at hand know that, and one large run or several small ones.
 
-Use it with a handful of runs at least as large as a few hundred sequences. The closed form behind it keeps the first
-order; below some sixteen sequences it is rough.
+Use it with a handful of runs of at least a few hundred sequences. The closed form behind it is first order; no plan is
+smaller than 64 sequences.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from .._checks import FloatArray, checked_count
+from ..estimators import EstimatorName
 from ..runs import Run
 from .prediction import Pilot, pilot_of, predict
-from .random_effects import Pool, normal_quantile, pool, t_probability
+from .random_effects import ConfidenceDistribution, Pool, normal_quantile, pool
 from .standard_errors import sizes_around
+from .trend import straightness_pilots
 
 CONFIDENCE = 0.9
 """Level of the intervals on spreads and plans."""
 
 _LARGEST = 2**40  # sequences; what takes more is called unreachable
+LEAST = 64  # sequences of a plan: below, the closed form is rough
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def required_batch_size(
     target_sd: float | None = None,
     tolerance: float | None = None,
     probability: float = 0.9,
-    estimator: str = "ratio",
+    estimator: EstimatorName = "ratio",
     reference: float | None = None,
 ) -> int | None:
     """Return the smallest batch that reaches a target, or None where no batch does.
@@ -91,7 +93,7 @@ def required_batch_size(
     probability
         Goes with ``tolerance``.
     estimator
-        "ratio" or "matched".
+        "ratio", "matched" or "adjusted".
     reference
         What err_rel is divided by (nats per token); None: the mean true total over the runs.
 
@@ -122,10 +124,10 @@ def plan_batch_size(
     eta: float,
     goal: Goal,
     *,
-    estimator: str = "ratio",
+    estimator: EstimatorName = "ratio",
     reference: float | None = None,
     level: float = CONFIDENCE,
-    num_draws: int = 400,
+    num_draws: int = 100,
     seed: int = 0,
 ) -> Plan:
     """Return the required batch size with an interval that allows for how little the runs know.
@@ -149,7 +151,7 @@ def plan_batch_size(
     """
     pilot = pilot_of(runs, eta, reference=reference, estimator=estimator)
     if goal.target_sd is not None:
-        fewest, most = (math.ceil((spread / goal.target_sd) ** 2) for spread in spread_interval(pilot, level))
+        fewest, most = (size_for(spread, goal.target_sd) for spread in spread_interval(pilot, level))
         return Plan(smallest_batch(pilot, goal), fewest, most, level)
     rng = np.random.default_rng(seed)
     drawn = [smallest_batch(_another(pilot, rng), goal) for _ in range(checked_count(num_draws, "num_draws"))]
@@ -166,7 +168,8 @@ def plan_batch_sizes(
     Returns
     -------
     DataFrame
-        Columns eta, n, low, high (sequences; missing where no batch is large enough).
+        Columns eta, n, low, high (sequences; missing where no batch is large enough) and, where every run records its
+        prompts, prompts (for n sequences).
 
     Examples
     --------
@@ -178,7 +181,16 @@ def plan_batch_sizes(
     plans = {eta: plan_batch_size(runs, eta, goal, seed=seed) for eta in etas}
     rows = [(eta, plan.n, plan.low, plan.high) for eta, plan in plans.items()]
     table = pd.DataFrame(rows, columns=["eta", "n", "low", "high"])
-    return table.astype(dict.fromkeys(("n", "low", "high"), "Int64"))
+    table = table.astype(dict.fromkeys(("n", "low", "high"), "Int64"))
+    share = prompts_per_sequence(runs)
+    return table if share is None else table.assign(prompts=np.ceil(table["n"].astype(float) * share).astype("Int64"))
+
+
+def prompts_per_sequence(runs: Mapping[str, Run]) -> float | None:
+    """Return prompts over sequences, averaged over the runs; None where a run does not record its prompts."""
+    prompts = [run.prompt_ids for run in runs.values()]
+    shares = [len(np.unique(ids)) / len(ids) for ids in prompts if ids is not None]
+    return float(np.mean(shares)) if len(shares) == len(prompts) else None
 
 
 def spread_interval(pilot: Pilot, level: float = CONFIDENCE) -> tuple[float, float]:
@@ -263,42 +275,80 @@ def budget_table(
     return pd.DataFrame(rows, columns=["runs", "sequences_each", "se", "se_low", "se_high"])
 
 
+def estimator_table(
+    runs: Mapping[str, Run], eta: float, n: int = 256, *, tolerance: float = 0.25, probability: float = 0.9
+) -> pd.DataFrame:
+    """Return what each estimator of the error needs and gives: how to need fewer sequences.
+
+    Returns
+    -------
+    DataFrame
+        Columns estimator ("trend" and "matched" estimate nonlinearity, "adjusted" and "ratio" the error of the recorded
+        linear change), needs (what a run must record), se (of one batch of n, in units of the true change), sequences,
+        low, high (for the tolerance with the probability, and its 90 % interval). Estimators that the runs do not
+        record are left out.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> estimator_table(synthetic_runs(3, 512), 1.6e-6)["estimator"].tolist()
+    ['trend', 'matched', 'adjusted', 'ratio']
+    """
+    needs = {
+        "trend": "two or more etas",
+        "matched": "the score",
+        "adjusted": "the score; on-policy sequences",
+        "ratio": "linear terms by sequence",
+    }
+    pilots = straightness_pilots(runs, eta)
+    supports = [set(run.supports) for run in runs.values()]
+    if all({"linear", "score", "baseline_entropy"} <= found for found in supports):
+        pilots["adjusted"] = pilot_of(runs, eta, estimator="adjusted")
+    if all({"linear", "baseline_entropy"} <= found for found in supports):
+        pilots["ratio"] = pilot_of(runs, eta)
+    target, size = tolerance / normal_quantile(probability), checked_count(n, "n")
+    rows = []
+    for name, pilot in pilots.items():
+        spread = math.sqrt(pilot.mean_square_spread)
+        sizes = (size_for(s, target) for s in (spread, *spread_interval(pilot)))
+        rows.append((name, needs[name], spread / math.sqrt(size), *sizes))
+    return pd.DataFrame(rows, columns=["estimator", "needs", "se", "sequences", "low", "high"])
+
+
 def smallest_batch(pilot: Pilot, goal: Goal) -> int | None:
     """Return the smallest batch that reaches the goal by what a pilot says, or None where none does."""
-    return smallest_for(goal, pilot.pooled, pilot.mean_square_spread)
-
-
-def smallest_for(goal: Goal, pooled: Pool, square_spread: float) -> int | None:
-    """Return the smallest batch that reaches the goal, given err_rel over runs and S², or None where none does."""
     if goal.target_sd is not None:
-        # Rounding must not ask for one sequence more where S²/n meets the target exactly.
-        return max(1, math.ceil(square_spread / goal.target_sd**2 * (1 - 1e-12)))
-    return _smallest_within(pooled, square_spread, float(goal.tolerance or 0), goal.probability)
+        return size_for(math.sqrt(pilot.mean_square_spread), goal.target_sd)
+    return smallest_within(pilot.distribution, pilot.mean_square_spread, float(goal.tolerance or 0), goal.probability)
 
 
-def _smallest_within(pooled: Pool, square_spread: float, tolerance: float, probability: float) -> int | None:
-    """Return the smallest n at which a fresh run's absolute err_rel is at most ``tolerance`` with the probability."""
+def size_for(spread: float, target_sd: float) -> int:
+    """Return the smallest n, at least 64, with ``spread / sqrt(n) <= target_sd``."""
+    # Rounding must not ask for one sequence more where the target is met exactly.
+    return max(LEAST, math.ceil((spread / target_sd) ** 2 * (1 - 1e-12)))
 
-    def reached(sizes: FloatArray) -> NDArray[np.bool_]:
-        variance = square_spread / sizes + pooled.se**2 + pooled.tau**2
-        sd, freedom = np.sqrt(variance), pooled.predictive_freedom(variance)
-        above, below = ((bound - pooled.mean) / sd for bound in (tolerance, -tolerance))
-        within = t_probability(above, freedom) - t_probability(below, freedom)
-        return np.asarray(within >= probability)
 
-    # A Student-t probability need not rise steadily, as tails grow heavier where few runs decide. A prediction takes
-    # the best of all smaller sizes (see Prediction), so the first size that reaches it decides; a fine grid finds it.
-    grid = np.unique(np.round(2.0 ** np.arange(0, math.log2(_LARGEST) + 0.25, 0.25)))
-    found = np.flatnonzero(reached(grid))
-    if not len(found):
-        return None
-    if found[0] == 0:
-        return 1
-    low, high = int(grid[found[0] - 1]), int(grid[found[0]])
+def smallest_within(
+    found: ConfidenceDistribution, square_spread: float, tolerance: float, probability: float
+) -> int | None:
+    """Return the smallest n, at least 64, at which a fresh run's absolute error is at most ``tolerance``; None if none.
+
+    ``P(|error| <= tolerance) >= probability`` under the predictive distribution.
+    """
+
+    def reached(size: float) -> bool:
+        below, above = found.below([-tolerance, tolerance], square_spread / size)
+        return bool(above - below >= probability)
+
+    low = high = float(LEAST)
+    while not reached(high):
+        low, high = high, 2 * high
+        if high > _LARGEST:
+            return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if reached(np.array([float(middle)]))[0] else (middle, high)
-    return high
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return int(high)
 
 
 def _another(pilot: Pilot, rng: np.random.Generator) -> Pilot:

@@ -1,14 +1,13 @@
-"""Where the next run should fall, according to the large runs; and whether actual runs fell there.
+"""Where the next run should fall, according to the large runs, and whether actual runs fell there.
 
-A prediction holds for a fresh run: its own batch of n sequences from the policy, its own update direction. Every run
-has its own direction, so the spread between runs, tau, mixes differences between updates. Step sizes of one run share a
-batch and are never pooled here.
-
-Did actual runs fall where the large runs predict? Each by itself, and all together.
+A prediction holds for a fresh run: its own batch of n sequences from the policy, its own update direction. Each run has
+its own direction, so tau mixes differences between updates. Step sizes within a run share sequences and are never
+pooled here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,34 +15,41 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, checked_count, warn_about_runs
-from ..err_rel import check_poolable, collect_err_rel_across_runs, mean_total_error, reference_total, usable_runs
-from ..estimators import columns, error_influence_values, standard_deviation
+from .._checks import FloatArray, RunError, checked_count, warn_about_runs
+from ..err_rel import (
+    collect_err_rel_across_runs,
+    mean_total_error,
+    reference_total,
+    require_poolable,
+    same_content,
+    usable_runs,
+)
+from ..estimators import EstimatorName, columns, error_influence_values, influence_spread
 from ..runs import Run
-from .random_effects import Pool, pool, t_probability, t_quantile, tau_interval
+from .random_effects import ConfidenceDistribution, Pool, confidence_distribution, pool, tau_interval
 from .standard_errors import err_rel_standard_error
-
-_SIZES = 2.0 ** np.arange(0, 40, 0.25)  # sequences, to compare a prediction with those of smaller batches
 
 
 @dataclass(frozen=True, eq=False)
 class Pilot:
-    """What a set of runs says about err_rel at one eta; arrays have one entry a run.
+    """What a set of runs says about an error at one eta; arrays have one entry a run.
 
     Attributes
     ----------
     eta, reference
-        Step size, and what err_rel is divided by (nats per token).
+        Step size, and what the error is divided by (nats per token).
     sizes
         Sequences of each run.
     values
-        Its err_rel.
+        Its error, in units of the reference.
     spreads
-        S: the SD of the influence values of its err_rel, so that its standard error is ``S / sqrt(N)``.
+        S: the SD of the influence values per sequence, so that the standard error is ``S / sqrt(N)``.
     kurtoses
         Fourth over squared second moment of the influence values: how well S is known.
     reference_error
         Relative standard error of the reference, from sampling; 0 where it was given.
+    names, psis
+        Names of the runs, and influence values of their errors.
     """
 
     eta: float
@@ -53,16 +59,28 @@ class Pilot:
     spreads: FloatArray
     kurtoses: FloatArray
     reference_error: float
+    names: tuple[str, ...] = ()
+    psis: tuple[FloatArray, ...] = ()
 
     @property
     def variances(self) -> FloatArray:
-        """Squared standard errors of the runs' err_rel."""
+        """Squared standard errors of the runs' errors."""
         return self.spreads**2 / self.sizes
+
+    @property
+    def fixed_effect_error(self) -> float:
+        """Standard error of the inverse-variance weighted mean from sampling alone."""
+        return float(np.sum(1 / np.maximum(self.variances, 1e-300)) ** -0.5)
 
     @cached_property
     def pooled(self) -> Pool:
-        """The random-effects mean of err_rel over the runs, and tau between them."""
+        """The random-effects mean over the runs, and tau between them."""
         return pool(self.values, self.variances)
+
+    @cached_property
+    def distribution(self) -> ConfidenceDistribution:
+        """The confidence distribution of mean and tau."""
+        return confidence_distribution(self.values, self.variances)
 
     def tau_interval(self, level: float) -> tuple[float, float]:
         """Return an interval for tau; up to infinity for a single run."""
@@ -70,36 +88,26 @@ class Pilot:
 
     @property
     def mean_square_spread(self) -> float:
-        """S² averaged over the runs: the variance of err_rel on a fresh batch of n is this over n."""
+        """S^2 averaged over the runs: the variance of the error on a fresh batch of n is this over n."""
         return float(np.mean(self.spreads**2))
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Where err_rel of a fresh run of ``n`` sequences should fall: a Student-t distribution.
-
-    Degrees of freedom fall as n grows and the few runs decide more, so that a t interval may become wider. A larger
-    batch is not worse than a smaller one: each interval is the narrowest among those of sizes up to n, four to each
-    doubling (at most 0.5 % wider than the narrowest of all).
+    """Where the error of a fresh run of ``n`` sequences should fall: a mixture of normal distributions.
 
     Attributes
     ----------
     eta, n, reference
-        Step size, sequences, and what err_rel is divided by (nats per token).
+        Step size, sequences (infinite: an update without sampling error), and the unit (nats per token).
     mean, sd
-        Centre, and predictive standard deviation: ``sd² = sampling_sd² + se_mean² + tau²``.
-    tau
-        SD between runs beyond the sampling of sequences.
-    se_mean
-        Standard error of the mean.
+        Mean and SD of the mixture.
+    tau, se_mean
+        SD between runs beyond sampling, and standard error of the mean (random effects).
     sampling_sd
-        What the sampling of n sequences alone gives.
-    df
-        Degrees of freedom, for the few runs behind tau and the mean.
+        What the sampling of n sequences alone gives, ``S / sqrt(n)``.
     num_runs
-        How many runs it rests on.
-    scales, freedoms
-        SDs and degrees of freedom at sizes up to n, the last at n itself.
+        Runs it rests on. With one, tau is not known and taken to be 0; there is no interval for the next update.
     """
 
     eta: float
@@ -110,58 +118,85 @@ class Prediction:
     tau: float
     se_mean: float
     sampling_sd: float
-    df: float
     num_runs: int
-    scales: FloatArray = field(repr=False)
-    freedoms: FloatArray = field(repr=False)
+    _distribution: ConfidenceDistribution = field(repr=False)
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
-        """Return the central interval that the next run falls into with probability ``level``."""
+        """Return the central interval that the next run falls into with probability ``level``.
+
+        NaN for the next update (infinite n) where there is one run: it does not show how updates differ.
+        """
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level!r}")
-        half = float(np.min(self.scales * t_quantile((1 + level) / 2, self.freedoms)))
-        return self.mean - half, self.mean + half
+        if self.num_runs == 1 and math.isinf(self.n):
+            return math.nan, math.nan
+        low, high = (self._distribution.quantile((1 + sign * level) / 2, self.sampling_sd**2) for sign in (-1, 1))
+        return low, high
 
     def pit(self, value: float) -> float:
         """Return the probability of a run below ``value``: over actual runs uniform, where all is well."""
-        return float(self._below(np.array([value]))[0])
+        return float(self._distribution.below(value, self.sampling_sd**2))
 
     def probability_within(self, tolerance: float) -> float:
-        """Return the probability that the absolute err_rel is at most ``tolerance``: the best of sizes up to n."""
-        above, below = ((bound - self.mean) / self.scales for bound in (tolerance, -tolerance))
-        return float(np.max(t_probability(above, self.freedoms) - t_probability(below, self.freedoms)))
+        """Return the probability of an absolute error of at most ``tolerance``."""
+        below, above = self._distribution.below([-tolerance, tolerance], self.sampling_sd**2).tolist()
+        return float(above - below)
 
     def density(self, values: FloatArray) -> FloatArray:
         """Return the predictive density at ``values``."""
-        step = 1e-4 * self.sd
-        return (self._below(values + step) - self._below(values - step)) / (2 * step)
-
-    def _below(self, values: FloatArray) -> FloatArray:
-        """Return the probability below each of the values."""
-        distance = values[:, None] - self.mean
-        central = np.max(2 * t_probability(np.abs(distance) / self.scales, self.freedoms) - 1, axis=1)
-        below: FloatArray = 0.5 + 0.5 * np.sign(distance[:, 0]) * central
-        return below
+        sds = self._distribution.sds(self.sampling_sd**2)
+        z = (values[:, None] - self._distribution.means) / sds
+        density: FloatArray = (np.exp(-0.5 * z**2) / (sds * math.sqrt(2 * math.pi))).mean(axis=1)
+        return density
 
 
-def predict_err_rel(large_runs: Mapping[str, Run], eta: float, n: int, *, reference: float | None = None) -> Prediction:
+@dataclass(frozen=True)
+class Agreement:
+    """Whether actual runs, together, fell where they were predicted.
+
+    Attributes
+    ----------
+    num_runs
+        How many actual runs.
+    p_spread, p_mean
+        P-values, averaged over the confidence distribution: of chi-square, small where runs scatter more than
+        predicted; of the mean z (two-sided), small where runs lie to one side.
+    smallest_p
+        The smallest p-value that a sign test of so few runs could reach, ``2^(1 - runs)``.
+    """
+
+    num_runs: int
+    p_spread: float
+    p_mean: float
+    smallest_p: float
+
+
+def predict_err_rel(
+    large_runs: Mapping[str, Run],
+    eta: float,
+    n: int,
+    *,
+    reference: float | None = None,
+    estimator: EstimatorName = "ratio",
+) -> Prediction:
     """Predict err_rel of a fresh run of n sequences from the large runs.
 
-    Weights ``1 / (v_r + tau²)``, with v_r the squared standard error of a run, give the mean and its standard error;
-    the predictive variance is ``S²/n + SE(mean)² + tau²``, with S² averaged over the runs and tau between runs by Paule
-    and Mandel (1982). Student's t allows for the few runs behind tau (Satterthwaite). Intervals cover a little more
-    than they say where tau is 0 and n as large as the large runs.
+    The mixture over the confidence distribution of tau^2 (Nagashima, Noma and Furukawa, 2019) of normal distributions
+    ``N(m_b, SE_b^2 + tau_b^2 + S^2/n)``, with S^2 averaged over the runs. Where updates do not differ (tau = 0) its
+    intervals are wide.
 
     Parameters
     ----------
     large_runs
-        Name -> run; each must record per-sequence linear terms and ``h_base``.
+        Name -> run; each must record what the estimator needs.
     eta
         Step size.
     n
         Sequences of the fresh run.
     reference
         What err_rel is divided by (nats per token); None: the mean true total over the runs.
+    estimator
+        "ratio", "matched" or "adjusted".
 
     Raises
     ------
@@ -177,19 +212,21 @@ def predict_err_rel(large_runs: Mapping[str, Run], eta: float, n: int, *, refere
     >>> small, large = predict_err_rel(runs, 1.6e-6, 128), predict_err_rel(runs, 1.6e-6, 512)
     >>> small.mean == large.mean, small.sd > large.sd
     (True, True)
-    >>> round(small.pit(small.interval(0.9)[1]), 12)
+    >>> round(small.pit(small.interval(0.9)[1]), 9)
     0.95
     """
-    return predict(pilot_of(large_runs, eta, reference=reference), checked_count(n, "n"))
+    return predict(pilot_of(large_runs, eta, reference=reference, estimator=estimator), checked_count(n, "n"))
 
 
-def pilot_of(runs: Mapping[str, Run], eta: float, *, reference: float | None = None, estimator: str = "ratio") -> Pilot:
+def pilot_of(
+    runs: Mapping[str, Run], eta: float, *, reference: float | None = None, estimator: EstimatorName = "ratio"
+) -> Pilot:
     """Return what the runs that have ``eta`` say about err_rel there; by default over their mean true total.
 
     Raises
     ------
     ValueError
-        If no run has the eta, the reference is 0, or the estimator is a sum that means nothing on a fresh batch.
+        If no run has the eta, the reference is 0, or the estimator is a sum, which has no meaning on a fresh batch.
     RunError
         If a run does not record what is needed.
     """
@@ -198,79 +235,43 @@ def pilot_of(runs: Mapping[str, Run], eta: float, *, reference: float | None = N
     scale = reference_total(kept, found) if reference is None else float(reference)
     if scale == 0 or not np.isfinite(scale):
         raise ValueError(f"reference must be a finite number other than 0, got {scale!r}")
-    values, spreads, kurtoses = [], [], []
+    rows, psis = [], []
     for run in kept.values():
         batch = columns(run, found, estimator)
         if batch.estimator.degree:
-            raise ValueError(f"estimator {estimator!r} means nothing on a fresh batch; take 'ratio' or 'matched'")
+            raise ValueError(f"estimator must be a mean, as 'ratio' is, on a fresh batch; got {estimator!r}")
         true, linear = batch.estimate(batch.sums)
         psi = error_influence_values(batch) / scale
-        values.append(float(linear - true) / scale)
-        spreads.append(standard_deviation(psi))
-        kurtoses.append(_kurtosis(psi))
-    sizes = np.array([run.num_sequences for run in kept.values()], dtype=float)
+        psis.append(psi)
+        rows.append((run.num_sequences, float(linear - true) / scale, influence_spread(psi, batch), kurtosis(psi)))
+    sizes, values, spreads, kurtoses = np.array(rows, dtype=float).T
     error = mean_total_error(list(kept.values()), found) if reference is None else 0.0
     relative = (error or 0.0) / abs(scale)
-    return Pilot(found, scale, sizes, np.array(values), np.array(spreads), np.array(kurtoses), relative)
+    return Pilot(found, scale, sizes, values, spreads, kurtoses, relative, tuple(kept), tuple(psis))
 
 
 def predict(pilot: Pilot, n: float) -> Prediction:
-    """Return the prediction for a fresh run of n sequences; an infinite n gives that of its error without sampling."""
-    pooled = pilot.pooled
-    sizes = np.append(_SIZES[n > _SIZES], n)
-    variances = pilot.mean_square_spread / sizes + pooled.se**2 + pooled.tau**2
-    scales, freedoms = np.sqrt(variances), np.asarray(pooled.predictive_freedom(variances))
+    """Return the prediction for a fresh run of n sequences; an infinite n gives that of an update without sampling."""
+    found, sampling = pilot.distribution, pilot.mean_square_spread / n
+    variance = float(np.mean(found.sds(sampling) ** 2) + np.var(found.means))
     return Prediction(
         eta=pilot.eta,
         n=n,
         reference=pilot.reference,
-        mean=pooled.mean,
-        sd=float(scales[-1]),
-        tau=pooled.tau,
-        se_mean=pooled.se,
-        sampling_sd=float(np.sqrt(pilot.mean_square_spread / n)),
-        df=float(freedoms[-1]),
-        num_runs=pooled.count,
-        scales=scales,
-        freedoms=freedoms,
+        mean=float(found.means.mean()),
+        sd=math.sqrt(variance),
+        tau=pilot.pooled.tau,
+        se_mean=pilot.pooled.se,
+        sampling_sd=math.sqrt(sampling),
+        num_runs=len(pilot.values),
+        _distribution=found,
     )
-
-
-def _kurtosis(psi: FloatArray) -> float:
-    squares = (psi - psi.mean()) ** 2
-    variance = float(squares.mean())
-    return float(np.mean(squares**2)) / variance**2 if variance else 1.0
-
-
-@dataclass(frozen=True)
-class PooledCheck:
-    """Whether actual runs, together, fell where they were predicted.
-
-    Attributes
-    ----------
-    num_runs
-        How many actual runs.
-    sum_z2, p_sum_z2
-        Sum of squared z, and its p-value (chi-square): small where runs scatter more than predicted.
-    mean_z, p_mean_z
-        Mean z, and its two-sided p-value: small where runs lie to one side.
-    smallest_p
-        The smallest p-value that so few runs could show without leaning on the shape of the tails: all of them on one
-        side of the predicted median, ``2^(1 - runs)``.
-    """
-
-    num_runs: int
-    sum_z2: float
-    p_sum_z2: float
-    mean_z: float
-    p_mean_z: float
-    smallest_p: float
 
 
 def check_prediction(
     large_runs: Mapping[str, Run], small_runs: Mapping[str, Run], eta: float, *, reference: float | None = None
 ) -> pd.DataFrame:
-    """Set each actual run beside its prediction from the large runs.
+    """Return each actual run beside its prediction from the large runs, by the ratio.
 
     Returns
     -------
@@ -292,66 +293,80 @@ def check_prediction(
     >>> table["run"].tolist(), bool(table["pit"].between(0, 1).all())
     (['run_01', 'run_02'], True)
     """
-    return _check(pilot_of(large_runs, eta, reference=reference), large_runs, small_runs)
+    return _checked(pilot_of(large_runs, eta, reference=reference), large_runs, small_runs)
 
 
-def pooled_check(
+def agreement_with_prediction(
     large_runs: Mapping[str, Run], small_runs: Mapping[str, Run], eta: float, *, reference: float | None = None
-) -> PooledCheck:
-    """Return whether the actual runs, together, fell where the large runs predict.
-
-    The z here are normal scores of the PIT; all share the error of the predicted mean, which is allowed for.
-    """
-    from scipy.stats import chi2, norm
-
+) -> Agreement | None:
+    """Return whether the actual runs, together, fell where the large runs predict; None where no actual run is left."""
     pilot = pilot_of(large_runs, eta, reference=reference)
-    table = _check(pilot, large_runs, small_runs)
-    # Kept off 0 and 1, where a score would be infinite.
-    z = norm.ppf(np.clip(table["pit"].to_numpy(), 1e-300, 1 - 1e-16))
-    shared = pilot.pooled.se / table["predicted_sd"].to_numpy()
-    correlation = np.outer(shared, shared)
-    np.fill_diagonal(correlation, 1.0)
-    sum_z2 = float(z @ np.linalg.solve(correlation, z))
-    mean_z, se = float(z.mean()), float(np.sqrt(correlation.sum())) / len(z)
-    return PooledCheck(
-        num_runs=len(z),
-        sum_z2=sum_z2,
-        p_sum_z2=float(chi2.sf(sum_z2, len(z))),
-        mean_z=mean_z,
-        p_mean_z=float(2 * norm.sf(abs(mean_z) / se)),
-        smallest_p=2.0 ** (1 - len(z)),
+    table = _checked(pilot, large_runs, small_runs)
+    if table.empty:
+        return None
+    return agreement_of(pilot, table["err_rel"].to_numpy(), table["n"].to_numpy())
+
+
+def agreement_of(pilot: Pilot, values: FloatArray, sizes: FloatArray) -> Agreement:
+    """Return whether errors of actual runs, shape ``(k,)``, of so many sequences each agree with a pilot.
+
+    For each tau of the confidence distribution, the actual runs are normal with variances ``S^2/n + tau^2`` and share
+    the error of the predicted mean.
+    """
+    from scipy.special import gammaincc, ndtr
+
+    found = pilot.distribution
+    variances = pilot.mean_square_spread / sizes + found.taus[:, None] ** 2
+    off = values - found.means[:, None]
+    weights, shared = 1 / variances, found.errors**2
+    # Sherman and Morrison: the inverse of diag(variances) + shared.
+    pulled = (weights * off).sum(axis=1)
+    chi2 = (weights * off**2).sum(axis=1) - shared * pulled**2 / (1 + shared * weights.sum(axis=1))
+    sds = np.sqrt(variances + shared[:, None])
+    share = found.errors[:, None] / sds
+    variance_of_sum = (1 - share**2).sum(axis=1) + share.sum(axis=1) ** 2
+    z = (off / sds).sum(axis=1) / np.sqrt(variance_of_sum)
+    return Agreement(
+        num_runs=len(values),
+        p_spread=float(gammaincc(len(values) / 2, np.maximum(chi2, 0) / 2).mean()),
+        p_mean=float((2 * ndtr(-np.abs(z))).mean()),
+        smallest_p=2.0 ** (1 - len(values)),
     )
 
 
-def _check(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> pd.DataFrame:
-    sides = (("large", large_runs), ("small", small_runs))
-    check_poolable({f"{side} {name}": run for side, runs in sides for name, run in runs.items()})
-    actual = collect_err_rel_across_runs(small_runs, pilot.eta, pilot.reference, estimator="ratio")
+def kurtosis(psi: FloatArray) -> float:
+    """Return the fourth over the squared second moment about the mean; 1 where nothing varies."""
+    squares = (psi - psi.mean()) ** 2
+    variance = float(squares.mean())
+    return float(np.mean(squares**2)) / variance**2 if variance else 1.0
+
+
+def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> pd.DataFrame:
+    sides = {f"large {name}": run for name, run in large_runs.items()}
+    sides |= {f"small {name}": run for name, run in small_runs.items()}
+    require_poolable(sides)
+    copies = same_content(sides)
+    kept = {name: run for name, run in small_runs.items() if f"small {name}" not in copies}
+    for name in small_runs.keys() - kept.keys():
+        warn_about_runs(f"skipped actual run {name}: same content as {copies[f'small {name}']}")
+    names = ["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"]
+    if not kept:
+        return pd.DataFrame(columns=names)
+    actual = collect_err_rel_across_runs(kept, pilot.eta, pilot.reference, estimator="ratio")
     rows = []
     for name, value in zip(actual["run"], actual["err_rel"].tolist(), strict=True):
-        run = small_runs[name]
-        same = next((known for known, large in large_runs.items() if large == run), None)
-        if same is not None:
-            warn_about_runs(f"{name} is the same run as {same}, from which it is predicted")
+        run = kept[name]
         predicted = predict(pilot, run.num_sequences)
         z = (value - predicted.mean) / predicted.sd
-        rows.append(
-            (
-                name,
-                run.num_sequences,
-                value,
-                _own_standard_error(run, pilot),
-                predicted.mean,
-                predicted.sd,
-                z,
-                predicted.pit(value),
-            )
-        )
-    names = ["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"]
+        se = _own_standard_error(run, pilot)
+        rows.append((name, run.num_sequences, value, se, predicted.mean, predicted.sd, z, predicted.pit(value)))
     return pd.DataFrame(rows, columns=names)
 
 
 def _own_standard_error(run: Run, pilot: Pilot) -> float:
-    if not {"linear", "baseline_entropy"} <= set(run.supports) or run.num_sequences < 2:
-        return float("nan")
-    return err_rel_standard_error(run, pilot.eta, reference=pilot.reference)
+    if run.num_sequences < 2:
+        return math.nan
+    try:
+        return err_rel_standard_error(run, pilot.eta, reference=pilot.reference)
+    except RunError:  # totals only
+        return math.nan

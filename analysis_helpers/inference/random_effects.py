@@ -1,7 +1,8 @@
-"""Values with known variances that differ by more than these: their mean, and the spread tau between them.
+"""Values with known variances that differ by more than these: their mean, and the SD tau between them.
 
-The random-effects model of meta-analysis: value r is ``mean + N(0, tau²) + N(0, v_r)``. With a handful of values tau is
-hardly known; intervals say so by Student's t with few degrees of freedom.
+The random-effects model of meta-analysis: value r is ``mean + N(0, tau^2) + N(0, v_r)``. With a handful of values tau
+is hardly known, so predictions average over its confidence distribution instead of plugging in one value. Use `pool`
+for a mean over runs, `confidence_distribution` for the next run. A single value has no tau.
 """
 
 from __future__ import annotations
@@ -13,46 +14,96 @@ import numpy as np
 
 from .._checks import FloatArray
 
-_MOST_DF = 1e6  # beyond, Student's t is the normal distribution
+_NODES = 200  # of the confidence distribution
+_HALVINGS = 50  # of an interval: to rounding
+_NEWTON_STEPS = 50  # at most; a handful is enough
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A random-effects mean of a few values with known variances (see `pool`)."""
+    """A random-effects mean of values with known variances (see `pool`)."""
 
     mean: float
     se: float
     tau: float
-    observed_variance: float
     count: int
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Return an interval for the mean, by Student's t."""
-        freedom = self._degrees_of_freedom(self.se**2, 1 / self.count)
-        half = self.se * float(t_quantile((1 + level) / 2, freedom))
+        """Return an interval for the mean, by Student's t on ``count - 1`` degrees of freedom; normal for one value."""
+        half = self.se * (normal_quantile(level) if self.count == 1 else float(t_quantile(level, self.count - 1)))
         return self.mean - half, self.mean + half
 
-    def predictive_freedom(self, variance: Any) -> Any:
-        """Return the degrees of freedom of a predictive ``variance`` that includes ``tau² + se²``."""
-        return self._degrees_of_freedom(variance, 1 + 1 / self.count)
+    @property
+    def p_value(self) -> float:
+        """Two-sided p-value of a mean of 0, by Student's t; NaN for one value."""
+        from scipy.special import stdtr
 
-    def _degrees_of_freedom(self, variance: Any, share: float) -> Any:
-        # Satterthwaite (1946): of the variance, ``share`` times the observed one rests on few runs; the rest, sampling
-        # within runs, is taken to be known. Never fewer than R - 2 (Higgins, Thompson and Spiegelhalter, 2009).
-        uncertain = share * self.observed_variance
-        if uncertain <= 0:
-            return np.full_like(variance, _MOST_DF, dtype=float)
-        freedom = (self.count - 1) * (variance / uncertain) ** 2
-        return np.clip(freedom, max(self.count - 2, 1), _MOST_DF)
+        return float(2 * stdtr(self.count - 1, -abs(self.mean) / self.se)) if self.count > 1 else float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class ConfidenceDistribution:
+    """What values with known variances tell about their mean and tau: equally likely pairs, arrays of one shape.
+
+    Attributes
+    ----------
+    taus
+        SD between values.
+    means, errors
+        Given tau: the weighted mean, and its standard error.
+    """
+
+    taus: FloatArray
+    means: FloatArray
+    errors: FloatArray
+
+    def sds(self, sampling_variance: float = 0.0) -> FloatArray:
+        """Return the SD of the next value about each mean, with sampling variance of its own."""
+        sds: FloatArray = np.sqrt(self.errors**2 + self.taus**2 + sampling_variance)
+        return sds
+
+    def below(self, values: Any, sampling_variance: float = 0.0) -> FloatArray:
+        """Return the probability that the next value lies below each of the values: a mixture of normals."""
+        from scipy.special import ndtr
+
+        distance = np.asarray(values, dtype=float)[..., None] - self.means
+        with np.errstate(divide="ignore", invalid="ignore"):
+            probability: FloatArray = ndtr(np.nan_to_num(distance / self.sds(sampling_variance), nan=0.0)).mean(axis=-1)
+        return probability
+
+    def quantile(self, probability: float, sampling_variance: float = 0.0) -> float:
+        """Return the value that the next value lies below with the probability."""
+        reach = 40 * self.sds(sampling_variance)
+        low, high = float((self.means - reach).min()), float((self.means + reach).max())
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.below(middle, sampling_variance) < probability else (low, middle)
+        return (low + high) / 2
+
+    def confidence_within(self, tolerance: float, probability: float) -> float:
+        """Return the confidence that at least so many of all values, without sampling error, lie within ``±tolerance``.
+
+        A tolerance statement (Krishnamoorthy and Mathew, 2009): for each tau, the means at which
+        ``P(|N(mean, tau^2)| <= tolerance) >= probability`` form an interval about 0.
+        """
+        from scipy.special import ndtr
+
+        low, high = np.zeros_like(self.taus), np.full_like(self.taus, tolerance)
+        taus = np.maximum(self.taus, 1e-12 * tolerance)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            inside = ndtr((tolerance - middle) / taus) - ndtr((-tolerance - middle) / taus) >= probability
+            low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+        errors = np.maximum(self.errors, 1e-300)
+        reached = ndtr((low - self.means) / errors) - ndtr((-low - self.means) / errors)
+        return float(np.where(low > 0, reached, 0.0).mean())
 
 
 def pool(values: FloatArray, variances: FloatArray) -> Pool:
-    """Return the random-effects mean of values with known variances.
+    """Return the random-effects mean of values with known variances, shape ``(R,)`` each.
 
-    Parameters
-    ----------
-    values, variances
-        Shape ``(R,)``.
+    Tau by Paule and Mandel (1982); with it the standard error is that of Hartung and Knapp (2001), never below the one
+    without spread between values.
 
     Examples
     --------
@@ -64,28 +115,35 @@ def pool(values: FloatArray, variances: FloatArray) -> Pool:
     >>> round(pool(np.array([1.0, 5.0]), np.array([1.0, 1.0])).tau ** 2, 9)  # 8 - 1
     7.0
     """
-    tau2 = _between_variance(values, variances, len(values) - 1)
-    total = variances + tau2
-    weights = 1 / total if (total > 0).all() else np.ones_like(total)
-    observed = float(np.var(values, ddof=1)) if len(values) > 1 else 0.0
-    return Pool(
-        mean=float(weights @ values / weights.sum()),
-        se=float(np.sqrt(weights**2 @ total) / weights.sum()),
-        tau=float(np.sqrt(tau2)),
-        observed_variance=observed,
-        count=len(values),
-    )
+    tau2 = _between_variances(values, variances, np.array([max(len(values) - 1.0, 1.0)]))
+    means, errors = _weighted(values, variances, tau2)
+    return Pool(float(means[0]), float(errors[0]), float(np.sqrt(tau2[0])), len(values))
+
+
+def confidence_distribution(values: FloatArray, variances: FloatArray) -> ConfidenceDistribution:
+    """Return the confidence distribution of mean and tau (Nagashima, Noma and Furukawa, 2019).
+
+    For q_b the (b - 1/2)/B quantiles of chi-square on R - 1 degrees of freedom, tau_b^2 solves ``Q(tau^2) = q_b``; 0
+    where ``Q(0) <= q_b``. One value says nothing about tau: it is then taken to be 0.
+    """
+    from scipy.special import gammaincinv
+
+    if len(values) < 2:
+        tau2 = np.zeros(1)
+    else:
+        steps = (np.arange(_NODES) + 0.5) / _NODES
+        tau2 = _between_variances(values, variances, 2 * gammaincinv((len(values) - 1) / 2, steps))
+    return ConfidenceDistribution(np.sqrt(tau2), *_weighted(values, variances, tau2))
 
 
 def tau_interval(values: FloatArray, variances: FloatArray, level: float) -> tuple[float, float]:
     """Return an interval for tau (Viechtbauer's Q-profile, 2007); up to infinity for a single value."""
-    from scipy.stats import chi2
+    from scipy.special import gammaincinv
 
-    freedom = len(values) - 1
-    if freedom < 1:
+    if len(values) < 2:
         return 0.0, float("inf")
-    bounds = (float(chi2.ppf((1 + sign * level) / 2, freedom)) for sign in (1, -1))
-    low, high = (float(np.sqrt(_between_variance(values, variances, bound))) for bound in bounds)
+    bounds = 2 * gammaincinv((len(values) - 1) / 2, np.array([(1 + level) / 2, (1 - level) / 2]))
+    low, high = np.sqrt(_between_variances(values, variances, bounds)).tolist()
     return low, high
 
 
@@ -96,35 +154,41 @@ def normal_quantile(probability: float) -> float:
     return float(ndtri((1 + probability) / 2))
 
 
-def t_probability(value: Any, freedom: Any) -> Any:
-    """Return the probability of Student's t below ``value``."""
-    from scipy.special import stdtr
-
-    return stdtr(freedom, value)
-
-
-def t_quantile(probability: Any, freedom: Any) -> Any:
-    """Return the value that Student's t stays below with ``probability``."""
+def t_quantile(probability: float, freedom: Any) -> Any:
+    """Return the number of standard errors about 0 that hold Student's t with ``probability``."""
     from scipy.special import stdtrit
 
-    return stdtrit(freedom, probability)
+    return stdtrit(freedom, (1 + probability) / 2)
 
 
-def _between_variance(values: FloatArray, variances: FloatArray, target: float) -> float:
-    """Return tau² at which the weighted sum of squares equals ``target``; 0 where it is smaller from the start."""
-    from scipy.optimize import brentq
+def _weighted(values: FloatArray, variances: FloatArray, tau2: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the weighted mean and its standard error for each tau^2, shape ``(B,)``."""
+    total = variances + tau2[:, None]
+    weights = 1 / np.maximum(total, 1e-300)
+    means: FloatArray = weights @ values / weights.sum(axis=1)
+    exact = (total <= 0).any(axis=1)  # values known exactly that agree: no error
+    return means, np.where(exact, 0.0, weights.sum(axis=1) ** -0.5)
 
-    def excess(tau2: float) -> float:
-        weights = 1 / (variances + tau2)
-        centre = weights @ values / weights.sum()
-        return float(weights @ (values - centre) ** 2) - target
 
-    if len(values) < 2 or np.ptp(values) == 0:
-        return 0.0
-    variances = np.maximum(variances, 1e-24 * np.ptp(values) ** 2)  # what is known exactly would weigh without limit
-    if excess(0.0) <= 0:
-        return 0.0
-    high = float(np.sum((values - values.mean()) ** 2)) / target
-    while excess(high) > 0:
-        high *= 2
-    return float(brentq(excess, 0.0, high, xtol=1e-16, rtol=1e-12))
+def _between_variances(values: FloatArray, variances: FloatArray, targets: FloatArray) -> FloatArray:
+    """Return tau^2 at which ``Q(tau^2)`` equals each target; 0 where it is smaller from the start."""
+    spread = float(np.ptp(values))
+    if len(values) < 2 or spread == 0:
+        return np.zeros(len(targets))
+    variances = np.maximum(variances, 1e-24 * spread**2)  # what is known exactly would weigh without limit
+
+    # Newton's method on 1 / Q, which is linear in tau^2 for equal variances, kept within a bracket.
+    low = tau2 = np.zeros(len(targets))
+    high = float(np.sum((values - values.mean()) ** 2)) / targets  # Q(tau^2) <= sum of squares / tau^2
+    for k in range(_NEWTON_STEPS):
+        weights = 1 / (variances + tau2[:, None])
+        off = values - (weights @ values / weights.sum(axis=1))[:, None]
+        q, slope = (weights * off**2).sum(axis=1), (weights * weights * off**2).sum(axis=1)
+        if k == 0:
+            none = q <= targets
+        low, high = np.where(q > targets, tau2, low), np.where(q > targets, high, tau2)
+        moved = np.clip(tau2 + (1 / targets - 1 / q) * q * q / slope, low, high)
+        if np.all(none | (np.abs(moved - tau2) <= 1e-12 * moved)):
+            break
+        tau2 = moved
+    return np.where(none, 0.0, tau2)

@@ -7,13 +7,14 @@ of sequences, with the update direction and the reference held fixed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from .._checks import checked_choice, checked_count
 from ..err_rel import own_total, reference_for, reference_total, simulate_err_rel_across_runs, usable_runs
-from ..estimators import columns, error_influence_values, standard_deviation
+from ..estimators import EstimatorName, columns, error_influence_values, influence_spread
 from ..runs import Run
 
 POPULATIONS = ("policy", "run")
@@ -25,14 +26,15 @@ def err_rel_standard_error(
     n: int | None = None,
     *,
     reference: float | None = None,
-    estimator: str = "ratio",
-    population: str = "policy",
+    estimator: EstimatorName = "ratio",
+    population: Literal["policy", "run"] = "policy",
 ) -> float:
     """Return the standard error of err_rel on n sequences, in closed form.
 
     ``SE^2 = S_psi^2 / n`` for a fresh batch from the policy, ``S_psi^2 (1/n - 1/N)`` for a subset of this run, with
     S_psi^2 the variance (ddof=1) of the influence values of ``linear - true`` over the reference. For the partial sum,
-    which is not rescaled, the second is times ``(n/N)^2``.
+    which is not rescaled, the second is times ``(n/N)^2``. Where prompts are recorded, S is cluster-robust over
+    prompts.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def err_rel_standard_error(
     reference
         What err_rel is divided by (nats per token); None: the run's own full-batch true total.
     estimator
-        "ratio", "matched" or "partial_sum".
+        "ratio", "matched", "adjusted" or "partial_sum".
     population
         "policy": a fresh batch of n sequences. "run": a subset of n sequences of this run, drawn without replacement.
 
@@ -77,7 +79,7 @@ def err_rel_standard_error(
     scale = own_total(run, eta, run.source) if reference is None else reference
     if scale == 0:
         return float("nan")
-    spread = standard_deviation(error_influence_values(batch)) / abs(scale)
+    spread = influence_spread(error_influence_values(batch), batch) / abs(scale)
     left = 1 / size - 1 / total if population == "run" else 1 / size
     return spread * float(np.sqrt(max(left, 0.0))) * (size / total) ** degree
 
@@ -93,7 +95,7 @@ def subset_moments(
     etas: Sequence[float],
     n: int,
     *,
-    estimator: str = "ratio",
+    estimator: EstimatorName = "ratio",
     references: Mapping[float, float] | None = None,
 ) -> pd.DataFrame:
     """Return mean and SD of err_rel over the subsets of n sequences of each run, in closed form.

@@ -1,4 +1,4 @@
-"""Figures about runs: totals, contributions, the parts of the error. Tables in, figures out."""
+"""Figures of runs: totals, contributions, the two parts of err_rel."""
 
 from __future__ import annotations
 
@@ -9,103 +9,90 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import (
-    BACKGROUND,
-    CHANGE_LABEL,
-    COLOURS,
-    PART_COLOURS,
-    PART_LABELS,
-    TRUE_CHANGES,
-    finding,
-    legend_below,
-    panels,
-    points,
-)
+from . import style
+
+_PAIR = (("o", -0.12), ("D", 0.12))  # marker and shift of two values side by side
 
 
 def plot_totals(totals: pd.DataFrame) -> Figure:
-    """Draw the true and the linear total of each run, a panel for each eta.
+    """Return a figure of the true and the linear total of each run, one panel per eta.
 
     Parameters
     ----------
     totals
-        Columns batch, run, eta, true, linear, true_se, linear_se (nats per token), as from
-        `analysis_helpers.run_tables.run_totals`.
+        From `analysis_helpers.run_totals`.
     """
     etas = sorted(totals["eta"].unique())
-    figure, axes = panels(len(etas))
+    figure, axes = style.panels(len(etas))
     for ax, eta in zip(axes, etas, strict=True):
         rows = totals[totals["eta"] == eta].reset_index(drop=True)
         places = np.arange(len(rows))
-        for name, marker, shift in (("true", "o", -0.12), ("linear", "D", 0.12)):
-            points(ax, places + shift, rows[name] * 1e3, rows[f"{name}_se"] * 1e3, COLOURS[name], marker, name)
+        for name, (marker, shift) in zip(("true", "linear"), _PAIR, strict=True):
+            values, errors = rows[name] * 1e3, rows[f"{name}_se"] * 1e3
+            style.points(ax, places + shift, values, errors, style.COLOURS[name], marker, name)
         ax.set_xticks(places, rows["batch"] + "\n" + rows["run"], fontsize=7)
         ax.set_xlim(-0.5, len(rows) - 0.5)
-        ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
-        means = rows.groupby("batch")[["linear", "true"]].mean()
-        shares = ", ".join(f"{share:.2f} ({batch})" for batch, share in (means["linear"] / means["true"]).items())
-        finding(ax, f"eta {eta:g}: linear / true is {shares}")
-    axes[0].set_ylabel(CHANGE_LABEL)
-    legend_below(axes[0], 2, lines=2)
+        style.zero_line(ax, upright=False)
+        means = rows.groupby("group")[["linear", "true"]].mean()
+        shares = ", ".join(f"{share:.2f} ({group})" for group, share in (means["linear"] / means["true"]).items())
+        style.describe(ax, f"eta {eta:g}: linear / true = {shares}")
+    axes[0].set_ylabel(style.CHANGE_LABEL)
+    style.legend_below(axes[0], 2, lines=2)
     return figure
 
 
 def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
-    """Draw how often a sequence's contribution lies beyond so many SDs, for the true and the linear change.
+    """Return a figure of the share of sequences whose contribution is farther from the mean than a number of SDs.
 
     Parameters
     ----------
     contributions
-        Columns run, true, linear (a row for each sequence), as from `analysis_helpers.run_tables.contribution_table`.
+        From `analysis_helpers.contribution_table`.
     """
-    figure, (ax,) = panels(1)
-    furthest: list[tuple[float, str]] = [(0.0, "no")]
+    figure, (ax,) = style.panels(1)
+    of_runs = contributions.groupby("run")
+    farthest = []
     for name in ("true", "linear"):
-        values = contributions[name] - contributions.groupby("run")[name].transform("mean")
-        distance = np.sort(np.abs(values / contributions.groupby("run")[name].transform("std")))
-        ax.step(distance, 1 - np.arange(len(distance)) / len(distance), color=COLOURS[name], where="post", label=name)
-        furthest += [(float(last), name) for last in distance[-1:]]
+        centred = contributions[name] - of_runs[name].transform("mean")
+        distance = np.sort(np.abs(centred / of_runs[name].transform("std")))
+        share = 1 - np.arange(len(distance)) / len(distance)
+        ax.step(distance, share, color=style.COLOURS[name], where="post", label=name)
+        farthest.append((float(distance[-1]), name))
     grid = np.linspace(0, 5, 200)
     normal = [2 * (1 - NormalDist().cdf(x)) for x in grid]
-    ax.plot(grid, normal, color=COLOURS["guide"], linestyle=":", label="normal distribution")
+    ax.plot(grid, normal, color=style.COLOURS["guide"], linestyle=":", label="normal distribution")
     ax.set_yscale("log")
-    ax.set_ylim(0.5 / max(len(contributions), 1), 1.2)
-    ax.set_xlabel("distance of a contribution from its mean (SDs)")
-    ax.set_ylabel("share of sequences further out")
+    ax.set_ylim(0.5 / len(contributions), 1.2)
+    title = "Largest contribution: {:.1f} SDs from the mean ({} change)".format(*max(farthest))
+    style.describe(ax, title, "distance of a contribution from the mean (SDs)", "share of sequences farther away")
     ax.legend(fontsize=8, frameon=False)
-    finding(ax, "The furthest contribution lies {:.1f} SDs out, in the {} change".format(*max(furthest)))
     return figure
 
 
 def plot_decomposition(table: pd.DataFrame) -> Figure:
-    """Draw the two parts of err_rel for each run, pooled last, raw and score-adjusted: a row of panels for each eta.
+    """Return a figure of the two parts of err_rel, each run and pooled, unadjusted and score-adjusted, a row per eta.
 
     Parameters
     ----------
     table
-        From `analysis_helpers.decomposition.decomposition_table`.
+        From `analysis_helpers.decomposition_table`.
     """
     etas = sorted(table["eta"].unique())
-    figure, axes = panels(2 * max(len(etas), 1), share_y="col")
+    figure, axes = style.panels(2 * max(len(etas), 1), share_y="col")
     if not etas:
-        finding(axes[0], "no run records the score")
+        style.describe(axes[0], "no run records the score")
         return figure
-    for ax, (eta, part) in zip(axes, product(etas, PART_LABELS), strict=True):
-        for adjusted, marker, shift in ((False, "o", -0.12), (True, "D", 0.12)):
-            rows = table[(table["eta"] == eta) & (table["score_adjusted"] == adjusted)].reset_index(drop=True)
-            label, face = ("score-adjusted", BACKGROUND) if adjusted else ("unadjusted", None)
-            places = np.arange(len(rows)) + shift
-            points(ax, places, rows[part], rows[f"{part}_se"], PART_COLOURS[part], marker, label, face)
-        ax.axhline(0, color=COLOURS["guide"], linewidth=0.8)
-        ax.axvline(len(rows) - 1.5, color=COLOURS["guide"], linewidth=0.8, linestyle=":")
-        ax.set_xticks(np.arange(len(rows)), rows["run"], fontsize=8)
-        finding(ax, f"{PART_LABELS[part]}, eta {eta:g}: {_pooled(table[table['eta'] == eta], part)}")
-        legend_below(ax, 2)
-    for ax in axes[::2]:
-        ax.set_ylabel(f"part of err_rel {TRUE_CHANGES}")
+    for k, (ax, (eta, part)) in enumerate(zip(axes, product(etas, style.PART_LABELS), strict=True)):
+        colour, at_eta, kinds = style.PART_COLOURS[part], table[table["eta"] == eta], ("unadjusted", "score-adjusted")
+        raw, adjusted = (at_eta[at_eta["score_adjusted"] == chosen].reset_index() for chosen in (False, True))
+        for rows, label, (marker, shift) in zip((raw, adjusted), kinds, _PAIR, strict=True):
+            places, face = np.arange(len(rows)), colour if rows is raw else style.BACKGROUND
+            style.points(ax, places + shift, rows[part], rows[f"{part}_se"], colour, marker, label, face)
+        style.zero_line(ax, upright=False)
+        ax.axvline(len(raw) - 1.5, color=style.COLOURS["guide"], linewidth=0.8, linestyle=":")
+        ax.set_xticks(range(len(raw)), raw["run"], fontsize=8)
+        pooled = raw[raw["run"] == "pooled"].iloc[0]
+        title = f"{style.PART_LABELS[part]}, eta {eta:g}:\n{pooled[part]:+.2g} ± {pooled[f'{part}_se']:.2g} pooled"
+        style.describe(ax, title, y="" if k % 2 else f"part of err_rel {style.TRUE_CHANGES}")
+        style.legend_below(ax, 2)
     return figure
-
-
-def _pooled(table: pd.DataFrame, part: str) -> str:
-    raw = table[(table["run"] == "pooled") & ~table["score_adjusted"].astype(bool)].iloc[0]
-    return f"{raw[part]:+.2g} ± {raw[f'{part}_se']:.2g} pooled"

@@ -1,4 +1,4 @@
-"""What all figures share: one colour and one label for one thing, panels, points, legends, histograms.
+"""What all figures share: one colour and one label per quantity, panels, points, bands, legends, histograms.
 
 Nothing is set globally: styles are those of the axes.
 """
@@ -17,26 +17,25 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-# One colour for one thing, everywhere, whether it is drawn or follows in closed form; from the palette of Okabe and Ito
-# (2008), which colour-blind readers tell apart.
+# From the palette of Okabe and Ito (2008), which colour-blind readers tell apart.
 COLOURS = {
     "partial_sum": "#0072B2",
     "ratio": "#009E73",
     "matched": "#E69F00",
+    "adjusted": "#56B4E9",
     "actual": "#D55E00",
     "true": "#000000",
     "linear": "#CC79A7",
     "guide": "#808080",
 }
-ESTIMATOR_LABELS = {"partial_sum": "partial sum", "ratio": "ratio", "matched": "matched"}
-PART_LABELS = {"linear_minus_matched": "linear − matched", "matched_minus_true": "matched − true"}
-ANSWER_COLOURS = {"yes": "#56B4E9", "cannot tell": "#E5E5E5", "no": "#F0A27F"}  # light: words stand on them
+ESTIMATOR_LABELS = {"partial_sum": "partial sum", "ratio": "ratio", "matched": "matched", "adjusted": "adjusted"}
+PART_LABELS = {"linear_minus_matched": "linear − matched", "matched_minus_true": "nonlinearity (matched − true)"}
 PART_COLOURS = {"linear_minus_matched": COLOURS["linear"], "matched_minus_true": COLOURS["matched"]}
+ANSWER_COLOURS = {"yes": "#56B4E9", "cannot tell": "#E5E5E5", "no": "#F0A27F"}  # light: words stand on them
 SERIES = (("#332288", "o"), ("#882255", "s"), ("#999933", "D"))
 """Colour and marker of settings side by side, none of which is an estimator; from the muted palette of Tol (2021)."""
 TRUE_CHANGES = "(units of the true change)"
 ERR_REL_LABEL = f"relative error err_rel {TRUE_CHANGES}"
-PARTIAL_SUM_LABEL = "relative error err_rel (units of each run's own true change)"
 CHANGE_LABEL = "change of entropy (10⁻³ nats per token)"
 
 BACKGROUND = "white"
@@ -48,7 +47,7 @@ _DPI = 110
 def panels(
     count: int, *, share_x: bool = False, share_y: bool | Literal["col"] = False, width: float = 1.0
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with up to two panels a row, as wide as a page; every panel keeps its tick labels.
+    """Return a figure and its panels, up to two per row; every panel keeps its tick labels.
 
     ``width`` widens a panel that stands alone.
     """
@@ -73,9 +72,15 @@ def panels(
     return figure, flat[:count]
 
 
+def describe(ax: Axes, title: str, x: str = "", y: str = "") -> None:
+    """Set the title, which states what the figure shows with its numbers, and the axis labels with units."""
+    ax.set_title(title, fontsize=10)
+    ax.set(xlabel=x, ylabel=y)
+
+
 def err_rel_label(estimator: str) -> str:
-    """Return the label of an axis of err_rel, with the unit: the partial sum is over each run's own true change."""
-    return PARTIAL_SUM_LABEL if estimator == "partial_sum" else ERR_REL_LABEL
+    """Return the axis label of err_rel with its unit; the partial sum is over each run's own true change."""
+    return ERR_REL_LABEL.replace("the true", "each run's own true") if estimator == "partial_sum" else ERR_REL_LABEL
 
 
 def log_size_axis(ax: Axes) -> None:
@@ -83,11 +88,10 @@ def log_size_axis(ax: Axes) -> None:
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.tick_params(axis="x", labelsize=8)
-    ax.set_xlabel("sequences n")
 
 
 def log_error_axis(ax: Axes) -> None:
-    """Make the y axis logarithmic, with labels that do not run into each other."""
+    """Make the y axis logarithmic, with labels that do not overlap."""
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter("{x:g}")
@@ -104,22 +108,42 @@ def points(
     label: str,
     face: str | None = None,
 ) -> None:
-    """Draw values with their standard errors as bars; without bars where these are not known."""
-    ax.errorbar(
-        places,
-        values,
-        yerr=errors.fillna(0.0),
-        fmt=marker,
-        color=colour,
-        markerfacecolor=face or colour,
-        markersize=5.5,
-        elinewidth=1.2,
-        label=label,
-    )
+    """Draw values with their standard errors as bars (none where unknown)."""
+    bars, filled = errors.fillna(0.0), face or colour
+    ax.errorbar(places, values, bars, fmt=marker, color=colour, mfc=filled, markersize=5.5, elinewidth=1.2, label=label)
+
+
+def band(ax: Axes, x: Any, low: Any, high: Any, label: str | None = None) -> None:
+    """Shade between two curves of the ratio."""
+    ax.fill_between(x, low, high, color=COLOURS["ratio"], alpha=0.25, linewidth=0, label=label)
+
+
+def histogram(
+    ax: Axes,
+    values: pd.Series[float],
+    estimator: str,
+    label: str | None = None,
+    span: tuple[float, float] | None = None,
+) -> None:
+    """Draw a filled histogram of `BINS` bins, over the range of the values or the one given."""
+    counts, edges = np.histogram(values, bins=BINS, range=span)
+    ax.stairs(counts, edges, fill=True, alpha=0.45, color=COLOURS[estimator], label=label)
+
+
+def zero_line(ax: Axes, *, upright: bool = True) -> None:
+    """Mark zero on the x axis (``upright``) or on the y axis."""
+    (ax.axvline if upright else ax.axhline)(0, color=COLOURS["guide"], linewidth=0.8)
+
+
+def tolerance_band(ax: Axes, tolerance: float, *, upright: bool = True) -> None:
+    """Shade where abs(err_rel) is within the tolerance; err_rel is on the x axis (``upright``) or on the y axis."""
+    span = ax.axvspan if upright else ax.axhspan
+    label = f"tolerance ±{tolerance:g}"
+    span(-tolerance, tolerance, color=COLOURS["guide"], alpha=0.18, linewidth=0, zorder=0, label=label)
 
 
 def legend_below(ax: Axes, columns: int, *, lines: int = 1) -> None:
-    """Put the legend under the axes, where it hides no data; ``lines`` are those of the tick labels."""
+    """Put the legend below the axes, where it hides no data; ``lines`` are those of the tick labels."""
     size = 8  # points; the room for tick labels and axis label is in units of it, whatever the height of the axes
     room = 1.2 + 1.6 * lines + (2.2 if ax.get_xlabel() else 0)
     ax.legend(
@@ -127,38 +151,8 @@ def legend_below(ax: Axes, columns: int, *, lines: int = 1) -> None:
     )
 
 
-def histogram(
-    ax: Axes,
-    values: pd.Series[float],
-    colour: str,
-    label: str | None = None,
-    *,
-    span: tuple[float, float] | None = None,
-) -> None:
-    """Draw a filled histogram of `BINS` bins, over the span of the values or the one given."""
-    counts, edges = np.histogram(values, bins=BINS, range=span)
-    ax.stairs(counts, edges, fill=True, alpha=0.45, color=colour, label=label)
-
-
-def zero_line(ax: Axes) -> None:
-    """Mark where err_rel, on the x axis, is zero."""
-    ax.axvline(0, color=COLOURS["guide"], linewidth=0.8)
-
-
-def tolerance_band(ax: Axes, tolerance: float, *, upright: bool = True) -> None:
-    """Shade where err_rel keeps to the tolerance: an upright band where it is on the x axis, else a level one."""
-    span = ax.axvspan if upright else ax.axhspan
-    label = f"tolerance ±{tolerance:g}"
-    span(-tolerance, tolerance, color=COLOURS["guide"], alpha=0.18, linewidth=0, zorder=0, label=label)
-
-
-def finding(ax: Axes, text: str) -> None:
-    """Put what the figure shows above it, computed from what it plots."""
-    ax.set_title(text, fontsize=10)
-
-
 def png(figure: Figure) -> bytes:
-    """Return the figure as a picture and close it, so that no notebook shows it once more below the cell."""
+    """Return the figure as PNG and close it, so that no notebook shows it a second time below the cell."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""What notebooks need, and running them: parameters, display, execution, pages, sweeps, controls."""
+"""Tools of notebooks (parameters, display, answers, controls), and their execution: reports and sweeps."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,6 +6,7 @@ from .answers import (
     describe_comparison,
     describe_distribution,
     describe_exploration,
+    describe_linearity,
     describe_plans,
     describe_runs,
     describe_validation,
@@ -18,20 +19,21 @@ from .parameters import read_parameters
 from .sweep import run_and_report
 
 if TYPE_CHECKING:
-    from .explorer import Choice, Exploration, Explorer
+    from .explorer import Exploration, Explorer, explore
 
 __all__ = [
     "AnswerInBrief",
-    "Choice",
     "Exploration",
     "Explorer",
     "describe_comparison",
     "describe_distribution",
     "describe_exploration",
+    "describe_linearity",
     "describe_plans",
     "describe_runs",
     "describe_validation",
     "describe_verdict",
+    "explore",
     "find_notebooks",
     "read_parameters",
     "readable",
@@ -44,7 +46,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import ipywidgets and matplotlib only when the controls are asked for."""
-    if name in ("Choice", "Exploration", "Explorer"):
+    if name in ("Exploration", "Explorer", "explore"):
         from . import explorer
 
         return getattr(explorer, name)

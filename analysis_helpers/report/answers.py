@@ -1,4 +1,4 @@
-"""The answer in brief of each notebook: at most three sentences, with the numbers first, whatever the parameters."""
+"""The answer in brief of each notebook: at most three sentences, numbers first, for any parameters."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from ..err_rel import Comparison
-from ..inference import Verdict, health_overview, typical_standard_error
+from ..inference import QUESTIONS, Verdict, plus_minus, typical_standard_error
 from ..runs import Run
 
-_FALLS_LIKE_ETA = (0.75, 1.25)  # shares of the growth of eta
+_AS_ETA = (0.75, 1.25)  # an SD whose fall is within these multiples of the growth of eta falls in proportion to it
 
 
 def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFrame) -> list[str]:
-    """Return what runs there are, what they say in total, and which checks are flagged.
+    """Return the number of runs and their problems, their mean changes, and the health checks flagged.
 
     Parameters
     ----------
@@ -24,59 +24,80 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
     """
     batches = ", ".join(f"{len(rows)} in {batch}" for batch, rows in files.groupby("batch"))
     problems = [f"{row.batch}/{row.run}: {row.problem}" for row in files[files["problem"] != ""].itertuples()]
-    problems += [f"{row.batch}/{row.run} has the same content as {row.same_as}" for row in _copies(files).itertuples()]
-    state = f"problems: {'; '.join(problems)}" if problems else "all of them load, add up and differ from each other"
-    eta = totals["eta"].min()
-    at_eta = {str(batch): rows for batch, rows in totals[totals["eta"] == eta].groupby("batch")}
+    copies = files[files["same_as"] != ""].itertuples()
+    problems += [f"{row.batch}/{row.run} has the same content as {row.same_as}" for row in copies]
+    state = f"problems: {'; '.join(problems)}" if problems else "all load, add up and differ from each other"
+    eta = totals.groupby("eta")["batch"].nunique().idxmax()  # the smallest that most batches have
+    groups = totals[totals["eta"] == eta].groupby("group")
     changes = "; ".join(
-        f"{batch}: true {_milli(rows, 'true')}, linear {_milli(rows, 'linear')}" for batch, rows in at_eta.items()
+        f"{name}: true {_milli(rows, 'true')}, linear {_milli(rows, 'linear')}" for name, rows in groups
     )
-    flagged = [
-        f"{row['check']} in {row['flagged']}" for row in health_overview(health).to_dict("records") if row["flagged"]
-    ]
+    runs = health[health["flag"]].groupby("check", sort=False)["run"].nunique()
+    flagged = "; ".join(f"{check} in {count} of {health['run'].nunique()} runs" for check, count in runs.items())
     return [
         f"{_count(len(files), 'run')} ({batches}); {state}.",
         f"At eta {eta:g} the mean change of entropy, in 10⁻³ nats per token ± SE, is {changes}.",
-        f"Health checks flagged: {'; '.join(flagged) or 'none'}.",
+        f"Health checks flagged: {flagged or 'none'}.",
     ]
 
 
 def describe_verdict(found: Verdict) -> list[str]:
-    """Return a verdict as two answers with their reasons, and what it does not establish."""
+    """Return both answers with the numbers they rest on, and what would help."""
     return [
-        (
-            f"**Is a batch of {found.n} enough at eta {found.eta:g}? {found.enough.capitalize()}.** "
-            f"{' '.join(found.because['enough'])}"
-        ),
-        (
-            f"**Can the linear approximation be trusted? {found.linear_trusted.capitalize()}.** "
-            f"{' '.join(found.because['linear_trusted'])}"
-        ),
-        f"**Not established:** {' '.join(found.not_seen)}",
+        *(_answered(question, found) for question in found.answers),
+        f"Next: {'; '.join(found.next_steps) or 'nothing'}.",
     ]
 
 
+def describe_linearity(
+    off: pd.DataFrame, parts: pd.DataFrame, largest: float | None, *, tolerance: float, probability: float
+) -> list[str]:
+    """Return up to which eta the step is linear, the nonlinearity there, and the error of the recorded linear terms.
+
+    Parameters
+    ----------
+    off, parts, largest
+        From `nonlinearity`, `decomposition_table` and `trusted_eta`.
+    tolerance, probability
+        Of the answer.
+    """
+    upto = "at no eta measured" if largest is None else f"up to eta {largest:g}, the largest with a yes"
+    within = f"within ±{tolerance:g} for {probability:.0%} of updates"
+    sentences = [f"The step is linear {within} {upto}."]
+    if len(off):
+        at = off[off["eta"] == off["eta"].max()].to_dict("records")
+        values = ", ".join(f"{plus_minus(row['nonlinearity'], row['se'])} by {row['method']}" for row in at)
+        sentences.append(f"Nonlinearity at eta {at[0]['eta']:g}: {values} (mean over updates ± SE).")
+    pooled = parts[parts["run"] == "pooled"].to_dict("records")
+    if pooled:
+        raw, adjusted = pooled[:2]
+        name = "linear_minus_matched"
+        value, left = (plus_minus(row[name], row[f"{name}_se"]) for row in (raw, adjusted))
+        p = "" if np.isnan(raw[f"{name}_p"]) else f", p = {raw[f'{name}_p']:.2g}"
+        sentences.append(f"Recorded linear terms at eta {raw['eta']:g}: off by {value}{p}; score-adjusted {left}.")
+    return sentences
+
+
 def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: Mapping[str, Run]) -> list[str]:
-    """Return how far off one batch of the subset's size is, and where the actual runs lie."""
+    """Return the standard error on one batch of the subset's size, the spread over subsets, and the actual runs."""
     large = {name: large_runs[name] for name in ratio.synthetic["run"].unique()}
     error = typical_standard_error(large, ratio.eta, ratio.sample_size, reference=ratio.reference_total)
     subsets, values = ratio.synthetic["err_rel"], ratio.actual["err_rel"]
-    near = int((abs(values - subsets.mean()) <= 2 * subsets.std()).sum())
     return [
         f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2f}.",
         (
-            f"Over subsets, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± SD) by the ratio; by the "
-            f"partial sum, ± {partial_sum.synthetic['err_rel'].std():.2f}, is not comparable with actual runs."
+            f"Over subsets, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± SD) by the ratio; the "
+            f"partial sum (± {partial_sum.synthetic['err_rel'].std():.2f}) is not comparable with actual runs."
         ),
         (
-            f"{near} of {_count(len(values), 'actual run')} lie within 2 SD of the subsets' mean: "
+            f"{ratio.num_near} of {_count(len(values), 'actual run')} within 2 SD of the mean over subsets: "
             f"{', '.join(f'{value:+.2f}' for value in values)}."
         ),
     ]
 
 
 def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset_size: int) -> list[str]:
-    """Return how the spread of err_rel depends on eta, from `summarize_err_rel_distribution` for each estimator."""
+    """Return how the spread of err_rel depends on eta, from `summarize_err_rel_distribution` by each estimator."""
     sentences = [
         f"{name}, subsets of {subset_size}: err_rel is {_per_eta(table)} (mean ± SD)."
         for name, table in (("Ratio", ratio), ("Partial sum", partial_sum))
@@ -84,34 +105,35 @@ def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset
     if len(ratio) < 2:
         return [*sentences, "One eta does not show whether the spread depends on the step size."]
     first, last = ratio["eta"].iloc[[0, -1]]
-    falls = [table["std_err_rel"].iloc[0] / table["std_err_rel"].iloc[-1] for table in (partial_sum, ratio)]
-    low, high = (share * last / first for share in _FALLS_LIKE_ETA)
-    cause = ", as fast as eta grows: its spread is base entropy, not the step" if low < falls[0] < high else ""
-    return [
-        *sentences,
-        (
-            f"From eta {first:g} to {last:g} the SD of the ratio falls {falls[1]:.2f} times, that of the partial sum "
-            f"{falls[0]:.2f} times{cause}."
-        ),
-    ]
+    of_sum, of_ratio = (t["std_err_rel"].iloc[0] / t["std_err_rel"].iloc[-1] for t in (partial_sum, ratio))
+    low, high = (share * last / first for share in _AS_ETA)
+    cause = ", in proportion to eta: its spread is base entropy, not the step" if low < of_sum < high else ""
+    falls = f"by the ratio falls {of_ratio:.2f} times, by the partial sum {of_sum:.2f} times{cause}"
+    return [*sentences, f"From eta {first:g} to {last:g} the SD {falls}."]
 
 
-def describe_plans(plans: pd.DataFrame, budget: pd.DataFrame, tolerance: float, probability: float) -> list[str]:
-    """Return the batch each eta takes, and what splitting a budget gains.
+def describe_plans(
+    plans: pd.DataFrame, estimators: pd.DataFrame, budget: pd.DataFrame, tolerance: float, probability: float
+) -> list[str]:
+    """Return the sequences required by each estimator and at each eta, and what splitting a budget gains.
 
     Parameters
     ----------
-    plans, budget
-        From `plan_batch_sizes` and `budget_table`.
+    plans, estimators, budget
+        From `plan_batch_sizes`, `estimator_table` and `budget_table`.
     tolerance, probability
-        The goal of the plans.
+        The goal.
     """
-    sizes = ", ".join(f"{_size(row['n'])} at eta {row['eta']:g}" for row in plans.to_dict("records"))
-    spans = ", ".join(f"{_size(row['low'])} to {_size(row['high'])}" for row in plans.to_dict("records"))
+    goal = f"±{tolerance:g} with probability {probability:.0%}"
+    by = ", ".join(f"{row['sequences']:,} by {row['estimator']}" for row in estimators.to_dict("records"))
+    sizes = ", ".join(
+        f"{_size(row['n'])} at eta {row['eta']:g} ({_size(row['low'])} to {_size(row['high'])})"
+        for row in plans.to_dict("records")
+    )
     one, most = budget.iloc[0], budget.iloc[-1]
     return [
-        f"Sequences for abs(err_rel) ≤ {tolerance:g} in a fresh run, with probability {probability:.0%}: {sizes}.",
-        f"90% intervals of these plans: {spans}.",
+        f"Sequences to estimate the error to {goal}: {by}.",
+        f"Sequences for err_rel of a fresh run within ±{tolerance:g} of 0: {sizes}.",
         (
             f"SE of the mean err_rel from {one['sequences_each']:,.0f} sequences: {one['se']:.2f} in 1 run, "
             f"{most['se']:.2f} in {_count(int(most['runs']), 'run')}."
@@ -119,34 +141,36 @@ def describe_plans(plans: pd.DataFrame, budget: pd.DataFrame, tolerance: float, 
     ]
 
 
-def describe_validation(rates: pd.DataFrame, coverage: pd.DataFrame, estimates: pd.DataFrame) -> list[str]:
-    """Return how estimates, intervals and verdicts turn out where the answer is known."""
+def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates: pd.DataFrame) -> list[str]:
+    """Return the coverage of intervals and the rates of false answers where the true answer is known."""
     false_yes, false_no = (
         rates.loc[rates["truth"] == truth, answer].max() for truth, answer in (("no", "yes"), ("yes", "no"))
     )
-    ninety = coverage[np.isclose(coverage["level"], 0.9)]["covered"]
-    covered = estimates["covered"]
+    covered, held = estimates["covered"], intervals.loc[intervals["tau"] > 0, "next"]
     return [
         f"95% intervals of single estimates cover {covered.min():.1%} to {covered.max():.1%}.",
-        f"90% prediction intervals cover {ninety.min():.1%} to {ninety.max():.1%}.",
+        f"90% intervals of the next update cover {held.min():.1%} to {held.max():.1%} where updates differ.",
         f'At most {false_yes:.0%} of "yes" answers and {false_no:.0%} of "no" answers are false, in any setting tried.',
     ]
 
 
-def describe_exploration(mean: float, sd: float, required_n: int | None, found: Verdict) -> list[str]:
-    """Return the spread over subsets, the batch required, and the verdict, for one choice of parameters."""
+def describe_exploration(mean: float, sd: float, found: Verdict) -> list[str]:
+    """Return the spread over subsets and both answers, for one choice of parameters."""
     return [
         f"At eta {found.eta:g}, err_rel over subsets of {found.n} is {mean:+.2g} ± {sd:.2g} (mean ± SD, closed form).",
-        f"Sequences for abs(err_rel) ≤ {found.tolerance:g} (probability {found.probability:.0%}): {_size(required_n)}.",
-        (
-            f"Is a batch of {found.n} enough? {found.enough.capitalize()}. Can the linear approximation be trusted? "
-            f"{found.linear_trusted.capitalize()}."
-        ),
+        *(_answered(question, found) for question in found.answers),
     ]
 
 
-def _copies(files: pd.DataFrame) -> pd.DataFrame:
-    return files[files["same_as"] != ""]
+def _answered(question: str, found: Verdict) -> str:
+    answer = found.answers[question]
+    told = f"**{QUESTIONS[question]} {answer.answer.capitalize()}**"
+    if answer.required_n is None:
+        return f"{told}: {answer.reasons[0]}."
+    by = f"{plus_minus(answer.mean, answer.se)} by {answer.estimator}"
+    size = f"±{found.tolerance:g} takes {answer.required_n:,} sequences"
+    doubts = [reason for reason in answer.reasons if reason.startswith("no answer")]
+    return f"{told} (eta {found.eta:g}): {'; '.join([by, size, *doubts])}."
 
 
 def _milli(rows: pd.DataFrame, name: str) -> str:

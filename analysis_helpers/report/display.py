@@ -1,4 +1,4 @@
-"""What a notebook shows: readable tables, the answer in brief, and the result that a sweep collects."""
+"""Display in notebooks: readable tables, the answer in brief, and the result that a sweep collects."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .._checks import RunWarning
 from .parameters import Parameters
 
 RESULT_MIME = "application/vnd.analysis.result+json"
-RESULT_DIGITS = 10  # stored numbers agree across processors to this many significant digits
+RESULT_DIGITS = 10  # significant digits to which stored numbers agree across processors
 
 
 class ReadableTable:
-    """A table of short texts, shown in full."""
+    """A table of short texts, displayed in full."""
 
     def __init__(self, table: pd.DataFrame) -> None:
         self.table = table
@@ -28,7 +28,7 @@ class ReadableTable:
         return str(self.table.to_string(index=False))
 
     def to_html(self) -> str:
-        """Return the table as HTML; no text is cut, whatever the options of pandas."""
+        """Return the table as HTML; no text is cut, whatever the pandas options."""
         with pd.option_context("display.max_colwidth", None):
             return self.table.to_html(index=False, border=0)
 
@@ -36,7 +36,7 @@ class ReadableTable:
 
 
 def readable(table: pd.DataFrame, digits: int = 3) -> ReadableTable:
-    """Return a table with numbers as short text: to read, and to compare stored output on any machine.
+    """Return a table with numbers as short text, to read and to compare with stored output on any machine.
 
     Examples
     --------
@@ -44,15 +44,12 @@ def readable(table: pd.DataFrame, digits: int = 3) -> ReadableTable:
         eta err_rel
     1.6e-06   0.481
     """
-    return ReadableTable(
-        table.apply(
-            lambda column: column.map(lambda value: _text(value, 0 if column.name in ("eta", "etas") else digits))
-        )
-    )
+    exact = ("eta", "etas")
+    return ReadableTable(table.apply(lambda c: c.map(lambda value: _text(value, 0 if c.name in exact else digits))))
 
 
 class AnswerInBrief:
-    """The answer at the top of a notebook: a placeholder until the numbers below it exist."""
+    """The answer at the top of a notebook, a placeholder until the numbers below it are computed."""
 
     def __init__(self) -> None:
         from IPython.display import Markdown, display  # only notebooks need it
@@ -62,7 +59,7 @@ class AnswerInBrief:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Keep the warnings about runs of this block; the answer states each of them once."""
+        """Collect the warnings about runs of this block; the answer states each of them once."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RunWarning)
             yield
@@ -73,7 +70,7 @@ class AnswerInBrief:
                 warnings.showwarning(found.message, found.category, found.filename, found.lineno)
 
     def say(self, sentences: Iterable[str]) -> None:
-        """Show the sentences and the notes so far at the top, and here."""
+        """Show the sentences and the collected warnings at the top, and here."""
         from IPython.display import Markdown, display
 
         notes = [f"**Note:** {message}." for message in self._notes]
@@ -93,7 +90,7 @@ def show_result(notebook: str, parameters: Parameters, rows: pd.DataFrame) -> No
     parameters
         From `read_parameters`.
     rows
-        The numbers; 10 significant digits are kept.
+        The estimates; 10 significant digits are kept.
     """
     from IPython.display import display
 
@@ -110,7 +107,7 @@ def show_result(notebook: str, parameters: Parameters, rows: pd.DataFrame) -> No
 
 
 def _text(value: object, digits: int) -> str:
-    """Return a number with so many significant digits, trailing zeros kept; with 0, as many as it takes."""
+    """Return a value as text, floats with ``digits`` significant digits and trailing zeros (0: as few as needed)."""
     if isinstance(value, float):
         if math.isnan(value):
             return ""

@@ -1,9 +1,8 @@
-"""Run notebooks through papermill, each in a kernel of its own; what ran is kept, however it ended.
+"""Execution of notebooks through papermill, each in its own kernel; what ran is kept, however it ended.
 
-Many notebooks at once: here on a few threads, or on the workers of a Dask cluster.
-
-Kernels are processes already, so threads are enough to keep the cores busy, and papermill is imported once. A notebook
-whose kernel or worker died is tried once more; what goes wrong inside a notebook is an error of that notebook alone.
+`run_notebooks` runs them one after the other, `run_here` several at once on threads (kernels are processes already, so
+threads keep the cores busy), `run_on_cluster` on the workers of a Dask cluster. An error inside a notebook is an error
+of that notebook only; if its kernel or worker died, it is tried once more.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from typing import Any
 from .parameters import notebooks_folder
 
 KERNEL_FOLDER = "analysis-helpers-kernel-"
-"""Begins the name of the folder of settings that a kernel is started with; tells our kernels from other processes."""
+"""Prefix of the folder of settings that a kernel is started with; tells our kernels from other processes."""
 
-# The history database, which kernels would share, is left out, and so is what a
-# kernel says on the terminal about being stopped. One thread a kernel: kernels run
-# side by side, and sums come out the same whatever the number of cores.
+# No history database, which kernels would share, and no messages about being
+# stopped. One thread per kernel: kernels run side by side, and sums are the same
+# whatever the number of cores.
 _KERNEL_CONFIG = """
 import os
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -38,20 +37,20 @@ c.Application.log_level = "CRITICAL"
 
 @dataclass(frozen=True)
 class Execution:
-    """A notebook that was run.
+    """How the execution of a notebook ended.
 
     Attributes
     ----------
     name
         Name of the notebook, without ending.
     path
-        The executed notebook; where it failed, as far as it came.
+        The executed notebook; if it failed, up to the failure.
     error
-        One sentence; empty where it ran through.
+        One sentence; empty on success.
     seconds
-        How long it took.
+        Wall time.
     kernel_died
-        Whether it failed because its kernel died, which may pass when it is run again.
+        Whether it failed because its kernel died, which another try may avoid.
     """
 
     name: str
@@ -67,9 +66,9 @@ def find_notebooks(folder: Path | None = None) -> list[Path]:
     Raises
     ------
     ValueError
-        If there are none; the message says where was looked.
+        If there are none; the message names the folder.
     """
-    place = Path(folder) if folder is not None else notebooks_folder()
+    place = folder or notebooks_folder()
     found = sorted(place.glob("*.ipynb")) if place is not None else []
     if not found:
         raise ValueError(f"no notebooks (*.ipynb) in {place or 'a folder notebooks beside the package or here'}")
@@ -79,18 +78,18 @@ def find_notebooks(folder: Path | None = None) -> list[Path]:
 def run_notebooks(
     notebooks: Sequence[Path], parameters: Mapping[str, object], out: Path, *, progress: bool = False
 ) -> Iterator[Execution]:
-    """Run notebooks one after the other into ``out``, each with those of the parameters that it has.
+    """Run notebooks one after the other into ``out``, each with the parameters that it declares.
 
     Parameters
     ----------
     notebooks
         Paths of notebooks.
     parameters
-        Name -> value. ``eta`` also fills ``etas``, as a list of one. Others that no notebook has are refused.
+        Name -> value. ``eta`` also fills ``etas``, as a list of one.
     out
         Folder for the executed notebooks.
     progress
-        Whether to draw a progress bar for each notebook.
+        Whether to show a progress bar per notebook.
 
     Yields
     ------
@@ -102,13 +101,14 @@ def run_notebooks(
     ValueError
         If a parameter is in none of the notebooks; nothing has run then.
     """
-    wanted = {path: fitting_parameters(declared_parameters(path), parameters) for path in notebooks}
-    unknown = [name for name in parameters if not any(_fills(name, wanted[path]) for path in notebooks)]
-    if unknown:
-        raise ValueError(f"no notebook has the parameter {', '.join(unknown)}")
+    declared = {path: declared_parameters(path) for path in notebooks}
+    for name in parameters:
+        if not any(fitting_parameters(found, {name: None}) for found in declared.values()):
+            raise ValueError(f"no notebook has the parameter {name}")
     out.mkdir(parents=True, exist_ok=True)
-    for path in notebooks:
-        yield run_notebook(path, wanted[path], out / path.name, progress=progress, formats=("png", "svg"))
+    for path, found in declared.items():
+        chosen = fitting_parameters(found, parameters)
+        yield run_notebook(path, chosen, out / path.name, progress=progress, formats=("png", "svg"))
 
 
 def run_notebook(
@@ -120,11 +120,11 @@ def run_notebook(
     formats: Sequence[str] = ("png",),
     save_often: bool = True,
 ) -> Execution:
-    """Run one notebook with the parameters into ``target``; may be called from several threads at once.
+    """Return how the execution of one notebook into ``target`` ended; may be called from several threads at once.
 
-    Never raises for what goes wrong in a notebook: a full disk or a kernel that died is an error of that notebook.
-    With ``save_often`` the notebook is saved after every cell, so that something is left even where its kernel dies;
-    it takes a few per cent longer.
+    Nothing that goes wrong in a notebook is raised: a full disk or a kernel that died is an error of that notebook.
+    ``save_often`` saves after every cell, so that a notebook whose kernel dies is kept up to there; it takes a few per
+    cent longer.
     """
     import papermill
 
@@ -143,7 +143,7 @@ def run_notebook(
             )
     except papermill.PapermillExecutionError as failure:
         error = f"{failure.ename}: {failure.evalue}"
-    except Exception as failure:  # a kernel that died, a full disk: the other notebooks still run
+    except Exception as failure:  # as a kernel that died, a full disk: the other notebooks still run
         error = f"{type(failure).__name__}: {failure}"
         died = isinstance(failure, RuntimeError)  # DeadKernelError, or it died before its first reply
     return Execution(source.stem, target, error, time.perf_counter() - start, died)
@@ -158,7 +158,7 @@ def declared_parameters(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, object]) -> dict[str, object]:
-    """Return those of the parameters that a notebook has; ``eta`` also fills ``etas``, as a list of one."""
+    """Return the parameters that a notebook declares; ``eta`` also fills ``etas``, as a list of one."""
     chosen = {name: value for name, value in parameters.items() if name in declared}
     if "etas" in declared and "eta" in parameters and "etas" not in parameters:
         chosen["etas"] = [parameters["eta"]]
@@ -167,9 +167,9 @@ def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, 
 
 @contextmanager
 def kernel_settings(*formats: str) -> Iterator[dict[str, Any]]:
-    """Give a kernel settings of its own, so that nobody's personal IPython configuration changes an output.
+    """Yield options of nbclient that give a kernel its own settings instead of the user's IPython configuration.
 
-    Yields options for nbclient; nothing of the process is changed, so that threads do not disturb each other.
+    Nothing of the process is changed, so that threads do not disturb each other.
     """
     from traitlets.config import Config
 
@@ -187,13 +187,9 @@ def kernel_settings(*formats: str) -> Iterator[dict[str, Any]]:
         }
 
 
-def _fills(name: str, chosen: Mapping[str, object]) -> bool:
-    return name in chosen or (name == "eta" and "etas" in chosen)
-
-
 @dataclass(frozen=True)
 class Job:
-    """A notebook to run: its path, the parameters to give it, and where the executed notebook goes."""
+    """A notebook to run: its path, its parameters, and the path of the executed notebook."""
 
     source: Path
     parameters: Mapping[str, object]
@@ -201,7 +197,7 @@ class Job:
 
 
 def run_job(job: Job, stopped: Event | None = None) -> Execution:
-    """Run a job, and once more if its kernel died, unless that was because all is to stop."""
+    """Return how a job ended; it runs once more if its kernel died, unless everything is being stopped."""
     from jupyter_core.utils import ensure_event_loop
 
     try:
@@ -210,13 +206,13 @@ def run_job(job: Job, stopped: Event | None = None) -> Execution:
             execution = run_notebook(job.source, job.parameters, job.target)
         return execution
     finally:
-        ensure_event_loop().close()  # that of this thread, which nobody else would close
+        ensure_event_loop().close()  # of this thread; nothing else would close it
 
 
 def run_here(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Execution]]:
     """Run jobs on threads of this process; yield each with how it ended, as soon as it is done.
 
-    When the caller stops early or is interrupted, no further job starts and running kernels are killed.
+    If the caller stops early or is interrupted, no further job starts and running kernels are killed.
     """
     stopped = Event()
 
@@ -240,7 +236,8 @@ def run_here(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Execution
 def run_on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Execution]]:
     """Run jobs on the workers of an existing Dask cluster; yield each with how it ended, as soon as it is done.
 
-    Workers must have this package installed and see the same files under the same paths.
+    Workers must have this package installed and the same files under the same paths. A worker that dies repeatedly is
+    an error of its job.
 
     Raises
     ------
@@ -258,27 +255,20 @@ def run_on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Exe
         futures = {client.submit(run_job, job, pure=False): job for job in jobs}
         try:
             for future in completed(futures):
-                yield futures[future], _ended(future, futures[future])
+                job, failure = futures[future], future.exception()
+                failed = Execution(job.source.stem, job.target, f"{type(failure).__name__}: {failure}")
+                yield job, failed if failure else future.result()
         finally:
             client.cancel(list(futures))
 
 
-def _ended(future: object, job: Job) -> Execution:
-    """Return how a job on a cluster ended; a worker that died again and again is an error of its job."""
-    error = future.exception()  # type: ignore[attr-defined]
-    if error is None:
-        execution: Execution = future.result()  # type: ignore[attr-defined]
-        return execution
-    return Execution(job.source.stem, job.target, f"{type(error).__name__}: {error}")
-
-
 def _kill_kernels() -> None:
-    """Kill the kernels that notebooks run in, and no other process that this one may have started."""
+    """Kill the kernels that notebooks run in, and no other child process."""
     import psutil
 
     for child in psutil.Process().children(recursive=True):
         try:
             if any(KERNEL_FOLDER in argument for argument in child.cmdline()):
                 child.kill()
-        except psutil.NoSuchProcess:  # ended by itself
+        except psutil.NoSuchProcess:  # it ended meanwhile
             continue

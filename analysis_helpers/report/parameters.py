@@ -1,4 +1,7 @@
-"""Notebook parameters: each declared once, with its type, its rule and the rule in words."""
+"""Parameters of notebooks, each declared once with its type and its rule in words.
+
+A new parameter is one field of `Parameters`; notebooks call `read_parameters`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from .._checks import canonical_eta
+from ..estimators import ESTIMATORS, EstimatorName
 from ..runs import RESULTS_FILE
 
 _Eta = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive step size")]
@@ -17,21 +21,18 @@ _Count = Annotated[int, Meta(ge=1, description="must be a whole number of at lea
 _Folder = Annotated[str, Meta(min_length=1, description="must be the name of a folder")]
 _Positive = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive number")]
 _Probability = Annotated[float, Meta(gt=0, lt=1, description="must lie between 0 and 1")]
-_Estimator = Annotated[
-    Literal["partial_sum", "ratio", "matched"],
-    Meta(description="must be one of 'partial_sum', 'ratio', 'matched'"),
-]
+_Estimator = Annotated[EstimatorName, Meta(description=f"must be one of {', '.join(map(repr, ESTIMATORS))}")]
 
 
 class ParameterError(ValueError):
-    """A notebook parameter that breaks a rule; the notebook stops with one sentence instead of a traceback."""
+    """A notebook parameter that breaks a rule; the notebook stops with one sentence, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:  # asked for by IPython
         return [f"{type(self).__name__}: {self}"]
 
 
 class Parameters(msgspec.Struct, frozen=True):
-    """The parameters that a notebook may have. A default stands for "not a parameter of this notebook"."""
+    """The parameters that a notebook may have; a default means that the notebook does not have it."""
 
     data_root: _Folder = ""
     large_batch: _Folder = ""
@@ -63,7 +64,7 @@ _DEFAULTS = msgspec.structs.asdict(Parameters())
 def read_parameters(variables: Mapping[str, object]) -> Parameters:
     """Return the notebook parameters among ``variables``, converted to their types and validated.
 
-    Papermill delivers ``2e-6`` from the command line as text and ``1e3`` as a float; both are understood. Batch folders
+    Papermill passes ``2e-6`` from the command line as text and ``1e3`` as a float; both are accepted. Batch folders
     must exist below the data root.
 
     Parameters
@@ -97,29 +98,27 @@ def read_parameters(variables: Mapping[str, object]) -> Parameters:
 
 
 def convert_parameter(name: str, value: object) -> Any:
-    """Return the value of one of the `Parameters` in its type; `ParameterError` if it breaks its rule."""
+    """Return the value of one of the `Parameters` in its type, or raise a `ParameterError` if it breaks its rule."""
     try:
         found = msgspec.convert(_as_list(value) if name == "etas" else value, _KINDS[name], strict=False)
     except (msgspec.ValidationError, OverflowError):
-        rule = _RULES[name]
-        raise ParameterError(f"{name} {rule}, got {value!r}") from None
+        raise ParameterError(f"{name} {_rule(_KINDS[name])}, got {value!r}") from None
     if name == "etas":
         return tuple(map(canonical_eta, found))
     return canonical_eta(found) if name == "eta" else found
 
 
 def _rule(kind: Any) -> str:
-    """Return the rule in words that a type carries, or one of the types of a union."""
+    """Return the rule in words of a type, or of the first type of a union that has one."""
     notes = getattr(kind, "__metadata__", ())
     return notes[0].description if notes else next(filter(None, map(_rule, get_args(kind))), "")
 
 
 _KINDS = get_type_hints(Parameters, include_extras=True)
-_RULES = {name: _rule(kind) for name, kind in _KINDS.items()}
 
 
 def resolve_data_root(data_root: str | Path) -> Path:
-    """Return the folder of a relative path: in the working folder or, if not there, in `notebooks_folder`.
+    """Return the folder of a relative path in the working folder or, if not there, in `notebooks_folder`.
 
     So the default ``../data_samples`` works in JupyterLab, under nbval, and under papermill from anywhere in the
     repository.
@@ -138,7 +137,7 @@ def resolve_data_root(data_root: str | Path) -> Path:
 
 
 def notebooks_folder() -> Path | None:
-    """Return the folder ``notebooks`` beside the package, else in the working folder or the nearest one above it."""
+    """Return the folder ``notebooks`` beside the package, else in the working folder or the nearest parent."""
     here = Path.cwd()
     places = (Path(__file__).resolve().parents[2], here, *here.parents)
     return next((place / "notebooks" for place in places if (place / "notebooks").is_dir()), None)

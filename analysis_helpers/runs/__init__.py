@@ -1,4 +1,4 @@
-"""Runs: one evaluation batch in memory, as `results.json`, and in folders."""
+"""Runs: one evaluation batch in memory, as ``results.json``, and in folders."""
 
 from .folders import (
     RESULTS_FILE,

@@ -1,19 +1,17 @@
-"""Reading and writing a file whole or not at all, whatever happens meanwhile.
+"""Runs in folders ``batch/run/results.json``: load them, write them, list what is there.
 
-Results files on disk: find them in a batch folder, read them into runs, write runs.
-
-Tables about runs: what is there, what each says in total, and how its contributions are spread.
-
-Whether runs add up, and the runs of a folder that do: what is left out is left out with a warning and a reason.
+`load_runs` reads a batch folder as it is. `sound_runs` and `sound_batches` also skip runs whose totals do not add up or
+that lack a required field. `inventory` lists every run with what it supports and what is wrong with it, and raises for
+none of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -21,55 +19,27 @@ from .._checks import RunError, checked_choice, warn_about_runs
 from .json import encode_run, parse_run
 from .run import FIELDS_BEHIND, Run, integrity_problems
 
-
-def write_in_one_step(path: Path, content: bytes | str) -> None:
-    """Write under a temporary name beside ``path``, then rename; an existing file is replaced. Text is UTF-8.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_in_one_step(Path(folder) / "note.txt", "whole")
-    ...     [(path.name, path.read_text()) for path in Path(folder).iterdir()]
-    [('note.txt', 'whole')]
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    partial.replace(path)
-
-
 RESULTS_FILE = "results.json"
-_A_FILE = "is a file, not a folder"
 
 
 def load_runs(
-    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, on_error: str = "raise"
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, on_error: Literal["raise", "skip"] = "raise"
 ) -> dict[str, Run]:
-    """Load runs from a batch folder, or from a list of results files.
+    """Return the runs of a batch folder, or of a list of results files, by name.
 
     Parameters
     ----------
     source
-        A batch folder such as ``data_samples/E_2048`` (keys of the answer: names of the run folders, in alphabetical
-        order), or paths of results files (keys: ``batch/run``, in the order given).
+        A batch folder such as ``data_samples/E_2048`` (names: those of the run folders, in alphabetical order), or
+        paths of results files (names: ``batch/run``, in the order given).
     on_error
-        "raise" stops at the first bad file; "skip" leaves it out with one warning.
-
-    Returns
-    -------
-    dict
-        Name of the run -> `Run`.
+        "raise" stops at the first bad file; "skip" skips it with one warning.
 
     Raises
     ------
     RunError
-        If a file breaks a rule, if no file could be loaded, or if the folder is missing or holds no runs: then the
-        message says what was looked for and what is there.
+        If a file breaks a rule, no file could be loaded, or the folder is missing or holds no runs; the message then
+        says what was looked for and what is there.
     ValueError
         If ``on_error`` is unknown or two paths give the same key.
 
@@ -100,22 +70,24 @@ def load_runs(
 
 
 def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
-    """Return the results files ``depth`` folders below ``folder``, sorted; say what is there where there are none.
+    """Return the results files ``depth`` levels below ``folder``, sorted.
 
     Raises
     ------
     RunError
-        If the folder is missing, is not a folder, or holds no results file at that depth.
+        If the folder cannot be read or holds no results file at that depth; the message says what is there.
     """
-    root, pattern = Path(folder), "/".join(["*"] * depth + [RESULTS_FILE])
-    folders = "/".join(["*"] * depth)
-    if problem := _no_folder(root):
-        raise RunError(
-            str(root), "folder", f"{problem}; looked for {root / pattern}; {_what_is_in(_nearest_folder(root))}"
-        )
-    found = sorted(place / RESULTS_FILE for place in root.glob(folders) if _is_there(place / RESULTS_FILE))
+    root, pattern = Path(folder), "/".join(["*"] * depth)
+    try:
+        next(root.iterdir(), None)
+        problem = "holds no runs"
+    except FileNotFoundError:
+        problem = "does not exist"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    found = sorted(place / RESULTS_FILE for place in root.glob(pattern) if _exists(place / RESULTS_FILE))
     if not found:
-        raise RunError(str(root), "folder", f"holds no runs; looked for {root / pattern}; {_what_is_in(root)}")
+        raise RunError(str(root), "folder", f"{problem}; looked for {root / pattern / RESULTS_FILE}; {_listing(root)}")
     return found
 
 
@@ -138,7 +110,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 
 def write_run(path: str | os.PathLike[str], run: Run) -> None:
-    """Write a run as a results file that loads back equal; folders are made, an existing file is replaced in one step.
+    """Write a run as a results file that loads back equal; folders are created, an existing file is replaced.
 
     Raises
     ------
@@ -160,88 +132,19 @@ def write_run(path: str | os.PathLike[str], run: Run) -> None:
     write_in_one_step(target, encode_run(run))
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
-    """Return the bytes of a results file, or raise a `RunError` with the reason."""
-    file = Path(path)
-    try:
-        if file.exists() and not file.is_file():  # reading a pipe may never end
-            raise RunError(str(path), "file", "must be a regular file")
-        return file.read_bytes()
-    except OSError as error:
-        raise RunError(str(path), "file", f"cannot be read ({error.strerror})") from None
-
-
-def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
-    if isinstance(source, (str, os.PathLike)):
-        if _no_folder(Path(source)) != _A_FILE:
-            return {path.parent.name: path for path in result_files(source)}
-        source = [source]
-    paths = [Path(p) for p in source]
-    if not paths:
-        raise ValueError("no results files given: source is an empty list of paths")
-    folders = [Path(os.path.normpath(p.absolute())).parent for p in paths]
-    named = {f"{folder.parent.name}/{folder.name}": path for folder, path in zip(folders, paths, strict=True)}
-    if len(named) < len(paths):
-        raise ValueError(
-            f"two of the {len(paths)} paths have the same batch and run name: {', '.join(map(str, paths))}"
-        )
-    return named
-
-
-def _no_folder(path: Path) -> str:
-    """Return why a path is no folder to look into, or nothing where it is one."""
-    try:
-        return "" if stat.S_ISDIR(path.stat().st_mode) else _A_FILE
-    except (FileNotFoundError, NotADirectoryError):
-        return "does not exist"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-
-
-def _is_there(path: Path) -> bool:
-    """Return False only where no file is: one that cannot be read is listed with its problem, not passed over."""
-    try:
-        return bool(path.lstat())
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-
-
-def _nearest_folder(path: Path) -> Path:
-    return next((p for p in path.absolute().parents if not _no_folder(p)), Path("/"))
-
-
-def _what_is_in(folder: Path, most: int = 8) -> str:
-    try:
-        names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir())
-    except OSError as error:
-        return f"{folder} cannot be listed ({error.strerror})"
-    shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-    return f"in {folder} there is {shown or 'nothing'}{_hint(folder, names)}"
-
-
-def _hint(folder: Path, names: list[str]) -> str:
-    """Return what was probably meant where the folder is one level too high or too low."""
-    if any(folder.glob(f"*/{RESULTS_FILE}")):
-        return f" (it is a batch folder itself: give {folder.absolute().parent})"
-    below = next((name for name in names if any((folder / name).glob(f"*/{RESULTS_FILE}"))), None)
-    return f" (is {folder / below} the batch folder?)" if below else ""
-
-
 def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
-    """Return a row for each ``batch/run/results.json`` below ``data_root``; a bad file is listed, not raised.
+    """Return a table of every ``batch/run/results.json`` below ``data_root``; a bad file is listed, not raised.
 
     Returns
     -------
     DataFrame
         Columns batch, run, sequences (missing where the file cannot be used), etas, supports (see `Run.supports`),
-        same_as (an earlier row with the same content, or empty) and problem (empty where there is none).
+        same_as (an earlier row with the same content, or empty), problem (empty if there is none).
 
     Raises
     ------
     RunError
-        If the folder is missing or holds no runs; the message says what was looked for and what is there.
+        If the folder is missing or holds no runs.
 
     Examples
     --------
@@ -257,38 +160,20 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"sequences": "Int64"})
 
 
-def _inventory_row(path: Path, seen: dict[bytes, str]) -> dict[str, object]:
-    batch, name = path.parent.parent.name, path.parent.name
-    row: dict[str, object] = {"batch": batch, "run": name, "sequences": None, "etas": (), "supports": "", "same_as": ""}
-    try:
-        content = _content(path)
-        row["same_as"] = seen.setdefault(hashlib.sha256(content).digest(), f"{batch}/{name}")
-        if row["same_as"] == f"{batch}/{name}":
-            row["same_as"] = ""
-        run = parse_run(content, str(path))
-    except RunError as error:
-        return {
-            **row,
-            "problem": f"{error.field} {error.rule}" + ("" if error.value is None else f", got {error.value}"),
-        }
-    row |= {"sequences": run.num_sequences, "etas": run.etas, "supports": ", ".join(run.supports)}
-    return {**row, "problem": "; ".join(integrity_problems(run))}
-
-
 def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> dict[str, Run]:
-    """Load the runs of a batch folder that load, add up and record what is needed; warn about each that is left out.
+    """Return the runs of a batch folder that load, add up and record what is needed; others are skipped with a warning.
 
     Parameters
     ----------
     folder
         A batch folder.
     needs
-        What a run must support (see `Run.supports`).
+        What a run must record: any of "linear", "score", "baseline_entropy", "curvature".
 
     Raises
     ------
     RunError
-        If no run is left.
+        If the folder is missing or holds no runs, or every run is skipped.
 
     Examples
     --------
@@ -300,7 +185,7 @@ def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> 
     (['run_01'], ['E_32'])
     """
     runs = load_runs(folder, on_error="skip")
-    reasons = {name: _reason_to_leave_out(run, needs) for name, run in runs.items()}
+    reasons = {name: _reason_to_skip(run, needs) for name, run in runs.items()}
     for name, reason in reasons.items():
         if reason:
             warn_about_runs(f"skipped {name} of {Path(folder).name}: {reason}")
@@ -311,12 +196,12 @@ def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> 
 
 
 def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, dict[str, Run]]:
-    """Load every batch folder below a data root by `sound_runs`; warn about a batch that has no run left.
+    """Return the runs of every batch folder by `sound_runs`; a batch with no usable run is skipped with a warning.
 
     Raises
     ------
     RunError
-        If the folder is missing or holds no runs, or no batch has a run left.
+        If the folder is missing or holds no runs, or every run is skipped.
 
     Examples
     --------
@@ -336,6 +221,88 @@ def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, dict[str, Run]
     return batches
 
 
-def _reason_to_leave_out(run: Run, needs: Sequence[str]) -> str:
+def write_in_one_step(path: Path, content: bytes | str) -> None:
+    """Write a file completely or not at all: under a temporary name, then renamed. Text is UTF-8.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_in_one_step(Path(folder) / "note.txt", "whole")
+    ...     [(path.name, path.read_text()) for path in Path(folder).iterdir()]
+    [('note.txt', 'whole')]
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    partial.replace(path)
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    file = Path(path)
+    try:
+        if file.exists() and not file.is_file():  # reading a pipe may never end
+            raise RunError(str(path), "file", "must be a regular file")
+        return file.read_bytes()
+    except OSError as error:
+        raise RunError(str(path), "file", f"cannot be read ({error.strerror})") from None
+
+
+def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
+    if isinstance(source, (str, os.PathLike)):
+        if not Path(source).is_file():
+            return {path.parent.name: path for path in result_files(source)}
+        source = [source]
+    paths = [Path(p) for p in source]
+    if not paths:
+        raise ValueError("no results files given: source is an empty list of paths")
+    folders = [Path(os.path.normpath(p.absolute())).parent for p in paths]
+    named = {f"{folder.parent.name}/{folder.name}": path for folder, path in zip(folders, paths, strict=True)}
+    if len(named) < len(paths):
+        raise ValueError(
+            f"two of the {len(paths)} paths have the same batch and run name: {', '.join(map(str, paths))}"
+        )
+    return named
+
+
+def _exists(path: Path) -> bool:
+    """Return whether something is at the path; what cannot be looked at counts, so that it is reported, not skipped."""
+    try:
+        return bool(path.lstat())
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+
+
+def _listing(folder: Path, most: int = 8) -> str:
+    """Return what is in the nearest folder that can be read, with a hint where runs lie one level higher or lower."""
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir() and os.access(p, os.R_OK))
+    names = sorted(p.name + ("/" if p.is_dir() else "") for p in place.iterdir())
+    below = [name for name in names if any((place / name).glob(f"*/{RESULTS_FILE}"))]
+    hint = f" (is {place / below[0]} the batch folder?)" if below else ""
+    if any(place.glob(f"*/{RESULTS_FILE}")):
+        hint = f" (it is a batch folder itself: give {place.parent})"
+    shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return f"in {place} there is {shown or 'nothing'}{hint}"
+
+
+def _inventory_row(path: Path, seen: dict[bytes, str]) -> dict[str, object]:
+    batch, name = path.parent.parent.name, path.parent.name
+    row: dict[str, object] = {"batch": batch, "run": name, "sequences": None, "etas": (), "supports": "", "same_as": ""}
+    try:
+        content = _content(path)
+        first = seen.setdefault(hashlib.sha256(content).digest(), f"{batch}/{name}")
+        row["same_as"] = "" if first == f"{batch}/{name}" else first
+        run = parse_run(content, str(path))
+    except RunError as error:
+        return {**row, "problem": str(error).removeprefix(f"{path}: ")}
+    row |= {"sequences": run.num_sequences, "etas": run.etas, "supports": ", ".join(run.supports)}
+    return {**row, "problem": "; ".join(integrity_problems(run))}
+
+
+def _reason_to_skip(run: Run, needs: Sequence[str]) -> str:
     missing = [FIELDS_BEHIND[need] for need in needs if need not in run.supports]
     return "; ".join([*(f"{field} is not recorded" for field in missing), *integrity_problems(run)])

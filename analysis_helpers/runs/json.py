@@ -1,25 +1,36 @@
-"""The format of `results.json`: bytes to a `Run`, validated, and back.
+"""The file format ``results.json``: bytes to a validated `Run`, and back.
 
-A file is decoded into typed structs of the fields in use; other fields are ignored. Every violation is a `RunError`
-with the file, the field (its path in the JSON), the rule and the value.
+Files are decoded into typed structs of the fields in use; other fields are ignored. A violation is a `RunError` that
+names the file, the field (its path in the JSON), the rule and the value.
 """
 
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .._checks import FloatArray, RunError, checked_array, checked_eta, checked_prompts, checked_total
+from .._checks import (
+    FloatArray,
+    RunError,
+    checked_array,
+    checked_entropies,
+    checked_eta,
+    checked_prompts,
+    checked_tokens,
+    checked_total,
+)
 from .run import Measurement, Run, ScoreTerms, ShardError, check_distinct_etas
 
+# Fields stand in the order of the files, which decodes fastest.
 
-class Diagnostics(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What was recorded at one step size; lists have one number a sequence."""
+
+class Diagnostics(msgspec.Struct, kw_only=True):
+    """What was recorded at one step size; lists have one number per sequence."""
 
     base_entropy: float
     ess: float | None = None
@@ -44,7 +55,7 @@ class TrueChange(msgspec.Struct):
     entries: list[Entry]
 
 
-class Extras(msgspec.Struct, omit_defaults=True, gc=False):
+class Extras(msgspec.Struct, gc=False):
     """The parts of a linear term."""
 
     wjlogp_sum: float | None = None
@@ -52,13 +63,7 @@ class Extras(msgspec.Struct, omit_defaults=True, gc=False):
     denom_corr_unscaled: float | None = None
 
 
-class WrittenExtras(Extras, omit_defaults=True, gc=False):
-    """The same with a part that is written and not read."""
-
-    denom_corr_scaled: float | None = None  # not read: it is the unscaled one times scale
-
-
-class Sequence(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
+class Sequence(msgspec.Struct, kw_only=True, gc=False):
     """The linear term of one sequence."""
 
     index: int | None = None
@@ -71,15 +76,14 @@ class Sequence(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     vhvv: float | None = None
 
 
-class Meta(msgspec.Struct, omit_defaults=True):
+class Meta(msgspec.Struct):
     """What all linear terms have in common."""
 
     scale: float | None = None
-    T_total: Any = None  # written, not read
     H_base_mean: float | None = None
 
 
-class Variance(msgspec.Struct, omit_defaults=True):
+class Variance(msgspec.Struct):
     """Standard errors as stored: of means over shards."""
 
     num_shards: int | None = None
@@ -89,13 +93,13 @@ class Variance(msgspec.Struct, omit_defaults=True):
     se_vHvv: float | None = None
 
 
-class Quadratic(msgspec.Struct, omit_defaults=True):
+class Quadratic(msgspec.Struct):
     """The curvature."""
 
     variance: Variance | None = None
 
 
-class Approx(msgspec.Struct, omit_defaults=True):
+class Approx(msgspec.Struct):
     """The linear change."""
 
     delta_h_per_lr: float
@@ -113,27 +117,38 @@ class Results(msgspec.Struct, rename={"true_": "true"}):
 
 
 _DECODER = msgspec.json.Decoder(Results)
-_PLAIN_TYPES = {"float": "a number", "int": "a whole number", "array": "a list", "object": "an object"}
-
-_SHARD_ERRORS = ("se_shard", "se_jackknife", "se_gdotv", "se_vHvv")
-_SCORE_FIELDS = ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
+_LINEAR, _QUADRATIC = "approx.variance", "approx.quadratic.variance"
 
 
 def parse_run(data: bytes, source: str) -> Run:
-    """Return the run that the bytes of a results file describe; ``source`` is its name in messages.
+    """Return the run in the bytes of a results file; ``source`` is its name in messages.
 
     Raises
     ------
     RunError
         If the bytes are not JSON, or a field in use breaks a rule.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # sums of huge numbers: refused, or they do not add up
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflowing sum is refused, or found by integrity_problems
         return _run(_decode(data, source), source)
 
 
 def encode_run(run: Run) -> bytes:
-    """Return the bytes of the results file that describes the run: indented JSON, floats that read back exactly."""
-    return msgspec.json.format(_compact(run), indent=1) + b"\n"
+    """Return the bytes of a results file that holds the run: indented JSON whose floats read back exactly."""
+    meta = {"scale": run.scale, "T_total": run.total_tokens, "H_base_mean": run.score and run.score.h_base_mean}
+    approx = {
+        "delta_h_per_lr": run.delta_h_per_lr,
+        "variance": _variance_fields(run, _LINEAR),
+        "per_sequence": _sequence_rows(run),
+        "per_sequence_meta": _present(meta),
+        "quadratic": _present({"variance": _variance_fields(run, _QUADRATIC)}) or None,
+    }
+    entries = [
+        {"eta": m.eta, "delta_h_true": m.delta_h_true, "diagnostics": _diagnostics(run.token_counts, m)}
+        for m in run.measurements
+    ]
+    text = msgspec.json.encode({"approx": _present(approx), "true": {"entries": entries}}, enc_hook=np.ndarray.tolist)
+    del approx, entries  # they take many times the memory of the run
+    return msgspec.json.format(text, indent=1) + b"\n"
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -148,71 +163,43 @@ def _decode(data: bytes, source: str) -> Results:
     try:
         plain = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise RunError(
-            source, "file", "must be complete JSON", str(error) if data.strip() else "an empty file"
-        ) from None
+        got = str(error) if data.strip() else "an empty file"
+        raise RunError(source, "file", "must be complete JSON", got) from None
     try:
         return msgspec.convert(plain, Results)
-    except msgspec.ValidationError as error:
-        raise _shape_error(error, plain, source) from None
+    except msgspec.ValidationError as error:  # as in: Expected `float`, got `str` - at `$.approx.delta_h_per_lr`
+        problem, _, where = str(error).partition(" - at `$")
+        field = where.strip(".`")
+        if "missing" in problem:
+            raise RunError(source, f"{field}.{problem.split('`')[1]}".lstrip("."), "is missing") from None
+        raise RunError(source, field or "file", f"does not fit the format ({problem})") from None
     except UnicodeEncodeError as error:  # half of a surrogate pair, where a number belongs
         raise RunError(source, "file", "must be UTF-8 text", str(error)) from None
 
 
-def _shape_error(error: msgspec.ValidationError, plain: Any, source: str) -> RunError:
-    """Turn msgspec's "Expected `float`, got `str` - at `$.a.b[0]`" into file, field, rule and value."""
-    rule, _, where = str(error).partition(" - at `$")
-    path = where.rstrip("`").lstrip(".")
-    missing = re.fullmatch(r"Object missing required field `(.+)`", rule)
-    if missing:
-        return RunError(source, f"{path}.{missing[1]}".lstrip("."), "is missing")
-    wanted = re.match(r"Expected `(\w+)", rule)
-    described = f"must be {_PLAIN_TYPES.get(wanted[1], wanted[1])}" if wanted else f"is refused ({rule.lower()})"
-    for key, index in re.findall(r"([A-Za-z_]\w*)|\[(\d+)\]", path):
-        plain = plain[key] if key else plain[int(index)]
-    text = json.dumps(plain)
-    return RunError(source, path or "file", described, text if len(text) <= 40 else f"{text[:37]}...")
-
-
 def _run(results: Results, source: str) -> Run:
-    tokens, measurements = _true_change(results.true_.entries, source)
-    approx, size = results.approx, len(tokens)
-    meta = approx.per_sequence_meta or Meta()
+    tokens, measurements = _measurements(results.true_.entries, source)
+    approx, meta = results.approx, results.approx.per_sequence_meta or Meta()
     per_lr = _finite(approx.delta_h_per_lr, "approx.delta_h_per_lr", source)
     scale = None if meta.scale is None else _finite(meta.scale, "approx.per_sequence_meta.scale", source)
-    stored = _shard_errors(approx, size, source)
+    stored = _shard_errors(approx, len(tokens), source)
     if approx.per_sequence is None:
         return Run(tokens, measurements, per_lr, scale=scale, source=source, shard_errors=stored)
-    sequences = _in_order(approx.per_sequence, size, source)
-    _check_lengths(sequences, tokens, source)
-    field = "approx.per_sequence[].{}"
-    gdotv = _recorded([s.gdotv for s in sequences], field.format("gdotv"), source)
-    vhvv = _recorded([s.vhvv for s in sequences], field.format("vhvv"), source)
-    logp = _recorded([s.sum_logp for s in sequences], field.format("sum_logp"), source)
-    sampler_logp = _recorded([s.sampler_logp for s in sequences], field.format("sampler_logp"), source)
-    score = None if gdotv is None else _score_terms(sequences, meta, source)
-    return Run(
-        tokens,
-        measurements,
-        per_lr,
-        gdotv,
-        score,
-        vhvv,
-        scale,
-        source,
-        stored,
-        logp,
-        sampler_logp,
-        _prompts([s.prompt_id for s in sequences], field.format("prompt_id"), source),
+    sequences = _in_order(approx.per_sequence, tokens, source)
+    gdotv, vhvv, logp, sampler_logp = (
+        _recorded([getattr(s, name) for s in sequences], name, source)
+        for name in ("gdotv", "vhvv", "sum_logp", "sampler_logp")
     )
+    score = None if gdotv is None else _score_terms(sequences, meta, source)
+    prompts = _prompts([s.prompt_id for s in sequences], source)
+    return Run(tokens, measurements, per_lr, gdotv, score, vhvv, scale, source, stored, logp, sampler_logp, prompts)
 
 
-def _true_change(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[Measurement, ...]]:
+def _measurements(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[Measurement, ...]]:
     if not entries:
         raise RunError(source, "true.entries", "must hold at least one step size", "an empty list")
     field = "true.entries[{}].diagnostics.token_counts"
-    tokens = checked_array(entries[0].diagnostics.token_counts, field.format(0), source, nonnegative=True)
-    checked_total(tokens, field.format(0), source)
+    tokens = checked_tokens(entries[0].diagnostics.token_counts, field.format(0), source)
     for k, entry in enumerate(entries):
         if k and not np.array_equal(entry.diagnostics.token_counts, tokens):
             raise RunError(source, field.format(k), f"must be the same as {field.format(0)}")
@@ -222,74 +209,65 @@ def _true_change(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[M
 
 
 def _measurement(entry: Entry, prefix: str, tokens: FloatArray, source: str) -> Measurement:
-    found, size, where = entry.diagnostics, len(tokens), f"{prefix}.diagnostics"
+    found, where = entry.diagnostics, f"{prefix}.diagnostics"
 
     def column(name: str, nonnegative: bool = False) -> FloatArray:
-        return checked_array(getattr(found, name), f"{where}.{name}", source, length=size, nonnegative=nonnegative)
+        values = getattr(found, name)
+        return checked_array(values, f"{where}.{name}", source, length=len(tokens), nonnegative=nonnegative)
 
-    weights, h_new = column("normalized_weights", nonnegative=True), column("h_new")
+    def entropies(name: str) -> FloatArray:
+        return checked_entropies(getattr(found, name), f"{where}.{name}", source, tokens)
+
+    weights = column("normalized_weights", nonnegative=True)
     checked_total(weights * tokens, f"{where}.normalized_weights (times tokens)", source)
     return Measurement(
         eta=checked_eta(entry.eta, f"{prefix}.eta", source),
         delta_h_true=_finite(entry.delta_h_true, f"{prefix}.delta_h_true", source),
         base_entropy=_finite(found.base_entropy, f"{where}.base_entropy", source),
         weights=weights,
-        h_new=h_new,
-        h_base=None if found.h_base is None else column("h_base"),
+        h_new=entropies("h_new"),
+        h_base=None if found.h_base is None else entropies("h_base"),
         log_weights=None if found.log_weights is None else column("log_weights"),
         ess=None if found.ess is None else _finite(found.ess, f"{where}.ess", source),
     )
 
 
-def _in_order(sequences: list[Sequence], size: int, source: str) -> list[Sequence]:
+def _in_order(sequences: list[Sequence], tokens: FloatArray, source: str) -> list[Sequence]:
+    """Return the linear terms in the order of the token counts, by their index where they have one."""
+    size, indices = len(tokens), [s.index for s in sequences]
     if len(sequences) != size:
         rule = f"must have one entry for each of the {size} sequences"
         raise RunError(source, "approx.per_sequence", rule, f"{len(sequences)} entries")
-    indices = [s.index for s in sequences]
-    if indices == list(range(size)) or indices.count(None) == size:
-        return sequences
-    seen: set[int] = set()
-    for position, index in enumerate(indices):
-        if index is None or not 0 <= index < size or index in seen:
-            rule = f"must hold each of 0 to {size - 1} once"
-            raise RunError(source, "approx.per_sequence[].index", rule, f"{index} at position {position}")
-        seen.add(index)
-    return sorted(sequences, key=lambda s: s.index or 0)
-
-
-def _check_lengths(sequences: list[Sequence], tokens: FloatArray, source: str) -> None:
-    # A different length shows that the linear terms belong to other sequences than the entropies.
-    counts = tokens.tolist()
-    lengths = [count if s.length is None else s.length for s, count in zip(sequences, counts, strict=True)]
-    if lengths != counts:
-        i = next(i for i, (length, count) in enumerate(zip(lengths, counts, strict=True)) if length != count)
-        rule = f"must be the token count of that sequence, {counts[i]:g}"
+    if indices.count(None) < size and indices != list(range(size)):
+        sequences = sorted(sequences, key=lambda s: -1 if s.index is None else s.index)
+        for place, s in enumerate(sequences):
+            if s.index != place:
+                rule = f"must hold each of 0 to {size - 1} once"
+                raise RunError(source, "approx.per_sequence[].index", rule, f"{s.index} instead of {place}")
+    lengths = [count if s.length is None else s.length for s, count in zip(sequences, tokens.tolist(), strict=True)]
+    if lengths != tokens.tolist():  # the linear terms belong to other sequences than the entropies
+        i = next(i for i, length in enumerate(lengths) if length != tokens[i])
+        rule = f"must be the token count of that sequence, {tokens[i]:g}"
         raise RunError(source, f"approx.per_sequence[{i}].length", rule, lengths[i])
+    return sequences
 
 
 def _score_terms(sequences: list[Sequence], meta: Meta, source: str) -> ScoreTerms | None:
     none = Extras()
     extras = [s.extras or none for s in sequences]
-    lists = (
-        [e.wjlogp_sum for e in extras],
-        [e.jH_sum for e in extras],
-        [e.denom_corr_unscaled for e in extras],
-    )
-    columns = {
-        name: _recorded(values, f"approx.per_sequence[].extras.{name}", source)
-        for name, values in zip(_SCORE_FIELDS, lists, strict=True)
-    }
-    wjlogp_sum, jh_sum, denom_corr = (columns[n] for n in _SCORE_FIELDS)
+    wjlogp_sum = _recorded([e.wjlogp_sum for e in extras], "extras.wjlogp_sum", source)
+    jh_sum = _recorded([e.jH_sum for e in extras], "extras.jH_sum", source)
+    denom_corr = _recorded([e.denom_corr_unscaled for e in extras], "extras.denom_corr_unscaled", source)
     if wjlogp_sum is None or jh_sum is None or denom_corr is None or meta.H_base_mean is None:
         return None
-    field = "approx.per_sequence_meta.H_base_mean"
-    mean = _finite(meta.H_base_mean, field, source)
+    mean = _finite(meta.H_base_mean, "approx.per_sequence_meta.H_base_mean", source)
     if mean <= 0:
-        raise RunError(source, field, "must be positive", mean)
+        raise RunError(source, "approx.per_sequence_meta.H_base_mean", "must be positive", mean)
     return ScoreTerms(wjlogp_sum, jh_sum, denom_corr, mean)
 
 
-def _prompts(values: list[int | str | None], name: str, source: str) -> NDArray[Any] | None:
+def _prompts(values: list[int | str | None], source: str) -> NDArray[Any] | None:
+    name = "approx.per_sequence[].prompt_id"
     if values.count(None) == len(values):
         return None
     if None in values or len({type(value) for value in values}) > 1:
@@ -298,30 +276,29 @@ def _prompts(values: list[int | str | None], name: str, source: str) -> NDArray[
 
 
 def _recorded(values: list[float | None], name: str, source: str) -> FloatArray | None:
-    """Return the column, or None where no sequence has it; refuse one that only some sequences have."""
-    missing = values.count(None)
-    if missing == len(values):
+    """Return the column, or None if no sequence has it; refuse one that only some sequences have."""
+    present, field = len(values) - values.count(None), f"approx.per_sequence[].{name}"
+    if present == 0:
         return None
-    if missing:
-        rule = "must be recorded for all sequences or for none"
-        raise RunError(source, name, rule, f"{len(values) - missing} of {len(values)}")
-    return checked_array(np.array(values, dtype=np.float64), name, source)  # no None left
+    if present < len(values):
+        raise RunError(source, field, "must be recorded for all sequences or for none", f"{present} of {len(values)}")
+    return checked_array(np.array(values, dtype=np.float64), field, source)  # no None left
 
 
 def _shard_errors(approx: Approx, size: int, source: str) -> tuple[ShardError, ...]:
     quadratic = approx.quadratic.variance if approx.quadratic else None
     found = []
-    for prefix, stored in (("approx.variance", approx.variance), ("approx.quadratic.variance", quadratic)):
+    for prefix, stored in ((_LINEAR, approx.variance), (_QUADRATIC, quadratic)):
         if stored is None or stored.num_shards is None:
             continue
         if not 1 <= stored.num_shards <= size:
             rule = f"must lie between 1 and the {size} sequences"
             raise RunError(source, f"{prefix}.num_shards", rule, stored.num_shards)
-        values = {f"{prefix}.{name}": getattr(stored, name) for name in _SHARD_ERRORS}
-        for where, value in values.items():
-            if value is not None and not 0 <= value < np.inf:
-                raise RunError(source, where, "must be finite and not negative", value)
-        found += [ShardError(where, value, stored.num_shards) for where, value in values.items() if value is not None]
+        for name in ("se_shard", "se_jackknife", "se_gdotv", "se_vHvv"):
+            if (value := getattr(stored, name)) is not None:
+                if not 0 <= value < np.inf:
+                    raise RunError(source, f"{prefix}.{name}", "must be finite and not negative", value)
+                found.append(ShardError(f"{prefix}.{name}", value, stored.num_shards))
     return tuple(found)
 
 
@@ -334,60 +311,56 @@ def _finite(value: float, name: str, source: str) -> float:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _compact(run: Run) -> bytes:
-    # Its structs take many times the memory of the run: they go before the text is laid out.
-    entries = [_entry(run.token_counts, m) for m in run.measurements]
-    meta = Meta(run.scale, run.total_tokens, run.score.h_base_mean if run.score else None)
-    linear, curvature = (_variance(run, prefix) for prefix in ("approx.variance", "approx.quadratic.variance"))
-    quadratic = Quadratic(curvature) if curvature else None
-    approx = Approx(run.delta_h_per_lr, linear, _sequences(run), meta, quadratic)
-    return msgspec.json.encode(Results(approx, TrueChange(entries)))
+def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def _entry(tokens: FloatArray, m: Measurement) -> Entry:
-    def column(values: FloatArray | None) -> list[float] | None:
-        return None if values is None else values.tolist()
-
-    diagnostics = Diagnostics(
-        base_entropy=m.base_entropy,
-        ess=m.ess,
-        normalized_weights=m.weights.tolist(),
-        log_weights=column(m.log_weights),
-        h_base=column(m.h_base),
-        h_new=m.h_new.tolist(),
-        token_counts=_whole(tokens),
-    )
-    return Entry(m.eta, m.delta_h_true, diagnostics)
+def _diagnostics(tokens: FloatArray, m: Measurement) -> dict[str, Any]:
+    fields = {
+        "base_entropy": m.base_entropy,
+        "ess": m.ess,
+        "normalized_weights": m.weights,
+        "log_weights": m.log_weights,
+        "h_base": m.h_base,
+        "h_new": m.h_new,
+        "token_counts": _whole(tokens),
+    }
+    return _present(fields)
 
 
-def _sequences(run: Run) -> list[Sequence] | None:
-    columns = (run.gdotv, run.logp, run.sampler_logp, run.prompt_ids, run.vhvv)
-    if all(column is None for column in columns):
+def _sequence_rows(run: Run) -> list[dict[str, Any]] | None:
+    own = {"sum_logp": run.logp, "sampler_logp": run.sampler_logp, "prompt_id": run.prompt_ids}
+    if all(column is None for column in (run.gdotv, run.vhvv, *own.values())):
         return None
-    size, lengths = run.num_sequences, _whole(run.token_counts)
-    extras: list[Extras | None] = [None] * size
+    columns: dict[str, Any] = {
+        "index": range(run.num_sequences),
+        "gdotv": run.gdotv,
+        "length": _whole(run.token_counts),
+        **own,
+    }
     if run.score is not None:
         terms, scale = run.score, run.scale or 1.0 / run.total_tokens
-        corrections = terms.denom_corr_unscaled
-        with np.errstate(over="ignore"):  # the scaled ones are not read back
-            scaled = corrections * scale
-        parts = (terms.wjlogp_sum, terms.jH_sum, corrections, scaled)
-        extras = [WrittenExtras(*row) for row in zip(*(part.tolist() for part in parts), strict=True)]
-    lists = ([None] * size if column is None else column.tolist() for column in columns)
-    rows = zip(range(size), lengths, extras, *lists, strict=True)
-    return [
-        Sequence(index=i, gdotv=g, length=t, sum_logp=logp, sampler_logp=sampler, prompt_id=prompt, extras=e, vhvv=v)
-        for i, t, e, g, logp, sampler, prompt, v in rows
-    ]
+        with np.errstate(over="ignore"):  # the scaled corrections are not read back
+            scaled = terms.denom_corr_unscaled * scale
+        parts = {"wjlogp_sum": terms.wjlogp_sum, "jH_sum": terms.jH_sum}
+        corrections = {"denom_corr_unscaled": terms.denom_corr_unscaled, "denom_corr_scaled": scaled}
+        columns["extras"] = _rows({**parts, **corrections})
+    return _rows(_present({**columns, "vhvv": run.vhvv}))
 
 
-def _variance(run: Run, prefix: str) -> Variance | None:
+def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return columns of equal length as one dict per row."""
+    lists = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
+def _variance_fields(run: Run, prefix: str) -> dict[str, float] | None:
     stored = [e for e in run.shard_errors if e.field.startswith(f"{prefix}.")]
     if not stored:
         return None
-    return Variance(stored[0].num_shards, **{e.field.rpartition(".")[2]: e.value for e in stored})
+    return {"num_shards": stored[0].num_shards, **{e.field.rpartition(".")[2]: e.value for e in stored}}
 
 
 def _whole(tokens: FloatArray) -> list[float]:
-    """Write token counts as whole numbers where they are, as real files do."""
+    """Return token counts as whole numbers where they are, as real files have them."""
     return [int(t) if t.is_integer() else t for t in tokens.tolist()]

@@ -1,10 +1,8 @@
-"""A run in memory: one evaluation batch, its update direction, and what was measured at each step size.
+"""A run in memory: one evaluation batch, its update direction, and the change measured at each step size.
 
-Arrays are float64 and read-only, one entry a sequence. Units: entropies in nats (sums over a sequence's tokens), step
-sizes as recorded, ``gdotv`` in nats per token per unit eta. How a run lies on disk is the business of
-`analysis_helpers.results_json`.
-
-Whether runs add up, and the runs of a folder that do: what is left out is left out with a warning and a reason.
+Build one with `Run.from_arrays` from a training loop; runs on disk are read by `analysis_helpers.load_runs`. Arrays are
+float64 and read-only, one entry per sequence. Units: entropies in nats, summed over a sequence's tokens; step sizes as
+recorded; ``gdotv`` in nats per token per unit eta.
 """
 
 from __future__ import annotations
@@ -22,14 +20,15 @@ from .._checks import (
     FloatArray,
     RunError,
     checked_array,
+    checked_entropies,
     checked_eta,
     checked_prompts,
+    checked_tokens,
     checked_total,
     frozen,
     same_eta,
 )
 
-# What a run may support beyond its totals, and the field of results.json that records it.
 FIELDS_BEHIND = {
     "linear": "approx.per_sequence[].gdotv",
     "score": "approx.per_sequence[].extras.denom_corr_unscaled (or jH_sum, wjlogp_sum, H_base_mean)",
@@ -38,18 +37,22 @@ FIELDS_BEHIND = {
     "logp": "approx.per_sequence[].sum_logp",
     "prompts": "approx.per_sequence[].prompt_id",
 }
+"""What a run may record beyond its totals -> the field of ``results.json`` that holds it."""
+
+TOTAL_TOLERANCE = 1e-6
+"""Largest relative difference between a stored total and the same total from the sequences."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """The true change of entropy at one step size, by self-normalised importance sampling.
+    """The true change of entropy at one step size, by self-normalised importance sampling (SNIS).
 
     Attributes
     ----------
     eta
-        Step size, canonical (see `canonical_eta`).
+        Step size, rounded to 12 significant digits.
     delta_h_true, base_entropy
-        Stored totals: the change, and the per-token entropy before the step (nats per token).
+        Stored totals (nats per token): the change, and the entropy before the step.
     weights
         Normalised importance weights, shape ``(N,)``.
     h_new
@@ -71,13 +74,24 @@ class Measurement:
     log_weights: FloatArray | None = None
     ess: float | None = None
 
+    @classmethod
+    def from_log_weights(
+        cls, eta: float, tokens: FloatArray, h_base: FloatArray, h_new: FloatArray, log_weights: FloatArray, source: str
+    ) -> Measurement:
+        """Return the measurement with its weights, totals and effective sample size; see `Run.from_arrays`."""
+        raw = np.exp(log_weights - log_weights.max())
+        weights, entropy = frozen(raw / raw.sum()), float(h_base.sum() / tokens.sum())
+        weighted_tokens = checked_total(weights * tokens, f"log_weights[{eta}] (weights times tokens)", source)
+        change, ess = float(weights @ h_new / weighted_tokens) - entropy, float(1.0 / (weights @ weights))
+        return cls(eta, change, entropy, weights, h_new, h_base, log_weights, ess)
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreTerms:
-    """The parts of the linear term, recorded since it carries a denominator correction; arrays of shape ``(N,)``.
+    """The parts of the linear terms with denominator correction; arrays of shape ``(N,)``.
 
-    ``gdotv / scale = wjlogp_sum + jH_sum + denom_corr_unscaled``, with ``denom_corr_unscaled = -h_base_mean * T *
-    score``.
+    ``gdotv / scale = wjlogp_sum + jH_sum + denom_corr_unscaled`` with
+    ``denom_corr_unscaled = -h_base_mean * T * score``.
     """
 
     wjlogp_sum: FloatArray
@@ -88,16 +102,16 @@ class ScoreTerms:
 
 @dataclass(frozen=True, eq=False)
 class ShardError:
-    """A standard error that a file stores: that of a *mean* over shards, where the shards *sum* to the total.
+    """A stored standard error: of the *mean* over shards of sequences, where the shards *sum* to the total.
 
-    Times the number of shards it is the standard error of the total.
+    Multiplied by the number of shards it is the standard error of the total.
 
     Attributes
     ----------
     field
-        Where it is stored, such as ``approx.variance.se_shard``.
+        Field of the file, such as ``approx.variance.se_shard``.
     value, num_shards
-        As stored; units are those of the total.
+        As stored, in the units of the total.
     """
 
     field: str
@@ -116,20 +130,19 @@ class Run:
     measurements
         The true change at each step size, in the order of the file.
     delta_h_per_lr
-        Stored total of the linear terms: the linear change of per-token entropy per unit eta (nats per token).
+        Stored total of the linear terms: the linear change per unit eta (nats per token).
     gdotv
-        Linear terms, shape ``(N,)``, nats per token per unit eta, summing to ``delta_h_per_lr``; None in a totals-only
-        run.
+        Linear terms, shape ``(N,)``, summing to ``delta_h_per_lr``; None in a totals-only run.
     score
-        Parts of the linear term; None where the denominator correction was not recorded.
+        Parts of the linear terms; None without denominator correction.
     vhvv
         Curvature terms, shape ``(N,)``; None where not recorded.
     scale
-        Stored factor between a linear term and its parts, one over all tokens; None where not recorded.
+        Stored factor between a linear term and its parts, 1 / (tokens of the batch); None where not recorded.
     source
-        Where the run comes from, for messages; not compared.
+        Origin of the run, for messages; not compared.
     shard_errors
-        Standard errors as stored; empty where none are.
+        Standard errors as stored; empty where there are none.
     logp
         Log-probability of each sequence under the policy that is differentiated (nats), shape ``(N,)``; None where not
         recorded.
@@ -171,41 +184,40 @@ class Run:
         prompt_ids: ArrayLike | None = None,
         source: str = "run in memory",
     ) -> Run:
-        """Build a run from what a training loop has at hand; totals, weights and corrections follow.
+        """Return a run built from arrays, for training loops that write their own runs; totals and weights follow.
 
-        The linear change is given in one of three ways: its parts ``score``, ``wjlogp_sum`` and ``jH_sum`` (best:
-        everything the suite does is then possible); ``gdotv`` alone (no denominator correction); ``delta_h_per_lr``
-        alone (a total).
+        Give the linear change in one of three ways: its parts ``score``, ``wjlogp_sum`` and ``jH_sum`` (best: they
+        support every analysis); ``gdotv`` alone (no denominator correction); ``delta_h_per_lr`` alone (a total).
 
         Parameters
         ----------
         token_counts, h_base
-            Tokens, and entropy sums before the step (nats), shape ``(N,)``.
+            Tokens and entropy sums before the step (nats), shape ``(N,)``.
         h_new, log_weights
-            For each eta: entropy sums after the step (nats), and log importance weights, shape ``(N,)``.
+            Per eta: entropy sums after the step (nats) and log importance weights on any common scale, shape ``(N,)``.
         gdotv
             Linear terms (nats per token per unit eta), shape ``(N,)``.
         score
-            Sum over tokens of the derivative of log pi along the update direction, shape ``(N,)``.
+            Derivative of the sequence's log-probability along the update direction, shape ``(N,)``.
         wjlogp_sum, jH_sum
-            Score-function and direct part of the derivative of the entropy sum, shape ``(N,)``.
+            Score-function part and direct part of the derivative of the entropy sum, shape ``(N,)``.
         vhvv
             Curvature terms, shape ``(N,)``.
         delta_h_per_lr
-            Linear change per unit eta, where no per-sequence terms are at hand.
+            Linear change per unit eta, where there are no per-sequence terms.
         logp, sampler_logp
             Log-probability of each sequence (nats), shape ``(N,)``: under the policy, and by the sampler.
         prompt_ids
             Prompt of each sequence (whole numbers or texts), shape ``(N,)``: those of one prompt are not independent.
         source
-            A name for messages.
+            Name of the run in messages.
 
         Raises
         ------
         RunError
             If an array breaks a rule (length, finiteness, sign).
         ValueError
-            If the linear change is given in none or more than one of the three ways.
+            If the etas of ``h_new`` and ``log_weights`` differ, or the linear change is not given in exactly one way.
 
         Examples
         --------
@@ -221,9 +233,13 @@ class Run:
         >>> run.supports
         ('linear', 'baseline_entropy')
         """
-        tokens = checked_array(token_counts, "token_counts", source, nonnegative=True)
-        size, total = len(tokens), checked_total(tokens, "token_counts", source)
-        base = checked_array(h_base, "h_base", source, length=size)
+        tokens = checked_tokens(token_counts, "token_counts", source)
+        total = float(tokens.sum())
+
+        def column(values: ArrayLike, name: str) -> FloatArray:
+            return checked_array(values, name, source, length=len(tokens))
+
+        base = checked_entropies(h_base, "h_base", source, tokens)
         if not isinstance(h_new, Mapping) or not isinstance(log_weights, Mapping):
             raise ValueError("h_new and log_weights must each be a dict of eta -> array")
         etas = {eta: checked_eta(eta, "h_new", source) for eta in h_new}
@@ -233,32 +249,31 @@ class Run:
                 f"h_new and log_weights must hold the same etas, got {list(h_new)} and {list(log_weights)}"
             )
         measurements = []
-        for eta, canonical in etas.items():
-            new = checked_array(h_new[eta], f"h_new[{eta}]", source, length=size)
-            log = checked_array(logs[canonical], f"log_weights[{eta}]", source, length=size)
-            measurements.append(_measure(canonical, tokens, base, new, log, source))
+        for given, eta in etas.items():
+            new = checked_entropies(h_new[given], f"h_new[{given}]", source, tokens)
+            log = column(logs[eta], f"log_weights[{given}]")
+            measurements.append(Measurement.from_log_weights(eta, tokens, base, new, log, source))
         check_distinct_etas(measurements, "h_new", source)
-        curvature = None if vhvv is None else checked_array(vhvv, "vhvv", source, length=size)
-        parts = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
-        given = {name: values for name, values in parts.items() if values is not None}
-        if len(given) not in (0, 3) or bool(given) + (gdotv is not None) + (delta_h_per_lr is not None) != 1:
+        curvature = None if vhvv is None else column(vhvv, "vhvv")
+        named = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
+        parts = [column(values, name) for name, values in named.items() if values is not None]
+        if len(parts) not in (0, 3) or bool(parts) + (gdotv is not None) + (delta_h_per_lr is not None) != 1:
             raise ValueError(
                 "give the linear change in one way: score, wjlogp_sum and jH_sum; or gdotv; or delta_h_per_lr"
             )
-        linear, terms = None, None
-        if given:
-            checked = [checked_array(values, name, source, length=size) for name, values in given.items()]
-            linear, terms = _linear_from_parts(tokens, float(base.sum() / total), *checked)
-        elif gdotv is not None:
-            linear = checked_array(gdotv, "gdotv", source, length=size)
+        linear, terms = None if gdotv is None else column(gdotv, "gdotv"), None
+        if parts:
+            entropy = measurements[0].base_entropy
+            terms = ScoreTerms(parts[1], parts[2], frozen(-entropy * tokens * parts[0]), entropy)
+            linear = frozen((terms.wjlogp_sum + terms.jH_sum + terms.denom_corr_unscaled) / total)
         per_lr = float(linear.sum()) if linear is not None else float(np.float64(delta_h_per_lr))
         if not np.isfinite(per_lr):
             raise RunError(source, "delta_h_per_lr", "must be finite", per_lr)
         logp, sampler_logp = (
-            None if values is None else checked_array(values, name, source, length=size)
+            None if values is None else column(values, name)
             for name, values in (("logp", logp), ("sampler_logp", sampler_logp))
         )
-        prompts = None if prompt_ids is None else checked_prompts(prompt_ids, "prompt_ids", source, length=size)
+        prompts = None if prompt_ids is None else checked_prompts(prompt_ids, "prompt_ids", source, length=len(tokens))
         measured, scale = tuple(measurements), 1.0 / total
         return cls(tokens, measured, per_lr, linear, terms, curvature, scale, source, (), logp, sampler_logp, prompts)
 
@@ -283,15 +298,9 @@ class Run:
     @property
     def supports(self) -> tuple[str, ...]:
         """What the run records beyond its totals: any of the keys of `FIELDS_BEHIND`."""
-        has = {
-            "linear": self.gdotv is not None,
-            "score": self.score is not None,
-            "baseline_entropy": all(m.h_base is not None for m in self.measurements),
-            "curvature": self.vhvv is not None,
-            "logp": self.logp is not None,
-            "prompts": self.prompt_ids is not None,
-        }
-        return tuple(name for name in FIELDS_BEHIND if has[name])
+        base = all(m.h_base is not None for m in self.measurements) or None
+        recorded = (self.gdotv, self.score, base, self.vhvv, self.logp, self.prompt_ids)
+        return tuple(name for name, column in zip(FIELDS_BEHIND, recorded, strict=True) if column is not None)
 
     def measurement(self, eta: float) -> Measurement:
         """Return what was measured at ``eta``, looked up with a relative tolerance of 1e-6.
@@ -299,7 +308,7 @@ class Run:
         Raises
         ------
         ValueError
-            If the run has no such eta; the message says which there are.
+            If the run has no such eta.
         """
         for m in self.measurements:
             if same_eta(m.eta, eta):
@@ -321,42 +330,12 @@ def check_distinct_etas(measurements: list[Measurement], name: str, source: str)
             raise RunError(source, name, "must hold each eta once", f"{upper!r} twice")
 
 
-def _measure(
-    eta: float, tokens: FloatArray, base: FloatArray, new: FloatArray, logs: FloatArray, source: str
-) -> Measurement:
-    raw = np.exp(logs - logs.max())
-    weights = frozen(raw / raw.sum())
-    checked_total(weights * tokens, f"log_weights[{eta}] (weights times tokens)", source)
-    base_entropy = float(base.sum() / tokens.sum())
-    delta = float(weights @ new / (weights @ tokens)) - base_entropy
-    return Measurement(eta, delta, base_entropy, weights, new, base, logs, float(1.0 / (weights @ weights)))
-
-
-def _linear_from_parts(
-    tokens: FloatArray, mean_entropy: float, score: FloatArray, wjlogp_sum: FloatArray, jh_sum: FloatArray
-) -> tuple[FloatArray, ScoreTerms]:
-    terms = ScoreTerms(wjlogp_sum, jh_sum, frozen(-mean_entropy * tokens * score), mean_entropy)
-    return frozen((wjlogp_sum + jh_sum + terms.denom_corr_unscaled) / tokens.sum()), terms
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Compare dataclasses field by field, arrays by value."""
-    if is_dataclass(one):
-        return type(one) is type(other) and all(
-            _same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one) if f.compare
-        )
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)
-
-
-TOTAL_TOLERANCE = 1e-6
-"""Largest relative difference between a stored total and the sum of its contributions."""
-
-
-@np.errstate(over="ignore", invalid="ignore")  # sums of huge numbers are infinite: no warning, a problem
+@np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is a problem to report, not a warning
 def integrity_problems(run: Run) -> list[str]:
-    """Return what in a run does not add up, a sentence each: totals against the sums of their contributions.
+    """Return what in a run does not add up, one sentence each: stored totals against those from the sequences.
+
+    The tolerance is relative to the sum of *absolute* contributions: totals are small differences of large numbers, so
+    single precision or six digits cost more of the total.
 
     Examples
     --------
@@ -364,26 +343,35 @@ def integrity_problems(run: Run) -> list[str]:
     >>> integrity_problems(synthetic_runs(1, 32)["run_01"])
     []
     """
-    problems = []
-    total = run.total_tokens
-    if run.scale is not None and _differ(run.scale * total, 1.0):
-        problems.append(f"per_sequence_meta.scale is {run.scale:.7g}, one over all tokens is {1 / total:.7g}")
-    if run.gdotv is not None and _differ(float(run.gdotv.sum()), run.delta_h_per_lr):
-        problems.append(f"delta_h_per_lr is {run.delta_h_per_lr:.7g}, its contributions sum to {run.gdotv.sum():.7g}")
+    tokens, total = run.token_counts, run.total_tokens
+    compared = []  # name, stored, found, size of the contributions
+    if run.scale is not None:
+        compared.append(("per_sequence_meta.scale", run.scale, 1 / total, 1 / total))
+    if run.gdotv is not None:
+        compared.append(("delta_h_per_lr", run.delta_h_per_lr, float(run.gdotv.sum()), float(np.abs(run.gdotv).sum())))
     for m in run.measurements:
-        after = float(m.weights @ m.h_new / (m.weights @ run.token_counts))
-        if _differ(after - m.base_entropy, m.delta_h_true):
-            problems.append(
-                f"delta_h_true at eta {m.eta!r} is {m.delta_h_true:.7g}, "
-                f"its contributions sum to {after - m.base_entropy:.7g}"
-            )
+        parts = m.weights * m.h_new / (m.weights @ tokens) - tokens / total * m.base_entropy
         before = m.base_entropy if m.h_base is None else float(m.h_base.sum()) / total
-        if _differ(before, m.base_entropy):
-            problems.append(f"base_entropy at eta {m.eta!r} is {m.base_entropy:.7g}, h_base gives {before:.7g}")
-        if run.score is not None and _differ(before, run.score.h_base_mean):
-            problems.append(f"H_base_mean is {run.score.h_base_mean:.7g}, h_base gives {before:.7g}")
+        compared.append(
+            (f"delta_h_true at eta {m.eta!r}", m.delta_h_true, float(parts.sum()), float(np.abs(parts).sum()))
+        )
+        compared.append((f"base_entropy at eta {m.eta!r}", m.base_entropy, before, before))
+        if run.score is not None:
+            compared.append(("H_base_mean", run.score.h_base_mean, before, before))
+    problems = (
+        f"{name} is {stored:.7g}, its sequences give {found:.7g}"
+        for name, stored, found, size in compared
+        if not abs(stored - found) <= TOTAL_TOLERANCE * max(size, abs(stored)) < np.inf
+    )
     return list(dict.fromkeys(problems))
 
 
-def _differ(one: float, other: float) -> bool:
-    return not abs(one - other) <= TOTAL_TOLERANCE * max(abs(one), abs(other)) < np.inf
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal: dataclasses field by field, arrays by value."""
+    if is_dataclass(one):
+        return type(one) is type(other) and all(
+            _same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one) if f.compare
+        )
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)

@@ -1,4 +1,4 @@
-"""A policy whose entropy change is known exactly, its runs, and verdicts held against that answer."""
+"""A policy whose entropy change is known exactly, its runs, and verdicts compared with that answer."""
 
 from .runs import synthetic_runs, write_sample_data
 from .validation import Calibration, flag_overview, read_calibration, verdict_rates

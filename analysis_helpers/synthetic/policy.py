@@ -1,12 +1,12 @@
 """A tiny language-model policy whose entropy, and every change of it, is known exactly.
 
-Use it to check estimators against the truth, or to teach what they estimate. It is not a model of any real network: a
-first-order Markov chain over a dozen tokens, just rich enough that sequences differ in length and in entropy.
+Use it to check estimators against the truth or to teach what they estimate. It does not model any real network: a
+first-order Markov chain over a dozen tokens, just rich enough that sequences differ in length and entropy.
 
 Sequences start in state 0 ("start"). At each step the policy, given the prompt and the previous token, draws a token by
 a softmax. Token 0 ends the sequence; any other token becomes the next state. A sequence is cut after ``max_length``
-tokens, the end token counted. Because the chain has few states, expectations follow by propagating state probabilities,
-with no sampling.
+tokens, the end token counted. With so few states, expectations follow by propagating state probabilities, without
+sampling.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .._checks import FloatArray
 IntArray = NDArray[np.intp]
 
 END = 0  # as an action: ends the sequence; as a state: the start
+_LOGIT_SD, _PROMPT_SD = 3.2, 1.0  # of the common table, and of the deviation per prompt
 _COMPLEX_STEP = 1e-30
 
 
@@ -63,7 +64,7 @@ class Policy:
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Sampled sequences, laid end to end.
+    """Sampled sequences, concatenated.
 
     Attributes
     ----------
@@ -72,7 +73,7 @@ class Sequences:
     prompts
         Prompt of each sequence, shape ``(N,)``.
     states, actions
-        Previous and drawn token of every step of every sequence, shape ``(sum of lengths,)``.
+        Previous and sampled token of every step, shape ``(sum of lengths,)``.
     """
 
     lengths: IntArray
@@ -85,9 +86,8 @@ class Sequences:
         return np.repeat(self.prompts, self.lengths)
 
     def sum_steps(self, values: FloatArray) -> FloatArray:
-        """Return per-sequence sums of one value a step, shape ``(N,)``."""
-        starts = np.cumsum(self.lengths) - self.lengths
-        return np.add.reduceat(values, starts)
+        """Return per-sequence sums of one value per step, shape ``(N,)``."""
+        return np.add.reduceat(values, np.cumsum(self.lengths) - self.lengths)
 
 
 def random_policy(
@@ -95,18 +95,16 @@ def random_policy(
     *,
     num_prompts: int = 6,
     num_tokens: int = 12,
-    logit_scale: float = 3.2,
-    prompt_scale: float = 1.0,
     end_logit: float = -0.5,
     max_length: int = 150,
 ) -> Policy:
-    """Return a policy with normal logits: a common table, a deviation of each prompt, and a rare end token.
+    """Return a policy with normally distributed logits: a common table, a deviation per prompt, and a rare end token.
 
-    ``logit_scale`` and ``prompt_scale`` are standard deviations; ``end_logit`` is added to the end token's logit.
+    ``end_logit`` is the mean logit of the end token.
     """
-    common = rng.normal(0.0, logit_scale, (1, num_tokens, num_tokens))
-    logits = common + rng.normal(0.0, prompt_scale, (num_prompts, num_tokens, num_tokens))
-    logits[:, :, END] = end_logit + rng.normal(0.0, prompt_scale, (num_prompts, num_tokens))
+    common = rng.normal(0.0, _LOGIT_SD, (1, num_tokens, num_tokens))
+    logits = common + rng.normal(0.0, _PROMPT_SD, (num_prompts, num_tokens, num_tokens))
+    logits[:, :, END] = end_logit + rng.normal(0.0, _PROMPT_SD, (num_prompts, num_tokens))
     return Policy(logits, max_length)
 
 
@@ -153,7 +151,7 @@ def entropy_derivative(policy: Policy, direction: FloatArray) -> float:
 def sample_sequences(
     policy: Policy, num_sequences: int, rng: np.random.Generator, *, prompts: IntArray | None = None
 ) -> Sequences:
-    """Draw sequences from the policy, with ``prompts`` (shape ``(N,)``) given or drawn uniformly."""
+    """Return sequences sampled from the policy, with ``prompts`` (shape ``(N,)``) given or drawn uniformly."""
     if prompts is None:
         prompts = rng.integers(policy.logits.shape[0], size=num_sequences)
     elif prompts.shape != (num_sequences,):
@@ -176,7 +174,7 @@ def sample_sequences(
 
 
 def _stacked_cumulative(policy: Policy) -> FloatArray:
-    """Return k + (cumulative probabilities of the k-th prompt and state), end to end: one sorted array to search."""
+    """Return one sorted array to search: k + (cumulative probabilities of the k-th prompt and state), concatenated."""
     cumulative = np.cumsum(np.exp(policy.log_probs()), axis=-1).reshape(-1, policy.logits.shape[-1])
     cumulative /= cumulative[:, -1:]
     cumulative += np.arange(len(cumulative))[:, None]

@@ -1,25 +1,25 @@
-"""Runs of a tiny policy whose true answer is known: for tests, for teaching, and as sample data.
+"""Runs of a tiny policy whose true answer is known, for tests, teaching and as sample data.
 
-Each run does what a real one does. It samples an update batch, forms an Adam-like policy-gradient direction from a
-reward that favours confident answers, samples an evaluation batch from the policy, and records the true change by
-importance sampling and the linear terms in the entropy-to-go form. Unlike in a real run, the sequences come exactly
-from the policy that is differentiated.
+Each run does what a real one does: it samples an update batch, forms an Adam-like policy-gradient direction from a
+reward that favours confident answers, samples an evaluation batch, and records the true change by importance sampling
+and the linear terms in the entropy-to-go form. Unlike in a real run, sequences are exactly on-policy unless a
+``sampling_temperature`` is given.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from .._checks import FloatArray, checked_count
-from ..runs import RESULTS_FILE, Run, ShardError, write_run
+from ..runs import RESULTS_FILE, Measurement, Run, ShardError, write_run
 from .policy import (
+    IntArray,
     Policy,
     Sequences,
     entropy_change,
@@ -31,17 +31,19 @@ from .policy import (
 
 SAMPLE_ETAS = (1.6e-6, 3.2e-6)
 SAMPLE_SEED = 20240
+SAMPLE_BATCHES = {2048: SAMPLE_ETAS, 256: (0.8e-6, 1.6e-6, 3.2e-6, 6.4e-6, 12.8e-6)}
+SAMPLE_NOISE = 0.005  # nats; 0.012, as in real runs, would flag every run, as these log weights vary less
 EXACT_FILE = "exact_change.json"
 
-_POLICY_SEED = 2  # of a few tried, the one most like the real runs in entropy, length and spread of err_rel
-_STEP_SCALE = 1750.0  # logits move by eta times this; makes the change about -1e-3 nats per token at eta 1.6e-6
+_POLICY_SEED = 2  # the one of a few whose entropy, length and spread of err_rel are most like those of real runs
+_STEP_SCALE = 1750.0  # logits move by eta times this, so that the change is about -1e-3 nats per token at eta 1.6e-6
 _UPDATE_PROMPTS, _SAMPLES_PER_PROMPT = 64, 8
 _SHARD = 8  # sequences
 
 
 @dataclass(frozen=True, eq=False)
 class SyntheticRun:
-    """A run together with its known answer.
+    """A run with its known answer.
 
     Attributes
     ----------
@@ -67,7 +69,7 @@ class SyntheticRun:
 
 
 def default_policy() -> Policy:
-    """Return the policy behind the sample data: 12 tokens, about 0.6 nats per token, 115 tokens a sequence."""
+    """Return the policy of the sample data: 12 tokens, about 0.6 nats per token, 115 tokens per sequence."""
     return random_policy(np.random.default_rng(_POLICY_SEED))
 
 
@@ -79,6 +81,8 @@ def synthetic_runs(
     seed: int = 0,
     policy: Policy | None = None,
     sampling_temperature: float = 1.0,
+    log_weight_noise: float = 0.0,
+    record_logp: bool = False,
 ) -> dict[str, Run]:
     """Return runs of a policy whose entropy is known, named run_01, run_02 and so on.
 
@@ -91,12 +95,16 @@ def synthetic_runs(
     etas
         Step sizes.
     seed
-        Seed; each run has a stream of its own, so the first runs are the same whatever ``num_runs``.
+        Seed; each run has its own stream, so the first runs are the same for any ``num_runs``.
     policy
         The policy; None: `default_policy`.
     sampling_temperature
-        Divides the logits while the evaluation batch is sampled, and then only: anything but 1 makes runs whose
-        sequences do not come from the policy that is differentiated, as with a sampler that differs from the trainer.
+        Divides the logits while the evaluation batch is sampled, and only then: other than 1 gives off-policy runs
+        (sampler-trainer mismatch).
+    log_weight_noise
+        SD of noise added to every log weight (nats), as low-precision arithmetic does.
+    record_logp
+        Whether to record the log-probability of each sequence.
 
     Raises
     ------
@@ -114,7 +122,7 @@ def synthetic_runs(
     made = synthetic_runs_with_truth(
         num_runs, num_sequences, etas, seed=seed, policy=policy, sampling_temperature=sampling_temperature
     )
-    return {name: synthetic.run for name, synthetic in made.items()}
+    return _recorded(made, seed, log_weight_noise, record_logp)
 
 
 def synthetic_runs_with_truth(
@@ -126,7 +134,10 @@ def synthetic_runs_with_truth(
     policy: Policy | None = None,
     sampling_temperature: float = 1.0,
 ) -> dict[str, SyntheticRun]:
-    """Return the runs of `synthetic_runs`, each with its policy and direction, from which the exact answer follows."""
+    """Return the runs of `synthetic_runs`, each with its policy and update direction, which give the exact answer.
+
+    All that a run can record is recorded, without noise.
+    """
     checked_count(num_runs, "num_runs")
     checked_count(num_sequences, "num_sequences")
     if not 0 < sampling_temperature < np.inf:
@@ -143,9 +154,9 @@ def synthetic_runs_with_truth(
 def update_direction(policy: Policy, rng: np.random.Generator) -> tuple[FloatArray, Sequences]:
     """Return an update direction for the policy's logits, and the update batch that it comes from.
 
-    The reward of a sequence is its mean log-probability a token; advantages are standardised among the samples of one
-    prompt; the gradient g of the policy-gradient objective becomes ``g / (|g| + rms(g))`` by element, as a damped first
-    step of Adam.
+    The reward of a sequence is its mean log-probability per token; advantages are standardised among the samples of one
+    prompt; the gradient g of the policy-gradient objective becomes ``g / (|g| + rms(g))`` elementwise, as a damped
+    first step of Adam.
     """
     prompts = np.repeat(rng.integers(len(policy.logits), size=_UPDATE_PROMPTS), _SAMPLES_PER_PROMPT)
     batch = sample_sequences(policy, len(prompts), rng, prompts=prompts)
@@ -169,7 +180,7 @@ def evaluate(
     baseline: FloatArray,
     source: str = "synthetic run",
 ) -> Run:
-    """Return the run that records an evaluation batch: the true change by importance sampling, and the linear terms.
+    """Return the run of an evaluation batch: the true change by importance sampling, and the linear terms.
 
     With the entropy-to-go ``G_t = sum of H_s over s > t``, a baseline b_t and ``D`` the derivative along ``direction``,
     a sequence's linear term is ``sum_t (G_t - b_t) D log pi_t + sum_t D H_t - H_N T sum_t D log pi_t``, over all
@@ -184,7 +195,7 @@ def evaluate(
     baseline
         b_t by position, shape ``(policy.max_length,)``, in nats; must not depend on ``batch``.
     source
-        A name for messages.
+        Name of the run in messages.
     """
     log_probs, entropies = policy.log_probs(), policy.state_entropies()
     probs = np.exp(log_probs)
@@ -203,9 +214,10 @@ def evaluate(
         score=batch.sum_steps(step_scores),
         wjlogp_sum=batch.sum_steps((to_go - baseline[positions]) * step_scores),
         jH_sum=batch.sum_steps(entropy_slopes[state]),
+        logp=batch.sum_steps(log_probs[action]),
         source=source,
     )
-    return dataclasses.replace(run, shard_errors=stored_shard_errors(run))
+    return replace(run, shard_errors=stored_shard_errors(run))
 
 
 def entropy_to_go_baseline(policy: Policy, batch: Sequences) -> FloatArray:
@@ -217,7 +229,7 @@ def entropy_to_go_baseline(policy: Policy, batch: Sequences) -> FloatArray:
 
 
 def stored_shard_errors(run: Run) -> tuple[ShardError, ...]:
-    """Return the standard error of the linear total as real runs store it: of a mean over shards of 8 sequences."""
+    """Return the standard error of the linear total as real runs store it, of the mean over shards of 8 sequences."""
     num_shards = run.num_sequences // _SHARD
     if run.gdotv is None or num_shards < 2:
         return ()
@@ -229,12 +241,12 @@ def stored_shard_errors(run: Run) -> tuple[ShardError, ...]:
 def write_sample_data(root: str | os.PathLike[str]) -> None:
     """Write the sample data: four runs in ``E_2048``, four in ``E_256``, and ``exact_change.json``.
 
-    The same files come out each time on one machine, byte for byte.
+    On one machine the files are the same each time, byte for byte.
 
     Parameters
     ----------
     root
-        Folder to write to; made where it is missing. Files of the same names are replaced, others are left alone.
+        Folder to write to, created if missing. Files of the same names are replaced, others are kept.
 
     Examples
     --------
@@ -246,22 +258,39 @@ def write_sample_data(root: str | os.PathLike[str]) -> None:
     """
     folder, policy = Path(root), default_policy()
     exact: dict[str, dict[str, object]] = {}
-    for seed, size in enumerate((2048, 256), start=SAMPLE_SEED):
-        for name, made in synthetic_runs_with_truth(4, size, seed=seed, policy=policy).items():
-            write_run(folder / f"E_{size}" / name / RESULTS_FILE, made.run)
-            changes = {repr(eta): made.exact_change(eta) for eta in made.run.etas}
-            exact[f"E_{size}/{name}"] = {"derivative": made.exact_derivative(), "change": changes}
+    for seed, (size, etas) in enumerate(SAMPLE_BATCHES.items(), start=SAMPLE_SEED):
+        made = synthetic_runs_with_truth(4, size, etas, seed=seed, policy=policy)
+        for name, run in _recorded(made, seed, SAMPLE_NOISE, record_logp=True).items():
+            write_run(folder / f"E_{size}" / name / RESULTS_FILE, run)
+            changes = {repr(eta): made[name].exact_change(eta) for eta in run.etas}
+            exact[f"E_{size}/{name}"] = {"derivative": made[name].exact_derivative(), "change": changes}
     truth = {"unit": "nats per token", "per_token_entropy": per_token_entropy(policy), "runs": exact}
     (folder / EXACT_FILE).write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
 
 
+def with_log_weights(run: Run, change: Mapping[float, FloatArray]) -> Run:
+    """Return a run with ``change[eta]``, shape ``(N,)``, added to its log weights; totals follow."""
+    measured = []
+    for m in run.measurements:
+        base, logs = np.asarray(m.h_base), np.asarray(m.log_weights) + change[m.eta]
+        measured.append(Measurement.from_log_weights(m.eta, run.token_counts, base, m.h_new, logs, run.source))
+    return replace(run, measurements=tuple(measured))
+
+
+def _recorded(
+    made: Mapping[str, SyntheticRun], seed: int, log_weight_noise: float, record_logp: bool
+) -> dict[str, Run]:
+    """Return the runs with what is to be recorded; the noise has its own stream, so that sequences stay the same."""
+    runs = {name: each.run if record_logp else replace(each.run, logp=None) for name, each in made.items()}
+    rng = np.random.default_rng([seed, 1])
+    for name, run in runs.items() if log_weight_noise else ():
+        noise = {m.eta: rng.normal(0.0, log_weight_noise, run.num_sequences) for m in run.measurements}
+        runs[name] = with_log_weights(run, noise)
+    return runs
+
+
 def _make_run(
-    policy: Policy,
-    sampler: Policy,
-    num_sequences: int,
-    etas: Sequence[float],
-    rng: np.random.Generator,
-    source: str,
+    policy: Policy, sampler: Policy, num_sequences: int, etas: Sequence[float], rng: np.random.Generator, source: str
 ) -> SyntheticRun:
     direction, update_batch = update_direction(policy, rng)
     baseline = entropy_to_go_baseline(policy, update_batch)
@@ -270,9 +299,7 @@ def _make_run(
     return SyntheticRun(run, policy, direction)
 
 
-def _entropy_to_go(
-    step_entropies: FloatArray, batch: Sequences
-) -> tuple[FloatArray, np.ndarray[tuple[int], np.dtype[np.intp]]]:
+def _entropy_to_go(step_entropies: FloatArray, batch: Sequences) -> tuple[FloatArray, IntArray]:
     """Return, for every step, the entropy of the later steps of its sequence, and its position in it."""
     ends = np.cumsum(batch.lengths)
     running = np.cumsum(step_entropies)

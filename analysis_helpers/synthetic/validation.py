@@ -1,22 +1,9 @@
-"""Runs drawn anew again and again from a policy whose answer is known.
+"""Validation against a known answer: how often verdicts are right, and the stored calibration of the suite.
 
-A small policy with short sequences, so that thousands of batches take seconds. One update direction serves for all;
-differences between updates are put in by shifting the linear terms of a run, which moves its err_rel by a known amount
-and changes nothing else.
-
-Does the suite tell the truth? Its estimates, intervals, plans and answers on runs whose answer is known.
-
-Every table rests on batches drawn anew by `analysis_helpers.replicates`.
-
-Calibration over 10,000 batches whose answer is known: what the suite states, held against what comes out.
-
-`calibrate` takes minutes, so its summary is stored with the package: `read_calibration` reads it, ``make calibration``
-makes it anew. Batches are drawn in chunks, each from a stream of its own, so that the numbers are the same whatever the
-number of processes, and any one chunk can be had again on its own.
-
-Runs made unhealthy in a known way, and how often checks of health see it: on these runs, and on healthy ones.
-
-Each ailment is one that real runs may have, made as strong as its name says; a weaker one is seen less often.
+Batches are drawn again and again from a small policy with short sequences, so that thousands take seconds. One update
+direction serves for all; differences between updates are put in by shifting the linear terms of a run, which moves its
+err_rel by a known amount and changes nothing else. `verdict_rates` draws afresh; `read_calibration` reads the summary
+of 10,000 batches that is stored with the package (``make calibration`` renews it).
 """
 
 from __future__ import annotations
@@ -37,14 +24,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, checked_count
-from ..inference import (
-    NO,
-    UNSURE,
-    YES,
-    Goal,
-    pilot_of,
-    verdict,
-)
+from ..inference import NO, UNSURE, YES, Goal, pilot_of, verdict
 from ..runs import Run, ScoreTerms
 from .policy import Policy, random_policy, sample_sequences
 from .runs import SyntheticRun, entropy_to_go_baseline, evaluate, stored_shard_errors, update_direction
@@ -57,16 +37,16 @@ _CHUNK = 200_000  # sequences evaluated at once
 
 @dataclass(frozen=True, eq=False)
 class Replicate:
-    """Large runs and a fresh run, all drawn anew, with the answer known.
+    """Large runs and a fresh run, newly drawn, with the known answer.
 
     Attributes
     ----------
     large
         Name -> run.
     fresh
-        The run to be predicted, with an update of its own.
+        The run to be predicted, with its own update.
     mean
-        The err_rel that runs have on average, over the exact reference.
+        Expectation of err_rel over runs, with the exact reference.
     """
 
     large: Mapping[str, Run]
@@ -75,7 +55,7 @@ class Replicate:
 
 
 def short_policy() -> Policy:
-    """Return a policy of about 20 tokens a sequence: 12 times as fast to sample as the one behind the sample data."""
+    """Return a policy of about 20 tokens per sequence, sampled 12 times as fast as that of the sample data."""
     return random_policy(np.random.default_rng(_POLICY_SEED), end_logit=2.0, max_length=30)
 
 
@@ -89,20 +69,20 @@ def replicates(
     bias: float = 0.0,
     seed: int = 0,
 ) -> Iterator[Replicate]:
-    """Draw large runs and a fresh run, again and again.
+    """Yield replicates of large runs and a fresh run.
 
     Parameters
     ----------
     count
         Number of replicates.
     num_large, large_size, fresh_size
-        Large runs in a replicate, their sequences, those of the fresh run.
+        Number of large runs in a replicate, sequences of each, sequences of the fresh run.
     tau
-        SD of err_rel between runs, beyond sampling.
+        Between-run SD of err_rel beyond sampling.
     bias
-        Mean err_rel, beyond the nonlinearity of the step.
+        Mean err_rel beyond the nonlinearity of the step.
     seed
-        Seed; sequences and shifts come from one stream.
+        Seed of sequences and shifts.
     """
     sizes = [large_size] * checked_count(num_large, "num_large") + [fresh_size]
     at_once = max(1, _CHUNK // sum(sizes))
@@ -123,7 +103,7 @@ def replicates(
 
 
 def batch_of(run: Run, first: int, size: int) -> Run:
-    """Return ``size`` sequences of a run, from ``first`` on, as a run of their own.
+    """Return ``size`` sequences of a run, from ``first`` on, as a run.
 
     Raises
     ------
@@ -141,12 +121,13 @@ def batch_of(run: Run, first: int, size: int) -> Run:
         score=_scores(run.score, run.token_counts, part),
         wjlogp_sum=run.score.wjlogp_sum[part],
         jH_sum=run.score.jH_sum[part],
+        logp=None if run.logp is None else run.logp[part],
     )
     return dataclasses.replace(made, shard_errors=stored_shard_errors(made))
 
 
 def shifted(run: Run, change: float) -> Run:
-    """Return the run with its linear change moved by ``change`` (nats per token per unit eta), on every subset alike.
+    """Return the run with ``change`` (nats per token per unit eta) added to its linear change, on every subset alike.
 
     Raises
     ------
@@ -161,34 +142,34 @@ def shifted(run: Run, change: float) -> Run:
 
 
 def true_error(made: SyntheticRun) -> float:
-    """Return the exact err_rel of a step: what going straight misses, over the exact change."""
+    """Return the exact err_rel of a step: (linear - true) / true, its nonlinearity."""
     change = made.exact_change(ETA)
     return (ETA * made.exact_derivative() - change) / change
 
 
 @cache
 def true_spread() -> float:
-    """Return S of err_rel over the exact change, from one batch so large that it is known to about 1 %."""
+    """Return S of err_rel (SE = S / sqrt(n)) over the exact change, known to about 1 % from one very large batch."""
     made = world(_CHUNK, 1)
     return float(pilot_of({"all": made.run}, ETA, reference=made.exact_change(ETA)).spreads[0])
 
 
 @lru_cache(maxsize=8)  # the same sequences serve every tau and bias
-def world(size: int, seed: int, *, eta: float = ETA, temperature: float = 1.0) -> SyntheticRun:
-    """Return one huge evaluation batch; the update direction is the same for every size and seed.
+def world(size: int, seed: int, *, etas: tuple[float, ...] = (ETA,), temperature: float = 1.0) -> SyntheticRun:
+    """Return one very large evaluation batch; the update direction is the same for every size and seed.
 
-    A ``temperature`` other than 1 samples off the policy, as in `analysis_helpers.synthetic_runs`.
+    A ``temperature`` other than 1 samples off-policy, as in `analysis_helpers.synthetic_runs`.
     """
     policy = short_policy()
     direction, update_batch = update_direction(policy, np.random.default_rng(_POLICY_SEED))
     baseline = entropy_to_go_baseline(policy, update_batch)
     sampler = Policy(policy.logits / temperature, policy.max_length)
     batch = sample_sequences(sampler, size, np.random.default_rng(seed))
-    return SyntheticRun(evaluate(policy, direction, batch, [eta], baseline), policy, direction)
+    return SyntheticRun(evaluate(policy, direction, batch, etas, baseline), policy, direction)
 
 
 def _scores(terms: ScoreTerms, tokens: FloatArray, part: slice) -> FloatArray:
-    # Of the part only: the whole batch may be a thousand times as large.
+    # Of the part only: the whole batch can be a thousand times as large.
     return -terms.denom_corr_unscaled[part] / terms.h_base_mean / tokens[part]
 
 
@@ -206,8 +187,8 @@ def verdict_rates(
 ) -> pd.DataFrame:
     """Return how often verdicts say "yes", "no" and "cannot tell", beside the true answer.
 
-    Whether the linear change may be trusted is asked of runs with each bias; whether a batch is enough, for each size,
-    of runs with the first.
+    Whether the recorded linear change is right is asked of runs with each bias; whether a batch is enough for it, for
+    each size, of runs with the first.
 
     Returns
     -------
@@ -230,12 +211,12 @@ def verdict_records(
     count: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Return the answer of every verdict, as `verdict_rates` asks for them.
+    """Return the answer of every verdict behind `verdict_rates`.
 
     Returns
     -------
     DataFrame
-        Columns question ("linear_trusted", "enough"), setting (the bias, or the size), within (how often an update, or
+        Columns question ("recorded", "enough"), setting (the bias, or the size), within (how often an update, or
         a batch, truly keeps to the tolerance), truth, answer.
     """
     tolerance = float(asked.tolerance or 0)
@@ -249,9 +230,9 @@ def verdict_records(
                 for n in (sizes if bias == biases[0] else sizes[:1])
             }
             if bias == biases[0]:
-                rows += [("enough", n, precise[n], answer.enough) for n, answer in verdicts.items()]
+                rows += [("enough", n, precise[n], answer.recorded.enough) for n, answer in verdicts.items()]
             within = _probability_within(tolerance, each.mean, tau)
-            rows.append(("linear_trusted", bias, within, verdicts[sizes[0]].linear_trusted))
+            rows.append(("recorded", bias, within, verdicts[sizes[0]].recorded.answer))
     table = pd.DataFrame(rows, columns=["question", "setting", "within", "answer"])
     return table.assign(truth=np.where(table["within"] >= asked.probability, YES, NO))
 
@@ -265,7 +246,7 @@ def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
         Columns question, setting, within, truth, yes, no, cannot_tell (shares of replicates).
     """
     rows = []
-    for question in ("linear_trusted", "enough"):
+    for question in ("recorded", "enough"):
         asked = records[records["question"] == question]
         for (setting, truth), found in asked.groupby(["setting", "truth"], sort=False):
             shares = (float((found["answer"] == answer).mean()) for answer in (YES, NO, UNSURE))
@@ -274,7 +255,7 @@ def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _probability_within(tolerance: float, mean: float, sd: float) -> float:
-    """Return P(|x| <= tolerance) for a normal x."""
+    """Return P(abs(x) <= tolerance) for a normal x."""
     if sd == 0:
         return float(abs(mean) <= tolerance)
     normal = NormalDist(mean, sd)
@@ -286,16 +267,16 @@ Tables = dict[str, pd.DataFrame]
 
 @dataclass(frozen=True)
 class Calibration:
-    """A stored calibration.
+    """A stored calibration of the suite.
 
     Attributes
     ----------
     version, seed, batches
         Version of the package that made it, its seed, and the number of batches behind bias and coverage.
     tables
-        Name -> table, as `calibrate` returns them.
+        Name -> table.
     first_chunk
-        The same tables from the first chunk alone.
+        The same tables from the first chunk of batches only.
     """
 
     version: str
@@ -306,7 +287,7 @@ class Calibration:
 
 
 def calibration_file() -> Path:
-    """Return where the stored calibration is."""
+    """Return the path of the stored calibration."""
     return Path(str(files("analysis_helpers"))) / "data" / "calibration.json"
 
 
@@ -336,23 +317,23 @@ def read_calibration(path: Path | None = None) -> Calibration:
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Return a digest of the content, whatever its line breaks."""
+    """Return a digest of the content that does not depend on line breaks."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def flag_overview(table: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each check, how often it is raised on healthy runs and on those that it should see.
+    """Return how often each health check flags healthy runs, and runs with a fault that it should detect.
 
     Parameters
     ----------
     table
-        From `flag_table`.
+        The table "flags" of a `Calibration`.
 
     Returns
     -------
     DataFrame
-        Columns check, one for each condition of healthy runs (share of runs flagged), unhealthy (a condition that the
-        check should see), seen (share of runs flagged).
+        Columns check, one per condition of healthy runs (share flagged), unhealthy (the fault injected), seen (share
+        flagged).
     """
     healthy = table[table["condition"].str.startswith("healthy")]
     alarms = healthy.pivot_table(index="check", columns="condition", values="flagged", sort=False).reset_index()

@@ -1,7 +1,5 @@
 """Make the stored calibration anew: ``make calibration``. The same numbers come out for any number of processes."""
 
-from __future__ import annotations
-
 import os
 
 from analysis_helpers.synthetic.validation import calibration_file

@@ -1,15 +1,12 @@
-"""Runs made unhealthy in a known way, and how often checks of health see it: on these runs, and on healthy ones.
-
-Each ailment is one that real runs may have, made as strong as its name says; a weaker one is seen less often.
-
-Calibration over 10,000 batches whose answer is known: what the suite states, held against what comes out.
+"""Calibration over 10,000 batches whose answer is known: what the package states against what comes out.
 
 `calibrate` takes minutes, so its summary is stored with the package: `read_calibration` reads it, ``make calibration``
 makes it anew. Batches are drawn in chunks, each from a stream of its own, so that the numbers are the same whatever the
 number of processes, and any one chunk can be had again on its own.
-"""
 
-from __future__ import annotations
+Flags of health are counted on healthy runs, and on runs with a fault injected to measure each check's detection rate.
+Each fault is as strong as its name says; a weaker one is detected less often.
+"""
 
 import dataclasses
 import json
@@ -17,7 +14,6 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,13 +22,9 @@ import numpy as np
 import pandas as pd
 
 from analysis_helpers._checks import FloatArray, checked_count
-from analysis_helpers.estimators import scores
-from analysis_helpers.inference.health import run_health
-from analysis_helpers.inference.planning import Goal
-from analysis_helpers.inference.prediction import pooled_check
-from analysis_helpers.inference.verdicts import SURPRISING
-from analysis_helpers.runs.folders import write_in_one_step
-from analysis_helpers.runs.run import Run
+from analysis_helpers.inference import SURPRISING, Goal, agreement_with_prediction, run_health
+from analysis_helpers.runs import Measurement, Run, write_in_one_step
+from analysis_helpers.synthetic.runs import with_log_weights as add_to_log_weights
 from analysis_helpers.synthetic.validation import (
     ETA,
     Tables,
@@ -48,6 +40,8 @@ from tests.calibration.records import (
     coverage_table,
     estimate_records,
     estimate_table,
+    interval_records,
+    interval_table,
     pit_records,
     plan_records,
     plan_table,
@@ -55,89 +49,87 @@ from tests.calibration.records import (
 
 
 def with_log_weights(run: Run, change: FloatArray) -> Run:
-    """Return the run as it would be with ``change``, shape ``(N,)``, added to its log weights; totals follow.
+    """Return the run with ``change``, shape ``(N,)``, added to its log weights at every eta; totals follow."""
+    return add_to_log_weights(run, dict.fromkeys(run.etas, change))
 
-    Raises
-    ------
-    ValueError
-        If the run does not record the score, ``h_base`` and ``log_weights``.
-    """
-    if run.score is None or any(m.h_base is None or m.log_weights is None for m in run.measurements):
-        raise ValueError("run must record the score, h_base and log_weights")
-    made = Run.from_arrays(
-        token_counts=run.token_counts,
-        h_base=np.asarray(run.measurements[0].h_base),
-        h_new={m.eta: m.h_new for m in run.measurements},
-        log_weights={m.eta: np.asarray(m.log_weights) + change for m in run.measurements},
-        score=scores(run),
-        wjlogp_sum=run.score.wjlogp_sum,
-        jH_sum=run.score.jH_sum,
+
+Alteration = Callable[[Run, np.random.Generator], Run]
+
+
+def _added(change: Callable[[FloatArray, np.random.Generator], FloatArray]) -> Alteration:
+    """Return the alteration that adds ``change(log_weights, rng)`` to the log weights."""
+    return lambda run, rng: with_log_weights(run, change(np.asarray(run.measurements[0].log_weights), rng))
+
+
+def _each(change: Callable[[Run, Measurement], dict[str, Any]]) -> Alteration:
+    """Return the alteration that replaces fields of each measurement."""
+    return lambda run, _: dataclasses.replace(
+        run, measurements=tuple(dataclasses.replace(m, **change(run, m)) for m in run.measurements)
     )
-    return dataclasses.replace(made, shard_errors=run.shard_errors)
 
 
-def _untouched(run: Run, rng: np.random.Generator) -> Run:
-    return run
+def _hotter(run: Run, m: Measurement) -> dict[str, Any]:
+    h_new = 1.02 * m.h_new
+    delta = float(m.weights @ h_new / (m.weights @ run.token_counts)) - m.base_entropy
+    return {"h_new": h_new, "delta_h_true": delta}
 
 
-def _rounded(run: Run, rng: np.random.Generator) -> Run:
-    log_weights = np.asarray(run.measurements[0].log_weights)
-    return with_log_weights(run, np.round(64 * log_weights) / 64 - log_weights)
+def _skipped(run: Run, m: Measurement) -> dict[str, Any]:
+    even = np.full(run.num_sequences, 1 / run.num_sequences)
+    return {"h_new": np.asarray(m.h_base), "weights": even, "log_weights": 0 * even, "delta_h_true": 0.0}
 
 
-def _noisy(run: Run, rng: np.random.Generator) -> Run:
-    return with_log_weights(run, rng.normal(0.0, 0.05, run.num_sequences))
-
-
-def _heavy_tailed(run: Run, rng: np.random.Generator) -> Run:
-    return with_log_weights(run, rng.exponential(size=run.num_sequences))
-
-
-def _one_heavy(run: Run, rng: np.random.Generator) -> Run:
-    change = np.zeros(run.num_sequences)
-    change[0] = math.log(run.num_sequences)  # as much as all others together
-    return with_log_weights(run, change)
-
-
-def _altered_total(run: Run, rng: np.random.Generator) -> Run:
-    return dataclasses.replace(run, delta_h_per_lr=1.01 * run.delta_h_per_lr)
-
-
-def _error_of_the_total(run: Run, rng: np.random.Generator) -> Run:
+def _with_errors_of_totals(run: Run, rng: np.random.Generator) -> Run:
     errors = (dataclasses.replace(each, value=each.value * each.num_shards) for each in run.shard_errors)
     return dataclasses.replace(run, shard_errors=tuple(errors))
 
 
+def _with_other_weights(run: Run, rng: np.random.Generator) -> Run:
+    # Weights of twice the step beside log weights of the step.
+    logs = np.asarray(run.measurements[0].log_weights)
+    return _each(lambda _, m: {"log_weights": logs})(with_log_weights(run, logs), rng)
+
+
 @dataclass(frozen=True)
 class Condition:
-    """How runs are made: their sequences, how these are sampled, how far the step goes, what is done afterwards.
-
-    Attributes
-    ----------
-    wanted
-        Checks that should raise a flag.
-    """
+    """How runs are made and altered, and the checks that should raise a flag (``wanted``)."""
 
     n: int = 512
     wanted: tuple[str, ...] = ()
     temperature: float = 1.0
-    eta: float = ETA
-    alter: Callable[[Run, np.random.Generator], Run] = _untouched
+    etas: tuple[float, ...] = (ETA,)
+    alter: Alteration = lambda run, rng: run
 
 
+FIVE = tuple(factor * ETA for factor in (0.5, 1.0, 2.0, 4.0, 8.0))
 HEALTHY = {f"healthy, {n} sequences": Condition(n) for n in (128, 512, 2048)}
-UNHEALTHY = {
+FAULTY = {
+    "sampled at temperature 0.98, 256 sequences": Condition(256, ("log_probability_excess_z",), temperature=0.98),
     "sampled at temperature 0.98, 2048 sequences": Condition(2048, ("score_z",), temperature=0.98),
-    "sampled at temperature 0.95": Condition(wanted=("score_z",), temperature=0.95),
-    "log weights rounded to 1/64 nat": Condition(wanted=("noise_share",), alter=_rounded),
-    "log weights with noise of 0.05 nats": Condition(wanted=("noise_share", "step_error"), alter=_noisy),
-    "a step 250 times as large": Condition(wanted=("ess_share",), eta=250 * ETA),
-    "weights with a Pareto tail of shape 1": Condition(wanted=("pareto_k",), alter=_heavy_tailed),
-    "one sequence with half the weight": Condition(
-        wanted=("ess_share", "largest_weight_share", "pareto_k"), alter=_one_heavy
+    "sampled at temperature 0.95": Condition(512, ("score_z", "log_probability_excess_z"), temperature=0.95),
+    "log weights rounded to 1/64 nat": Condition(
+        512, ("noise_share",), alter=_added(lambda logs, _: np.round(64 * logs) / 64 - logs)
     ),
-    "a total off by 1%": Condition(wanted=("integrity",), alter=_altered_total),
-    "a stored error of the total": Condition(wanted=("stored_error",), alter=_error_of_the_total),
+    "log weights with noise of 0.05 nats": Condition(
+        512, ("noise_share", "step_error"), alter=_added(lambda logs, rng: rng.normal(0, 0.05, len(logs)))
+    ),
+    "ratios reversed": Condition(512, ("log_weight_slope",), alter=_added(lambda logs, _: -2 * logs)),
+    "weights of another step": Condition(512, ("weights_agree",), alter=_with_other_weights),
+    "entropies 2% higher after the step": Condition(512, ("offset_z",), etas=FIVE, alter=_each(_hotter)),
+    "a step that was skipped": Condition(512, ("unchanged",), alter=_each(_skipped)),
+    "a step 250 times as large": Condition(512, ("ess_share",), etas=(250 * ETA,)),
+    "weights with a Pareto tail of shape 1": Condition(
+        512, ("pareto_k",), alter=_added(lambda logs, rng: rng.exponential(size=len(logs)))
+    ),
+    "one sequence with half the weight": Condition(  # as much as all others together
+        512,
+        ("ess_share", "largest_weight_share", "pareto_k"),
+        alter=_added(lambda logs, _: np.eye(len(logs))[0] * math.log(len(logs))),
+    ),
+    "a total off by 1%": Condition(
+        512, ("integrity",), alter=lambda run, _: dataclasses.replace(run, delta_h_per_lr=1.01 * run.delta_h_per_lr)
+    ),
+    "a stored error of the total": Condition(512, ("stored_error",), alter=_with_errors_of_totals),
 }
 
 
@@ -146,7 +138,7 @@ def flag_records(conditions: Mapping[str, Condition], *, count: int, seed: int) 
     tables = []
     for name, condition in conditions.items():
         n, rng = condition.n, np.random.default_rng([seed, 1])
-        made = world(count * n, seed, eta=condition.eta, temperature=condition.temperature).run
+        made = world(count * n, seed, etas=condition.etas, temperature=condition.temperature).run
         runs = {f"run_{k}": condition.alter(batch_of(made, k * n, n), rng) for k in range(count)}
         flags = run_health(runs)[["check", "flag"]]
         tables.append(flags.assign(condition=name, wanted=flags["check"].isin(condition.wanted)))
@@ -154,13 +146,7 @@ def flag_records(conditions: Mapping[str, Condition], *, count: int, seed: int) 
 
 
 def flag_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return how often each check raises a flag, from `flag_records`.
-
-    Returns
-    -------
-    DataFrame
-        Columns condition, check, wanted (whether the check should raise a flag), runs, flagged (share of runs).
-    """
+    """Return how often each check raises a flag (``flagged``, a share of runs), from `flag_records`."""
     found = records.groupby(["condition", "check", "wanted"], sort=False)["flag"]
     return found.agg(runs="size", flagged="mean").reset_index()
 
@@ -178,24 +164,10 @@ BIASES, SIZES = (0.0, 0.3, 0.5, 0.75, 1.5), (64, 128, 165, 512)
 
 
 def calibrate(chunks: int = CHUNKS, *, seed: int = SEED, workers: int = 1) -> Tables:
-    """Return what comes out where the answer is known, from ``chunks`` times 80 batches.
+    """Return what comes out where the answer is known, from ``chunks`` times 80 batches, on so many processes.
 
-    Parameters
-    ----------
-    chunks
-        Chunks to draw; the first ones are the same however many there are.
-    seed
-        Seed; each chunk has a stream of its own.
-    workers
-        Processes.
-
-    Returns
-    -------
-    dict
-        "estimates" (`bias_table`), "coverage" (`known_truth.coverage_table`), "pit" (`pit_table`), "uniformity"
-        (`uniformity_table`), "plans" (`known_truth.plan_table`), "verdicts" (`known_truth.verdict_rate_table`),
-        "contradictions" (`contradiction_table`), "flags" (`unhealthy.flag_table`); each says how many cases are behind
-        a row.
+    Each chunk has a stream of its own: the first ones are the same however many there are. Each table says how many
+    cases are behind a row.
     """
     streams = np.random.SeedSequence(seed).spawn(checked_count(chunks, "chunks"))
     if checked_count(workers, "workers") == 1:
@@ -210,9 +182,9 @@ def chunk_records(stream: np.random.SeedSequence) -> Tables:
     """Return what the batches of one chunk say, one by one.
 
     What is slow, or beside the main figures, comes from fewer: flags on healthy runs from half as many of each size;
-    plans, verdicts and contradictions, with four large runs each, and flags on unhealthy runs from an eighth.
+    plans, verdicts and contradictions, with four large runs each, and flags on faulty runs from an eighth.
     """
-    seeds = iter(int(state) for state in stream.generate_state(8))
+    seeds = iter(int(state) for state in stream.generate_state(9))
     sampling_sd = true_spread() / math.sqrt(FRESH)
     eighth = PER_CHUNK // 8
     pits = [
@@ -221,7 +193,7 @@ def chunk_records(stream: np.random.SeedSequence) -> Tables:
     ]
     flags = [
         flag_records(HEALTHY, count=PER_CHUNK // 2, seed=next(seeds)),
-        flag_records(UNHEALTHY, count=eighth, seed=next(seeds)),
+        flag_records(FAULTY, count=eighth, seed=next(seeds)),
     ]
     return {
         "estimates": estimate_records([64, 256], count=PER_CHUNK, seed=next(seeds)),
@@ -230,6 +202,7 @@ def chunk_records(stream: np.random.SeedSequence) -> Tables:
         "verdicts": verdict_records(BIASES, SIZES, ASKED, tau=TAU_OF_VERDICTS, count=eighth, seed=next(seeds)),
         "contradictions": contradiction_records([0.0, sampling_sd], count=eighth, seed=next(seeds)),
         "flags": pd.concat(flags, ignore_index=True),
+        "intervals": interval_records(count=PER_CHUNK // 10, seed=next(seeds)),
     }
 
 
@@ -246,18 +219,15 @@ def summary(records: Tables) -> Tables:
         "verdicts": _counted(verdict_rate_table(records["verdicts"]), records["verdicts"], ["question", "setting"]),
         "contradictions": contradiction_table(records["contradictions"]),
         "flags": flag_table(records["flags"]),
+        "intervals": interval_table(records["intervals"]),
     }
 
 
 def bias_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the bias of each estimator, from `known_truth.estimate_records`.
+    """Return the bias of each estimator and its Monte-Carlo error, in units of the true change.
 
-    Returns
-    -------
-    DataFrame
-        Columns n, quantity, batches, bias and bias_error (its Monte-Carlo error, both in units of the true change),
-        bias_z (the one over the other), sd_over_se (spread over batches over the closed form), covered (share of 95 %
-        intervals of single batches that hold the exact value).
+    ``sd_over_se`` is the spread over batches over the closed form, ``covered`` the share of 95 % intervals of single
+    batches that hold the exact value.
     """
     table = _counted(estimate_table(records), records, ["n", "quantity"]).rename(columns={"cases": "batches"})
     change = abs(float(table.loc[table["quantity"] == "true", "exact"].iloc[0]))
@@ -279,14 +249,7 @@ def pit_table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def uniformity_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return how far the PIT is from uniform.
-
-    Returns
-    -------
-    DataFrame
-        Columns tau, cases, distance (largest, between the shares found and stated to lie below any percentile), p_ks
-        (Kolmogorov and Smirnov's of that distance), p_bins (of chi-square over the bins).
-    """
+    """Return how far the PIT is from uniform: the largest distance of shares below a percentile, and p-values."""
     from scipy.stats import chisquare, kstest
 
     rows = []
@@ -305,8 +268,8 @@ def contradiction_records(taus: list[float], *, count: int, seed: int) -> pd.Dat
             names = list(each.large)
             large = {name: each.large[name] for name in names[:4]}
             small = {name: batch_of(each.large[name], 0, FRESH) for name in names[4:]}
-            check = pooled_check(large, small, ETA)
-            rows.append((tau, min(check.p_sum_z2, check.p_mean_z) < SURPRISING))
+            found = agreement_with_prediction(large, small, ETA)
+            rows.append((tau, found is not None and min(found.p_spread, found.p_mean) < SURPRISING))
     return pd.DataFrame(rows, columns=["tau", "contradicted"])
 
 
@@ -333,23 +296,20 @@ def write_calibration(path: Path, *, chunks: int = CHUNKS, seed: int = SEED, wor
 
 def stored(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Return tables as they are stored: numbers to `DIGITS` significant digits, what is missing as None."""
-    rounded = partial(_to_digits, digits=DIGITS)
-    return {
-        name: {
-            "columns": table.columns.tolist(),
-            "rows": [[rounded(value) for value in row] for row in table.astype(object).to_numpy().tolist()],
-        }
-        for name, table in tables.items()
-    }
+
+    def rounded(value: object) -> object:
+        if not isinstance(value, float):
+            return value
+        return float(f"{value:.{DIGITS - 1}e}") if math.isfinite(value) else None
+
+    found = {}
+    for name, table in tables.items():
+        rows = [[rounded(value) for value in row] for row in table.astype(object).to_numpy().tolist()]
+        found[name] = {"columns": table.columns.tolist(), "rows": rows}
+    return found
 
 
 def _counted(table: pd.DataFrame, records: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Return the table with the number of records behind each row."""
     cases = records.groupby(keys, sort=False, dropna=False).size().rename("cases").reset_index()
     return table.merge(cases, on=keys, how="left", validate="many_to_one")
-
-
-def _to_digits(value: object, digits: int) -> object:
-    if isinstance(value, float):
-        return float(f"{value:.{digits - 1}e}") if math.isfinite(value) else None
-    return value

@@ -1,17 +1,17 @@
 """Every estimate, prediction and plan on batches drawn anew, one by one, and the tables that sum them up."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from analysis_helpers import err_rel_standard_error, simulate_err_rel
+from analysis_helpers import err_rel_standard_error, inference, simulate_err_rel
 from analysis_helpers._checks import checked_count
-from analysis_helpers.estimators import columns, estimate, influence_values, standard_deviation
-from analysis_helpers.inference import Goal, Pool, normal_quantile, pilot_of, plan_batch_size, predict, smallest_for
+from analysis_helpers.estimators import EstimatorName, columns, estimate, influence_values, standard_deviation
+from analysis_helpers.inference.planning import size_for
+from analysis_helpers.inference.prediction import Pilot, agreement_of
+from analysis_helpers.inference.verdicts import _within
 from analysis_helpers.runs import Run
 from analysis_helpers.synthetic.validation import (
     ETA,
@@ -27,13 +27,10 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
 def estimate_records(sizes: Sequence[int], *, count: int, seed: int) -> pd.DataFrame:
-    """Return every estimate on ``count`` batches of each size, beside the exact value.
+    """Return every estimate on ``count`` batches of each size beside the exact value: n, quantity, exact, value, se.
 
-    Returns
-    -------
-    DataFrame
-        Columns n, quantity ("true", "linear" and "matched" change, "err_rel" by the ratio, "partial_sum": err_rel of a
-        random quarter of the batch less a quarter of that of the batch), exact, value, se.
+    Quantities are the "true", "linear" and "matched" change, "err_rel" by the ratio, and "partial_sum": err_rel of a
+    random quarter of the batch less a quarter of that of the batch.
     """
     tables = []
     for n in sizes:
@@ -52,30 +49,17 @@ def estimate_records(sizes: Sequence[int], *, count: int, seed: int) -> pd.DataF
 def estimate_table(records: pd.DataFrame) -> pd.DataFrame:
     """Return means, spreads and standard errors of `estimate_records`.
 
-    Returns
-    -------
-    DataFrame
-        Columns n, quantity, exact, mean (over batches), bias_z (difference of the two over its Monte-Carlo error), sd
-        (over batches), typical_se (root mean square of the closed form), covered (share of batches within 1.96 standard
-        errors of the exact value).
+    ``bias_z`` is mean - exact over its Monte-Carlo error, ``typical_se`` the root mean square of the closed form,
+    ``covered`` the share of batches within 1.96 standard errors of the exact value.
     """
     rows = []
     for (n, quantity), found in records.groupby(["n", "quantity"], sort=False):
         values, errors, exact = found["value"].to_numpy(), found["se"].to_numpy(), float(found["exact"].iloc[0])
         mean, sd = float(values.mean()), float(values.std(ddof=1))
-        rows.append(
-            {
-                "n": n,
-                "quantity": quantity,
-                "exact": exact,
-                "mean": mean,
-                "bias_z": (mean - exact) / (sd / math.sqrt(len(values))),
-                "sd": sd,
-                "typical_se": float(np.sqrt(np.mean(errors**2))),
-                "covered": float(np.mean(np.abs(values - exact) <= normal_quantile(0.95) * errors)),
-            }
-        )
-    return pd.DataFrame(rows)
+        bias_z, typical_se = (mean - exact) / (sd / math.sqrt(len(values))), float(np.sqrt(np.mean(errors**2)))
+        covered = float(np.mean(np.abs(values - exact) <= inference.normal_quantile(0.95) * errors))
+        rows.append((n, quantity, exact, mean, bias_z, sd, typical_se, covered))
+    return pd.DataFrame(rows, columns=["n", "quantity", "exact", "mean", "bias_z", "sd", "typical_se", "covered"])
 
 
 def pit_records(
@@ -98,14 +82,7 @@ def pit_records(
 
 
 def coverage_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return how often intervals hold the fresh run, from `pit_records`.
-
-    Returns
-    -------
-    DataFrame
-        Columns tau, num_large, n (of the fresh run), level, covered (share of replicates), error (binomial standard
-        error).
-    """
+    """Return how often intervals hold the fresh run (``covered``, with its binomial ``error``), from `pit_records`."""
     rows = []
     for (tau, num_large, n), found in records.groupby(["tau", "num_large", "n"], sort=False):
         central = np.abs(2 * found["pit"].to_numpy() - 1)
@@ -115,20 +92,17 @@ def coverage_table(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["tau", "num_large", "n", "level", "covered", "error"])
 
 
-def plan_records(goals: Sequence[Goal], *, tau: float = 0.0, count: int, seed: int) -> pd.DataFrame:
-    """Return the plans of ``count`` pilots for each goal.
+def plan_records(goals: Sequence[inference.Goal], *, tau: float = 0.0, count: int, seed: int) -> pd.DataFrame:
+    """Return the plans of ``count`` pilots for each goal, infinite where no size is enough.
 
-    Returns
-    -------
-    DataFrame
-        Columns target_sd, tolerance, true_n (with mean and tau known), n, low, high (infinite where no size is enough),
-        reached (what a batch of n truly has: its standard error, or its probability to be within tolerance).
+    ``true_n`` is the size with mean and tau known, ``reached`` what a batch of n truly has: its standard error, or its
+    probability to be within tolerance.
     """
     spread, rows = true_spread(), []
     for goal in goals:
         for k, each in enumerate(replicates(count, tau=tau, seed=seed)):
-            plan = plan_batch_size(each.large, ETA, goal, num_draws=100, seed=k)
-            true_n = _size(smallest_for(goal, Pool(each.mean, 0.0, tau, 0.0, 1), spread**2))
+            plan = inference.plan_batch_size(each.large, ETA, goal, num_draws=100, seed=k)
+            true_n = _size(_true_size(goal, spread, each.mean, tau))
             reached = math.nan if plan.n is None else _reached(goal, plan.n, spread, each.mean, tau)
             aims = (math.nan if aim is None else aim for aim in (goal.target_sd, goal.tolerance))
             rows.append((*aims, true_n, _size(plan.n), _size(plan.low), _size(plan.high), reached))
@@ -138,30 +112,18 @@ def plan_records(goals: Sequence[Goal], *, tau: float = 0.0, count: int, seed: i
 def plan_table(records: pd.DataFrame) -> pd.DataFrame:
     """Return how plans turn out, from `plan_records`.
 
-    Returns
-    -------
-    DataFrame
-        Columns target_sd, tolerance, true_n, median_n (of the plans; larger for a tolerance, because a plan allows for
-        a mean that is not known), unreachable (share of plans that say so), covered (share of the plans' intervals that
-        hold true_n, for a tolerance median_n), reached (mean over plans).
+    ``covered`` is the share of the plans' intervals that hold true_n; for a tolerance median_n, which is larger because
+    a plan allows for a mean that is not known. ``unreachable`` is the share of plans that say so.
     """
     rows = []
     for _, found in records.groupby(["target_sd", "tolerance"], sort=False, dropna=False):
         target_sd, tolerance, true_n = (float(found[name].iloc[0]) for name in ("target_sd", "tolerance", "true_n"))
-        median = float(found["n"].median())
+        median, unreachable = float(found["n"].median()), float(np.isinf(found["n"]).mean())
         aim = true_n if math.isnan(tolerance) else median
-        rows.append(
-            {
-                "target_sd": target_sd,
-                "tolerance": tolerance,
-                "true_n": true_n,
-                "median_n": median,
-                "unreachable": float(np.isinf(found["n"]).mean()),
-                "covered": float(((found["low"] <= aim) & (aim <= found["high"])).mean()),
-                "reached": float(found["reached"].mean()),
-            }
-        )
-    return pd.DataFrame(rows)
+        covered = float(((found["low"] <= aim) & (aim <= found["high"])).mean())
+        rows.append((target_sd, tolerance, true_n, median, unreachable, covered, float(found["reached"].mean())))
+    names = ["target_sd", "tolerance", "true_n", "median_n", "unreachable", "covered", "reached"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _estimates(run: Run, scale: float, seed: int) -> dict[str, tuple[float, float]]:
@@ -179,7 +141,8 @@ def _estimates(run: Run, scale: float, seed: int) -> dict[str, tuple[float, floa
 
 def _partial_sum(run: Run, scale: float, seed: int) -> tuple[float, float]:
     """Return err_rel of a random quarter of the run less its expectation, and the standard error; over ``scale``."""
-    name, quarter = "partial_sum", run.num_sequences // 4
+    name: EstimatorName = "partial_sum"
+    quarter = run.num_sequences // 4
     [drawn] = simulate_err_rel(run, ETA, quarter, num_samples=1, seed=seed, estimator=name, reference=scale)
     true, linear = estimate(run, ETA, name)
     error = err_rel_standard_error(run, ETA, quarter, population="run", estimator=name, reference=scale)
@@ -187,12 +150,12 @@ def _partial_sum(run: Run, scale: float, seed: int) -> tuple[float, float]:
 
 
 def _pit(each: Replicate) -> float:
-    pilot = pilot_of(each.large, ETA)
+    pilot = inference.pilot_of(each.large, ETA)
     true, linear = estimate(each.fresh, ETA)
-    return predict(pilot, each.fresh.num_sequences).pit((linear - true) / pilot.reference)
+    return inference.predict(pilot, each.fresh.num_sequences).pit((linear - true) / pilot.reference)
 
 
-def _reached(goal: Goal, n: float, spread: float, mean: float, tau: float) -> float:
+def _reached(goal: inference.Goal, n: float, spread: float, mean: float, tau: float) -> float:
     if goal.tolerance is None:
         return spread / math.sqrt(n)
     return _probability_within(goal.tolerance, mean, math.hypot(spread / math.sqrt(n), tau))
@@ -200,3 +163,76 @@ def _reached(goal: Goal, n: float, spread: float, mean: float, tau: float) -> fl
 
 def _size(n: int | None) -> float:
     return math.inf if n is None else float(n)
+
+
+def _true_size(goal: inference.Goal, spread: float, mean: float, tau: float) -> int | None:
+    """Return the batch that the goal takes where mean and tau are known."""
+    if goal.target_sd is not None:
+        return size_for(spread, goal.target_sd)
+    known = inference.ConfidenceDistribution(np.array([tau]), np.array([mean]), np.array([0.0]))
+    return inference.smallest_within(known, spread**2, float(goal.tolerance or 0), goal.probability)
+
+
+RUNS, TAUS = (4, 8, 20), (0.0, 0.5, 0.75, 1.0, 2.0)
+SIZES = {"eighth": 8.0, "same": 1.0, "next": math.inf}  # of a large run: sampling variance of the next run over its own
+
+
+def interval_records(*, count: int, seed: int) -> pd.DataFrame:
+    """Return, for pilots drawn from the random-effects model itself, what is concluded from each.
+
+    A run has a standard error of 1; tau is in units of it. Four actual runs have an eighth of the sequences. Columns
+    named in `SIZES` are percentiles of a next run; a "yes" is false where updates are within the tolerance just less
+    often than asked; ``contradicted`` are actual runs as predicted, ``noticed`` those that are 3 of their SDs off.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for runs in RUNS:
+        for tau in TAUS:
+            tolerance = inference.normal_quantile(0.9) * tau + 2
+            border = _border(tolerance, tau)
+            for _ in range(count):
+                values = rng.normal(0.0, math.hypot(1.0, tau), runs)
+                pilot, beyond = _pilot(values), _pilot(values + border)
+                pits = [inference.predict(pilot, 1 / v if v else math.inf) for v in (8.0, 1.0, 0.0)]
+                nexts = [rng.normal(0.0, math.sqrt(tau**2 + v)) for v in (8.0, 1.0, 0.0)]
+                actual = rng.normal(0.0, math.sqrt(tau**2 + 8.0), 4)
+                shifted = actual + 3 * math.sqrt(tau**2 + 8.0)
+                rows.append(
+                    (
+                        runs,
+                        tau,
+                        *(predicted.pit(value) for predicted, value in zip(pits, nexts, strict=True)),
+                        _within(beyond, tolerance, 0.9) == inference.YES,
+                        _within(pilot, tolerance, 0.9) == inference.YES,
+                        _contradicts(pilot, actual),
+                        _contradicts(pilot, shifted),
+                    )
+                )
+    names = ["runs", "tau", *SIZES, "false_yes", "yes", "contradicted", "noticed"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def interval_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return shares from `interval_records`: of 90 % intervals that hold the next run, and of the conclusions."""
+    covered = {name: ((2 * records[name] - 1).abs() <= 0.9) for name in SIZES}
+    found = records.assign(**covered).groupby(["runs", "tau"], sort=False)
+    return found.mean().reset_index().assign(cases=found.size().to_numpy())
+
+
+def _pilot(values: np.ndarray) -> Pilot:
+    ones = np.ones(len(values))
+    return Pilot(1.0, 1.0, ones, values, ones, 3 * ones, 0.0)
+
+
+def _border(tolerance: float, tau: float) -> float:
+    """Return the mean at which updates are within the tolerance with probability 0.88, just beyond the border."""
+    low, high = 0.0, tolerance
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _probability_within(tolerance, middle, tau) >= 0.88 else (low, middle)
+    return high + (1e-9 if tau == 0 else 0.0)
+
+
+def _contradicts(pilot: Pilot, values: np.ndarray) -> bool:
+    found = agreement_of(pilot, values, np.full(len(values), 1 / 8))
+    return min(found.p_spread, found.p_mean) < inference.SURPRISING

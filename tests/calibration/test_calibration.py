@@ -1,7 +1,5 @@
 """The stored calibration is what the code gives, and says that intervals, estimates, flags and verdicts are right."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -9,43 +7,38 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis_helpers import __version__
-from analysis_helpers.inference.health import CHECKS
-from analysis_helpers.synthetic.validation import calibration_file, flag_overview, read_calibration
-from tests.building import random_run, totals_only_run
-from tests.calibration import calibration as module
-from tests.calibration.calibration import (
-    CHUNKS,
-    HEALTHY,
-    PER_CHUNK,
-    SEED,
-    UNHEALTHY,
-    bias_table,
-    calibrate,
-    contradiction_table,
-    flag_records,
-    flag_table,
-    pit_table,
-    stored,
-    uniformity_table,
-    with_log_weights,
-)
+from analysis_helpers.inference import CHECKS
+from analysis_helpers.synthetic import flag_overview, read_calibration
+from analysis_helpers.synthetic.validation import calibration_file
+from tests.building import known, random_run
+from tests.calibration import calibration
 from tests.calibration.records import LEVELS
 
 STORED = read_calibration()
+SAMPLING = ("score_z", "log_probability_excess_z")
 
 
+@pytest.mark.slow  # a chunk takes 10 s; pinned numbers of the same records notice most changes
 def test_the_first_chunk_made_anew_is_the_one_stored_to_the_last_digit() -> None:
-    again, before = calibrate(1, seed=STORED.seed), STORED.first_chunk
+    again, before = calibration.calibrate(1, seed=STORED.seed), STORED.first_chunk
     fits = again["flags"]["check"] == "pareto_k"
-    assert stored({**again, "flags": again["flags"][~fits]}) == stored({**before, "flags": before["flags"][~fits]})
+    assert calibration.stored({**again, "flags": again["flags"][~fits]}) == calibration.stored(
+        {**before, "flags": before["flags"][~fits]}
+    )
     # The tail is fitted by a library whose versions differ a little, and a k near its limit tips to either side.
     shares = (table.loc[fits, "flagged"].to_numpy(dtype=float) for table in (again["flags"], before["flags"]))
     assert np.subtract(*shares) == pytest.approx(0, abs=0.15)
 
 
+@pytest.mark.slow  # three chunks
+def test_the_number_of_processes_changes_nothing() -> None:
+    assert calibration.stored(calibration.calibrate(2, workers=2)) == calibration.stored(calibration.calibrate(2))
+
+
 def test_it_rests_on_ten_thousand_batches() -> None:
-    assert (STORED.seed, STORED.batches) == (SEED, CHUNKS * PER_CHUNK) == (0, 10_000)
+    assert (
+        (STORED.seed, STORED.batches) == (calibration.SEED, calibration.CHUNKS * calibration.PER_CHUNK) == (0, 10_000)
+    )
     assert (STORED.tables["estimates"]["batches"] == STORED.batches).all()
     assert (STORED.tables["pit"].groupby("tau")["count"].sum() == STORED.batches).all()
     assert set(STORED.tables["coverage"]["level"]) == set(LEVELS)
@@ -58,22 +51,39 @@ def test_it_rests_on_ten_thousand_batches() -> None:
 # one of them in less than 1 % of cases.
 
 
-def test_intervals_cover_as_they_say_to_a_point_and_are_wider_where_runs_are_as_large_as_those_behind_them() -> None:
+def test_intervals_never_cover_less_than_they_say_and_more_by_a_few_points_as_tau_is_known_poorly() -> None:
     table = STORED.tables["coverage"]
     above = table["covered"] - table["level"]
     binomial = np.sqrt(table["level"] * (1 - table["level"]) / table["cases"]).tolist()
     assert table["error"].tolist() == pytest.approx(binomial, rel=1e-3)
     small = table["n"] == 64
-    assert (above.abs() <= 0.01 + 4 * table["error"])[small].all()
-    assert (above >= 0.0)[~small].all()
-    assert (above <= 0.07 + 4 * table["error"])[~small].all()
+    assert (above >= 0.0).all()
+    assert (above <= 0.03 + 4 * table["error"])[small].all()
+    assert (above <= 0.09 + 4 * table["error"])[~small].all()
 
 
-def test_percentiles_are_uniform() -> None:
-    # Largest distance of 10,000: beyond 0.0195 by chance in 0.1 % of cases.
-    assert (STORED.tables["uniformity"]["distance"] < 0.0195).all()
-    shares = STORED.tables["pit"]["count"] / 10_000
-    assert ((shares - 0.05).abs() <= 0.005 + 4 * math.sqrt(0.05 * 0.95 / 10_000)).all()
+def test_percentiles_are_uniform_but_for_tails_that_hold_too_few() -> None:
+    # Predictions are a little too wide, never too narrow: with eight runs tau is known poorly, and that is allowed for.
+    assert (STORED.tables["uniformity"]["distance"] < 0.025).all()
+    pit = STORED.tables["pit"]
+    shares, error = pit["count"] / 10_000, 4 * math.sqrt(0.05 * 0.95 / 10_000)
+    tails = (pit["low"] == 0) | (pit["high"] == 1)
+    assert shares[tails].between(0.03, 0.05 + error).all()
+    assert shares[~tails].between(0.042 - error, 0.055 + error).all()
+
+
+def test_intervals_for_the_next_update_and_for_actual_runs_hold_what_they_say() -> None:
+    # tau as a multiple of the sampling SD of a large run; 90 % intervals, 1,000 cases each.
+    table = STORED.tables["intervals"]
+    error, between = 4 * math.sqrt(0.9 * 0.1 / 1000), table["tau"] > 0
+    assert table["next"][between].between(0.86, 0.96).all()
+    assert (table["next"][~between] <= 0.99).all()
+    assert (table[["eighth", "same"]] >= 0.9 - error).all(axis=None)
+    assert (table["false_yes"] <= 0.10 + error).all()  # where 88 % of updates are within the tolerance, not 90 %
+    assert (table["contradicted"] <= 0.02 + 4 * math.sqrt(0.02 / 1000)).all()
+    gained = table.pivot_table(index="tau", columns="runs", values="yes")
+    assert (gained[4] < gained[8]).all()
+    assert (gained[8] < gained[20]).all()
 
 
 def test_err_rel_is_unbiased_and_the_bias_of_a_ratio_falls_with_the_size() -> None:
@@ -97,54 +107,44 @@ def test_plans_reach_what_they_are_for() -> None:
     assert of_tolerance["unreachable"] <= 0.05
 
 
-def test_healthy_runs_are_hardly_ever_flagged_and_ill_ones_are() -> None:
+def test_healthy_runs_are_hardly_ever_flagged_and_faulty_ones_are() -> None:
     table = STORED.tables["flags"]
     healthy = table[table["condition"].str.startswith("healthy")]
-    expected = np.select([healthy["check"] == "score_z", healthy["check"] == "pareto_k"], [0.0027, 0.003], 0.0005)
+    expected = np.select([healthy["check"].isin(SAMPLING), healthy["check"] == "pareto_k"], [0.0027, 0.003], 0.0005)
     many_alike = (healthy["check"] == "pareto_k") & healthy["condition"].str.contains("2048")  # see `run_health`
     expected = np.where(many_alike, 0.015, expected)
     assert (healthy["flagged"] <= expected + 4 * np.sqrt(expected / healthy["runs"])).all()
-    ill = table[table["wanted"]]
-    assert (ill.loc[ill["check"] != "score_z", "flagged"] > 0.9).all()
-    assert (ill.loc[ill["check"] == "score_z", "flagged"] > 0.3).all()
+    faulty = table[table["wanted"]]
+    assert (faulty.loc[~faulty["check"].isin(SAMPLING), "flagged"] > 0.9).all()
+    # Sequences here are of few tokens: the longer they are, the better both checks see a temperature.
+    hotter = faulty[faulty["condition"].str.contains("0.95")].set_index("check")["flagged"]
+    assert hotter["score_z"] > 0.6
+    assert hotter["log_probability_excess_z"] > 0.95
+    assert (faulty["flagged"] > 0.05).all()
 
 
-def test_false_answers_are_as_rare_as_the_readme_says() -> None:
+def test_false_answers_are_rare() -> None:
     table = STORED.tables["verdicts"]
     false_yes, false_no = table.loc[table["truth"] == "no", "yes"], table.loc[table["truth"] == "yes", "no"]
-    assert false_yes.max() < 0.2
+    assert false_yes.max() < 0.1
     assert false_no.max() < 0.02
     assert false_yes[table["question"] == "enough"].max() < 0.02
     assert table[["yes", "no", "cannot_tell"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-3)
     equal, different = STORED.tables["contradictions"]["contradicted"]
-    assert equal <= 0.013 + 4 * math.sqrt(0.013 / 1250)
-    assert different <= 0.05 + 4 * math.sqrt(0.05 / 1250)
+    assert max(equal, different) <= 0.01 + 4 * math.sqrt(0.01 / 1250)
 
 
 def test_a_file_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
-    text = calibration_file().read_text(encoding="utf-8")
     changed = tmp_path / "calibration.json"
+    text = calibration_file().read_text(encoding="utf-8")
     changed.write_text(text.replace('"seed":0', '"seed":1'), encoding="utf-8")
-    with pytest.raises(ValueError, match="digest must be that of the content; the file was changed"):
+    with pytest.raises(ValueError, match="digest"):
         read_calibration(changed)
 
 
-@pytest.mark.slow
-def test_the_number_of_processes_changes_nothing() -> None:
-    assert stored(calibrate(2, workers=2)) == stored(calibrate(2))
-
-
 def test_bias_is_in_units_of_the_true_change() -> None:
-    records = pd.DataFrame(
-        {
-            "n": 4,
-            "quantity": ["true"] * 2 + ["err_rel"] * 2,
-            "exact": [-2.0] * 2 + [0.5] * 2,
-            "value": [-1.0, -2.0, 1.0, 2.0],
-            "se": [1.0, 0.1, 1.0, 1.0],
-        }
-    )
-    table = bias_table(records).set_index("quantity")
+    columns = {"exact": [-2.0] * 2 + [0.5] * 2, "value": [-1.0, -2.0, 1.0, 2.0], "se": [1.0, 0.1, 1.0, 1.0]}
+    table = calibration.bias_table(pd.DataFrame({"n": 4, "quantity": ["true"] * 2 + ["err_rel"] * 2, **columns}))
     # Means -1.5 and 1.5; SD over batches 0.707, so Monte-Carlo error 0.5, in units of 2 and of 1.
     assert table["bias"].tolist() == pytest.approx([0.25, 1.0])
     assert table["bias_error"].tolist() == pytest.approx([0.25, 0.5])
@@ -157,53 +157,40 @@ def test_percentiles_are_counted_in_bins_and_their_distance_from_uniform_is_the_
     even = pd.DataFrame({"tau": 0.0, "pit": (np.arange(40) + 0.5) / 40})
     lopsided = pd.DataFrame({"tau": 1.0, "pit": (np.arange(40) + 0.5) / 80})
     records = pd.concat([even, lopsided], ignore_index=True)
-    counts = pit_table(records)
+    counts = calibration.pit_table(records)
     assert counts["count"].tolist() == [2] * 20 + [4] * 10 + [0] * 10
     assert counts["high"].tolist()[:2] == [0.05, 0.1]
-    table = uniformity_table(records)
+    table = calibration.uniformity_table(records)
     assert table["distance"].tolist() == pytest.approx([0.5 / 40, 0.5 + 0.5 / 80])
     assert table["p_bins"].iloc[0] == pytest.approx(1.0)
     assert (table.loc[1, ["p_ks", "p_bins"]].astype(float) < 0.01).all()
+    contradicted = pd.DataFrame({"tau": [0.0, 0.0, 1.0], "contradicted": [True, False, False]})
+    assert calibration.contradiction_table(contradicted).to_numpy().tolist() == [[0.0, 2, 0.5], [1.0, 1, 0.0]]
 
 
-def test_contradictions_are_counted_for_each_spread() -> None:
-    records = pd.DataFrame({"tau": [0.0, 0.0, 1.0], "contradicted": [True, False, False]})
-    assert contradiction_table(records).to_numpy().tolist() == [[0.0, 2, 0.5], [1.0, 1, 0.0]]
+def test_every_check_has_a_fault_that_should_raise_it() -> None:
+    assert {check for condition in calibration.FAULTY.values() for check in condition.wanted} == set(CHECKS)
+    assert not [name for name, condition in calibration.HEALTHY.items() if condition.wanted]
 
 
-def test_what_is_not_a_number_is_stored_as_nothing() -> None:
-    table = pd.DataFrame({"name": ["a", "b"], "value": [1.23456, math.nan], "count": [3, 4]})
-    assert stored({"t": table})["t"]["rows"] == [["a", 1.235, 3], ["b", None, 4]]
-
-
-def test_every_check_has_a_condition_that_should_raise_it() -> None:
-    assert {check for condition in UNHEALTHY.values() for check in condition.wanted} == set(CHECKS)
-    assert not [name for name, condition in HEALTHY.items() if condition.wanted]
-
-
-def test_strong_ailments_are_seen_and_healthy_runs_are_not_flagged() -> None:
+def test_strong_faults_are_seen_and_healthy_runs_are_not_flagged() -> None:
     # Of 4 runs of 512 a healthy one is flagged by chance in 0.3 % by the score: fails with probability about 1 %.
-    strong = {name: made for name, made in UNHEALTHY.items() if "score_z" not in made.wanted}
-    table = flag_table(flag_records({**strong, "healthy": HEALTHY["healthy, 512 sequences"]}, count=4, seed=1))
+    strong = {name: made for name, made in calibration.FAULTY.items() if made.temperature == 1}
+    table = calibration.flag_table(
+        calibration.flag_records({**strong, "healthy": calibration.HEALTHY["healthy, 512 sequences"]}, count=4, seed=1)
+    )
     assert (table[table["wanted"]]["flagged"] >= 0.75).all()
     assert (table[table["condition"] == "healthy"]["flagged"] == 0).all()
-    assert (table["runs"] == 4).all()
+    assert table["runs"].isin([4, 20]).all()  # of five etas, a row each
 
 
 def test_changed_log_weights_change_the_true_change_and_no_linear_term() -> None:
-    run = random_run()
-    change = np.linspace(0.0, 0.5, run.num_sequences)
-    moved = with_log_weights(run, change)
-    assert np.asarray(moved.measurements[0].log_weights) == pytest.approx(
-        np.asarray(run.measurements[0].log_weights) + change
-    )
+    run, change = random_run(), np.linspace(0.0, 0.5, 12)
+    moved = calibration.with_log_weights(run, change)
+    before, after = (known(each.measurements[0].log_weights) for each in (run, moved))
+    assert after == pytest.approx(before + change)
     assert moved.delta_h_per_lr == pytest.approx(run.delta_h_per_lr, rel=1e-12)
     assert moved.measurements[0].delta_h_true != run.measurements[0].delta_h_true
-
-
-def test_a_run_without_the_score_cannot_serve() -> None:
-    with pytest.raises(ValueError, match="run must record the score"):
-        with_log_weights(totals_only_run(), np.zeros(2))
 
 
 def test_the_overview_sets_false_alarms_beside_what_is_seen() -> None:
@@ -211,22 +198,4 @@ def test_the_overview_sets_false_alarms_beside_what_is_seen() -> None:
     rows = [(healthy, "a", False, 0.1), (healthy, "b", False, 0.2), ("ill", "a", True, 0.9), ("ill", "b", False, 0.5)]
     overview = flag_overview(pd.DataFrame(rows, columns=["condition", "check", "wanted", "flagged"]))
     assert overview[["check", healthy]].to_numpy().tolist() == [["a", 0.1], ["b", 0.2]]
-    assert overview["unhealthy"].fillna("none").tolist() == ["ill", "none"]
     assert overview["seen"].fillna(-1).tolist() == [0.9, -1]
-
-
-def test_a_calibration_is_written_what_came_out_with_its_seed_and_number_of_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def quick(chunks: int, *, seed: int, workers: int = 1) -> dict[str, pd.DataFrame]:
-        asked.append((chunks, seed, workers))
-        return {"coverage": pd.DataFrame({"level": [0.5, 0.9], "covered": [0.512345, float("nan")]})}
-
-    monkeypatch.setattr(module, "calibrate", quick)
-    module.write_calibration(tmp_path / "calibration.json", workers=3)
-    found = read_calibration(tmp_path / "calibration.json")
-    assert asked == [(1, 0, 1), (125, 0, 3)]
-    assert (found.version, found.seed, found.batches) == (__version__, 0, 10_000)
-    assert found.tables["coverage"]["covered"].fillna(-1).tolist() == [0.5123, -1]

@@ -1,9 +1,15 @@
-from __future__ import annotations
+import math
 
 import numpy as np
 import pytest
 
-from analysis_helpers.inference.random_effects import normal_quantile, pool, tau_interval
+from analysis_helpers.inference.random_effects import (
+    ConfidenceDistribution,
+    confidence_distribution,
+    normal_quantile,
+    pool,
+    tau_interval,
+)
 
 
 def test_without_spread_of_their_own_values_are_weighted_by_inverse_variance() -> None:
@@ -20,16 +26,15 @@ def test_tau_is_where_the_weighted_squares_are_as_many_as_the_degrees_of_freedom
     weights = 1 / (variances + found.tau**2)
     assert found.tau > 0
     assert weights @ (values - found.mean) ** 2 == pytest.approx(3, rel=1e-9)
+    # With equal variances it is the difference of the observed one, 4, and the known one.
+    assert pool(np.array([0.0, 2.0, 4.0]), np.full(3, 1.5)).tau ** 2 == pytest.approx(2.5, rel=1e-9)
 
 
-def test_equal_variances_give_the_difference_of_the_observed_and_the_known_variance() -> None:
-    values = np.array([0.0, 2.0, 4.0])  # variance 4
-    assert pool(values, np.full(3, 1.5)).tau ** 2 == pytest.approx(2.5, rel=1e-9)
-
-
-def test_one_value_has_no_spread_and_keeps_its_own_error() -> None:
+def test_one_value_has_no_spread_keeps_its_own_error_and_has_no_p_value() -> None:
     found = pool(np.array([0.3]), np.array([0.04]))
     assert (found.mean, found.se, found.tau) == pytest.approx((0.3, 0.2, 0.0))
+    assert found.interval(0.9) == pytest.approx((0.3 - 0.2 * 1.64485, 0.3 + 0.2 * 1.64485), rel=1e-4)
+    assert math.isnan(found.p_value)
     assert tau_interval(np.array([0.3]), np.array([0.04]), 0.9) == (0.0, np.inf)
 
 
@@ -40,21 +45,14 @@ def test_values_known_exactly_are_averaged_and_their_spread_is_all_between() -> 
     assert (equal.mean, equal.se, equal.tau) == pytest.approx((1.0, 0.0, 0.0), abs=1e-100)
 
 
-def test_few_values_give_few_degrees_of_freedom_and_many_give_the_normal_distribution() -> None:
-    # Two values of equal variance: df = 1, so the 90 % interval is 6.31 standard errors either way.
-    few = pool(np.array([0.0, 4.0]), np.full(2, 1e-9))
-    low, high = few.interval(0.9)
-    assert (high - low) / 2 / few.se == pytest.approx(6.3138, rel=1e-3)
-    rng = np.random.default_rng(0)
-    many = pool(rng.normal(size=500), np.full(500, 1e-9))
-    low, high = many.interval(0.9)
-    assert (high - low) / 2 / many.se == pytest.approx(normal_quantile(0.9), rel=0.01)
-
-
-def test_known_sampling_noise_raises_the_degrees_of_freedom_of_a_prediction() -> None:
-    found = pool(np.array([0.0, 1.0, 0.5, -0.4]), np.full(4, 0.3))
-    narrow, wide = found.predictive_freedom(0.4), found.predictive_freedom(40.0)
-    assert 2 <= narrow < wide
+def test_intervals_and_p_values_are_those_of_student_on_one_degree_less_than_values() -> None:
+    # t on 3 degrees of freedom: 2.3534 at 90 %, and 3.1824 at a two-sided p of 0.05.
+    found = pool(np.array([0.0, 3.0, -4.0, 9.0]), np.full(4, 1e-9))
+    low, high = found.interval(0.9)
+    assert (high - low) / 2 / found.se == pytest.approx(2.3534, rel=1e-4)
+    values = np.array([-1.5, -0.5, 0.5, 1.5])
+    shift = 3.18245 * values.std(ddof=1) / 2
+    assert pool(values + shift, np.full(4, 1e-9)).p_value == pytest.approx(0.05, rel=1e-4)
 
 
 def test_the_interval_of_tau_holds_it_as_often_as_it_says() -> None:
@@ -67,17 +65,26 @@ def test_the_interval_of_tau_holds_it_as_often_as_it_says() -> None:
     assert held / 1000 == pytest.approx(0.9, abs=0.03)
 
 
-def test_the_normal_quantile_is_the_one_of_tables() -> None:
+def test_the_confidence_distribution_of_tau_has_the_quantiles_of_the_interval_of_tau() -> None:
+    # Q(tau^2) falls in tau, so the share of nodes below the lower end of a 90 % interval is 5 %.
+    values, variances = np.array([0.1, 1.4, -0.7, 2.9]), np.array([0.1, 0.2, 0.1, 0.3])
+    taus = confidence_distribution(values, variances).taus
+    low, high = tau_interval(values, variances, 0.9)
+    assert np.mean(taus < low) == pytest.approx(0.05, abs=0.005)
+    assert np.mean(taus > high) == pytest.approx(0.05, abs=0.005)
+
+
+def test_quantiles_and_probabilities_are_those_of_one_mixture() -> None:
+    known = ConfidenceDistribution(np.array([0.3, 0.4]), np.array([-1.0, 2.0]), np.array([0.4, 0.3]))
+    assert known.below(np.array([0.5])) == pytest.approx([0.5], abs=2e-3)  # 3 SDs from either mean
+    for probability in (0.05, 0.3, 0.9):
+        assert known.below(known.quantile(probability, 0.2), 0.2) == pytest.approx(probability, abs=1e-9)
+
+
+def test_confidence_is_certain_where_mean_and_tau_are_known_and_without_tau_that_of_the_mean() -> None:
+    # P(|N(0.2, 0.3^2)| <= 0.7) = Phi(5/3) - Phi(-3) = 0.9509; |N(0.1, 0.2^2)| <= 0.5: Phi(2) - Phi(-3) = 0.97590.
+    known = ConfidenceDistribution(np.array([0.3]), np.array([0.2]), np.array([0.0]))
+    assert [known.confidence_within(0.7, probability) for probability in (0.95, 0.952)] == [1.0, 0.0]
+    without = ConfidenceDistribution(np.array([0.0]), np.array([0.1]), np.array([0.2]))
+    assert without.confidence_within(0.5, 0.9) == pytest.approx(0.97590, abs=1e-5)
     assert normal_quantile(0.95) == pytest.approx(1.959963984540054, rel=1e-12)
-
-
-def test_where_values_scatter_by_themselves_an_interval_has_one_degree_less_than_values() -> None:
-    # t with 3 degrees of freedom: 2.3534 at 90 %.
-    found = pool(np.array([0.0, 3.0, -4.0, 9.0]), np.full(4, 1e-9))
-    low, high = found.interval(0.9)
-    assert (high - low) / 2 / found.se == pytest.approx(2.3534, rel=1e-3)
-
-
-def test_degrees_of_freedom_never_fall_below_two_less_than_values() -> None:
-    found = pool(np.array([0.0, 1.0, 0.5, -0.4, 2.0]), np.full(5, 0.6))
-    assert found.predictive_freedom(1e-6) == 3

@@ -25,12 +25,10 @@ from analysis_helpers.inference.health import contribution_table, contribution_t
 from analysis_helpers.inference.planning import Goal, budget_table, error_by_size, plan_batch_sizes
 from analysis_helpers.inference.standard_errors import sizes_around, spread_by_size, subset_moments
 from analysis_helpers.inference.verdicts import verdict_map
-from analysis_helpers.report.explorer import Choice, Exploration
+from analysis_helpers.report.explorer import explore
+from analysis_helpers.report.parameters import read_parameters
 from analysis_helpers.runs.folders import sound_batches
-from analysis_helpers.synthetic.validation import (
-    read_calibration,
-    verdict_rates,
-)
+from analysis_helpers.synthetic.validation import read_calibration, verdict_rates
 from tests.calibration.records import (
     coverage_table,
     estimate_records,
@@ -109,7 +107,7 @@ def _results(root: Path) -> Iterator[tuple[str, Any]]:
     for eta in ETAS:
         yield f"contributions {eta}", [ah.per_sequence_contributions(run, eta) for run in large.values()]
         yield f"tails {eta}", contribution_tails(contribution_table(large, eta))
-        for estimator in ("partial_sum", "ratio", "matched"):
+        for estimator in ("partial_sum", "ratio", "matched", "adjusted"):
             named = f"{estimator} {eta}"
             chosen: Any = {"estimator": estimator}
             for sampler in ("sequential", "disjoint"):
@@ -132,10 +130,13 @@ def _results(root: Path) -> Iterator[tuple[str, Any]]:
         yield f"prediction {eta}", [predicted.mean, predicted.sd, predicted.tau, *predicted.interval(0.9)]
         yield f"check {eta}", ah.check_prediction(large, small, eta)
         found = ah.verdict(large, eta, 256, small_runs=small)
-        yield f"verdict {eta}", [found.enough, found.linear_trusted, *found.numbers.values()]
+        yield f"verdict {eta}", ah.verdict_table([found])
         yield f"errors {eta}", error_by_size(large, eta, [64, 256, 2048], tolerance=0.25)
         yield f"budget {eta}", budget_table(large, eta)
     yield "plans", plan_batch_sizes(large, ETAS, tolerance=1.0)
+    yield "trend", ah.entropy_trend(large)
+    yield "nonlinearity", ah.nonlinearity(large)
+    yield "estimators", ah.estimator_table(large, ETAS[0])
     yield "trusted", [ah.trusted_eta(large, tolerance=t) for t in (0.25, 1.0, 4.0)]
 
 
@@ -175,19 +176,21 @@ def _figures(root: Path) -> Iterator[tuple[str, Any]]:
     yield "spread", plots.plot_spread_by_size(spread, 256)
     yield "totals", plots.plot_totals(run_totals(batches))
     yield "tails", plots.plot_contribution_tails(contribution_table(large, ETAS[0]))
+    yield "trend", plots.plot_trend(ah.entropy_trend(large), run_totals({"E_2048": large}))
+    yield "nonlinearity", plots.plot_nonlinearity(ah.nonlinearity(large), tolerance=0.25)
     yield "parts", plots.plot_decomposition(decomposition_table(large, ETAS))
     errors = error_by_size(large, ETAS[0], [64, 256, 2048], **KEEP_TO)
     yield "errors", plots.plot_error_by_size(errors, eta=ETAS[0], **KEEP_TO)
     plans = plan_batch_sizes(large, ETAS, tolerance=0.5)
     yield "required", plots.plot_required_sizes(plans, goal="")
-    yield "map", plots.plot_verdict_map(verdict_map(large, ETAS, [64, 4096], **KEEP_TO))
+    yield "map", plots.plot_verdict_map(verdict_map(large, ETAS, **KEEP_TO))
     yield "budget", plots.plot_budget(budget_table(large, ETAS[0]), sequences=2048)
-    exploration = Exploration(root)
-    choice = Choice("E_2048", "E_256", ETAS[0], 256, num_samples=50)
-    yield "exploration", exploration.closed_form(choice).plot(exploration.draws(choice))
+    folders = {"data_root": str(root), "large_batch": "E_2048", "small_batch": "E_256"}
+    choice = {"eta": ETAS[0], "subset_size": 256, "estimator": "ratio", "num_samples": 50, "seed": 0, **KEEP_TO}
+    yield "exploration", explore(read_parameters({**folders, **choice})).plot()
     stored = read_calibration().tables
     yield "calibration", plots.plot_calibration(stored["coverage"], stored["pit"])
-    yield "rates", plots.plot_verdict_rates(stored["verdicts"], "linear_trusted", "")
+    yield "rates", plots.plot_verdict_rates(stored["verdicts"], "recorded", "")
 
 
 def notebooks() -> dict[str, Any]:

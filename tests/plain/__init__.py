@@ -1,5 +1,5 @@
-"""A second, plain implementation of the numbers that the notebooks show, for tests to hold the package against.
+"""A second, plain implementation of the estimators, the original's functions, standard errors and decomposition.
 
-It reads `results.json` by itself, follows the written formulas sequence by sequence, and shares no code with the
+It reads `results.json` by itself, follows the written formulas sequence by sequence, and imports nothing of the
 package: where the two agree, a mistake would have to be made twice.
 """

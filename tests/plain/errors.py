@@ -1,10 +1,7 @@
 """Standard errors: influence values derived by hand, and by leaving out one sequence at a time; the error's parts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tests.plain.estimates import changes, full_error, moments
 from tests.plain.reading import Batch
@@ -68,16 +65,8 @@ def delete_one_standard_error(batch: Batch, eta: float, reference: float, estima
     return math.sqrt((batch.size - 1) / batch.size * sum((value - mean) ** 2 for value in left))
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of the error: its value, and its standard error, in units of the reference."""
-
-    value: float
-    se: float
-
-
-def decomposed(batch: Batch, eta: float, reference: float, *, adjusted: bool) -> dict[str, Part]:
-    """Return err_rel and its two parts; adjusted, without what goes along with the mean score."""
+def decomposed(batch: Batch, eta: float, reference: float, *, adjusted: bool) -> dict[str, tuple[float, float]]:
+    """Return err_rel and its two parts with standard errors; adjusted, without what goes along with the mean score."""
     error, straight = (full_error(batch, eta, reference, name) for name in ("ratio", "matched"))
     psi, psi_straight = (error_influence(batch, eta, reference, name) for name in ("ratio", "matched"))
     rest = [a - b for a, b in zip(psi, psi_straight, strict=True)]
@@ -90,24 +79,17 @@ def decomposed(batch: Batch, eta: float, reference: float, *, adjusted: bool) ->
     return {name: _part(value, values, scores if adjusted else []) for name, (value, values) in parts.items()}
 
 
-def pooled(parts: Sequence[Part]) -> Part:
-    """Return the mean weighted by inverse variance."""
-    weights = [1 / part.se**2 for part in parts]
-    mean = sum(w * part.value for w, part in zip(weights, parts, strict=True)) / sum(weights)
-    return Part(mean, 1 / math.sqrt(sum(weights)))
-
-
 def score_z(batch: Batch) -> float:
     """Return the mean score over its standard error."""
     mean, sd = moments(batch.scores())
     return mean / (sd / math.sqrt(batch.size))
 
 
-def _part(value: float, psi: Sequence[float], scores: Sequence[float]) -> Part:
+def _part(value: float, psi: Sequence[float], scores: Sequence[float]) -> tuple[float, float]:
     if scores:
         mean_psi, mean_score = sum(psi) / len(psi), sum(scores) / len(scores)
         together = sum((p - mean_psi) * (j - mean_score) for p, j in zip(psi, scores, strict=True))
         slope = together / sum((j - mean_score) ** 2 for j in scores)
         value -= slope * mean_score
         psi = [p - slope * (j - mean_score) for p, j in zip(psi, scores, strict=True)]
-    return Part(value, spread(psi) / math.sqrt(len(psi)))
+    return value, spread(psi) / math.sqrt(len(psi))

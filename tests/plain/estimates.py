@@ -1,7 +1,5 @@
 """The true and the linear change on a set of sequences, and err_rel on random subsets."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -80,3 +78,9 @@ def moments(values: Sequence[float]) -> tuple[float, float]:
     """Return mean and SD (ddof=1)."""
     mean = sum(values) / len(values)
     return mean, (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+
+
+def summary(values: Sequence[float]) -> list[float]:
+    """Return mean, SD and variance (ddof=1), minimum, maximum and number."""
+    mean, sd = moments(values)
+    return [mean, sd, sd**2, min(values), max(values), len(values)]

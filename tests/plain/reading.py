@@ -1,12 +1,11 @@
 """What a `results.json` records, as lists of numbers, one a sequence."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,6 @@ class Batch:
 
     tokens: list[float]
     linear: list[float]
-    linear_total: float
     token_score: list[float]
     direct: list[float]
     corrected_by: float
@@ -61,37 +59,20 @@ class Batch:
 def read_batch(path: Path) -> Batch:
     """Read one `results.json`."""
     stored = json.loads(path.read_text(encoding="utf-8"))
+    entries, approx = stored["true"]["entries"], stored["approx"]
+    tokens = [float(t) for t in entries[0]["diagnostics"]["token_counts"]]
     steps = []
-    for entry in stored["true"]["entries"]:
+    for entry in entries:
         found = entry["diagnostics"]
-        steps.append(
-            Step(
-                entry["eta"],
-                entry["delta_h_true"],
-                found["base_entropy"],
-                found["normalized_weights"],
-                found["h_base"],
-                found["h_new"],
-                sum(w * t for w, t in zip(found["normalized_weights"], found["token_counts"], strict=True)),
-            )
-        )
-    approx = stored["approx"]
+        columns = (found[name] for name in ("normalized_weights", "h_base", "h_new"))
+        steps.append(_step(tokens, entry["eta"], entry["delta_h_true"], found["base_entropy"], *columns))
     sequences = sorted(approx["per_sequence"], key=lambda each: each.get("index", 0))
-    corrected_by = approx.get("per_sequence_meta", {}).get("H_base_mean")
-    zeros = [0.0] * len(sequences)
-    token_score, direct = zeros, zeros
-    if corrected_by is not None:
+    corrected_by = approx.get("per_sequence_meta", {}).get("H_base_mean") or 0.0
+    token_score = direct = [0.0] * len(sequences)
+    if corrected_by:
         token_score = [-each["extras"]["denom_corr_unscaled"] / corrected_by for each in sequences]
         direct = [each["extras"]["jH_sum"] for each in sequences]
-    return Batch(
-        tokens=[float(t) for t in stored["true"]["entries"][0]["diagnostics"]["token_counts"]],
-        linear=[each["gdotv"] for each in sequences],
-        linear_total=approx["delta_h_per_lr"],
-        token_score=token_score,
-        direct=direct,
-        corrected_by=0.0 if corrected_by is None else corrected_by,
-        steps=steps,
-    )
+    return Batch(tokens, [each["gdotv"] for each in sequences], token_score, direct, corrected_by, steps)
 
 
 def read_batches(folder: Path) -> dict[str, Batch]:
@@ -99,7 +80,27 @@ def read_batches(folder: Path) -> dict[str, Batch]:
     return {path.parent.name: read_batch(path) for path in sorted(folder.glob("*/results.json"))}
 
 
+def as_batch(run: Any) -> Batch:
+    """Return a run that the package holds in memory."""
+    tokens, score = run.token_counts.tolist(), run.score
+    steps = [
+        _step(tokens, m.eta, m.delta_h_true, m.base_entropy, m.weights.tolist(), m.h_base.tolist(), m.h_new.tolist())
+        for m in run.measurements
+    ]
+    if score is None:
+        zeros = [0.0] * len(tokens)
+        return Batch(tokens, run.gdotv.tolist(), zeros, zeros, 0.0, steps)
+    token_score = [-term / score.h_base_mean for term in score.denom_corr_unscaled.tolist()]
+    return Batch(tokens, run.gdotv.tolist(), token_score, score.jH_sum.tolist(), score.h_base_mean, steps)
+
+
 def mean_true_total(batches: dict[str, Batch], eta: float) -> float:
     """Return the reference: the mean stored true change over the runs."""
     totals = [batch.at(eta).true_total for batch in batches.values()]
     return sum(totals) / len(totals)
+
+
+def _step(
+    tokens: list[float], eta: float, total: float, entropy: float, w: list[float], base: list[float], new: list[float]
+) -> Step:
+    return Step(eta, total, entropy, w, base, new, sum(a * t for a, t in zip(w, tokens, strict=True)))

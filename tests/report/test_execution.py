@@ -1,12 +1,11 @@
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -14,151 +13,114 @@ from typing import Any
 import nbformat
 import pytest
 
-from analysis_helpers.report.execution import Execution, Job, find_notebooks, run_here, run_notebooks
+from analysis_helpers.report.execution import Execution, Job, find_notebooks, run_here, run_notebooks, run_on_cluster
 from analysis_helpers.report.pages import collected_result, save_figures, write_report
 from tests.conftest import REPOSITORY
-from tests.sweeping import command
-from tests.sweeping import write_notebook as tiny_notebook
+from tests.sweeping import command, printed, write_notebook
 
-PARAMETERS = "eta: float = 1e-6  # step size\nname: str = 'x'  # a name"
-
-
-def write_notebook(path: Path, sources: Sequence[str], parameters: str = PARAMETERS, title: str = "# A title") -> Path:
-    parameters_cell = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    cells = [nbformat.v4.new_code_cell(source, metadata={"tags": ["key"]}) for source in sources]
-    metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell(title), parameters_cell, *cells], metadata=metadata
-    )
-    nbformat.write(notebook, path)
-    return path
+pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
 
 
-def run(notebooks: Sequence[Path], parameters: dict[str, Any], out: Path) -> list[Execution]:
-    return list(run_notebooks(notebooks, parameters, out))
+def wait_until(seen: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
-def test_notebooks_are_found_beside_the_package_or_where_told(tmp_path: Path) -> None:
-    names = [path.stem for path in find_notebooks()]
-    assert names == [
-        "00_start_here",
-        "01_load_runs",
-        "02_batch_size_comparison",
-        "03_subsampling_distribution",
-        "04_choosing_a_batch_size",
-        "05_known_truth",
-        "06_explore",
-    ]
-    (tmp_path / "b.ipynb").touch()
-    (tmp_path / "a.ipynb").touch()
+def test_notebooks_are_found_beside_the_package_or_where_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_notebooks() == sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.ipynb").touch()
     assert find_notebooks(tmp_path) == [tmp_path / "a.ipynb", tmp_path / "b.ipynb"]
-
-
-def test_a_folder_without_notebooks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no notebooks \(\*\.ipynb\) in .*nothing"):
         find_notebooks(tmp_path / "nothing")
 
 
 def test_a_parameter_that_no_notebook_has_stops_before_anything_runs(tmp_path: Path) -> None:
-    notebook = write_notebook(tmp_path / "a.ipynb", ["1 / 0"])
-    with pytest.raises(ValueError, match="no notebook has the parameter subset_size"):
-        run([notebook], {"subset_size": 3}, tmp_path / "out")
+    notebook = write_notebook(tmp_path / "a.ipynb", "1 / 0")
+    with pytest.raises(ValueError, match="no notebook has the parameter num_samples"):
+        list(run_notebooks([notebook], {"num_samples": 3}, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_failure_is_kept_with_its_error_and_does_not_stop_the_others(tmp_path: Path) -> None:
-    failing = write_notebook(
-        tmp_path / "a.ipynb", ["print('before')", "raise ValueError('<too small>')", "print('after')"]
-    )
-    figure = "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"
-    working = write_notebook(
-        tmp_path / "b.ipynb", [figure, "print(etas, name)"], "etas: list = [1e-6]\nname: str = 'x'"
-    )
+    failing = write_notebook(tmp_path / "a.ipynb", "print('before')", "raise ValueError('<too small>')", "print('no')")
+    working = write_notebook(tmp_path / "b.ipynb", "print(eta, etas, label)", figure=True)
     before = os.environ.get("IPYTHONDIR")
-    executions = run([failing, working], {"eta": 5e-6, "name": "given"}, tmp_path / "out")
+    out = tmp_path / "out"
+    executions = list(run_notebooks([failing, working], {"eta": 5e-6, "label": "given"}, out))
     assert os.environ.get("IPYTHONDIR") == before
-    assert executions == [
-        Execution("a", tmp_path / "out" / "a.ipynb", "ValueError: <too small>"),
-        Execution("b", tmp_path / "out" / "b.ipynb"),
-    ]
-    partial = nbformat.read(executions[0].path, as_version=4)
-    assert any(cell.get("outputs") and cell.outputs[0].get("text") == "before\n" for cell in partial.cells)
-    finished = nbformat.read(executions[1].path, as_version=4)
-    assert finished.cells[-1].outputs[0].text == "[5e-06] given\n"  # eta fills etas, as a list of one
+    failed, finished = Execution("a", out / "a.ipynb", "ValueError: <too small>"), Execution("b", out / "b.ipynb")
+    assert executions == [failed, finished]
+    assert printed(failed.path) == "before\n"
+    assert printed(finished.path).startswith("5e-06 [5e-06] given\n")  # eta fills etas, as a list of one
 
-    index = write_report(executions, tmp_path / "report")
-    page = index.read_text(encoding="utf-8")
+    page = write_report(executions, tmp_path / "report").read_text(encoding="utf-8")
     assert "ValueError: &lt;too small&gt;" in page
     assert page.count("data:image/png;base64") == 1
+    for shown in ("&lt;printed&gt;", "<table></table>", "<strong>How to read it.</strong>"):
+        assert shown in page
     assert (tmp_path / "report" / "b.html").is_file()
     assert (tmp_path / "report" / "figures" / "b-1.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "report" / "figures" / "b-1.svg").read_text(encoding="utf-8")
 
 
-def test_a_notebook_that_left_nothing_still_has_its_place_on_the_page(tmp_path: Path) -> None:
-    index = write_report([Execution("gone", tmp_path / "gone.ipynb", "DeadKernelError: <b>")], tmp_path / "report")
-    page = index.read_text(encoding="utf-8")
+def test_a_page_needs_neither_notebook_nor_result_nor_harmless_names(tmp_path: Path) -> None:
+    odd = write_notebook(tmp_path / "a & b.ipynb", "1", title="# Is <script>alert(1)</script> safe?")
+    gone = Execution("gone", tmp_path / "gone.ipynb", "DeadKernelError: <b>")
+    page = write_report([gone, Execution("a & b", odd)], tmp_path / "report").read_text(encoding="utf-8")
     assert "DeadKernelError: &lt;b&gt;" in page
     assert "gone.html" not in page
-
-
-def test_titles_and_names_are_escaped(tmp_path: Path) -> None:
-    path = write_notebook(tmp_path / "a & b.ipynb", [], title="# Is <script>alert(1)</script> safe?")
-    page = write_report([Execution("a & b", path)], tmp_path / "report").read_text(encoding="utf-8")
     assert "<script>" not in page
     assert 'href="a%20%26%20b.html"' in page
-
-
-def test_a_notebook_without_result_or_figure_gives_none(tmp_path: Path) -> None:
-    notebook = nbformat.read(write_notebook(tmp_path / "a.ipynb", ["1"]), as_version=4)
+    notebook = nbformat.read(odd, as_version=4)
     assert collected_result(notebook) == {}
     assert save_figures(notebook, tmp_path / "figures", "a") == []
 
 
-def test_pages_and_data_need_nothing_from_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_notebooks()[0].parent == REPOSITORY / "notebooks"
-
-
-pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
-
-
-def jobs_of(folder: Path, count: int, **parameters: object) -> list[Job]:
-    source = tiny_notebook(folder / "tiny.ipynb")
-    return [Job(source, {"subset_size": n, **parameters}, folder / f"out_{n}.ipynb") for n in range(count)]
-
-
 def test_every_job_is_yielded_once_with_its_own_notebook(tmp_path: Path) -> None:
-    jobs = jobs_of(tmp_path, 3)
+    source = write_notebook(tmp_path / "tiny.ipynb", "print(subset_size)")
+    jobs = [Job(source, {"subset_size": n}, tmp_path / f"out_{n}.ipynb") for n in (1, 2)]
     ended = {job.target: execution for job, execution in run_here(jobs, workers=2)}
     assert set(ended) == {job.target for job in jobs}
-    assert all(execution.path == target and not execution.error for target, execution in ended.items())
-    assert all(execution.seconds > 0 for execution in ended.values())
+    for job in jobs:
+        execution = ended[job.target]
+        assert (execution.path, execution.error) == (job.target, "")
+        assert execution.seconds > 0
+        assert printed(job.target) == f"{job.parameters['subset_size']}\n"
 
 
 def test_stopping_early_kills_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:
     import psutil
 
-    slow = Job(tiny_notebook(tmp_path / "tiny.ipynb"), {"seconds": 60.0}, tmp_path / "slow.ipynb")
-    quick = Job(slow.source, {}, tmp_path / "quick.ipynb")
-    never = Job(slow.source, {}, tmp_path / "never.ipynb")
+    source = write_notebook(
+        tmp_path / "tiny.ipynb", "import pathlib, time\npathlib.Path(label).touch()\ntime.sleep(seconds)"
+    )
+    quick, slow, never = (
+        Job(source, {"label": str(tmp_path / f"begun_{k}"), "seconds": seconds}, tmp_path / f"out_{k}.ipynb")
+        for k, seconds in enumerate((0.0, 60.0, 0.0))
+    )
     bystander = subprocess.Popen(["sleep", "60"])
     running = run_here([quick, slow, never], workers=1)
     assert next(running)[0] == quick
-    time.sleep(1.5)  # the slow one has begun
+    wait_until((tmp_path / "begun_1").exists)
     start = time.monotonic()
     running.close()  # type: ignore[attr-defined]
     assert time.monotonic() - start < 30
     assert not never.target.exists()
+    assert not (tmp_path / "begun_2").exists()
     assert bystander.poll() is None  # only kernels are killed
     bystander.kill()
     bystander.wait()
-    assert [
-        child for child in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(child.cmdline())
-    ] == []
+    children = psutil.Process().children(recursive=True)
+    assert [child for child in children if "ipykernel" in " ".join(child.cmdline())] == []
 
 
-# --- a cluster --------------------------------------------------------------------------------------------------------
+def quietly(arguments: list[str]) -> subprocess.Popen[bytes]:
+    dask = [sys.executable, "-m", "dask"]
+    return subprocess.Popen([*dask, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 @pytest.fixture
@@ -166,14 +128,13 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
     """Start a Dask scheduler and two workers on loopback; yield the address and the workers."""
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     described = tmp_path / "scheduler.json"
-    dask = [sys.executable, "-m", "dask"]
-    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(described)]
-    scheduler = quietly([*dask, "scheduler", *options])
-    worker = [*dask, "worker", "--scheduler-file", str(described), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    file = ["--scheduler-file", str(described), "--no-dashboard"]
+    scheduler = quietly(["scheduler", "--host", "127.0.0.1", "--port", "0", *file])
     workers: list[subprocess.Popen[bytes]] = []
     try:
-        wait_for(described)
-        workers += [quietly([*worker, "--local-directory", str(tmp_path)]) for _ in range(2)]
+        wait_until(described.exists)
+        worker = ["worker", *file, "--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path)]
+        workers += [quietly(worker) for _ in range(2)]
         yield str(json.loads(described.read_text())["address"]), workers
     finally:
         for process in (*workers, scheduler):
@@ -181,40 +142,24 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
             process.wait()
 
 
-def quietly(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def sweep(out: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     sizes = [part for n in (4, 8, 2) for part in ("--subset-size", str(n))]
     arguments = command(out, folder, *sizes, "--eta", "1e-6", "--eta", "2e-6", "-p", "seconds", "0.5", *options)
-    return subprocess.run(
-        [sys.executable, "-m", "analysis_helpers", *arguments], capture_output=True, text=True, check=False
-    )
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    return run([sys.executable, "-m", "analysis_helpers", *arguments])
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a scheduler, two workers and twelve kernels
 def test_a_cluster_gives_the_same_results_and_survives_a_worker_that_dies(
     tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
 ) -> None:
     address, workers = cluster
-    folder = tiny_notebook(tmp_path / "notebooks" / "tiny.ipynb").parent
+    folder = write_notebook(tmp_path / "notebooks" / "tiny.ipynb").parent
     ended: list[subprocess.CompletedProcess[str]] = []
     thread = Thread(target=lambda: ended.append(sweep(tmp_path / "far", folder, "--scheduler", address)))
     thread.start()
     finished = tmp_path / "far" / "notebooks"
-    deadline = time.monotonic() + 120
-    while not (finished.is_dir() and any(finished.glob("*.ipynb"))):
-        assert not ended, ended[0].stderr
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: ended or (finished.is_dir() and any(finished.glob("*.ipynb"))))
     workers[0].kill()  # in the middle of a notebook
     thread.join(180)
     assert ended, "the sweep did not end"
@@ -225,9 +170,11 @@ def test_a_cluster_gives_the_same_results_and_survives_a_worker_that_dies(
     assert (tmp_path / "far" / "results.csv").read_bytes() == (tmp_path / "near" / "results.csv").read_bytes()
 
 
-def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
-    folder = tiny_notebook(tmp_path / "notebooks" / "tiny.ipynb").parent
-    ended = sweep(tmp_path / "out", folder, "--scheduler", "tcp://127.0.0.1:1")
-    assert ended.returncode == 1
-    assert "Error: no Dask scheduler answers at tcp://127.0.0.1:1 (" in ended.stderr
+    import dask.distributed
+
+    usual: Any = dask.distributed.Client
+    monkeypatch.setattr(dask.distributed, "Client", lambda address, timeout: usual(address, timeout="0.2s"))
+    with pytest.raises(ValueError, match=r"tcp://127\.0\.0\.1:1 \("):
+        next(run_on_cluster([], "tcp://127.0.0.1:1"))

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import gzip
 import json
 from typing import Any
@@ -7,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis_helpers import Run
 from analysis_helpers.runs.json import encode_run
 from tests.building import ETAS, random_run, totals_only_run
 from tests.damaging import (
+    COLUMNS,
     FIELDS,
     FILE,
     GOOD,
@@ -70,7 +68,7 @@ def test_a_negative_value_is_refused_where_the_sign_matters(field: str) -> None:
     assert names(refusal(damaged(field, -1)), field)
 
 
-@pytest.mark.parametrize("name", ["normalized_weights", "h_new", "token_counts", "h_base", "log_weights"])
+@pytest.mark.parametrize("name", COLUMNS)
 @pytest.mark.parametrize("length", [0, 5, 7])
 def test_arrays_of_unequal_length_are_refused(name: str, length: int) -> None:
     for entry in (0, 1):
@@ -85,29 +83,6 @@ def test_zero_tokens_or_weight_in_all_are_refused(name: str) -> None:
     assert "positive number" in error.rule
 
 
-@pytest.mark.parametrize("prompts", [[3, 3, 1, 1, 2, 2], list("aabbcc")])
-def test_log_probabilities_and_prompts_load_back_equal_also_without_linear_terms(prompts: list[Any]) -> None:
-    given: dict[str, Any] = {"logp": np.arange(6) - 9.5, "sampler_logp": np.arange(6) - 9.25, "prompt_ids": prompts}
-    given |= {"h_new": {1e-6: np.ones(6)}, "log_weights": {1e-6: np.zeros(6)}}
-    linear: dict[str, Any]
-    for linear in ({"gdotv": np.ones(6)}, {"delta_h_per_lr": 1.0}):
-        run = Run.from_arrays(token_counts=np.full(6, 2), h_base=np.ones(6), **linear, **given)
-        assert read(encode_run(run)) == run
-        assert run.supports[-2:] == ("logp", "prompts")
-
-
-def test_prompts_are_whole_numbers_or_texts_for_all_or_none() -> None:
-    for wrong in (1.5, [1], True):
-        assert names(
-            refusal(
-                damaged("approx.per_sequence.2.index", 2).replace(
-                    b'"index": 2', b'"index": 2, "prompt_id": ' + json.dumps(wrong).encode()
-                )
-            ),
-            "approx.per_sequence.2.prompt_id",
-        )
-
-
 def test_unknown_fields_are_ignored() -> None:
     assert read(json.dumps({**TREE, "control_variates": None, "B_U": 64}).encode()) == GOOD
 
@@ -118,26 +93,25 @@ def test_sequences_out_of_order_are_put_in_order() -> None:
     assert read(json.dumps(tree).encode()) == GOOD
 
 
-def test_indices_that_are_no_permutation_are_refused() -> None:
-    error = refusal(damaged("approx.per_sequence.4.index", 2))
-    assert str(error) == f"{FILE}: approx.per_sequence[].index must hold each of 0 to 5 once, got 2 at position 4"
-
-
-def test_linear_terms_of_other_sequences_are_refused() -> None:
-    error = refusal(damaged("approx.per_sequence.4.length", 1000))
-    assert error.field == "approx.per_sequence[4].length"
-    assert "token count" in error.rule
-
-
-def test_two_entries_at_one_eta_are_refused() -> None:
-    error = refusal(damaged("true.entries.1.eta", ETAS[0] * (1 + 1e-8)))
-    assert (error.field, error.rule) == ("true.entries[].eta", "must hold each eta once")
-
-
-def test_token_counts_that_differ_between_etas_are_refused() -> None:
-    tokens = list(TREE["true"]["entries"][1]["diagnostics"]["token_counts"])
-    tokens[0] += 1
-    assert "must be the same as" in refusal(damaged("true.entries.1.diagnostics.token_counts", tokens)).rule
+@pytest.mark.parametrize(
+    ("field", "change", "named", "rule"),
+    [
+        ("approx.per_sequence.4.index", 2, "approx.per_sequence[].index", "must hold each of 0 to 5 once"),
+        ("approx.per_sequence.4.length", 1000, "approx.per_sequence[4].length", "token count"),
+        ("true.entries.1.eta", ETAS[0] * (1 + 1e-8), "true.entries[].eta", "must hold each eta once"),
+        (
+            "true.entries.1.diagnostics.token_counts",
+            [1, 2, 3, 4, 5, 6],
+            "true.entries[1].diagnostics.token_counts",
+            "must be the same as",
+        ),
+        ("approx.per_sequence_meta.H_base_mean", 0, "approx.per_sequence_meta.H_base_mean", "must be positive"),
+    ],
+)
+def test_what_contradicts_the_rest_of_the_file_is_refused(field: str, change: Any, named: str, rule: str) -> None:
+    error = refusal(damaged(field, change))
+    assert error.field == named
+    assert rule in error.rule
 
 
 def test_etas_are_canonical() -> None:
@@ -154,12 +128,9 @@ def test_a_file_from_before_the_denominator_correction_has_linear_terms_but_no_s
     assert "score" not in run.supports
 
 
-def test_whole_token_counts_are_written_as_such() -> None:
+def test_whole_token_counts_are_written_as_such_and_parts_of_the_linear_term_add_up() -> None:
     counts = TREE["true"]["entries"][0]["diagnostics"]["token_counts"]
     assert all(isinstance(count, int) for count in counts)
-
-
-def test_written_parts_of_the_linear_term_add_up() -> None:
     for sequence in TREE["approx"]["per_sequence"]:
         extras, scale = sequence["extras"], TREE["approx"]["per_sequence_meta"]["scale"]
         parts = extras["wjlogp_sum"] + extras["jH_sum"] + extras["denom_corr_unscaled"]
@@ -179,28 +150,7 @@ def test_weight_on_sequences_without_tokens_only_is_refused() -> None:
 def test_tokens_or_weights_whose_sum_overflows_are_refused_without_a_warning(name: str) -> None:
     error = refusal(damaged(f"true.entries.0.diagnostics.{name}", [1e308] * 6))
     assert error.field.startswith(f"true.entries[0].diagnostics.{name}")
-    assert (error.rule, error.value) == ("must sum to a positive number", np.inf)
-
-
-@pytest.mark.parametrize("field", ["gdotv", "extras.wjlogp_sum"])
-def test_linear_terms_whose_sum_overflows_are_read_as_they_stand_without_a_warning(field: str) -> None:
-    run = read(damaged(f"approx.per_sequence.2.{field}", 1.7e308))
-    assert run.gdotv is not None
-    assert run.score is not None
-    assert (run.gdotv if field == "gdotv" else run.score.wjlogp_sum)[2] == 1.7e308
-
-
-def test_a_run_of_a_huge_scale_is_written_and_loads_back_equal_without_a_warning() -> None:
-    run = read(damaged("approx.per_sequence_meta.scale", 1e308))
-    assert read(encode_run(run)) == run
-
-
-def test_a_correction_by_an_entropy_of_zero_is_refused() -> None:
-    assert "must be positive" in refusal(damaged("approx.per_sequence_meta.H_base_mean", 0)).rule
-
-
-def test_a_field_that_is_written_and_not_read_may_hold_anything() -> None:
-    assert read(damaged("approx.per_sequence_meta.T_total", "many")) == GOOD
+    assert error.value == np.inf
 
 
 # Of half a megabyte, so that memory beyond a few times the file shows.
@@ -208,6 +158,7 @@ WHOLE = random_run(1_000, curvature=True)
 TEXT = encode_run(WHOLE).decode()
 BYTES = TEXT.encode()
 TOTAL = f'"delta_h_per_lr": {WHOLE.delta_h_per_lr!r}'
+DIGITS = "1" * 1_000_000
 
 
 def with_total(number: str) -> bytes:
@@ -216,50 +167,48 @@ def with_total(number: str) -> bytes:
     return TEXT.replace(TOTAL, f'"delta_h_per_lr": {number}').encode()
 
 
-def with_note(value: str) -> bytes:
-    """Return the file with a value in a field that is not in use."""
-    return f'{{"note": {value}, {TEXT[1:]}'.encode()
-
-
-DIGITS = "1" * 1_000_000
+NOTES = {  # in a field that is not in use
+    "NaN": "NaN",
+    "-Infinity": "[-Infinity, 1.0]",
+    "words about NaN": '"NaN, Infinity: [NaN]"',
+    "half a surrogate pair": r'"\ud83d and \\ud83d"',
+    "1e400": "1e400",
+    "a million digits": DIGITS,
+    "a million decimals": f"0.{DIGITS}",
+    "a million empty lists": "[" + "[]," * 1_000_000 + "[]]",
+    "a million empty objects": "[" + "{}," * 1_000_000 + "{}]",
+    "a megabyte of text": f'"{DIGITS}"',
+    "brackets in text": '"a [ b ] ] c [["',
+}
 ACCEPTED = {
     "with the mark that some editors put before UTF-8": b"\xef\xbb\xbf" + BYTES,
     "on one line": json.dumps(json.loads(TEXT)).encode(),
     "with blanks around": b" \r\n\t" + BYTES.replace(b"\n", b"\r\n") + b"\n\n",
-    **{
-        f"with a note: {what}": with_note(value)
-        for what, value in {
-            "NaN": "NaN",
-            "-Infinity": "[-Infinity, 1.0]",
-            "words about NaN": '"NaN, Infinity: [NaN]"',
-            "half a surrogate pair": r'"\ud83d and \\ud83d"',
-            "1e400": "1e400",
-            "a million digits": DIGITS,
-            "a million decimals": f"0.{DIGITS}",
-            "a million empty lists": "[" + "[]," * 1_000_000 + "[]]",
-            "a million empty objects": "[" + "{}," * 1_000_000 + "{}]",
-            "a megabyte of text": f'"{DIGITS}"',
-            "brackets in text": '"a [ b ] ] c [["',
-        }.items()
-    },
     "with anything in a field that is written and not read": TEXT.replace(
         '"T_total": ', '"T_total": [NaN, 1e400, {}], "unused": '
     ).encode(),
+    **{f"with a note: {what}": f'{{"note": {value}, {TEXT[1:]}'.encode() for what, value in NOTES.items()},
 }
 REFUSED = {
     "gzip": (gzip.compress(BYTES), "file must be complete JSON"),
     "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "file must be complete JSON"),
-    "nothing": (b"", "file must be complete JSON, got an empty file"),
-    "blanks": (b" \n" * 1000, "file must be complete JSON, got an empty file"),
-    "twice": (BYTES + BYTES, "file must be complete JSON, got Extra data: line "),
-    "HTML": (b"<html>", "file must be complete JSON, got Expecting value: line 1 column 1 (char 0)"),
-    "not UTF-8": (b"\xe9" + BYTES, "file must be complete JSON, got 'utf-8' codec can't decode byte 0xe9"),
+    "nothing": (b"", "file must be complete JSON"),
+    "blanks": (b" \n" * 1000, "file must be complete JSON"),
+    "twice": (BYTES + BYTES, "file must be complete JSON"),
+    "HTML": (b"<html>", "file must be complete JSON"),
+    "not UTF-8": (b"\xe9" + BYTES, "file must be complete JSON"),
     "a text without an end": (BYTES.replace(b'"true":', b'"true'), "file must be complete JSON"),
     "a list without an end": (BYTES.replace(b"]", b"", 1), "file must be complete JSON"),
-    "1e400": (with_total("1e400"), "approx.delta_h_per_lr must be finite, got inf"),
-    "400 digits": (with_total("1" * 400), "approx.delta_h_per_lr is refused (number out of range)"),
-    "NaN": (with_total("NaN"), "approx.delta_h_per_lr must be finite, got nan"),
-    "text": (with_total(f'"{DIGITS}"'), f'approx.delta_h_per_lr must be a number, got "{"1" * 36}...'),
+    **{f"{share:.0%} of a file": (BYTES[: int(share * len(BYTES))], "file must be complete") for share in (0.01, 0.99)},
+    **{
+        f"only {value}": (value.encode(), "file does not fit the format (Expected `object`")
+        for value in ("null", "[]", "3", '"results"')
+    },
+    "1e400": (with_total("1e400"), "approx.delta_h_per_lr must be finite"),
+    "400 digits": (with_total("1" * 400), "approx.delta_h_per_lr"),
+    "half a surrogate pair": (with_total(r'"\ud800"'), "file must be UTF-8"),
+    "NaN": (with_total("NaN"), "approx.delta_h_per_lr must be finite"),
+    "text": (with_total(f'"{DIGITS}"'), "approx.delta_h_per_lr does not fit the format (Expected `float`"),
 }
 
 
@@ -269,21 +218,13 @@ def test_what_does_no_harm_gives_the_undamaged_run(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_a_file_is_instead_is_said(kind: str) -> None:
+def test_what_a_file_is_instead_is_said_in_few_words(kind: str) -> None:
     data, message = REFUSED[kind]
-    assert str(refusal(data)).startswith(f"{FILE}: {message}")
-
-
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
-def test_a_truncated_file_is_refused(share: float) -> None:
-    assert refusal(BYTES[: int(share * len(BYTES))]).rule == "must be complete JSON"
+    found = str(refusal(data))
+    assert found.startswith(f"{FILE}: {message}")
+    assert len(found) < 300
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"approx":', b'{"note":'])
 def test_nesting_deep_enough_to_break_a_parser_is_refused(opening: bytes) -> None:
     assert refusal(opening * 100_000).field in ("file", "approx")
-
-
-@pytest.mark.parametrize("data", [b"null", b"[]", b"3", b'"results"'])
-def test_json_that_is_no_object_is_refused(data: bytes) -> None:
-    assert refusal(data).rule == "must be an object"

@@ -1,0 +1,77 @@
+"""Figures of linearity: the true change against eta with its trend, and the nonlinearity at each eta."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import style
+
+
+def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
+    """Return a figure of the true change of each run against eta, its fitted trend, and the pooled straight line.
+
+    Parameters
+    ----------
+    trend
+        From `analysis_helpers.entropy_trend`.
+    totals
+        From `analysis_helpers.run_totals`, of the same runs.
+    """
+    figure, (ax,) = style.panels(1, width=1.3)
+    grid = np.linspace(0, 1.05 * float(totals["eta"].max()), 100)
+    pooled = trend[trend["run"] == "pooled"].iloc[0]
+    fits = trend[trend["run"] != "pooled"]
+    for k, (run, slope, curvature) in enumerate(fits[["run", "slope", "curvature"]].itertuples(index=False)):
+        rows = totals[totals["run"] == run]
+        label = "true change of a run ± SE, and its trend" if k == 0 else None
+        errors = 1e3 * rows["true_se"].fillna(0.0)
+        ax.errorbar(rows["eta"], 1e3 * rows["true"], yerr=errors, fmt="o", color=style.COLOURS["true"], markersize=4)
+        ax.plot(grid, 1e3 * (slope * grid + curvature * grid**2), color=style.COLOURS["true"], linewidth=1, label=label)
+    line = 1e3 * pooled["slope"] * grid
+    ax.plot(grid, line, color=style.COLOURS["linear"], linestyle="--", linewidth=1.8, label="pooled straight line")
+    style.zero_line(ax, upright=False)
+    fit = f"; lack of fit: chi² {pooled['chi2']:.1f} on {pooled['df']:.0f}" if pooled["df"] else ""
+    change = f"{1e-3 * pooled['slope']:+.3f} ± {1e-3 * pooled['slope_se']:.3f}"
+    title = f"slope {change} (10⁻³ nats per token per 10⁻⁶){fit}"
+    style.describe(ax, title, "step size eta", style.CHANGE_LABEL)
+    style.legend_below(ax, 2)
+    return figure
+
+
+def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
+    """Return a figure of nonlinearity against eta: trend with the 90 % interval of the next update, matched - true.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.nonlinearity`.
+    tolerance
+        Drawn as a band.
+    """
+    figure, (ax,) = style.panels(1, width=1.3)
+    found = []
+    for method, rows in table.groupby("method", sort=False):
+        last = rows.iloc[-1]
+        found.append(f"{last['nonlinearity']:+.2g} ± {last['se']:.1g} ({method})")
+        if method == "trend":
+            colour, band = style.COLOURS["true"], "90% interval of the next update (trend)"
+            ax.fill_between(rows["eta"], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0, label=band)
+            ax.plot(rows["eta"], rows["nonlinearity"], "o-", color=colour, markersize=4, label="trend over etas")
+        else:
+            colour, label = style.COLOURS["matched"], "matched − true ± SE"
+            ax.errorbar(rows["eta"], rows["nonlinearity"], yerr=rows["se"], fmt="D", color=colour, label=label)
+    style.tolerance_band(ax, tolerance, upright=False)
+    style.zero_line(ax, upright=False)
+    ax.set_xscale("log", base=2)
+    etas = sorted(table["eta"].unique())
+    ax.set_xticks(etas, [f"{eta:g}" for eta in etas])
+    ax.minorticks_off()
+    seen = float(table["nonlinearity"].abs().max() + table["se"].max())
+    reach = 1.1 * max(tolerance, min(seen, 4 * tolerance))
+    ax.set_ylim(-reach, reach)
+    title = f"nonlinearity at eta {etas[-1]:g}: {'; '.join(found)}" if etas else "no nonlinearity recorded"
+    style.describe(ax, title, "step size eta", f"nonlinearity (line − true)\n{style.TRUE_CHANGES}")
+    style.legend_below(ax, 2)
+    return figure

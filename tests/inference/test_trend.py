@@ -1,0 +1,139 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis_helpers import Run, RunError, entropy_trend, load_runs, nonlinearity
+from analysis_helpers._checks import RunWarning
+from analysis_helpers.inference.trend import difference_z, fit_trend, straightness_pilots
+from analysis_helpers.synthetic.runs import synthetic_runs_with_truth
+from analysis_helpers.synthetic.validation import batch_of, short_policy, world
+from tests.building import Runs, altered, random_run, totals_only_run
+
+FIVE = [0.8e-6, 1.6e-6, 3.2e-6, 6.4e-6, 12.8e-6]
+
+
+def curved_run(size: int, curvature: float, seed: int = 0, etas: tuple[float, ...] = (1e-6, 2e-6, 4e-6)) -> Run:
+    """Return a run whose entropy per token is 1 - 1e5 eta + curvature eta^2, exactly, on every sequence."""
+    tokens = np.random.default_rng(seed).integers(5, 20, size).astype(float)
+    per_token = {eta: 1 - 1e5 * eta + curvature * eta**2 for eta in etas}
+    noise = np.random.default_rng(seed + 1).normal(1, 0.1, size)
+    return Run.from_arrays(
+        token_counts=tokens,
+        h_base=tokens,
+        h_new={eta: tokens * (1 + (change - 1) * noise) for eta, change in per_token.items()},
+        log_weights={eta: np.zeros(size) for eta in etas},
+        delta_h_per_lr=0.0,
+    )
+
+
+def test_a_parabola_without_noise_in_its_shape_is_found_exactly() -> None:
+    run = curved_run(50, 3e9)
+    scale = fit_trend(run).slope / -1e5  # the mean of the noise, by which every change is multiplied
+    found = fit_trend(run)
+    assert found.curvature == pytest.approx(3e9 * scale, rel=1e-6)
+    assert found.chi2 == pytest.approx(0, abs=1e-6)
+    assert found.offset_z == pytest.approx(0, abs=1e-3)
+    # Curvature and slope are proportional on every sequence, so their relative errors are the same.
+    assert found.curvature_se / found.curvature == pytest.approx(found.slope_se / abs(found.slope), rel=1e-6)
+
+
+def test_a_totals_only_run_has_a_trend_and_one_eta_has_none() -> None:
+    table = entropy_trend({"run_01": curved_run(30, 1e9)})
+    assert table["run"].tolist() == ["run_01", "pooled"]
+    with pytest.warns(RunWarning, match="skipped run_01"), pytest.raises(ValueError, match="at least two etas"):
+        entropy_trend({"run_01": totals_only_run()})
+    assert nonlinearity({"run_01": totals_only_run()}).empty
+
+
+def test_a_run_without_base_entropies_is_refused_by_name() -> None:
+    with pytest.warns(RunWarning, match="skipped"), pytest.raises(RunError, match=r"run_01: .*h_base"):
+        entropy_trend({"run_01": altered(random_run(), h_base=None)})
+
+
+def test_with_two_etas_there_is_a_curvature_but_no_test_of_fit() -> None:
+    found = fit_trend(random_run(40))
+    assert found.df == 0
+    assert math.isnan(found.chi2)
+    assert math.isnan(found.offset_z)
+    # Two points fix both coefficients.
+    (one, two) = random_run(40).measurements
+    curvature = (two.delta_h_true / two.eta - one.delta_h_true / one.eta) / (two.eta - one.eta)
+    assert found.curvature == pytest.approx(curvature, rel=1e-5)
+
+
+def test_a_change_that_does_not_vanish_at_eta_0_is_an_offset() -> None:
+    run = curved_run(200, 1e9, etas=(1e-6, 2e-6, 4e-6, 8e-6))
+    moved = Run.from_arrays(
+        token_counts=run.token_counts,
+        h_base=np.asarray(run.measurements[0].h_base),
+        h_new={m.eta: m.h_new * np.random.default_rng(5).normal(1.02, 0.01, 200) for m in run.measurements},
+        log_weights={m.eta: np.zeros(200) for m in run.measurements},
+        delta_h_per_lr=0.0,
+    )
+    assert abs(fit_trend(moved).offset_z) > 4
+
+
+def test_the_same_run_counts_once() -> None:
+    runs = {"run_01": curved_run(30, 1e9), "copy": curved_run(30, 1e9), "run_02": curved_run(30, 1e9, seed=7)}
+    with pytest.warns(RunWarning, match="skipped copy: .*same content as run_01"):
+        assert entropy_trend(runs)["run"].tolist() == ["run_01", "run_02", "pooled"]
+
+
+def test_nonlinearity_by_trend_grows_with_eta_and_both_methods_stand_in_units_of_the_true_change(
+    large_runs: Runs,
+) -> None:
+    table = nonlinearity(large_runs).pivot_table(index="eta", columns="method", values="nonlinearity")
+    assert table["trend"].iloc[1] == pytest.approx(2 * table["trend"].iloc[0], rel=1e-9)
+    trend = entropy_trend(large_runs).iloc[-1]
+    assert table["trend"].iloc[0] == pytest.approx(-trend["curvature"] * 1.6e-6 / trend["slope"], rel=1e-9)
+    pilots = straightness_pilots(large_runs, 1.6e-6)
+    assert abs(difference_z(pilots["trend"], pilots["matched"])) < 3
+
+
+def test_on_known_truth_the_slope_is_the_derivative_and_the_curvature_half_the_second_derivative() -> None:
+    # Five etas, 4096 sequences, three updates: each within 4 of its standard errors; fails with probability 4e-4.
+    policy = short_policy()
+    for made in synthetic_runs_with_truth(3, 4096, FIVE, policy=policy, seed=11).values():
+        found = fit_trend(made.run)
+        h = 1e-6
+        second = (made.exact_change(h) + made.exact_change(-h)) / h**2
+        assert found.slope == pytest.approx(made.exact_derivative(), abs=4 * found.slope_se)
+        assert found.curvature == pytest.approx(second / 2, abs=4 * found.curvature_se)
+
+
+@pytest.mark.slow  # a thousand batches
+@pytest.mark.parametrize("n", [256, 1024])
+def test_intervals_of_the_curvature_hold_the_truth_as_often_as_they_say(n: int) -> None:
+    # 600 batches: 0.90 +- 0.012; the bounds are 0.88 and 0.92 with 1.5 binomial errors of room on either side.
+    count = 600
+    made = world(count * n, 3, etas=tuple(FIVE))
+    h = 1e-6
+    truth = (made.exact_change(h) + made.exact_change(-h)) / h**2 / 2
+    fits = [fit_trend(batch_of(made.run, k * n, n)) for k in range(count)]
+    z = np.array([(fit.curvature - truth) / fit.curvature_se for fit in fits])
+    assert np.mean(np.abs(z) <= 1.6449) == pytest.approx(0.90, abs=0.02 + 1.5 * 0.012)
+
+
+def test_the_published_runs_have_the_trend_that_was_measured(research_root: Path) -> None:
+    small, large = (entropy_trend(load_runs(research_root / name)) for name in ("E_256", "E_2048"))
+    measured = {
+        ("slope", 0): [-0.3871, -0.3953, -0.7693, -0.2058],
+        ("slope_se", 0): [0.1642, 0.1712, 0.2332, 0.1903],
+        ("curvature", 0): [0.00118, -0.00404, -0.00071, 0.00096],
+        ("curvature_se", 0): [0.00306, 0.00359, 0.00568, 0.00441],
+        ("slope", 1): [-0.9295, -0.8869, -0.8435, -0.5781],
+        ("curvature", 1): [0.01968, 0.01686, 0.04723, 0.02589],
+    }
+    for (name, which), expected in measured.items():
+        unit = 1e3 * (1e-6 if name.startswith("slope") else 1e-12)
+        found = (small, large)[which][name].iloc[:-1] * unit
+        assert found.tolist() == pytest.approx(expected, abs=6e-5 if name.startswith("slope") else 6e-6)
+    assert small["chi2"].iloc[:-1].tolist() == pytest.approx([3.5, 6.7, 0.1, 1.0], abs=0.06)
+    assert small["offset_z"].iloc[:-1].tolist() == pytest.approx([-1.53, 0.77, 0.01, 0.66], abs=0.006)
+    for root, value, error in (("E_256", -0.0024, 0.0076), ("E_2048", 0.053, 0.026)):
+        pilot = straightness_pilots(load_runs(research_root / root), 1.6e-6)["trend"]
+        weights = 1 / pilot.variances
+        fixed = float(weights @ pilot.values / weights.sum())
+        assert (fixed, pilot.fixed_effect_error) == pytest.approx((value, error), abs=6e-4)

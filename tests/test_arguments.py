@@ -1,0 +1,126 @@
+"""What cannot be answered is refused in one line: by the name of the argument or run, the rule, and the value."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import analysis_helpers as ah
+from analysis_helpers.err_rel.references import reference_for, usable_runs
+from analysis_helpers.estimators import estimate
+from analysis_helpers.inference.prediction import pilot_of
+from analysis_helpers.subsampling import subset_sums
+from analysis_helpers.synthetic.policy import Policy, random_policy, sample_sequences
+from analysis_helpers.synthetic.validation import batch_of, shifted
+from tests.building import random_run, refused, totals_only_run
+
+E = 1e-6
+RUN = random_run()
+RUNS = {"run_01": RUN, "run_02": random_run(seed=1)}
+TOTALS = {"run_02": totals_only_run()}
+PLAIN = {"run_09": random_run(score=False)}  # no denominator correction
+ODD: Any = "odd"
+RNG = np.random.default_rng(0)
+SEVEN = np.zeros((7, 2))
+
+ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
+    (lambda: subset_sums(SEVEN, 8, 1, RNG), "subset_size must be at most 7, the number of sequences", "8"),
+    (lambda: subset_sums(SEVEN, 0, 1, RNG), "subset_size must be a whole number", "0"),
+    (lambda: subset_sums(SEVEN, 2.0, 1, RNG), "subset_size must be a whole number", "2.0"),  # type: ignore[arg-type]
+    (lambda: subset_sums(SEVEN, 2, 0, RNG), "num_samples must be a whole number", "0"),
+    (lambda: subset_sums(SEVEN, 2, 1, RNG, sampler=ODD), "sampler must be one of 'sequential', 'disjoint'", "'odd'"),
+    (lambda: estimate(RUN, 5e-6), "run 0: no eta 5e-06", "1e-06, 2e-06"),
+    (lambda: estimate(RUN, E, "mean"), "estimator must be one of 'partial_sum', 'ratio', 'matched'", "'mean'"),
+    (lambda: ah.simulate_err_rel(RUN, E, 13), "sample_size must be at most 12", "13"),
+    (lambda: ah.simulate_err_rel(RUN, E, 4, estimator=ODD), "estimator must be one of 'partial_sum'", "'odd'"),
+    (lambda: ah.simulate_err_rel(RUN, E, 4, sampler=ODD), "sampler must be one of 'sequential', 'disjoint'", "'odd'"),
+    (lambda: ah.simulate_err_rel_across_runs(RUNS, [E], 0), "sample_size must be a whole number", "0"),
+    (lambda: ah.simulate_err_rel_across_runs(RUNS, [E], 4, num_samples=0), "num_samples must be a whole number", "0"),
+    (lambda: ah.sample_err_rel_across_runs(RUNS, [E], samples_per_eta=0), "samples_per_eta must be a whole", "0"),
+    (lambda: ah.sample_err_rel_across_runs(RUNS, [E], subset_size=13), "subset_size must be at most 12", "13"),
+    (lambda: ah.aggregate_err_rel([1.0, 2.0], [2.0], 1.0), "true_subset and linear_subset must have", "(2,) and (1,)"),
+    (lambda: ah.summarize_err_rel_distribution(pd.DataFrame({"x": [1]})), "df must have the columns 'eta'", "['x']"),
+    (lambda: ah.reference_true_totals({}), "no runs given", ""),
+    (lambda: reference_for({E: -2.0}, RUN, 2e-6, "run_01"), "references has no eta 2e-06", "1e-06"),
+    (lambda: usable_runs(RUNS, [5e-6], 4), "none of run_01, run_02 has eta 5e-06", "1e-06, 2e-06"),
+    (lambda: usable_runs(RUNS, [], 4), "etas must be a list", "[]"),
+    (lambda: usable_runs(RUNS, E, 4), "etas must be a list", "1e-06"),  # type: ignore[arg-type]
+    (lambda: usable_runs(RUNS, [ODD], 4), "eta must be a number", "'odd'"),
+    (lambda: usable_runs(RUNS, [E, E * (1 + 1e-9)], 4), "etas must hold each step size once", "1e-06"),
+    (lambda: usable_runs(RUN, [E], 4), "runs must be a dict", "Run"),  # type: ignore[arg-type]
+    (
+        lambda: ah.err_rel_standard_error(RUN, E, estimator="partial_sum"),
+        "population must be 'run' for",
+        "'partial_sum'",
+    ),
+    (lambda: ah.err_rel_standard_error(RUN, E, population=ODD), "population must be one of 'policy', 'run'", "'odd'"),
+    (lambda: ah.err_rel_standard_error(RUN, E, 13, population="run"), "n must be at most 12, the number of seq", "13"),
+    (lambda: ah.subset_moments(RUNS, [E], 13), "n must be at most 12", "13"),
+    (lambda: ah.predict_err_rel(RUNS, E, 10, reference=0), "reference must be a finite number other than 0", "0.0"),
+    (lambda: ah.predict_err_rel(RUNS, E, 10).interval(90), "level must lie between 0 and 1", "90"),
+    (lambda: ah.predict_err_rel(RUNS, E, 0), "n must be a whole number", "0"),
+    (lambda: pilot_of(RUNS, E, estimator="partial_sum"), "estimator must be a mean", "'partial_sum'"),
+    (lambda: ah.required_batch_size(RUNS, E), "give either target_sd or tolerance", ""),
+    (lambda: ah.required_batch_size(RUNS, E, target_sd=0.1, tolerance=0.1), "give either target_sd or tolerance", ""),
+    (lambda: ah.required_batch_size(RUNS, E, target_sd=-1), "target_sd must be a positive number", "-1"),
+    (lambda: ah.required_batch_size(RUNS, E, target_sd=ODD), "target_sd must be a positive number", "'odd'"),
+    (lambda: ah.required_batch_size(RUNS, E, tolerance=math.nan), "tolerance must be a positive number", "nan"),
+    (
+        lambda: ah.required_batch_size(RUNS, E, tolerance=1, probability=90),
+        "probability must lie between 0 and 1",
+        "90",
+    ),
+    (
+        lambda: ah.required_batch_size(RUNS, E, target_sd=1, estimator="partial_sum"),
+        "estimator must be a mean",
+        "'partial_sum'",
+    ),
+    (lambda: ah.budget_table(RUNS, E, sequences=80, counts=(100,)), "counts must be at most 80", "100"),
+    (lambda: ah.run_health({}), "no runs given", ""),
+    (lambda: ah.contribution_table(RUNS, 5e-6), "none of run_01, run_02 has eta 5e-06", ""),
+    (lambda: ah.verdict(RUNS, E, 256, tolerance=0), "tolerance must be a positive number", "0"),
+    (lambda: ah.verdict(RUNS, E, 256, probability=1), "probability must lie between 0 and 1", "1"),
+    (lambda: ah.verdict(RUNS, E, 2.5), "n must be a whole number", "2.5"),  # type: ignore[arg-type]
+    (lambda: ah.synthetic_runs(0, 10), "num_runs must be a whole number", "0"),
+    (lambda: ah.synthetic_runs(1, 2.5), "num_sequences must be a whole number", "2.5"),  # type: ignore[arg-type]
+    (lambda: ah.synthetic_runs(1, 10, sampling_temperature=0), "sampling_temperature must be positive", "0"),
+    (
+        lambda: sample_sequences(random_policy(RNG), 4, RNG, prompts=np.array([1])),
+        "prompts must have shape (4,)",
+        "(1,)",
+    ),
+    (lambda: Policy(np.zeros((1, 2, 3))), "logits must have shape", "(1, 2, 3)"),
+    (lambda: Policy(np.zeros((1, 1, 1))), "logits must have shape", "(1, 1, 1)"),
+    (lambda: Policy(np.zeros((1, 2, 2)), max_length=0), "max_length must be at least 1", "0"),
+    (lambda: batch_of(PLAIN["run_09"], 0, 4), "run must record the score", ""),
+    (lambda: shifted(TOTALS["run_02"], 1.0), "run must record the score", ""),
+]
+WITHOUT_LINEAR = "run in memory: approx.per_sequence[].gdotv"
+DATA: list[tuple[Callable[[], object], str]] = [
+    (lambda: ah.simulate_err_rel_across_runs(TOTALS, [E], 1), WITHOUT_LINEAR),
+    (lambda: ah.err_rel_standard_error(totals_only_run(), E, reference=-1.0), WITHOUT_LINEAR),
+    (lambda: ah.predict_err_rel(TOTALS, E, 10), WITHOUT_LINEAR),
+    (lambda: ah.required_batch_size(TOTALS, E, target_sd=0.1), WITHOUT_LINEAR),
+    (lambda: ah.decompose_err_rel(PLAIN, E), "run 0: approx.per_sequence[].extras.denom_corr_unscaled"),
+    (lambda: usable_runs({**RUNS, **PLAIN}, [E], 4), "run_09: approx.per_sequence[].extras.denom_corr_unscaled"),
+    (lambda: ah.check_prediction(RUNS, PLAIN, E), "small run_09: approx.per_sequence[].extras.denom_corr_unscaled"),
+    (
+        lambda: ah.compare_err_rel_distributions(RUNS, PLAIN, E, sample_size=5),
+        "small run_09: approx.per_sequence[].ext",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "start", "value"), ARGUMENTS, ids=[start for _, start, _ in ARGUMENTS])
+def test_bad_arguments_are_refused_by_name_rule_and_value(call: Callable[[], object], start: str, value: str) -> None:
+    with refused(start, value):
+        call()
+
+
+@pytest.mark.parametrize(("call", "start"), DATA, ids=[start for _, start in DATA])
+def test_runs_that_record_too_little_are_refused_by_name_and_field(call: Callable[[], object], start: str) -> None:
+    with refused(start, error=ah.RunError):
+        call()
