@@ -17,10 +17,20 @@ REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,la
 	$(call option,TOLERANCE,tolerance) $(call option,PROBABILITY,probability) \
 	$(call option,OUT,out)
 
+# Tests of analysis_helpers.measure, which alone needs PyTorch, in an environment of their own.
+MEASURE_VENV := .venv-measure
+MEASURE := $(MEASURE_VENV)/bin/python
+MEASURE_NOTEBOOK := notebooks/08_measure_a_model.ipynb
+
+# Runs notebooks in place and keeps of their metadata what is the same everywhere.
+STORE := -m jupyter nbconvert --to notebook --inplace --execute --ClearMetadataPreprocessor.enabled=True \
+	--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" \
+	--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{('kernelspec',), ('language_info', 'name')}"
+
 # A library as old as that uses what newer ones around it deprecate; that is nothing to learn from.
 OLD_NEIGHBOURS := -W ignore::DeprecationWarning
 
-.PHONY: help report test test-slow test-oldest mutants bench bench-large fuzz lint lab notebooks pictures samples calibration constraints clean
+.PHONY: help report test test-slow test-oldest test-measure mutants bench bench-large fuzz lint lab notebooks notebook-measure pictures samples calibration constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +48,11 @@ test-slow: $(READY) ## Run the tests that take long
 test-oldest: $(OLDEST_VENV)/.ready ## Run the quick tests with the oldest versions supported
 	$(OLDEST) -m pytest -m "not slow" -n 2 --dist loadfile $(OLD_NEIGHBOURS)
 	$(OLDEST) -m pytest --nbval --nbval-current-env -n 2 --dist loadfile notebooks $(OLD_NEIGHBOURS)
+
+test-measure: $(MEASURE_VENV)/.ready ## Run types, tests, doctests and the notebook of measuring a model (needs PyTorch)
+	$(MEASURE) -m mypy analysis_helpers/measure/*.py tests/measure/*.py
+	OMP_NUM_THREADS=1 $(MEASURE) -m pytest -n 2 --dist loadfile tests/measure analysis_helpers/measure
+	OMP_NUM_THREADS=1 $(MEASURE) -m pytest --nbval --nbval-current-env $(MEASURE_NOTEBOOK)
 
 mutants: $(READY) ## Change the code in a thousand ways and count what no test notices
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[mutants]" --constraint constraints.txt
@@ -61,11 +76,11 @@ lint: $(READY) ## Check style and types
 lab: $(READY) ## Open JupyterLab on the notebooks, at the one to start with
 	$(RUN) -m jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb
 
-notebooks: $(READY) ## Run the notebooks in place and store their outputs
-	$(RUN) -m jupyter nbconvert --to notebook --inplace --execute --ClearMetadataPreprocessor.enabled=True \
-		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" \
-		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{('kernelspec',), ('language_info', 'name')}" \
-		notebooks/*.ipynb
+notebooks: $(READY) ## Run the notebooks in place and store their outputs, all but the one that needs PyTorch
+	$(RUN) $(STORE) $(filter-out $(MEASURE_NOTEBOOK),$(wildcard notebooks/*.ipynb))
+
+notebook-measure: $(MEASURE_VENV)/.ready ## Run that one in place and store its outputs
+	OMP_NUM_THREADS=1 $(MEASURE) $(STORE) $(MEASURE_NOTEBOOK)
 
 pictures: $(READY) ## Make the pictures of the README anew (needs Chromium)
 	$(RUN) -m tests.pictures
@@ -83,7 +98,7 @@ constraints: ## Pin the newest versions that fit, in constraints.txt
 	$(RUN) -m pip freeze --exclude-editable > constraints.txt
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) $(OLDEST_VENV) mutants reports build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) $(MEASURE_VENV) mutants reports build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -93,6 +108,13 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (once; a minute or two)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	@touch $(READY)
+
+$(MEASURE_VENV)/.ready: pyproject.toml constraints.txt constraints-measure.txt
+	@$(PYTHON) -m venv $(MEASURE_VENV)
+	@echo "Installing PyTorch and the rest into $(MEASURE_VENV) (once; minutes)"
+	@$(MEASURE) -m pip install --quiet --disable-pip-version-check --editable ".[dev,test-measure]" \
+		--constraint constraints.txt --constraint constraints-measure.txt
+	@touch $@
 
 $(OLDEST_VENV)/.ready: pyproject.toml tests/oldest.py
 	@rm -rf $(OLDEST_VENV)

@@ -50,7 +50,7 @@ from .inference import (
     verdict_map,
     verdict_table,
 )
-from .runs import Run, inventory, load_runs, read_run, sound_batches, sound_runs, write_run
+from .runs import Run, inventory, load_runs, merge_runs, read_run, sound_batches, sound_runs, write_run
 from .synthetic import synthetic_runs, write_sample_data
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ __all__ = [
     "health_overview",
     "inventory",
     "load_runs",
+    "merge_runs",
     "nonlinearity",
     "per_sequence_contributions",
     "plan_batch_sizes",

@@ -1,15 +1,17 @@
-"""Command line: ``python -m analysis_helpers inventory | report | sweep | simulate``."""
+"""Command line: ``python -m analysis_helpers inventory | report | sweep | simulate | measure``."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from itertools import count
 from pathlib import Path
 
 import click
 
-from . import RunError, __version__, inventory, write_sample_data
+from . import RunError, __version__, inventory, load_runs, verdict, write_run, write_sample_data
 from .report import readable
+from .runs import RESULTS_FILE
 
 _PATH = click.Path(path_type=Path)
 _POSITIVE = click.FloatRange(0, min_open=True)
@@ -76,7 +78,7 @@ def report_command(
         paths = find_notebooks(notebooks)
         for execution in run_notebooks(paths, given, out / "notebooks", progress=sys.stderr.isatty()):
             executions.append(execution)
-            click.echo(f"{execution.name}: {execution.error or 'done'}", err=True)
+            click.echo(f"{execution.name}: {execution.error or execution.skipped or 'done'}", err=True)
         index = write_report(executions, out)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
@@ -137,6 +139,68 @@ def simulate(root: Path) -> None:
     """Write the sample data, runs with a known true answer, to ROOT."""
     write_sample_data(root)
     click.echo(root)
+
+
+@main.command("measure")
+@click.option("--demo", type=click.Path(path_type=Path), help="Train a tiny model and measure it, into this folder.")
+@click.option("--model", help="Name or folder of a causal language model: the policy that is sampled and measured.")
+@click.option("--prompts", type=click.Path(exists=True, dir_okay=False), help="File with a prompt a line, as JSON.")
+@click.option("--before", help="Model before the step [default: --model].")
+@click.option("--after", help="Model after the step: the update direction is (after - before) / lr.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate of that step.")
+@click.option("--eta", "etas", type=click.FloatRange(0, min_open=True), multiple=True, help="Step size; repeat it.")
+@click.option("--sequences", type=click.IntRange(2), default=2048, show_default=True, help="Sequences in the batch.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Longest response.")
+@click.option("--microbatch", type=click.IntRange(1), default=16, show_default=True, help="Sequences at once.")
+@click.option("--device", default="cpu", show_default=True, help="Where to measure, such as cuda.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the responses.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder that the batch folder goes into.")
+def measure_command(
+    demo: Path | None,
+    model: str | None,
+    prompts: str | None,
+    before: str | None,
+    after: str | None,
+    lr: float | None,
+    etas: tuple[float, ...],
+    sequences: int,
+    max_new_tokens: int,
+    microbatch: int,
+    device: str,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """Measure a causal language model: sample responses, and write the run of the step between two of its states.
+
+    The last line is the path of the run; with --demo, the verdict comes instead. Needs the extra "measure".
+    """
+    try:
+        from . import measure
+
+        if demo is not None:
+            measure.write_demo(demo)
+            large, small = load_runs(demo / "E_1024"), load_runs(demo / "E_128")
+            click.echo(verdict(large, large["run_01"].etas[2], 128, small_runs=small))
+            return
+        if model is None or prompts is None or after is None or lr is None or not etas or out is None:
+            raise click.UsageError("give --model, --prompts, --after, --lr, --eta and --out, or --demo")
+        policy, rows, eos = measure.load_policy(model, prompts)
+        old, new = (measure.load_policy(name, prompts)[0].state_dict() for name in (before or model, after))
+        v = measure.difference(old, new, lr)
+        batch = measure.sample(
+            policy.to(device),
+            measure.drawn_prompts(rows, sequences, seed),
+            max_new_tokens=max_new_tokens,
+            eos=eos,
+            seed=seed,
+            microbatch=microbatch,
+        )
+        run = measure.measure(policy, batch, v, etas, microbatch=microbatch)
+        path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())
+        write_run(path, run)
+    except (ImportError, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(path)
 
 
 if __name__ == "__main__":

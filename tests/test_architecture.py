@@ -16,7 +16,7 @@ PACKAGE = Path(analysis_helpers.__file__).parent
 
 # A subpackage or module imports only what stands above it.
 ORDER = ["_checks", "runs", "estimators", "subsampling", "err_rel", "inference", "synthetic", "plots", "report"]
-ORDER += ["__init__", "__main__"]
+ORDER += ["measure", "__init__", "__main__"]
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 EVERYWHERE = {"numpy", "analysis_helpers"}  # notebooks' own version is read late, by its name
 NOTEBOOKS = ["IPython", "dask", "filelock", "ipywidgets", "jinja2", "jupyter_core", "markupsafe", "nbclient"]
@@ -30,6 +30,9 @@ PLACES = {
     "matplotlib": {"plots"},
     "click": {"__main__.py"},
     **{library: {"report"} for library in NOTEBOOKS},
+    "tqdm": {"report", "measure"},
+    "torch": {"measure"},
+    "transformers": {"measure"},
 }
 
 
@@ -126,7 +129,7 @@ def test_files_are_data_and_none_is_run(module: str) -> None:
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import analysis_helpers, sys; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"matplotlib", "scipy", "arviz_stats", "click", *NOTEBOOKS}
+    heavy = {"matplotlib", "scipy", "arviz_stats", "click", "torch", "transformers", *NOTEBOOKS}
     assert heavy & {module.split(".")[0] for module in output} == set()
     assert "pandas" in output
 
@@ -134,7 +137,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_no_function_swallows_options(module: str) -> None:
     functions = [node for node in ast.walk(parsed(module)) if isinstance(node, ast.FunctionDef)]
-    by_others = {"_show", "_repr_mimebundle_"}  # ipywidgets and IPython pass options by name
+    by_others = {"_show", "_repr_mimebundle_", "on_pre_optimizer_step"}  # ipywidgets, IPython, trainers pass options
     assert [f.name for f in functions if f.args.kwarg and f.name not in by_others] == []
 
 
@@ -143,6 +146,7 @@ SIGNATURES = {
     "load_runs": "(source, *, on_error='raise')",
     "write_run": "(path, run)",
     "inventory": "(data_root)",
+    "merge_runs": "(runs)",
     "reference_true_totals": "(runs)",
     "per_sequence_contributions": "(run, eta)",
     "aggregate_err_rel": "(true_subset, linear_subset, true_total_full)",

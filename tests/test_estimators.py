@@ -63,7 +63,7 @@ def test_adjusted_is_the_ratio_without_what_goes_along_with_the_mean_score() -> 
     true, linear = ratio.estimate(ratio.values[chosen].sum(axis=0))
     found = adjusted.estimate(adjusted.values[chosen].sum(axis=0))
     assert found == pytest.approx((true, linear - slope * j[chosen].mean()), rel=1e-9)
-    still = two_sequences(**{**PARTS, "score": [0.0, 0.0]})  # no score varies
+    still = two_sequences(**{**PARTS, "score": [2.0, 2.0]})  # no score varies
     assert estimate(still, 1e-6, "adjusted") == estimate(still, 1e-6, "ratio")
 
 

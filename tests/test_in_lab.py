@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from analysis_helpers.report.execution import find_notebooks, missing_extra
 from tests.browsing import PATIENCE, in_browser, opened_browser, run_all, served_lab
 from tests.conftest import REPOSITORY
 
 pytest.importorskip("jupyterlab", reason="the extra 'notebooks' is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
 pytestmark = in_browser
-NOTEBOOKS = sorted(path.stem for path in (REPOSITORY / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [path.stem for path in find_notebooks() if not missing_extra(path)]
 FIGURES = """() => [...document.querySelectorAll(".jp-RenderedImage img")]
     .filter(image => image.complete && image.naturalWidth > 300).length"""
 

@@ -7,6 +7,7 @@ from click.testing import CliRunner, Result
 
 from analysis_helpers.__main__ import main
 from analysis_helpers.report import find_notebooks
+from analysis_helpers.report.execution import missing_extra
 from analysis_helpers.runs.json import encode_run
 from tests.building import random_run
 from tests.conftest import REPOSITORY
@@ -90,6 +91,9 @@ def test_a_report_shows_every_notebook_and_loads_nothing_from_a_network(
     assert Path(result.stdout.splitlines()[-1]) == tmp_path / "index.html"
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     for path in find_notebooks():
+        if missing_extra(path):
+            assert re.search(rf"{path.stem}</h2>\s*<p class=\"error\"><strong>Skipped:</strong>", page)
+            continue
         assert f'href="{path.stem}.html"' in page
         assert (tmp_path / f"{path.stem}.html").stat().st_size > 100_000
         figures = sorted(figure.suffix for figure in (tmp_path / "figures").glob(f"{path.stem}-*"))

@@ -79,7 +79,8 @@ def test_the_second_implementation_shares_no_code_with_the_package() -> None:
 
 def test_full_batches_and_their_contributions(runs: Side) -> None:
     for run, plain in runs.pairs():
-        assert run.delta_h_per_lr == pytest.approx(sum(plain.linear), rel=1e-9)
+        absolute = sum(map(abs, plain.linear))  # terms cancel, and real files hold a total of single precision
+        assert run.delta_h_per_lr == pytest.approx(sum(plain.linear), abs=1e-7 * absolute)
         for eta, estimator in product(run.etas, ESTIMATORS):
             expected = estimates.changes(plain, eta, range(plain.size), estimator)
             assert estimate(run, eta, estimator) == pytest.approx(expected, rel=1e-9)

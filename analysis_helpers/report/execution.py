@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -51,6 +52,8 @@ class Execution:
         Wall time.
     kernel_died
         Whether it failed because its kernel died, which another try may avoid.
+    skipped
+        What it needs that is not installed, and how to install it; empty where it was run.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Execution:
     error: str = ""
     seconds: float = field(default=0.0, compare=False)
     kernel_died: bool = False
+    skipped: str = ""
 
 
 def find_notebooks(folder: Path | None = None) -> list[Path]:
@@ -108,7 +112,10 @@ def run_notebooks(
     out.mkdir(parents=True, exist_ok=True)
     for path, found in declared.items():
         chosen = fitting_parameters(found, parameters)
-        yield run_notebook(path, chosen, out / path.name, progress=progress, formats=("png", "svg"))
+        if missing := missing_extra(path):
+            yield Execution(path.stem, out / path.name, skipped=missing)
+        else:
+            yield run_notebook(path, chosen, out / path.name, progress=progress, formats=("png", "svg"))
 
 
 def run_notebook(
@@ -149,6 +156,14 @@ def run_notebook(
     return Execution(source.stem, target, error, time.perf_counter() - start, died)
 
 
+def missing_extra(path: Path) -> str:
+    """Return what a notebook needs that is not installed, with the command that installs it; empty where nothing is."""
+    needed = "analysis_helpers.measure" in path.read_text(encoding="utf-8")
+    if not needed or all(map(find_spec, ("torch", "transformers"))):
+        return ""
+    return "it needs PyTorch and transformers: pip install 'entropy-batch-diagnostics[measure]'"
+
+
 def declared_parameters(path: Path) -> dict[str, dict[str, Any]]:
     """Return what the ``parameters`` cell of a notebook declares: name -> default, inferred_type_name, help."""
     import papermill
@@ -182,7 +197,6 @@ def kernel_settings(*formats: str) -> Iterator[dict[str, Any]]:
         yield {
             "extra_arguments": [f"--ipython-dir={folder}"],
             "config": Config({"KernelManager": {"transport_encryption": "auto"}}),
-            "store_widget_state": False,  # controls answer only to a kernel that runs
             "shutdown_kernel": "immediate",  # nothing is left to be saved in a kernel whose notebook is through
         }
 

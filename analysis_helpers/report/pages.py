@@ -85,7 +85,8 @@ def _exporter() -> Any:
     from traitlets.config import Config
 
     shown = ["text/html", "text/markdown", "image/svg+xml", "image/png", "text/plain"]  # widgets need a kernel
-    config = Config({"NbConvertBase": {"display_data_priority": shown}})
+    no_widgets = {"enabled": True, "clear_cell_metadata": False}  # their state would load scripts from a network
+    config = Config({"NbConvertBase": {"display_data_priority": shown}, "ClearMetadataPreprocessor": no_widgets})
     exporter = HTMLExporter(config=config, require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="")
     exporter.embed_images = True
     return exporter
@@ -95,7 +96,7 @@ def _section(execution: Execution, out: Path) -> dict[str, Any]:
     """Return what the first page shows of one notebook."""
     import nbformat
 
-    section: dict[str, Any] = {"title": execution.name, "error": execution.error}
+    section: dict[str, Any] = {"title": execution.name, "error": execution.error, "skipped": execution.skipped}
     if not execution.path.is_file():
         return section
     page = f"{execution.name}.html"

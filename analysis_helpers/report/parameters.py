@@ -17,6 +17,8 @@ from ..estimators import ESTIMATORS, EstimatorName
 from ..runs import RESULTS_FILE
 
 _Eta = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive step size")]
+_Etas = Annotated[tuple[_Eta, ...], Meta(min_length=1, description="must be a list of positive step sizes")]
+_Model = Annotated[str, Meta(min_length=1, description="must be a name or a path")]
 _Count = Annotated[int, Meta(ge=1, description="must be a whole number of at least 1")]
 _Folder = Annotated[str, Meta(min_length=1, description="must be the name of a folder")]
 _Positive = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive number")]
@@ -37,9 +39,14 @@ class Parameters(msgspec.Struct, frozen=True):
     data_root: _Folder = ""
     large_batch: _Folder = ""
     small_batch: _Folder = ""
+    model: _Model = ""
+    prompts: _Model = ""
     eta: _Eta = -1.0
-    etas: Annotated[tuple[_Eta, ...], Meta(min_length=1, description="must be a list of positive step sizes")] = ()
+    step_sizes: _Etas = ()
+    etas: _Etas = ()
     estimator: _Estimator | Literal[""] = ""
+    sequences: _Count = -1
+    max_new_tokens: _Count = -1
     subset_size: _Count = -1
     num_samples: _Count = -1
     samples_per_eta: _Count = -1
@@ -100,10 +107,10 @@ def read_parameters(variables: Mapping[str, object]) -> Parameters:
 def convert_parameter(name: str, value: object) -> Any:
     """Return the value of one of the `Parameters` in its type, or raise a `ParameterError` if it breaks its rule."""
     try:
-        found = msgspec.convert(_as_list(value) if name == "etas" else value, _KINDS[name], strict=False)
+        found = msgspec.convert(_as_list(value) if _KINDS[name] is _Etas else value, _KINDS[name], strict=False)
     except (msgspec.ValidationError, OverflowError):
         raise ParameterError(f"{name} {_rule(_KINDS[name])}, got {value!r}") from None
-    if name == "etas":
+    if _KINDS[name] is _Etas:
         return tuple(map(canonical_eta, found))
     return canonical_eta(found) if name == "eta" else found
 

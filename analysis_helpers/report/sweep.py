@@ -31,7 +31,16 @@ import pandas as pd
 
 from ..inference import QUESTIONS
 from ..runs import RESULTS_FILE, write_in_one_step
-from .execution import Execution, Job, declared_parameters, find_notebooks, fitting_parameters, run_here, run_on_cluster
+from .execution import (
+    Execution,
+    Job,
+    declared_parameters,
+    find_notebooks,
+    fitting_parameters,
+    missing_extra,
+    run_here,
+    run_on_cluster,
+)
 from .pages import collected_result, key_figure, notebook_page, rendered
 from .parameters import ParameterError, Parameters, convert_parameter, read_parameters, resolve_data_root
 
@@ -171,6 +180,9 @@ def plan_sweep(notebooks: Sequence[Path], options: Mapping[str, Sequence[str]]) 
         names = [name for name in options if fitting_parameters(found, {name: None})]
         if swept and not set(names) & set(swept):
             skipped[path.stem] = f"it has none of the parameters {', '.join(swept)}"
+            continue
+        if missing := missing_extra(path):
+            skipped[path.stem] = missing
             continue
         digest = _notebook_digest(path)
         for values in product(*(options[name] for name in names)):
@@ -480,6 +492,7 @@ def _finish(rerun: Rerun, execution: Execution, out: Path) -> Outcome:
     figure = key_figure(notebook)
     if figure is not None:
         write_in_one_step(out / FIGURES / f"{rerun.name}.png", figure)
+    notebook.metadata.pop("widgets", None)  # controls answer only to a kernel that runs
     notebook.metadata[STAMP] = {"key": rerun.key, "error": error, "seconds": round(execution.seconds, 3)}
     nbformat.write(notebook, execution.path)
     finished = execution.path.replace(_finished(out, rerun))

@@ -11,7 +11,7 @@ from .folders import (
     write_in_one_step,
     write_run,
 )
-from .run import FIELDS_BEHIND, Measurement, Run, ScoreTerms, ShardError, integrity_problems
+from .run import FIELDS_BEHIND, Measurement, Run, ScoreTerms, ShardError, integrity_problems, merge_runs
 
 __all__ = [
     "FIELDS_BEHIND",
@@ -23,6 +23,7 @@ __all__ = [
     "integrity_problems",
     "inventory",
     "load_runs",
+    "merge_runs",
     "read_run",
     "result_files",
     "sound_batches",

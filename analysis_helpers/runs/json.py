@@ -107,6 +107,7 @@ class Approx(msgspec.Struct):
     per_sequence: list[Sequence] | None = None
     per_sequence_meta: Meta | None = None
     quadratic: Quadratic | None = None
+    direction: str | None = None  # fingerprint of the update direction
 
 
 class Results(msgspec.Struct, rename={"true_": "true"}):
@@ -141,6 +142,7 @@ def encode_run(run: Run) -> bytes:
         "per_sequence": _sequence_rows(run),
         "per_sequence_meta": _present(meta),
         "quadratic": _present({"variance": _variance_fields(run, _QUADRATIC)}) or None,
+        "direction": run.direction,
     }
     entries = [
         {"eta": m.eta, "delta_h_true": m.delta_h_true, "diagnostics": _diagnostics(run.token_counts, m)}
@@ -184,7 +186,8 @@ def _run(results: Results, source: str) -> Run:
     scale = None if meta.scale is None else _finite(meta.scale, "approx.per_sequence_meta.scale", source)
     stored = _shard_errors(approx, len(tokens), source)
     if approx.per_sequence is None:
-        return Run(tokens, measurements, per_lr, scale=scale, source=source, shard_errors=stored)
+        known: dict[str, Any] = {"scale": scale, "shard_errors": stored, "direction": approx.direction}
+        return Run(tokens, measurements, per_lr, source=source, **known)
     sequences = _in_order(approx.per_sequence, tokens, source)
     gdotv, vhvv, logp, sampler_logp = (
         _recorded([getattr(s, name) for s in sequences], name, source)
@@ -192,7 +195,8 @@ def _run(results: Results, source: str) -> Run:
     )
     score = None if gdotv is None else _score_terms(sequences, meta, source)
     prompts = _prompts([s.prompt_id for s in sequences], source)
-    return Run(tokens, measurements, per_lr, gdotv, score, vhvv, scale, source, stored, logp, sampler_logp, prompts)
+    recorded = (stored, logp, sampler_logp, prompts, approx.direction)
+    return Run(tokens, measurements, per_lr, gdotv, score, vhvv, scale, source, *recorded)
 
 
 def _measurements(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[Measurement, ...]]:

@@ -7,7 +7,7 @@ recorded; ``gdotv`` in nats per token per unit eta.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -150,6 +150,8 @@ class Run:
         The same by the sampler that drew the sequence.
     prompt_ids
         Prompt of each sequence, whole numbers or texts, shape ``(N,)``; None where not recorded.
+    direction
+        Fingerprint of the update direction: the same where the direction is; None where not recorded.
     """
 
     token_counts: FloatArray
@@ -164,6 +166,7 @@ class Run:
     logp: FloatArray | None = None
     sampler_logp: FloatArray | None = None
     prompt_ids: NDArray[Any] | None = None
+    direction: str | None = None
 
     @classmethod
     def from_arrays(
@@ -182,6 +185,7 @@ class Run:
         logp: ArrayLike | None = None,
         sampler_logp: ArrayLike | None = None,
         prompt_ids: ArrayLike | None = None,
+        direction: str | None = None,
         source: str = "run in memory",
     ) -> Run:
         """Return a run built from arrays, for training loops that write their own runs; totals and weights follow.
@@ -209,6 +213,8 @@ class Run:
             Log-probability of each sequence (nats), shape ``(N,)``: under the policy, and by the sampler.
         prompt_ids
             Prompt of each sequence (whole numbers or texts), shape ``(N,)``: those of one prompt are not independent.
+        direction
+            Fingerprint of the update direction, by which `merge_runs` knows shards of one batch.
         source
             Name of the run in messages.
 
@@ -275,7 +281,8 @@ class Run:
         )
         prompts = None if prompt_ids is None else checked_prompts(prompt_ids, "prompt_ids", source, length=len(tokens))
         measured, scale = tuple(measurements), 1.0 / total
-        return cls(tokens, measured, per_lr, linear, terms, curvature, scale, source, (), logp, sampler_logp, prompts)
+        recorded = (logp, sampler_logp, prompts, direction)
+        return cls(tokens, measured, per_lr, linear, terms, curvature, scale, source, (), *recorded)
 
     def __repr__(self) -> str:
         return f"<Run {self.source!r}: {self.num_sequences} sequences, etas {', '.join(map(repr, self.etas))}>"
@@ -321,6 +328,84 @@ class Run:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and _same(self, other)
+
+
+def merge_runs(runs: Mapping[str, Run]) -> Run:
+    """Return the run whose sequences are those of all the runs, in their order: shards of one batch.
+
+    Totals, weights and corrections are made anew. Where the shards were measured with one fixed baseline, the result is
+    the run of the whole batch. Curvature terms and stored standard errors belong to a shard and are left out.
+
+    Parameters
+    ----------
+    runs
+        Name -> run, as from `load_runs`: same etas, same update direction, and recorded are ``h_base``, log weights and
+        the parts of the linear term.
+
+    Raises
+    ------
+    RunError
+        If two runs do not belong together, are the same, or lack a field; the message names run and field.
+    ValueError
+        If there are no runs.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> one, other = synthetic_runs(1, 32), synthetic_runs(1, 48, seed=1)
+    >>> merge_runs({"0": one["run_01"], "1": other["run_01"]}).num_sequences
+    80
+    """
+    if not runs:
+        raise ValueError("runs must hold at least one run, got none")
+    shards = list(runs.values())
+    first, size = shards[0], len(shards)
+    for k, (name, run) in enumerate(runs.items()):
+        _check_shard(name, run, first)
+        if any(run == other for other in shards[:k]):
+            raise RunError(name, "sequences", "must not be those of another run")
+    scores = [_score_of(name, run) for name, run in runs.items()]
+
+    def joined(columns: Iterable[NDArray[Any] | None], name: str = "") -> Any:
+        found = [column for column in columns if column is not None]
+        if len(found) not in (0, size):
+            raise RunError(merged, name, "must be recorded by all runs or by none", f"{len(found)} of {size}")
+        return np.concatenate(found) if found else None
+
+    merged = " + ".join(runs)
+    measured = {eta: [run.measurement(eta) for run in shards] for eta in first.etas}
+    return Run.from_arrays(
+        token_counts=joined(run.token_counts for run in shards),
+        h_base=joined(run.measurements[0].h_base for run in shards),
+        h_new={eta: joined(m.h_new for m in found) for eta, found in measured.items()},
+        log_weights={eta: joined(m.log_weights for m in found) for eta, found in measured.items()},
+        score=joined(scores),
+        wjlogp_sum=joined(run.score.wjlogp_sum for run in shards if run.score),
+        jH_sum=joined(run.score.jH_sum for run in shards if run.score),
+        logp=joined((run.logp for run in shards), "logp"),
+        sampler_logp=joined((run.sampler_logp for run in shards), "sampler_logp"),
+        prompt_ids=joined((run.prompt_ids for run in shards), "prompt_ids"),
+        direction=first.direction,
+        source=merged,
+    )
+
+
+def _check_shard(name: str, run: Run, first: Run) -> None:
+    if len(run.etas) != len(first.etas) or not all(map(run.has_eta, first.etas)):
+        raise RunError(name, "etas", f"must be those of the other runs, {list(first.etas)}", list(run.etas))
+    if run.direction != first.direction:
+        raise RunError(name, "direction", f"must be that of the other runs, {first.direction}", run.direction)
+    for m in run.measurements:
+        for recorded, field_name in ((m.h_base, "h_base"), (m.log_weights, "log_weights")):
+            if recorded is None:
+                raise RunError(name, f"true.entries[].diagnostics.{field_name}", "must be recorded")
+
+
+def _score_of(name: str, run: Run) -> FloatArray:
+    if run.score is None:
+        raise RunError(name, FIELDS_BEHIND["score"], "must be recorded")
+    scaled: FloatArray = -run.score.denom_corr_unscaled / run.score.h_base_mean
+    return np.divide(scaled, run.token_counts, out=np.zeros_like(scaled), where=run.token_counts > 0)
 
 
 def check_distinct_etas(measurements: list[Measurement], name: str, source: str) -> None:

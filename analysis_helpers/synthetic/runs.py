@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from .._checks import FloatArray, checked_count
+from .._checks import FloatArray, checked_choice, checked_count
 from ..runs import RESULTS_FILE, Measurement, Run, ShardError, write_run
 from .policy import (
     IntArray,
@@ -28,6 +29,8 @@ from .policy import (
     random_policy,
     sample_sequences,
 )
+
+Baseline = Literal["entropy_to_go", "centred"]
 
 SAMPLE_ETAS = (1.6e-6, 3.2e-6)
 SAMPLE_SEED = 20240
@@ -80,6 +83,7 @@ def synthetic_runs(
     *,
     seed: int = 0,
     policy: Policy | None = None,
+    baseline: Baseline = "entropy_to_go",
     sampling_temperature: float = 1.0,
     log_weight_noise: float = 0.0,
     record_logp: bool = False,
@@ -98,6 +102,9 @@ def synthetic_runs(
         Seed; each run has its own stream, so the first runs are the same for any ``num_runs``.
     policy
         The policy; None: `default_policy`.
+    baseline
+        Of the linear terms, from the update batch: "entropy_to_go", as in published runs, or "centred", as
+        `analysis_helpers.measure` takes it (see `centred_baseline`). Changes their noise, and nothing else.
     sampling_temperature
         Divides the logits while the evaluation batch is sampled, and only then: other than 1 gives off-policy runs
         (sampler-trainer mismatch).
@@ -120,7 +127,13 @@ def synthetic_runs(
     (['run_01', 'run_02'], 64, (1.6e-06, 3.2e-06))
     """
     made = synthetic_runs_with_truth(
-        num_runs, num_sequences, etas, seed=seed, policy=policy, sampling_temperature=sampling_temperature
+        num_runs,
+        num_sequences,
+        etas,
+        seed=seed,
+        policy=policy,
+        baseline=baseline,
+        sampling_temperature=sampling_temperature,
     )
     return _recorded(made, seed, log_weight_noise, record_logp)
 
@@ -132,6 +145,7 @@ def synthetic_runs_with_truth(
     *,
     seed: int = 0,
     policy: Policy | None = None,
+    baseline: Baseline = "entropy_to_go",
     sampling_temperature: float = 1.0,
 ) -> dict[str, SyntheticRun]:
     """Return the runs of `synthetic_runs`, each with its policy and update direction, which give the exact answer.
@@ -142,11 +156,14 @@ def synthetic_runs_with_truth(
     checked_count(num_sequences, "num_sequences")
     if not 0 < sampling_temperature < np.inf:
         raise ValueError(f"sampling_temperature must be positive, got {sampling_temperature!r}")
+    make_baseline = _BASELINES[checked_choice(baseline, "baseline", _BASELINES)]
     source = default_policy() if policy is None else policy
     sampler = Policy(source.logits / sampling_temperature, source.max_length)
     streams = np.random.SeedSequence(seed).spawn(num_runs)
     return {
-        f"run_{k:02d}": _make_run(source, sampler, num_sequences, etas, np.random.default_rng(stream), f"run_{k:02d}")
+        f"run_{k:02d}": _make_run(
+            source, sampler, make_baseline, num_sequences, etas, np.random.default_rng(stream), f"run_{k:02d}"
+        )
         for k, stream in enumerate(streams, start=1)
     }
 
@@ -222,10 +239,28 @@ def evaluate(
 
 def entropy_to_go_baseline(policy: Policy, batch: Sequences) -> FloatArray:
     """Return the mean entropy-to-go by position over a batch, shape ``(max_length,)``, in nats; 0 past the longest."""
-    to_go, positions = _entropy_to_go(policy.state_entropies()[batch.step_prompts(), batch.states], batch)
+    return _mean_by_position(policy.state_entropies()[batch.step_prompts(), batch.states], batch, policy, 0.0)
+
+
+def centred_baseline(policy: Policy, batch: Sequences) -> FloatArray:
+    """Return the mean of ``G_t - H T`` by position, shape ``(max_length,)``, in nats; ``-H (t + 1)`` past the longest.
+
+    G_t is the entropy-to-go, T the length of the sequence, H the per-token entropy of the batch: the whole of what the
+    score of a token is multiplied with in the linear term, denominator correction included.
+    """
+    entropies = policy.state_entropies()[batch.step_prompts(), batch.states]
+    return _mean_by_position(entropies, batch, policy, float(entropies.mean()))
+
+
+def _mean_by_position(entropies: FloatArray, batch: Sequences, policy: Policy, mean: float) -> FloatArray:
+    to_go, positions = _entropy_to_go(entropies, batch)
+    values = to_go - mean * np.repeat(batch.lengths, batch.lengths)
     counts = np.bincount(positions, minlength=policy.max_length)
-    baseline: FloatArray = np.bincount(positions, to_go, policy.max_length) / np.maximum(counts, 1)
-    return baseline
+    found = np.bincount(positions, values, policy.max_length) / np.maximum(counts, 1)
+    return np.where(counts > 0, found, -mean * (np.arange(policy.max_length) + 1.0))
+
+
+_BASELINES = {"entropy_to_go": entropy_to_go_baseline, "centred": centred_baseline}
 
 
 def stored_shard_errors(run: Run) -> tuple[ShardError, ...]:
@@ -290,10 +325,16 @@ def _recorded(
 
 
 def _make_run(
-    policy: Policy, sampler: Policy, num_sequences: int, etas: Sequence[float], rng: np.random.Generator, source: str
+    policy: Policy,
+    sampler: Policy,
+    make_baseline: Callable[[Policy, Sequences], FloatArray],
+    num_sequences: int,
+    etas: Sequence[float],
+    rng: np.random.Generator,
+    source: str,
 ) -> SyntheticRun:
     direction, update_batch = update_direction(policy, rng)
-    baseline = entropy_to_go_baseline(policy, update_batch)
+    baseline = make_baseline(policy, update_batch)
     batch = sample_sequences(sampler, num_sequences, rng)
     run = evaluate(policy, direction, batch, etas, baseline, f"synthetic {source}")
     return SyntheticRun(run, policy, direction)

@@ -15,6 +15,7 @@ import pytest
 
 from analysis_helpers.report.execution import Execution, Job, find_notebooks, run_here, run_notebooks, run_on_cluster
 from analysis_helpers.report.pages import collected_result, save_figures, write_report
+from analysis_helpers.report.sweep import plan_sweep
 from tests.conftest import REPOSITORY
 from tests.sweeping import command, printed, write_notebook
 
@@ -43,6 +44,19 @@ def test_a_parameter_that_no_notebook_has_stops_before_anything_runs(tmp_path: P
     with pytest.raises(ValueError, match="no notebook has the parameter num_samples"):
         list(run_notebooks([notebook], {"num_samples": 3}, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_notebook_that_needs_an_extra_is_skipped_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "from analysis_helpers.measure import sample")
+    monkeypatch.setattr("analysis_helpers.report.execution.find_spec", lambda name: None)
+    [execution] = run_notebooks([notebook], {}, tmp_path / "out")
+    assert not execution.error
+    assert "pip install 'entropy-batch-diagnostics[measure]'" in execution.skipped
+    page = write_report([execution], tmp_path / "out").read_text(encoding="utf-8")
+    assert "<strong>Skipped:</strong> it needs PyTorch and transformers: pip install" in page
+    assert plan_sweep([notebook], {"eta": ["1e-6"]}) == ([], {"a": execution.skipped})
 
 
 def test_a_failure_is_kept_with_its_error_and_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -110,3 +110,20 @@ def test_the_exact_answers_beside_the_sample_data_are_those_of_the_policy(sample
         for m in run.measurements:  # within 4.5 standard errors; 32 numbers fail by chance with probability 2e-4
             found = distances(run, m.eta, exact["change"][repr(m.eta)], exact["derivative"])
             assert np.max(np.abs(found)) < 4.5
+
+
+def test_the_centred_baseline_changes_only_the_noise_of_the_linear_terms() -> None:
+    """Same sequences, same true change; the SE of the linear change is less than a quarter (a fifth, in fact)."""
+    usual, centred = (synthetic_runs_with_truth(2, 512, baseline=baseline) for baseline in ("entropy_to_go", "centred"))
+    for name, made in usual.items():
+        one, other = made.run, centred[name].run
+        assert [m.delta_h_true for m in one.measurements] == [m.delta_h_true for m in other.measurements]
+        spread = [influence_values(columns(run, 1.6e-6, "ratio"))[1].std(ddof=1) for run in (one, other)]
+        assert spread[1] < spread[0] / 4
+        exact = made.exact_derivative()  # within 4.5 standard errors
+        assert abs(other.delta_h_per_lr - exact) < 4.5 * spread[1] / 1.6e-6 / np.sqrt(512)
+
+
+def test_an_unknown_baseline_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="baseline must be one of 'entropy_to_go', 'centred', got 'mean'"):
+        ah.synthetic_runs(1, 10, baseline="mean")  # type: ignore[arg-type]

@@ -1,0 +1,133 @@
+"""The update direction v: what a training step adds to the parameters, per unit of learning rate."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+
+_LEAST_MOVED = 0.5
+
+
+def direction_from_optimizer(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return what the optimizer's next step adds to each parameter, per unit of learning rate.
+
+    Call it after ``backward`` (and clipping), before ``step``. The step is made on copies, one parameter at a time, at
+    learning rate 1 and in float64: parameters, optimizer state, hooks and schedule stay as they are. So v is exact to
+    float32, whatever the dtype of the model, where a step treats each parameter on its own and is proportional to the
+    learning rate, as for SGD, Adam and AdamW, weight decay included.
+
+    Parameters
+    ----------
+    model
+        The model whose parameters the optimizer moves.
+    optimizer
+        With gradients in place. Where groups have different learning rates, those relative to the first group's are
+        kept: eta is then the learning rate of the first group.
+
+    Returns
+    -------
+    dict
+        Name of a parameter -> change per unit of learning rate, for every parameter that has a gradient.
+
+    Raises
+    ------
+    ValueError
+        If no parameter has a gradient, or the optimizer moves parameters that the model has not.
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    >>> (3.0 * model.weight).sum().backward()
+    >>> direction_from_optimizer(model, optimizer)["weight"].tolist()  # minus the gradient
+    [[-3.0]]
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)  # as wrapped by accelerate
+    names = {id(p): name for name, p in model.named_parameters()}
+    moved = [p for group in inner.param_groups for p in group["params"] if p.grad is not None]
+    if not moved:
+        raise ValueError("optimizer must have gradients in place: call backward() first")
+    if unknown := [p for p in moved if id(p) not in names]:
+        shapes = ", ".join(str(tuple(p.shape)) for p in unknown[:3])
+        raise ValueError(f"optimizer must move parameters of the model only; it has {len(unknown)} others ({shapes})")
+    first = float(inner.param_groups[0]["lr"])
+    direction = {}
+    for group in inner.param_groups:
+        rate = float(group["lr"]) / first if first else 1.0
+        for p in group["params"]:
+            if p.grad is not None:
+                step = _step_alone(inner, group, p, rate)
+                direction[names[id(p)]] = step.to(torch.promote_types(p.dtype, torch.float32))
+    return direction
+
+
+def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: float) -> dict[str, Tensor]:
+    """Return ``(after - before) / lr`` for every tensor that moved: the direction of a step that was made.
+
+    Prefer `direction_from_optimizer`: after a step, what each parameter's rounding swallowed is gone.
+
+    Parameters
+    ----------
+    before, after
+        Name -> tensor, as from ``state_dict()``: before and after one step. Clone the first, or it moves along.
+    lr
+        Learning rate of the step.
+
+    Raises
+    ------
+    ValueError
+        If names differ, ``lr`` is not positive, nothing moved, or less than half of the elements did, in rows that
+        moved at all: then the step was made in bfloat16, or is smaller than the rounding of the parameters.
+
+    Examples
+    --------
+    >>> one, other = {"w": torch.zeros(2)}, {"w": torch.tensor([1e-6, -2e-6])}
+    >>> [round(x, 6) for x in difference(one, other, 1e-6)["w"].tolist()]
+    [1.0, -2.0]
+    """
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"lr must be positive, got {lr!r}")
+    if different := sorted(before.keys() ^ after.keys()):
+        raise ValueError(f"before and after must hold the same names; only one has {', '.join(different[:3])}")
+    made: dict[str, Tensor] = {}
+    changed = reached = 0
+    for name, old in before.items():
+        if not old.is_floating_point():
+            continue
+        exact = torch.promote_types(old.dtype, torch.float32)
+        step = after[name].to(exact) - old.to(exact)
+        rows = (step != 0).reshape(1, -1) if step.ndim < 2 else (step != 0).flatten(1)
+        rows = rows[rows.any(dim=1)]  # an embedding moves where its token was seen
+        if len(rows):
+            made[name] = step / lr
+            changed, reached = changed + int(rows.sum()), reached + rows.numel()
+    if not made:
+        raise ValueError("before and after must differ, got the same values: clone before the step")
+    if changed < _LEAST_MOVED * reached:
+        raise ValueError(
+            f"before and after must differ in most elements, got {changed / reached:.0%}: a step with this lr is "
+            "lost in the rounding of the parameters (bfloat16?); keep them in float32, or use direction_from_optimizer"
+        )
+    return made
+
+
+def _step_alone(optimizer: Optimizer, group: dict[str, Any], p: Tensor, rate: float) -> Tensor:
+    """Return what a step at learning rate ``rate`` adds to one parameter, in float64."""
+    alone = p.detach().double().clone().requires_grad_()
+    alone.grad = None if p.grad is None else p.grad.detach().double()
+    twin = copy.copy(optimizer)  # as pickled: the same settings, no hooks
+    plain: dict[str, Any] = {name: False for name in ("capturable", "foreach", "fused") if name in group}
+    twin.param_groups = [{**group, **plain, "params": [alone], "lr": rate}]
+    twin.state = defaultdict(dict)
+    for name, value in copy.deepcopy(optimizer.state.get(p, {})).items():
+        exact = isinstance(value, Tensor) and value.is_floating_point()
+        twin.state[alone][name] = value.double() if exact else value
+    twin.step()
+    return alone.detach() - p.detach().double()

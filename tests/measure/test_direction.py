@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from analysis_helpers.measure import difference, direction_from_optimizer, measure, sample
+from tests.measure.models import gpt2, normal_direction
+
+Make = Callable[[Any], torch.optim.Optimizer]
+OPTIMIZERS: dict[str, Make] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=1e-3),
+    "momentum": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "adam": lambda p: torch.optim.Adam(p, lr=1e-3),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.1, amsgrad=True),
+    "foreach": lambda p: torch.optim.AdamW(p, lr=1e-3, foreach=True),
+    "fused": lambda p: torch.optim.AdamW(p, lr=torch.tensor(1e-3), fused=True),
+}
+
+
+def backward(model: torch.nn.Module, seed: int) -> None:
+    ids = torch.randint(0, 11, (3, 7), generator=torch.Generator().manual_seed(seed))
+    model.zero_grad()
+    model(input_ids=ids).logits.square().mean().backward()
+
+
+def trained(make: Make, dtype: torch.dtype = torch.float32) -> tuple[Any, torch.optim.Optimizer]:
+    """Return a model with an optimizer that has made three steps, and gradients for the fourth."""
+    model = gpt2().to(dtype)
+    model.train(False)
+    optimizer = make(model.parameters())
+    for seed in range(3):
+        backward(model, seed)
+        optimizer.step()
+    backward(model, 3)
+    return model, optimizer
+
+
+def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_direction_is_that_of_the_step_really_made(name: str) -> None:
+    model, optimizer = trained(OPTIMIZERS[name])
+    v, before = direction_from_optimizer(model, optimizer), parameters(model)
+    optimizer.step()
+    for parameter, after in parameters(model).items():
+        made = after - before[parameter]
+        rounding = 1.2e-7 * before[parameter].abs().max()
+        assert torch.allclose(1e-3 * v[parameter], made, rtol=1e-4, atol=float(rounding)), parameter
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "fused"])
+def test_in_bfloat16_it_is_what_rounding_swallows(name: str) -> None:
+    """The direction of the same state and gradients in float64, to the precision of float32."""
+    model, optimizer = trained(OPTIMIZERS[name], torch.bfloat16)
+    v = direction_from_optimizer(model, optimizer)
+    double = copy.deepcopy(model).double()
+    other = OPTIMIZERS[name](double.parameters())
+    other.load_state_dict(optimizer.state_dict())
+    for p, q in zip(model.parameters(), double.parameters(), strict=True):
+        assert p.grad is not None
+        q.grad = p.grad.double()
+    before = parameters(double)
+    other.step()
+    for parameter, after in parameters(double).items():
+        wanted = ((after - before[parameter]) / 1e-3).float()
+        assert torch.allclose(v[parameter], wanted, rtol=1e-5, atol=1e-6), parameter
+
+
+def test_nothing_of_the_training_is_touched() -> None:
+    model, optimizer = trained(OPTIMIZERS["adamw"])
+    seen: list[int] = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append(1))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.5)
+    before = parameters(model)
+    gradients = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    state = copy.deepcopy(optimizer.state_dict())
+    direction_from_optimizer(model, optimizer)
+    assert not seen
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    for name, p in model.named_parameters():
+        assert (p.grad is None) == (gradients[name] is None)
+        assert p.grad is None or bool((p.grad == gradients[name]).all())
+    after = optimizer.state_dict()
+    assert after["param_groups"] == state["param_groups"]
+    for key, values in state["state"].items():
+        assert all(torch.equal(values[name], after["state"][key][name]) for name in values)
+    assert schedule.get_last_lr() == [5e-4]
+
+
+def test_groups_keep_their_relative_learning_rates() -> None:
+    model = torch.nn.Linear(2, 1)
+    groups: list[dict[str, Any]] = [{"params": [model.weight]}, {"params": [model.bias], "lr": 4e-6}]
+    optimizer = torch.optim.SGD(groups, lr=1e-6)
+    (model.weight.sum() + model.bias.sum()).backward()
+    v = direction_from_optimizer(model, optimizer)
+    assert v["weight"].tolist() == [[-1.0, -1.0]]
+    assert v["bias"].tolist() == [-4.0]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # the first step of a warm-up
+    assert direction_from_optimizer(model, optimizer)["bias"].tolist() == [-1.0]
+
+
+def test_frozen_parameters_are_not_named() -> None:
+    model, optimizer = trained(OPTIMIZERS["adam"])
+    model.transformer.wpe.weight.grad = None
+    assert "transformer.wpe.weight" not in direction_from_optimizer(model, optimizer)
+
+
+def test_without_gradients_or_with_parameters_of_others_there_is_no_direction() -> None:
+    model, optimizer = trained(OPTIMIZERS["adam"])
+    with pytest.raises(ValueError, match=r"it has 28 others \(\(11, 16\), "):
+        direction_from_optimizer(torch.nn.Linear(1, 1), optimizer)
+    optimizer.zero_grad()
+    with pytest.raises(ValueError, match=r"optimizer must have gradients in place: call backward\(\) first"):
+        direction_from_optimizer(model, optimizer)
+
+
+def test_the_recipe_for_a_loop_of_ones_own() -> None:
+    """A hook that measures before each step: the direction is that of the step, and the training is not changed."""
+
+    def train(hooked: bool) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+        torch.manual_seed(0)
+        model = gpt2()
+        model.train(False)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        directions: list[dict[str, torch.Tensor]] = []
+
+        def before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
+            v = direction_from_optimizer(model, optimizer)
+            batch = sample(model, [[1, 5]] * 8, max_new_tokens=4, eos=0, seed=len(directions))
+            run = measure(model, batch, v, [1e-4])
+            assert run.direction is not None
+            directions.append(v)
+
+        if hooked:
+            optimizer.register_step_pre_hook(before_step)
+        for seed in range(3):
+            backward(model, seed)
+            before = parameters(model)
+            optimizer.step()
+        if hooked:
+            after = parameters(model)
+            made = torch.cat([(after[name] - before[name]).ravel() for name in before])
+            wanted = torch.cat([1e-3 * directions[-1][name].ravel() for name in before])
+            assert (made - wanted).norm() < 1e-4 * made.norm()
+        return parameters(model), directions
+
+    (plain, _), (hooked, directions) = train(False), train(True)
+    assert len(directions) == 3
+    assert all(torch.equal(plain[name], hooked[name]) for name in plain)
+
+
+# --- from two states -------------------------------------------------------------------------------------------------
+
+
+def test_the_difference_of_two_states_is_the_direction() -> None:
+    model, optimizer = trained(OPTIMIZERS["adam"])
+    v, before = direction_from_optimizer(model, optimizer), copy.deepcopy(model.state_dict())
+    optimizer.step()
+    found = difference(before, model.state_dict(), 1e-3)
+    assert set(found) == {*v, "lm_head.weight"}  # tied: the same tensor under a second name
+    for name, values in v.items():
+        assert torch.allclose(found[name], values, atol=1e-3), name
+    batch = sample(model, [[1, 5]] * 8, max_new_tokens=4, eos=0, seed=0)
+    assert measure(model, batch, found, [1e-4]).delta_h_per_lr != 0
+
+
+def test_rows_that_no_token_reached_do_not_count() -> None:
+    before = {"wte": torch.zeros(100, 4), "frozen": torch.ones(50), "step": torch.tensor(3)}
+    after = {"wte": before["wte"].clone(), "frozen": torch.ones(50), "step": torch.tensor(4)}
+    after["wte"][7] = 1e-6
+    assert list(difference(before, after, 1e-6)) == ["wte"]
+
+
+def test_a_step_lost_in_bfloat16_is_refused() -> None:
+    before = {name: p.detach().bfloat16() for name, p in gpt2().named_parameters()}
+    v = normal_direction(gpt2())
+    after = {name: (p.float() + 1e-5 * v[name]).bfloat16() for name, p in before.items()}
+    with pytest.raises(ValueError, match=r"must differ in most elements, got \d+%: .* \(bfloat16\?\)"):
+        difference(before, after, 1e-5)
+    saved = {name: p.float() for name, p in after.items()}  # a bfloat16 checkpoint, loaded as float32
+    with pytest.raises(ValueError, match="must differ in most elements"):
+        difference({name: p.float() for name, p in before.items()}, saved, 1e-5)
+
+
+def test_states_that_do_not_fit_are_refused() -> None:
+    one = {"a": torch.zeros(2)}
+    for before, after, lr, message in (
+        (one, {"b": torch.ones(2)}, 1e-6, "must hold the same names; only one has a, b"),
+        (one, one, 1e-6, "before and after must differ, got the same values: clone before the step"),
+        (one, {"a": torch.ones(2)}, 0.0, "lr must be positive, got 0.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            difference(before, after, lr)
