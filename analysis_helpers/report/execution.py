@@ -30,6 +30,7 @@ _KERNEL_CONFIG = """
 import os
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+os.environ["EXECUTED_FOR_A_PAGE"] = "1"  # see `Explorer`
 c.InlineBackend.figure_formats = FORMATS
 c.HistoryManager.enabled = False
 c.Application.log_level = "CRITICAL"

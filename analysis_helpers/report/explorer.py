@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -200,8 +201,10 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self.controls["data_root"].observe(self._offer_batches, "value")
         self.controls["large_batch"].observe(self._offer_etas, "value")
         self._offer_batches()
-        shown = widgets.interactive_output(self._show, self.controls)
-        super().__init__([*self.controls.values(), shown])
+        # In a notebook that is executed for a page nobody moves a control, and output inside a widget can stall it.
+        alone = "EXECUTED_FOR_A_PAGE" in os.environ
+        shown = [] if alone else [widgets.interactive_output(self._show, self.controls)]
+        super().__init__([*self.controls.values(), *shown])
         self.add_class("entropy-explorer")
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, object]:  # for IPython
