@@ -30,7 +30,6 @@ _KERNEL_CONFIG = """
 import os
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
-os.environ["EXECUTED_FOR_A_PAGE"] = "1"  # see `Explorer`
 c.InlineBackend.figure_formats = FORMATS
 c.HistoryManager.enabled = False
 c.Application.log_level = "CRITICAL"
@@ -198,6 +197,7 @@ def kernel_settings(*formats: str) -> Iterator[dict[str, Any]]:
         yield {
             "extra_arguments": [f"--ipython-dir={folder}"],
             "config": Config({"KernelManager": {"transport_encryption": "auto"}}),
+            "store_widget_state": False,  # controls answer only to a kernel that runs
             "shutdown_kernel": "immediate",  # nothing is left to be saved in a kernel whose notebook is through
         }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +19,6 @@ from typing import Any
 import ipywidgets as widgets
 import msgspec
 import pandas as pd
-from IPython.display import HTML, Image, display
 
 from .._checks import RunError, warn_about_runs
 from ..err_rel import (
@@ -200,25 +198,37 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self.controls = _controls(given)
         self.controls["data_root"].observe(self._offer_batches, "value")
         self.controls["large_batch"].observe(self._offer_etas, "value")
+        # Not an output widget: where a notebook is executed without a frontend, papermill waits for it for ever.
+        self.answer, self.figure, self.table = widgets.HTML(), widgets.Image(format="png"), widgets.HTML()
+        for part in (self.answer, self.table):
+            part.add_class("jp-RenderedHTMLCommon")  # tables as in any other output
+        self.figure.layout = {"max_width": "100%", "height": "auto", "align_self": "flex-start"}
         self._offer_batches()
-        # In a notebook that is executed for a page nobody moves a control, and output inside a widget can stall it.
-        alone = "EXECUTED_FOR_A_PAGE" in os.environ
-        shown = [] if alone else [widgets.interactive_output(self._show, self.controls)]
-        super().__init__([*self.controls.values(), *shown])
+        for control in self.controls.values():
+            control.observe(self._show, "value")
+        self._show()
+        super().__init__([*self.controls.values(), self.answer, self.figure, self.table])
         self.add_class("entropy-explorer")
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, object]:  # for IPython
         return {**super()._repr_mimebundle_(**kwargs), "text/html": FALLBACK}
 
-    def _show(self, **chosen: Any) -> None:
+    def _show(self, _: object = None) -> None:
         if self._filling:  # half of the controls belong to another folder
             return
-        try:
-            found = explore(msgspec.structs.replace(self._given, **chosen))
-        except (ValueError, OSError) as error:
-            display(HTML(f"<b>No answer:</b> {html.escape(str(error))}"))
-        else:
-            display(found.verdict, Image(png(found.plot())), readable(found.table()))
+        chosen = {name: control.value for name, control in self.controls.items()}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                found = explore(msgspec.structs.replace(self._given, **chosen))
+            except (ValueError, OSError) as error:
+                self.answer.value = f"<b>No answer:</b> {html.escape(str(error))}"
+                self.figure.value, self.table.value = b"", ""
+            else:
+                self.answer.value = found.verdict._repr_html_()
+                self.figure.value, self.table.value = png(found.plot()), readable(found.table()).to_html()
+        notes = dict.fromkeys(html.escape(str(warning.message)) for warning in caught)
+        self.answer.value += "".join(f"<p><b>Note:</b> {note}.</p>" for note in notes)
 
     def _offer_batches(self, _: object = None) -> None:
         """Offer the batch folders of the data root."""

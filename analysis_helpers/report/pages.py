@@ -85,8 +85,7 @@ def _exporter() -> Any:
     from traitlets.config import Config
 
     shown = ["text/html", "text/markdown", "image/svg+xml", "image/png", "text/plain"]  # widgets need a kernel
-    no_widgets = {"enabled": True, "clear_cell_metadata": False}  # their state would load scripts from a network
-    config = Config({"NbConvertBase": {"display_data_priority": shown}, "ClearMetadataPreprocessor": no_widgets})
+    config = Config({"NbConvertBase": {"display_data_priority": shown}})
     exporter = HTMLExporter(config=config, require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="")
     exporter.embed_images = True
     return exporter

@@ -492,7 +492,6 @@ def _finish(rerun: Rerun, execution: Execution, out: Path) -> Outcome:
     figure = key_figure(notebook)
     if figure is not None:
         write_in_one_step(out / FIGURES / f"{rerun.name}.png", figure)
-    notebook.metadata.pop("widgets", None)  # controls answer only to a kernel that runs
     notebook.metadata[STAMP] = {"key": rerun.key, "error": error, "seconds": round(execution.seconds, 3)}
     nbformat.write(notebook, execution.path)
     finished = execution.path.replace(_finished(out, rerun))

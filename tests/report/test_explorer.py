@@ -17,7 +17,7 @@ from analysis_helpers.report.explorer import FALLBACK, Exploration, Explorer, ex
 from analysis_helpers.report.parameters import Parameters
 from tests.building import Runs
 
-Shown = tuple[Explorer, list[Any]]
+Shown = tuple[Explorer, list[Exploration]]
 each_estimator = pytest.mark.parametrize("estimator", ["partial_sum", "ratio", "matched", "adjusted"])
 
 
@@ -117,9 +117,14 @@ def test_all_sequences_at_once_have_no_curve(start: Parameters) -> None:
 
 @pytest.fixture
 def shown(start: Parameters, monkeypatch: pytest.MonkeyPatch) -> Shown:
-    """Return controls, and the list of all that they have displayed."""
-    seen: list[Any] = []
-    monkeypatch.setattr(explorer_module, "display", lambda *things: seen.append(things))
+    """Return controls, and the list of the answers that they have asked for."""
+    seen: list[Exploration] = []
+
+    def asked(given: Parameters) -> Exploration:
+        seen.append(explore(given))
+        return seen[-1]
+
+    monkeypatch.setattr(explorer_module, "explore", asked)
     return Explorer(start), seen
 
 
@@ -128,10 +133,11 @@ def test_controls_begin_where_they_are_told(shown: Shown, start: Parameters) -> 
     assert {name: control.value for name, control in explorer.controls.items()} == {
         name: getattr(start, name) for name in explorer.controls
     }
-    [(found, image, table)] = seen
-    assert found == explored(start).verdict
-    assert image.data.startswith(b"\x89PNG")
-    assert "SD of err_rel over subsets of 256" in table.to_html()
+    [found] = seen
+    assert found.verdict == explored(start).verdict
+    assert explorer.answer.value == found.verdict._repr_html_()
+    assert bytes(explorer.figure.value).startswith(b"\x89PNG")
+    assert "SD of err_rel over subsets of 256" in explorer.table.value
 
 
 def test_every_control_shows_its_choice_once(shown: Shown, start: Parameters) -> None:
@@ -143,8 +149,8 @@ def test_every_control_shows_its_choice_once(shown: Shown, start: Parameters) ->
         explorer.controls[control].value = value
         found = explored(start, **dict(list(chosen.items())[:count]))
         assert len(seen) == 1 + count
-        assert seen[-1][0] == found.verdict
-        assert seen[-1][2].to_html() == readable(found.table()).to_html()
+        assert seen[-1].verdict == found.verdict
+        assert explorer.table.value == readable(found.table()).to_html()
 
 
 def test_another_folder_offers_what_it_has(shown: Shown, tmp_path: Path, sample_root: Path) -> None:
@@ -154,14 +160,15 @@ def test_another_folder_offers_what_it_has(shown: Shown, tmp_path: Path, sample_
     (tmp_path / "mine").symlink_to(sample_root / "E_256")
     explorer.controls["data_root"].value = str(tmp_path)
     assert (explorer.controls["large_batch"].value, explorer.controls["small_batch"].value) == ("mine", "mine")
-    assert seen[-1][0].n == 256
+    assert seen[-1].verdict.n == 256
     assert len(seen) == 3
 
 
 def test_what_goes_wrong_is_shown_in_place_of_an_answer_and_does_not_last(
     shown: Shown, tmp_path: Path, start: Parameters
 ) -> None:
-    explorer, seen = shown
+    explorer, _ = shown
+    right = explorer.answer.value
     (tmp_path / "E_<bad>" / "run_01").mkdir(parents=True)
     (tmp_path / "E_<bad>" / "run_01" / "results.json").write_text("{")
     for folder, words in (
@@ -169,11 +176,12 @@ def test_what_goes_wrong_is_shown_in_place_of_an_answer_and_does_not_last(
         (str(tmp_path / "none"), "must be a folder that exists"),
     ):
         explorer.controls["data_root"].value = folder
-        [message] = seen[-1]
-        assert words in message.data
-        assert "<bad>" not in message.data
+        assert words in explorer.answer.value
+        assert "<bad>" not in explorer.answer.value
+        assert (explorer.figure.value, explorer.table.value) == (b"", "")
     explorer.controls["data_root"].value = start.data_root
-    assert seen[-1][0].answers
+    assert explorer.answer.value == right
+    assert explorer.figure.value != b""
 
 
 def test_a_run_that_is_left_out_is_named_with_every_choice(
@@ -189,6 +197,8 @@ def test_a_run_that_is_left_out_is_named_with_every_choice(
             warnings.simplefilter("always")
             explored(start, data_root=str(tmp_path), small_batch="", subset_size=size)
         assert [str(w.message)[:14] for w in caught] == ["skipped run_05"]
+    shown = Explorer(msgspec.structs.replace(start, data_root=str(tmp_path), small_batch=""))
+    assert shown.answer.value.count("<b>Note:</b> skipped run_05") == 1
 
 
 def test_without_a_kernel_a_sentence_takes_the_place_of_the_controls(shown: Shown) -> None:
