@@ -1,4 +1,4 @@
-"""Did you measure your policy's entropy change on a large enough batch?
+"""Is the step linear, is the recorded change right, and is the batch large enough?
 
 The public names; see the README for what they answer, and `notebooks/` for how they are used. Importing this package
 imports NumPy, pandas and little else: plots, notebooks and their execution are imported where they are used.

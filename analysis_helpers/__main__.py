@@ -21,7 +21,7 @@ _PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.group()
 @click.version_option(__version__, prog_name="analysis_helpers")
 def main() -> None:
-    """Did you measure your policy's entropy change on a large enough batch?"""
+    """Is the step linear, is the recorded change right, and is the batch large enough?"""
 
 
 @main.command("inventory")
