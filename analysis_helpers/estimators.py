@@ -295,13 +295,13 @@ def influence_values(batch: Columns) -> tuple[FloatArray, FloatArray]:
     estimate on a fresh batch of n sequences is ``std(psi, ddof=1) / sqrt(n)`` (infinitesimal jackknife: Efron, 1982,
     chapter 6).
     """
-    true, linear = _gradients(batch)
+    true, linear = _gradients(batch, batch.sums)
     return batch.values @ true, batch.values @ linear
 
 
 def error_influence_values(batch: Columns) -> FloatArray:
     """Return the influence values of ``linear - true``, shape ``(N,)``, in nats per token."""
-    true, linear = _gradients(batch)
+    true, linear = _gradients(batch, batch.sums)
     psi: FloatArray = batch.values @ (linear - true)
     return psi
 
@@ -318,6 +318,23 @@ def influence_spread(psi: FloatArray, batch: Columns) -> float:
     Over M prompts of N sequences it is the cluster-robust ``std(psi) sqrt(N / M)``.
     """
     return standard_deviation(psi) * float(np.sqrt(batch.num_sequences / len(psi)))
+
+
+def second_order_spread(batch: Columns) -> float:
+    """Return Q: the second-order term of ``linear - true`` on a fresh batch of n has the SD ``Q / n``.
+
+    ``Q^2 = tr((K C)^2) / 2``, by the delta method for normal sums, with K the Hessian at the full sums over means of
+    rows and C the covariance of rows. It matters only where influence values nearly vanish.
+    """
+    rows = len(batch.values)
+    covariance = rows**2 * np.cov(batch.values, rowvar=False)
+    steps = np.sqrt(np.diag(covariance) / rows)  # one standard error of each sum
+    above, below = (
+        linear - true for true, linear in (_gradients(batch, batch.sums + sign * np.diag(steps)) for sign in (1, -1))
+    )
+    hessian = np.divide(above - below, 2 * rows * steps[:, None], out=np.zeros_like(above), where=steps[:, None] > 0)
+    product = hessian @ covariance
+    return float(np.sqrt(np.sum(product * product.T) / 2)) * batch.num_sequences / rows
 
 
 def true_influence_values(run: Run, eta: float) -> tuple[FloatArray, Columns]:
@@ -342,9 +359,9 @@ def true_total_standard_error(run: Run, eta: float) -> float | None:
     return influence_spread(psi, batch) / float(np.sqrt(batch.num_sequences))
 
 
-def _gradients(batch: Columns) -> tuple[FloatArray, FloatArray]:
-    """Return N times the gradients of (true, linear) at the full sums, each of shape ``(columns,)``."""
-    moved = batch.sums + 1j * _COMPLEX_STEP * np.eye(len(batch.sums))
+def _gradients(batch: Columns, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return M times the gradients of (true, linear) at sums, each of shape ``(..., columns)``."""
+    moved = sums[..., None, :] + 1j * _COMPLEX_STEP * np.eye(sums.shape[-1])
     true, linear = batch.estimator.evaluate(moved, batch.full)
     scale = len(batch.values) / _COMPLEX_STEP
     return np.imag(true) * scale, np.imag(linear) * scale

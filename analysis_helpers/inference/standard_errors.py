@@ -6,6 +6,7 @@ of sequences, with the update direction and the reference held fixed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -14,7 +15,7 @@ import pandas as pd
 
 from .._checks import checked_choice, checked_count
 from ..err_rel import own_total, reference_for, reference_total, simulate_err_rel_across_runs, usable_runs
-from ..estimators import EstimatorName, columns, error_influence_values, influence_spread
+from ..estimators import EstimatorName, columns, error_influence_values, influence_spread, second_order_spread
 from ..runs import Run
 
 POPULATIONS = ("policy", "run")
@@ -35,6 +36,10 @@ def err_rel_standard_error(
     S_psi^2 the variance (ddof=1) of the influence values of ``linear - true`` over the reference. For the partial sum,
     which is not rescaled, the second is times ``(n/N)^2``. Where prompts are recorded, S is cluster-robust over
     prompts.
+
+    Where no denominator correction is recorded, linear terms are taken as fixed numbers, and the SD of the second-order
+    term is added in quadrature: the first order can vanish there. If the terms hold a correction by the entropy of
+    their own batch, fresh batches vary less: record the score.
 
     Parameters
     ----------
@@ -80,8 +85,11 @@ def err_rel_standard_error(
     if scale == 0:
         return float("nan")
     spread = influence_spread(error_influence_values(batch), batch) / abs(scale)
-    left = 1 / size - 1 / total if population == "run" else 1 / size
-    return spread * float(np.sqrt(max(left, 0.0))) * (size / total) ** degree
+    left = max(1 / size - 1 / total, 0.0) if population == "run" else 1 / size
+    first = spread * float(np.sqrt(left)) * (size / total) ** degree
+    if degree or run.score is not None:
+        return first
+    return math.hypot(first, second_order_spread(batch) / abs(scale) * left)
 
 
 def typical_standard_error(runs: Mapping[str, Run], eta: float, n: int, *, reference: float) -> float:

@@ -18,6 +18,8 @@ from . import style
 
 _DASHES = ("--", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # so that actual runs differ by more than their label
 
+_MOST_OFF = 0.1  # of the SD in closed form: where draws differ by more, the figure says so
+
 
 def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
     """Return axes with the random subsets as a histogram of 60 bins and each actual run as a dashed line.
@@ -101,9 +103,12 @@ def plot_err_rel_histograms(
         style.histogram(ax, values, estimator, span=span)  # one bin width, so that heights compare
         style.zero_line(ax)
         ax.axvline(values.mean(), color=colour, linestyle="--", linewidth=1.4, label="mean")
+        title = _spread(estimator, eta, values)
         if moments is not None:
-            _draw_closed_form(ax, _at_eta(moments, eta), estimator, np.linspace(*span, 300), len(values), "closed form")
-        style.describe(ax, _spread(estimator, eta, values), style.err_rel_label(estimator))
+            closed = _at_eta(moments, eta)
+            _draw_closed_form(ax, closed, estimator, np.linspace(*span, 300), len(values), "closed form")
+            title += _disagreement(closed, values)
+        style.describe(ax, title, style.err_rel_label(estimator))
     axes[0].set_ylabel("number of subsets")
     axes[0].legend(fontsize=8, frameon=False)
     return figure
@@ -171,7 +176,12 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     style.log_size_axis(ax)
     style.log_error_axis(ax)
     known = "".join(f"SD on a fresh batch of {n:,}: {sd:.2f};\n" for sd in table.loc[n_of == n, "fresh"])
-    title, label = f"{known}four times the sequences halve it", f"SD of err_rel\n{style.TRUE_CHANGES}"
+    product, ratios = table["fresh"] * np.sqrt(n_of), table["drawn"] / table["subset"]
+    halved = "halve it" if product.min() > 0.99 * product.max() else "do more than halve it"
+    title = f"{known}four times the sequences {halved}"
+    if (abs(ratios - 1) > _MOST_OFF).any():
+        title += f"\nsubsets drawn: {ratios.min():.2f} to {ratios.max():.2f} times the closed form"
+    label = f"SD of err_rel\n{style.TRUE_CHANGES}"
     style.describe(ax, title, "sequences n", label)
     style.legend_below(ax, 2)
     return figure
@@ -215,6 +225,7 @@ def plot_exploration(
     if draws is not None:
         label = f"{count:,} subsets of {subset_size} drawn from large runs"
         style.histogram(ax, draws["err_rel"].clip(low, high), estimator, label, span)
+        title += _disagreement(moments, draws["err_rel"])
     if (moments["sd"] > 0).any():  # a subset of all sequences has no spread
         _draw_closed_form(ax, moments, estimator, np.linspace(*span, 400), count, "subsets, closed form")
     _draw_actual_runs(ax, actual, actual["n"].tolist(), subset_size)
@@ -244,6 +255,14 @@ def _draw_closed_form(
             density += np.exp(-0.5 * ((grid - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi)) / len(moments)
     expected = count * (grid[-1] - grid[0]) / style.BINS * density
     ax.plot(grid, expected, color=style.COLOURS[estimator], linewidth=1.8, label=label)
+
+
+def _disagreement(moments: pd.DataFrame, values: pd.Series[float]) -> str:
+    """Return a line for the title where draws spread otherwise than in closed form, beyond their Monte-Carlo error."""
+    closed = np.sqrt((moments["sd"] ** 2).mean() + moments["mean"].var(ddof=0))
+    ratio = values.std() / closed if closed else 1.0
+    told = abs(ratio - 1) > max(_MOST_OFF, 3 / np.sqrt(2 * len(values)))
+    return f"\nSD of the draws: {ratio:.2f} times the closed form" if told else ""
 
 
 def _spread(estimator: str, eta: float, values: pd.Series[float]) -> str:

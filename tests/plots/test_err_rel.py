@@ -1,3 +1,5 @@
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,7 +11,9 @@ from analysis_helpers import Comparison, check_prediction, compare_err_rel_distr
 from analysis_helpers.plots import (
     plot_err_rel_comparison,
     plot_err_rel_histograms,
+    plot_exploration,
     plot_prediction,
+    plot_spread_by_size,
 )
 from tests.building import Runs, refused
 
@@ -80,6 +84,21 @@ def test_the_closed_form_over_a_histogram_has_the_area_of_the_bars() -> None:
     counts, edges, _ = bars(ax).get_data()
     assert np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) == pytest.approx(np.sum(counts * np.diff(edges)), rel=0.01)
     assert x[np.argmax(y)] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(("sd", "said"), [(1.9, ""), (1.5, "1.33"), (2.5, "0.80")])
+def test_a_figure_says_where_draws_differ_from_the_closed_form_by_more_than_a_tenth(sd: float, said: str) -> None:
+    df = pd.DataFrame({"eta": 1e-6, "err_rel": np.random.default_rng(0).normal(0.5, 2.0, 30_000)})
+    moments = pd.DataFrame({"run": ["run_01"], "eta": [1e-6], "mean": [0.5], "sd": [sd]})
+    actual = pd.DataFrame(columns=["run", "err_rel", "n"])
+    given: dict[str, Any] = {"subset_size": 64, "num_samples": 30_000, "tolerance": 0.5, "title": ""}
+    spread = pd.DataFrame({"n": [64, 128], "fresh": sd, "subset": sd, "drawn": [2.0, np.nan]})
+    histograms = plot_err_rel_histograms(df, [1e-6], estimator="ratio", moments=moments)
+    explored = plot_exploration(moments, actual, df, estimator="ratio", **given)
+    for figure in (histograms, explored, plot_spread_by_size(spread, 64)):
+        [ax] = figure.axes
+        assert said in ax.get_title()
+        assert ("closed form" in ax.get_title()) == bool(said)
 
 
 def test_a_prediction_is_drawn_with_interval_runs_and_percentiles(large_runs: Runs, small_runs: Runs) -> None:
