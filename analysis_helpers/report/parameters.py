@@ -5,16 +5,22 @@ A new parameter is one field of `Parameters`; notebooks call `read_parameters`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+import difflib
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import msgspec
+import pandas as pd
 from msgspec import Meta
 
-from .._checks import canonical_eta
+from .._checks import RunError, RunWarning, canonical_eta, same_eta
 from ..estimators import ESTIMATORS, EstimatorName
-from ..runs import RESULTS_FILE
+from ..runs import Run, result_files, sound_batches, sound_runs
 
 _Eta = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive step size")]
 _Etas = Annotated[tuple[_Eta, ...], Meta(min_length=1, description="must be a list of positive step sizes")]
@@ -34,11 +40,14 @@ class ParameterError(ValueError):
 
 
 class Parameters(msgspec.Struct, frozen=True):
-    """The parameters that a notebook may have; a default means that the notebook does not have it."""
+    """The parameters that a notebook may have; a default means that the notebook does not have it.
+
+    ``sources`` says in a few words where a value comes from, if it is not the notebook's own.
+    """
 
     data_root: _Folder = ""
     large_batch: _Folder = ""
-    small_batch: _Folder = ""
+    small_batch: str = ""
     model: _Model = ""
     prompts: _Model = ""
     eta: _Eta = -1.0
@@ -54,25 +63,43 @@ class Parameters(msgspec.Struct, frozen=True):
     probability: _Probability = -1.0
     replicates: _Count = -1
     seed: Annotated[int, Meta(ge=0, description="must be a whole number of at least 0")] = -1
+    sources: Mapping[str, str] = {}
 
     @property
     def root(self) -> Path:
         """The data root as a folder that exists."""
         return resolve_data_root(self.data_root)
 
+    def large_runs(self, needs: Sequence[str] = ()) -> dict[str, Run]:
+        """Return the runs of the large batch by `sound_runs`."""
+        return sound_runs(self.root / self.large_batch, needs=needs)
+
+    def small_runs(self, needs: Sequence[str] = ()) -> dict[str, Run]:
+        """Return the runs of the small batch by `sound_runs`; none if there is no such batch."""
+        return sound_runs(self.root / self.small_batch, needs=needs) if self.small_batch else {}
+
     def recorded(self) -> dict[str, object]:
         """Return name -> value of the notebook's own parameters."""
-        return {name: value for name, value in msgspec.structs.asdict(self).items() if value != _DEFAULTS[name]}
+        values = {name: getattr(self, name) for name in _DEFAULTS}
+        return {name: value for name, value in values.items() if value != _DEFAULTS[name]}
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per parameter: name, value, and where it comes from if it is not the notebook's own."""
+        values = self.recorded()
+        shown = {name: values.get(name, "") for name in {**values, **self.sources}}
+        rows = [(name, _shown(value), self.sources.get(name, "")) for name, value in shown.items()]
+        return pd.DataFrame(rows, columns=["parameter", "value", "source"])
 
 
-_DEFAULTS = msgspec.structs.asdict(Parameters())
+_DEFAULTS = {name: value for name, value in msgspec.structs.asdict(Parameters()).items() if name != "sources"}
 
 
-def read_parameters(variables: Mapping[str, object]) -> Parameters:
-    """Return the notebook parameters among ``variables``, converted to their types and validated.
+def read_parameters(variables: Mapping[str, Any]) -> Parameters:
+    """Return the notebook parameters among ``variables``, converted to their types and checked against the data.
 
-    Papermill passes ``2e-6`` from the command line as text and ``1e3`` as a float; both are accepted. Batch folders
-    must exist below the data root.
+    Papermill passes ``2e-6`` from the command line as text and ``1e3`` as a float; both are accepted. Those that are
+    None are chosen from the data: the batch folders with the most and the fewest sequences a run, the step sizes that
+    most of their runs share (``eta``: the smallest), and the number of sequences of the small runs.
 
     Parameters
     ----------
@@ -82,26 +109,30 @@ def read_parameters(variables: Mapping[str, object]) -> Parameters:
     Raises
     ------
     ParameterError
-        If a value breaks its rule: one sentence with name, rule and value.
+        If a value breaks its rule, or is not in the data: one sentence with name, rule and value.
 
     Examples
     --------
-    >>> given = read_parameters({"data_root": ".", "eta": "2e-6", "subset_size": 1e3})
-    >>> given.eta, given.subset_size
-    (2e-06, 1000)
-    >>> read_parameters({"subset_size": 256.5})
+    >>> given = read_parameters({"seed": "7", "num_samples": 1e3})
+    >>> given.seed, given.num_samples
+    (7, 1000)
+    >>> read_parameters({"num_samples": 256.5})
     Traceback (most recent call last):
         ...
-    analysis_helpers.report.parameters.ParameterError: subset_size must be a whole number of at least 1, got 256.5
+    analysis_helpers.report.parameters.ParameterError: num_samples must be a whole number of at least 1, got 256.5
     """
-    given = {name: convert_parameter(name, variables[name]) for name in _DEFAULTS if name in variables}
-    found = Parameters(**given)
-    if "data_root" in given:
-        _ = found.root  # must exist
-    for name in ("large_batch", "small_batch"):
-        if name in given:
-            _require_batch(name, str(given[name]), found.root)
-    return found
+    declared = {name: variables[name] for name in _DEFAULTS if name in variables}
+    given = {name: convert_parameter(name, v) for name, v in declared.items() if v is not None or name not in _CHOSEN}
+    if "data_root" not in given:
+        return Parameters(**given, sources=_changed(variables))
+    batches = _batches(resolve_data_root(given["data_root"]))
+    chosen = {name: found for name, found in _chosen(given, batches).items() if name in declared and name not in given}
+    sources = {name: source for name, (_, source) in chosen.items()}
+    values = {**given, **{name: value for name, (value, _) in chosen.items()}}
+    if "large_batch" in values:
+        draws = "num_samples" in values or "samples_per_eta" in values
+        _check_data(given, draws, batches[values["large_batch"]], values["large_batch"])
+    return Parameters(**values, sources={**sources, **_changed(variables)})
 
 
 def convert_parameter(name: str, value: object) -> Any:
@@ -113,6 +144,12 @@ def convert_parameter(name: str, value: object) -> Any:
     if _KINDS[name] is _Etas:
         return tuple(map(canonical_eta, found))
     return canonical_eta(found) if name == "eta" else found
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _rule(kind: Any) -> str:
@@ -156,9 +193,103 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, int | float) else value
 
 
-def _require_batch(name: str, batch: str, root: Path) -> None:
-    there = sorted({path.parent.parent.name for path in root.glob(f"*/*/{RESULTS_FILE}")})
-    if batch not in there:
-        hint = "; is it a batch folder itself?" if any(root.glob(f"*/{RESULTS_FILE}")) else ""
-        listed = ", ".join(there) or "none"
-        raise ParameterError(f"{name} must be a batch folder in {root} (there: {listed}{hint}), got {batch!r}")
+# --- chosen from the data ---------------------------------------------------------------------------------------------
+
+_CHOSEN = ("large_batch", "small_batch", "eta", "etas", "subset_size")
+_Runs = Sequence[tuple[int, tuple[float, ...]]]  # sequences and etas of each run
+
+
+def _batches(root: Path) -> Mapping[str, _Runs]:
+    """Return what is known of the runs of each batch folder; they are read again only if a file has changed."""
+    try:
+        files = [(path, path.stat()) for path in result_files(root, depth=2)]
+        return _described(root, tuple((path, state.st_size, state.st_mtime_ns) for path, state in files))
+    except (RunError, OSError) as error:
+        raise ParameterError(f"data_root must be a folder of batch folders: {error}") from None
+
+
+@lru_cache(maxsize=8)
+def _described(root: Path, _: object) -> Mapping[str, _Runs]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)  # notebooks warn about the runs that they skip
+        batches = sound_batches(root)
+    return {name: [(run.num_sequences, run.etas) for run in runs.values()] for name, runs in batches.items()}
+
+
+def _chosen(given: Mapping[str, Any], batches: Mapping[str, _Runs]) -> dict[str, tuple[Any, str]]:
+    """Return what suits the data: name -> value and where it comes from."""
+    sizes = {name: min(size for size, _ in runs) for name, runs in batches.items()}
+    for name in ("large_batch", "small_batch"):
+        if given.get(name) and given[name] not in sizes:
+            raise ParameterError(f"{name} must be a folder of runs (there: {', '.join(sizes)}), got {given[name]!r}")
+    small = given.get("small_batch")
+    others = [name for name in sizes if name != small]
+    if not others or (small and small == given.get("large_batch")):
+        raise ParameterError(f"small_batch must be another folder than large_batch, got {small!r} for both")
+    large = given.get("large_batch") or max(others, key=sizes.__getitem__)
+    smaller = [name for name in sizes if sizes[name] < sizes[large]]
+    if small is None:
+        small = min(smaller, key=sizes.__getitem__, default="")
+    etas = _shared_etas(batches[large])
+    both = [eta for eta in etas if small and any(same_eta(eta, other) for other in _shared_etas(batches[small]))]
+    sequences, source = sizes[large] // 8, f"an eighth of {large}"
+    if small:
+        sequences, source = min(sizes[small], sizes[large]), f"that of {small}"
+    return {
+        "large_batch": (large, "most sequences a run"),
+        "small_batch": (small, "fewest sequences a run" if small else "none has fewer sequences"),
+        "eta": ((both or etas)[0], "smallest that the runs share"),
+        "etas": (tuple(both or etas), "all that the runs share"),
+        "subset_size": (max(2, sequences), source),
+    }
+
+
+def _shared_etas(runs: _Runs) -> list[float]:
+    """Return the step sizes of all runs or, if there are none, those that most runs have."""
+    counts = Counter(eta for _, etas in runs for eta in etas)
+    return sorted(eta for eta, count in counts.items() if count == max(counts.values()))
+
+
+def _check_data(given: Mapping[str, Any], draws: bool, runs: _Runs, large: str) -> None:
+    """Raise a `ParameterError` if a step size was not measured or subsets are larger than a run."""
+    measured = sorted({eta for _, etas in runs for eta in etas})
+    for eta in [given[name] for name in ("eta",) if name in given] + list(given.get("etas", ())):
+        if not any(same_eta(eta, other) for other in measured):
+            there = ", ".join(f"{other:g}" for other in measured)
+            raise ParameterError(f"eta must be a step size of {large} (there: {there}), got {eta:g}")
+    most, size = min(size for size, _ in runs), given.get("subset_size", 0)
+    if draws and size > most:
+        raise ParameterError(f"subset_size must be at most {most:,}, the sequences of a run of {large}, got {size:,}")
+
+
+# --- set by papermill -------------------------------------------------------------------------------------------------
+
+
+def _changed(variables: Mapping[str, Any]) -> dict[str, str]:
+    """Return what papermill set to other values than the notebook's own, and under names that the notebook has not.
+
+    Papermill only warns of those. IPython keeps the source of each cell in ``In``.
+    """
+    cells = list(variables.get("In", ()))
+    own: dict[str, Any] = next(filter(None, map(_assigned, cells)), {})
+    changed: dict[str, str] = {}
+    for name, value in [item for cell in cells if cell.startswith("# Parameters") for item in _assigned(cell).items()]:
+        if name not in own:
+            near = difflib.get_close_matches(name, own, n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            changed[name] = f"{value!r} was given, but this notebook has no such parameter{hint}"
+        elif value != own[name]:
+            changed[name] = "given" if own[name] is None else f"given; default {own[name]!r}"
+    return changed
+
+
+def _assigned(source: str) -> dict[str, Any]:
+    """Return name -> value of a cell that only assigns literals; empty for any other."""
+    found: dict[str, Any] = {}
+    try:
+        for line in cast("list[Any]", ast.parse(source).body):
+            target: Any = line.targets[0] if isinstance(line, ast.Assign) else line.target
+            found[target.id] = ast.literal_eval(line.value)
+    except (SyntaxError, ValueError, AttributeError):
+        return {}
+    return found
