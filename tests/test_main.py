@@ -77,7 +77,7 @@ def test_a_report_whose_notebooks_fail_says_so_on_the_page_and_exits_with_1(tmp_
     result = call("report", "--notebooks", folder, "--data-root", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 1
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert page.count("ParameterError: large_batch must be a batch folder") == 1  # one sentence, no traceback
+    assert page.count("ParameterError: data_root must be a folder of batch folders") == 1  # one sentence, no traceback
     assert "File &quot;" not in page
     assert 'href="03_fine.html"' in page
 

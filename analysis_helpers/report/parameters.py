@@ -123,9 +123,10 @@ def read_parameters(variables: Mapping[str, Any]) -> Parameters:
     """
     declared = {name: variables[name] for name in _DEFAULTS if name in variables}
     given = {name: convert_parameter(name, v) for name, v in declared.items() if v is not None or name not in _CHOSEN}
-    if "data_root" not in given:
+    root = resolve_data_root(given["data_root"]) if "data_root" in given else None
+    if root is None or not set(declared) & set(_CHOSEN):
         return Parameters(**given, sources=_changed(variables))
-    batches = _batches(resolve_data_root(given["data_root"]))
+    batches = _batches(root)
     chosen = {name: found for name, found in _chosen(given, batches).items() if name in declared and name not in given}
     sources = {name: source for name, (_, source) in chosen.items()}
     values = {**given, **{name: value for name, (value, _) in chosen.items()}}
@@ -221,7 +222,7 @@ def _chosen(given: Mapping[str, Any], batches: Mapping[str, _Runs]) -> dict[str,
     sizes = {name: min(size for size, _ in runs) for name, runs in batches.items()}
     for name in ("large_batch", "small_batch"):
         if given.get(name) and given[name] not in sizes:
-            raise ParameterError(f"{name} must be a folder of runs (there: {', '.join(sizes)}), got {given[name]!r}")
+            raise ParameterError(f"{name} must be a batch folder (there: {', '.join(sizes)}), got {given[name]!r}")
     small = given.get("small_batch")
     others = [name for name in sizes if name != small]
     if not others or (small and small == given.get("large_batch")):

@@ -1,4 +1,5 @@
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis_helpers import synthetic_runs, write_run
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.report.display import RESULT_MIME, AnswerInBrief, readable, show_result
 from analysis_helpers.report.parameters import ParameterError, notebooks_folder, read_parameters, resolve_data_root
@@ -42,11 +44,11 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 @given(st.floats(1e-9, 1.0), st.integers(1, 10**9))
 def test_a_value_means_the_same_as_a_number_and_as_text(eta: float, size: int) -> None:
-    as_number, as_text = (read_parameters({**ROOT, "eta": value}).eta for value in (eta, repr(eta)))
+    as_number, as_text = (read_parameters({"eta": value}).eta for value in (eta, repr(eta)))
     assert as_number == as_text
     assert as_number == pytest.approx(eta, rel=1e-11)
     values = [size, float(size), str(size), f"{float(size)!r}"]
-    assert {read_parameters({**ROOT, "subset_size": value}).subset_size for value in values} == {size}
+    assert {read_parameters({"subset_size": value}).subset_size for value in values} == {size}
 
 
 def test_etas_may_come_as_a_list_as_text_or_as_one_number() -> None:
@@ -59,12 +61,12 @@ def test_etas_may_come_as_a_list_as_text_or_as_one_number() -> None:
     ("name", "values", "rule"),
     [
         ("eta", [-1, "small", float("nan")], "must be a positive step size"),
-        ("etas", [[], None, [1e-6, 0], ""], "must be a list of positive step sizes"),
+        ("etas", [[], [1e-6, 0], ""], "must be a list of positive step sizes"),
         ("subset_size", [256.5, 0], "must be a whole number of at least 1"),
         ("num_samples", ["many"], "must be a whole number of at least 1"),
         ("samples_per_eta", [float("inf")], "must be a whole number of at least 1"),
         ("tolerance", [0, -0.5, "much"], "must be a positive number"),
-        ("probability", [0, 1, 90], "must lie between 0 and 1"),
+        ("probability", [0, 1, 90, None], "must lie between 0 and 1"),
         ("estimator", ["rato"], "must be one of 'partial_sum', 'ratio'"),
         ("seed", [-1, True], "must be a whole number of at least 0"),
         ("large_batch", ["E_4096", 2048], "must be "),
@@ -85,8 +87,65 @@ def test_a_missing_batch_is_told_those_there_are_and_in_one_line_of_traceback() 
 
 def test_parameters_remember_what_to_store() -> None:
     assert read_parameters({"seed": 0, "other": 3}).recorded() == {"seed": 0}
-    given_values = {**ROOT, "large_batch": "E_256", "eta": "2e-6", "subset_size": 1e2}
-    assert read_parameters(given_values).recorded() == {**ROOT, "large_batch": "E_256", "eta": 2e-6, "subset_size": 100}
+    given_values = {**ROOT, "large_batch": "E_256", "eta": "3.2e-6", "subset_size": 1e2}
+    stored = {**ROOT, "large_batch": "E_256", "eta": 3.2e-6, "subset_size": 100}
+    assert read_parameters(given_values).recorded() == stored
+
+
+OPEN = dict.fromkeys(["large_batch", "small_batch", "eta", "etas", "subset_size"])
+
+
+def own_data(root: Path, **batches: tuple[int, Mapping[str, tuple[float, ...]]]) -> dict[str, object]:
+    """Write runs of a size at their own step sizes, and return the parameters of a notebook that leaves all open."""
+    for batch, (size, runs) in batches.items():
+        for seed, (name, etas) in enumerate(runs.items()):
+            run = synthetic_runs(1, size, seed=seed, etas=etas)["run_01"]
+            write_run(root / batch / name / "results.json", run)
+    return {"data_root": str(root), **OPEN}
+
+
+def test_what_is_not_given_comes_from_the_data(tmp_path: Path) -> None:
+    mine = own_data(tmp_path, tiny=(32, {"a": (1e-6,)}), big=(96, {"a": (1e-6, 4e-6), "b": (1e-6, 2e-6)}))
+    found = read_parameters(mine)
+    assert (found.large_batch, found.small_batch, found.subset_size) == ("big", "tiny", 32)
+    assert (found.eta, found.etas) == (1e-6, (1e-6,))
+    alone = read_parameters({**mine, "large_batch": "tiny"})
+    assert (alone.small_batch, alone.subset_size, alone.small_runs()) == ("", 4, {})
+    without = read_parameters({**mine, "small_batch": "", "eta": 4e-6})
+    assert (without.small_batch, without.subset_size, without.eta) == ("", 12, 4e-6)
+    assert set(OPEN) <= set(found.table()["parameter"])
+    assert (found.table().set_index("parameter")["source"] != "").sum() == len(OPEN)
+
+
+def test_step_sizes_are_those_that_most_runs_share_where_no_run_has_all(tmp_path: Path) -> None:
+    runs = {"a": (1e-6, 2e-6), "b": (2e-6, 4e-6), "c": (4e-6, 8e-6)}
+    found = read_parameters(own_data(tmp_path, big=(64, runs), small=(32, {"a": (1e-5,)})))
+    assert (found.eta, found.etas) == (2e-6, (2e-6, 4e-6))
+
+
+def test_what_is_not_in_the_data_is_refused() -> None:
+    for name, value in (("eta", 5e-6), ("etas", [1.6e-6, 5e-6])):
+        with refused("eta must be a step size of E_2048", "1.6e-06, 3.2e-06", "5e-06", error=ParameterError):
+            read_parameters({**ROOT, **OPEN, name: value})
+    with refused("subset_size must be at most 2,048", "4,000", error=ParameterError):
+        read_parameters({**ROOT, **OPEN, "num_samples": 10, "subset_size": 4000})
+    assert read_parameters({**ROOT, **OPEN, "subset_size": 4000}).subset_size == 4000  # a batch, not a subset
+    with refused("small_batch must be another folder than large_batch", "'E_256'", error=ParameterError):
+        read_parameters({**ROOT, **OPEN, "large_batch": "E_256", "small_batch": "E_256"})
+
+
+def test_what_papermill_set_is_shown_and_what_it_set_in_vain() -> None:
+    cells = [
+        "import numpy",
+        "seed: int = 0  # seed\neta = None",
+        "# Parameters\nseed = 3\neta = 1e-6\ntolerence = 0.5\n",
+    ]
+    found = read_parameters({"In": cells, "seed": 3, "eta": 1e-6, "tolerence": 0.5, "n": 4})
+    assert dict(zip(*(found.table()[name] for name in ("parameter", "source")), strict=True)) == {
+        "seed": "given; default 0",
+        "eta": "given",
+        "tolerence": "0.5 was given, but this notebook has no such parameter",
+    }
 
 
 def test_a_relative_data_root_lies_here_or_beside_the_notebooks(

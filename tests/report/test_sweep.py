@@ -93,7 +93,7 @@ def test_every_combination_is_planned_once_sorted_and_named_by_its_parameters(fo
         ({"zzz": ["3"]}, "no notebook of the sweep has the parameter zzz", "data_root"),
         ({"subset_size": ["12x"]}, "subset_size must be a whole number", "'12x'"),
         ({"subset_size": ["0"]}, "subset_size must be a whole number", "'0'"),
-        ({"eta": ["1e-6", "nan"]}, "eta must be a positive step size", "'nan'"),
+        ({"eta": ["1.6e-6", "nan"]}, "eta must be a positive step size", "'nan'"),
         ({"large_batch": ["E_99"]}, "large_batch must be a batch folder", "'E_99'"),
         ({"data_root": ["one", "two"]}, "data_root must be one folder", "one, two"),
         ({"data_root": ["nowhere"]}, "data_root must be a folder that exists", "'nowhere'"),
