@@ -416,7 +416,7 @@ def _data_state(data_root: object) -> list[tuple[str, int, int]]:
     if data_root is None:
         return []
     root = resolve_data_root(str(data_root))
-    found = ((path, path.stat()) for path in sorted(root.glob(f"*/*/{RESULTS_FILE}")) if path.is_file())
+    found = ((path, path.stat()) for path in sorted(root.glob(f"*/*/{RESULTS_FILE}*")) if path.is_file())
     return [(path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns) for path, state in found]
 
 

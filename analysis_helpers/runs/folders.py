@@ -1,14 +1,19 @@
 """Runs in folders ``batch/run/results.json``: load them, write them, list what is there.
 
-`load_runs` reads a batch folder as it is. `sound_runs` and `sound_batches` also skip runs whose totals do not add up or
-that lack a required field. `inventory` lists every run with what it supports and what is wrong with it, and raises for
-none of them.
+A file may be compressed, ``results.json.gz``. `load_runs` reads a batch folder as it is. `sound_runs` and
+`sound_batches` also skip runs whose totals do not add up or that lack a required field. `inventory` lists every run,
+wherever it lies, with what it supports and what is wrong with it, and raises for none of them. Hidden files and folders
+are skipped; a leading ``~`` is the home folder.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import os
+import re
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,6 +26,12 @@ from .run import FIELDS_BEHIND, Run, integrity_problems
 
 RESULTS_FILE = "results.json"
 
+_NAMES = (RESULTS_FILE, f"{RESULTS_FILE}.gz")
+_NEARLY_NAMED = re.compile(r"results[\W\d_]*\.json(\.gz)?")  # such as results2.json
+_BATCH = re.compile(r"E_\d+")
+_DEEPEST = 6  # folders below a data root that are looked into
+_MOST_COMPRESSED = 100  # times; real files take a tenth to a third
+
 
 def load_runs(
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, on_error: Literal["raise", "skip"] = "raise"
@@ -31,7 +42,7 @@ def load_runs(
     ----------
     source
         A batch folder such as ``data_samples/E_2048`` (names: those of the run folders, in alphabetical order), or
-        paths of results files (names: ``batch/run``, in the order given).
+        paths of results files, wherever they lie (names: ``batch/run``, in the order given).
     on_error
         "raise" stops at the first bad file; "skip" skips it with one warning.
 
@@ -77,17 +88,19 @@ def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
     RunError
         If the folder cannot be read or holds no results file at that depth; the message says what is there.
     """
-    root, pattern = Path(folder), "/".join(["*"] * depth)
+    root, problem = Path(folder).expanduser(), "holds no runs"
     try:
         next(root.iterdir(), None)
-        problem = "holds no runs"
     except FileNotFoundError:
         problem = "does not exist"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
-    found = sorted(place / RESULTS_FILE for place in root.glob(pattern) if _exists(place / RESULTS_FILE))
+    found = _at_depth(_json_files(root, depth), root, depth)
     if not found:
-        raise RunError(str(root), "folder", f"{problem}; looked for {root / pattern / RESULTS_FILE}; {_listing(root)}")
+        pattern = "/".join(["*"] * depth)
+        hint = _other_folder(root, depth) if problem == "holds no runs" else ""
+        listing = f"looked for {root / pattern / RESULTS_FILE}; {_listing(root)}{hint}"
+        raise RunError(str(root), "folder", f"{problem}; {listing}")
     return found
 
 
@@ -106,7 +119,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         ...
     analysis_helpers._checks.RunError: nowhere/results.json: file cannot be read (No such file or directory)
     """
-    return parse_run(_content(path), str(path))
+    file = Path(path).expanduser()
+    return parse_run(_content(file), str(file))
 
 
 def write_run(path: str | os.PathLike[str], run: Run) -> None:
@@ -127,19 +141,20 @@ def write_run(path: str | os.PathLike[str], run: Run) -> None:
     ...     read_run(f"{folder}/E_16/run_01/results.json") == run
     True
     """
-    target = Path(path)
+    target = Path(path).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
     write_in_one_step(target, encode_run(run))
 
 
 def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
-    """Return a table of every ``batch/run/results.json`` below ``data_root``; a bad file is listed, not raised.
+    """Return a table of every run below ``data_root``; a run that cannot be used is listed, not raised.
 
     Returns
     -------
     DataFrame
         Columns batch, run, sequences (missing where the file cannot be used), etas, supports (see `Run.supports`),
-        same_as (an earlier row with the same content, or empty), problem (empty if there is none).
+        same_as (an earlier row with the same content, or empty), problem (empty if there is none). A run that is not at
+        ``batch/run/results.json`` is not loaded from this data root; its problem says what to do.
 
     Raises
     ------
@@ -155,9 +170,17 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     ...     inventory(root)[["batch", "run", "sequences", "problem"]].to_dict("records")
     [{'batch': 'E_32', 'run': 'run_01', 'sequences': 32, 'problem': ''}]
     """
+    root = Path(data_root).expanduser()
+    files = _json_files(root, _DEEPEST)
+    in_place = _at_depth(files, root, 2)
     seen: dict[bytes, str] = {}
-    rows = [_inventory_row(path, seen) for path in result_files(data_root, depth=2)]
-    return pd.DataFrame(rows).astype({"sequences": "Int64"})
+    rows = {path: _inventory_row(path, root, files, in_place, seen) for path in files}
+    listed = {path: row for path, row in rows.items() if row is not None}
+    if not listed:
+        result_files(root, depth=2)  # raises
+    for folder in _without_a_run(in_place, listed):
+        listed[folder] = {**_row(folder, root), "problem": f"holds no {RESULTS_FILE}; {_listing(folder)}"}
+    return pd.DataFrame([listed[path] for path in sorted(listed)]).astype({"sequences": "Int64"})
 
 
 def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> dict[str, Run]:
@@ -242,22 +265,31 @@ def write_in_one_step(path: Path, content: bytes | str) -> None:
     partial.replace(path)
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
-    file = Path(path)
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file, decompressed."""
     try:
-        if file.exists() and not file.is_file():  # reading a pipe may never end
+        if path.exists() and not path.is_file():  # reading a pipe may never end
             raise RunError(str(path), "file", "must be a regular file")
-        return file.read_bytes()
+        data = path.read_bytes()
+        if not data.startswith(b"\x1f\x8b"):
+            return data
+        most = _MOST_COMPRESSED * len(data)
+        content = gzip.GzipFile(fileobj=io.BytesIO(data)).read(most + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise RunError(str(path), "file", "must be complete gzip", error) from None
     except OSError as error:
         raise RunError(str(path), "file", f"cannot be read ({error.strerror})") from None
+    if len(content) > most:
+        raise RunError(str(path), "file", f"must hold at most {_MOST_COMPRESSED} times its compressed bytes")
+    return content
 
 
 def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
     if isinstance(source, (str, os.PathLike)):
-        if not Path(source).is_file():
+        if not Path(source).expanduser().is_file():
             return {path.parent.name: path for path in result_files(source)}
         source = [source]
-    paths = [Path(p) for p in source]
+    paths = [Path(p).expanduser() for p in source]
     if not paths:
         raise ValueError("no results files given: source is an empty list of paths")
     folders = [Path(os.path.normpath(p.absolute())).parent for p in paths]
@@ -269,38 +301,104 @@ def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str
     return named
 
 
-def _exists(path: Path) -> bool:
-    """Return whether something is at the path; what cannot be looked at counts, so that it is reported, not skipped."""
-    try:
-        return bool(path.lstat())
-    except OSError as error:
-        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+def _json_files(root: Path, depth: int) -> list[Path]:
+    """Return what may be results files at most ``depth`` folders below; folders that link in a circle are not followed.
+
+    In a folder that cannot be read there may be one: reading it says why not.
+    """
+    found: list[Path] = []
+    unreadable: list[OSError] = []
+    for place, folders, names in os.walk(root, followlinks=True, onerror=unreadable.append):
+        real, deeper = Path(os.path.realpath(place)), len(Path(place).relative_to(root).parts) < depth
+        shown = [name for name in (*names, *folders) if not name.startswith(".")]
+        found += [Path(place, name) for name in shown if name.endswith((".json", ".json.gz"))]
+        below = [name for name in folders if deeper and name in shown]
+        folders[:] = [name for name in below if not real.is_relative_to(os.path.realpath(Path(place, name)))]
+    found += [Path(error.filename, RESULTS_FILE) for error in unreadable if Path(error.filename) != root]
+    return sorted(found)
+
+
+def _at_depth(files: Sequence[Path], root: Path, depth: int) -> list[Path]:
+    """Return the files that are loaded: one of each folder ``depth`` levels below."""
+    named = (path for name in _NAMES for path in files if path.name == name)
+    first = {path.parent: path for path in reversed([*named])}
+    return sorted(path for path in first.values() if len(path.relative_to(root).parts) == depth + 1)
 
 
 def _listing(folder: Path, most: int = 8) -> str:
-    """Return what is in the nearest folder that can be read, with a hint where runs lie one level higher or lower."""
+    """Return what is in the nearest folder that can be read."""
     place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir() and os.access(p, os.R_OK))
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in place.iterdir())
-    below = [name for name in names if any((place / name).glob(f"*/{RESULTS_FILE}"))]
-    hint = f" (is {place / below[0]} the batch folder?)" if below else ""
-    if any(place.glob(f"*/{RESULTS_FILE}")):
-        hint = f" (it is a batch folder itself: give {place.parent})"
     shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-    return f"in {place} there is {shown or 'nothing'}{hint}"
+    return f"in {place} there is {shown or 'nothing'}"
 
 
-def _inventory_row(path: Path, seen: dict[bytes, str]) -> dict[str, object]:
-    batch, name = path.parent.parent.name, path.parent.name
-    row: dict[str, object] = {"batch": batch, "run": name, "sequences": None, "etas": (), "supports": "", "same_as": ""}
+def _other_folder(root: Path, depth: int) -> str:
+    """Return a hint at the folder that holds runs at that depth, if there is one."""
+    files = _json_files(root, _DEEPEST)
+    named = next((path for path in files if path.name in _NAMES), None)
+    if named is not None:
+        return f" (is {_above(named, depth)} the folder meant?)"
+    return f" (the inventory of {root} says what the files there are)" if files else ""
+
+
+def _above(path: Path, depth: int) -> str:
+    """Return the folder from which a file lies at ``batch/run`` (depth 2), or in a run folder (depth 1)."""
+    return os.path.normpath(path.parent.joinpath(*[".."] * depth))
+
+
+def _without_a_run(in_place: Sequence[Path], listed: Iterable[Path]) -> list[Path]:
+    """Return folders that hold no run although they are named like batch or run folders beside them, but for digits."""
+
+    def pattern(folder: Path) -> Path:
+        return folder.with_name(re.sub(r"\d+", "0", folder.name))
+
+    used = {folder for path in listed for folder in path.parents}
+    known = {folder for path in in_place for folder in path.parents[:2]}
+    beside = {place for folder in known for place in folder.parent.iterdir() if place.is_dir() or place.is_symlink()}
+    return [place for place in beside - used if pattern(place) in set(map(pattern, known))]
+
+
+def _row(path: Path, root: Path) -> dict[str, object]:
+    *batch, run = path.relative_to(root).parts
+    row = {"batch": "/".join(batch), "run": run, "sequences": None, "etas": (), "supports": ""}
+    return {**row, "same_as": "", "problem": ""}
+
+
+def _inventory_row(
+    path: Path, root: Path, files: Sequence[Path], in_place: Sequence[Path], seen: dict[bytes, str]
+) -> dict[str, object] | None:
+    """Return what is known of a file; None if it is neither a run nor named like one."""
+    row = _row(path.parent if path.name in _NAMES and path.parent != root else path, root)
+    name = f"{row['batch']}/{row['run']}".lstrip("/")
     try:
         content = _content(path)
-        first = seen.setdefault(hashlib.sha256(content).digest(), f"{batch}/{name}")
-        row["same_as"] = "" if first == f"{batch}/{name}" else first
         run = parse_run(content, str(path))
     except RunError as error:
-        return {**row, "problem": str(error).removeprefix(f"{path}: ")}
+        row["problem"] = str(error).removeprefix(f"{path}: ")
+        return row if _NEARLY_NAMED.fullmatch(path.name) else None
+    first = seen.setdefault(hashlib.sha256(content).digest(), name)
     row |= {"sequences": run.num_sequences, "etas": run.etas, "supports": ", ".join(run.supports)}
-    return {**row, "problem": "; ".join(integrity_problems(run))}
+    problems = [] if path in in_place else [_remedy(path, root, run, files, in_place)]
+    row |= {"same_as": "" if first == name else first, "problem": "; ".join([*problems, *integrity_problems(run)])}
+    return row
+
+
+def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: Sequence[Path]) -> str:
+    """Return how a run in another place can be loaded: from another data root, or moved."""
+    *folders, name = path.relative_to(root).parts
+    beside = [other for other in files if other.parent == path.parent and _NEARLY_NAMED.fullmatch(other.name)]
+    start = f"is not at batch/run/{RESULTS_FILE}"
+    batch_named = any(map(_BATCH.fullmatch, folders))
+    from_above = _BATCH.fullmatch(path.absolute().parents[1].name) or (folders and not batch_named)
+    if name in _NAMES and beside == [path] and from_above and not (len(folders) < 2 and in_place):
+        return f"{start}: give the data root {_above(path, 2)}"
+    parts = folders if beside == [path] else [*folders, name.partition(".json")[0]]
+    batch = parts[0] if len(parts) == 2 else next(filter(_BATCH.fullmatch, parts), f"E_{run.num_sequences}")
+    place = root / batch / ("-".join(part for part in parts if part != batch) or "run_01")
+    while any((place / known).exists() for known in _NAMES):
+        place = place.with_name(f"{place.name}-2")
+    return f"{start}: move it to {place / RESULTS_FILE}{path.suffix.removeprefix('.json')}"
 
 
 def _reason_to_skip(run: Run, needs: Sequence[str]) -> str:

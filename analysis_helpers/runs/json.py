@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 import msgspec
@@ -167,6 +168,9 @@ def _decode(data: bytes, source: str) -> Results:
     except (ValueError, RecursionError) as error:
         got = str(error) if data.strip() else "an empty file"
         raise RunError(source, "file", "must be complete JSON", got) from None
+    if isinstance(plain, dict) and not {"approx", "true"} <= plain.keys():
+        keys = shorten(", ".join(map(repr, plain)), 120) or "none"
+        raise RunError(source, "file", f"is not a run: it has the keys {keys}; a run has 'true' and 'approx'")
     try:
         return msgspec.convert(plain, Results)
     except msgspec.ValidationError as error:  # as in: Expected `float`, got `str` - at `$.approx.delta_h_per_lr`

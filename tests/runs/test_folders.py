@@ -1,4 +1,6 @@
 import dataclasses
+import gzip
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -124,8 +126,8 @@ def test_folders_that_link_in_a_circle_are_bad_runs_and_not_followed_for_ever(da
     assert len(inventory(data_root)) == 4
     loop = data_root / "E_6" / "run_02"
     loop.symlink_to(loop)
-    with refused(f"{loop / 'results.json'}: file cannot be read", error=RunError):
-        load_runs(data_root / "E_6")
+    problems = inventory(data_root).set_index(["batch", "run"])["problem"]
+    assert str(problems["E_6", "run_02"]).startswith("holds no results.json")
 
 
 @AS_ROOT
@@ -144,9 +146,9 @@ def test_a_folder_without_runs_is_refused_with_what_was_looked_for_and_what_is_t
         load_runs(data_root / "E_24")
     with refused(f"{data_root / 'nowhere'}: folder does not exist", there):
         inventory(data_root / "nowhere")
-    with refused(f"{data_root}: folder holds no runs", there, f"is {data_root / 'E_12'} the batch folder"):
+    with refused(f"{data_root}: folder holds no runs", there, f"is {data_root / 'E_12'} the folder meant"):
         load_runs(data_root)
-    with refused(f"{data_root / 'E_6'}: folder holds no runs", f"give {data_root}"):
+    with refused(f"{data_root / 'E_6'}: folder holds no runs", f"is {data_root} the folder meant"):
         result_files(data_root / "E_6", depth=2)
     (data_root / "empty").mkdir()
     with refused(f"{data_root / 'empty'}: folder holds no runs", "nothing"):
@@ -163,6 +165,80 @@ def test_the_inventory_lists_every_file_with_what_it_supports(sample_root: Path)
     assert (table[["same_as", "problem"]] == "").all(axis=None)
     assert table["etas"].iloc[0] == (1.6e-6, 3.2e-6)
     assert table["supports"].iloc[0].startswith("linear, score, baseline_entropy")
+
+
+LYING: dict[str, tuple[dict[str, str | None], str | None]] = {  # files below a data root, and what is said of each
+    "gzip": ({"E_12/run_01/results.json.gz": ""}, "."),
+    "another name": ({"E_12/run_01/results2.json": "move it to {}/E_12/run_01/results.json"}, None),
+    "two in a folder": (
+        {
+            "E_12/run_01/results.json": "",
+            "E_12/run_01/results2.json.gz": "move it to {}/E_12/run_01-results2/results.json.gz",
+        },
+        None,
+    ),
+    "one level deeper": ({"E_12/run_01/last/results.json": "move it to {}/E_12/run_01-last/results.json"}, None),
+    "below a seed": ({"seed_1/E_12/run_01/results.json": "give the data root {}/seed_1"}, "seed_1"),
+    "Hydra": ({"outputs/2026-01-01/12-00-00/results.json": "give the data root {}/outputs"}, "outputs"),
+    "flat folders": ({"run_01/results.json": "give the data root {}/..", "run_02/results.json": "give the"}, ".."),
+    "flat files": ({"a.json": "move it to {}/E_12/a/results.json", "b.json": "move it to {}/E_12/b/res"}, None),
+    "files in a batch folder": ({"E_12/a.json": "move it to {}/E_12/a/results.json"}, None),
+    "beside a batch folder": (
+        {"E_12/run_01/results.json": "", "run_01/results.json": "move it to {}/E_12/run_01-2/results.json"},
+        None,
+    ),
+    "hidden": ({"E_12/run_01/results.json": "", "E_12/.ipynb_checkpoints/results.json": None}, "."),
+}
+
+
+@pytest.mark.parametrize("kind", LYING)
+def test_a_run_in_another_place_is_listed_with_what_makes_it_load(tmp_path: Path, kind: str) -> None:
+    files, other_root = LYING[kind]
+    root = tmp_path / "top" / "data"
+    for name in files:
+        write_run(root / name, random_run())
+        if name.endswith(".gz"):
+            (root / name).write_bytes(gzip.compress((root / name).read_bytes()))
+    table = inventory(f"{root}/")
+    problems = sorted(table["problem"])
+    wanted = sorted(said and f"is not at batch/run/results.json: {said}" for said in files.values() if said is not None)
+    assert len(problems) == len(wanted)
+    for problem, said in zip(problems, wanted, strict=True):
+        assert problem.startswith(os.path.normpath(said.format(root)) if said.endswith("..") else said.format(root))
+    assert (table["sequences"] == 12).all()
+    if other_root is not None:
+        [batch] = sound_batches(root / other_root).values()
+        assert list(batch.values()) == [random_run()] * len(batch)
+
+
+def test_files_of_another_kind_are_said_to_be_that_or_not_listed(tmp_path: Path) -> None:
+    write_batch(tmp_path / "E_12", random_run(), random_run())
+    (tmp_path / "E_12" / "run_02" / "results.json").write_text(json.dumps({"lrs": [1e-6], "losses": [0.5]}))
+    (tmp_path / "config.json").write_text("{}")
+    for folder in ("E_12/run_03", "E_12/plots", "E_24"):
+        (tmp_path / folder).mkdir()
+    problems = inventory(tmp_path).set_index(["batch", "run"])["problem"].to_dict()
+    assert problems.keys() == {("E_12", "run_01"), ("E_12", "run_02"), ("E_12", "run_03"), ("", "E_24")}
+    assert "has the keys 'lrs', 'losses'" in problems["E_12", "run_02"]
+    assert all(problems[k].startswith("holds no results.json") for k in (("E_12", "run_03"), ("", "E_24")))
+
+
+def test_compressed_files_are_read_within_bounds_and_the_home_folder_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write_run("~/E_12/run_01/results.json", random_run())
+    path = tmp_path / "E_12" / "run_01" / "results.json"
+    packed = gzip.compress(path.read_bytes())
+    path.unlink()
+    for name in ("results.json.gz", "results.json"):  # by its content, as downloads unpack or rename files
+        path.with_name(name).write_bytes(packed)
+        assert read_run(f"~/E_12/run_01/{name}") == load_runs("~/E_12/")["run_01"] == random_run()
+    for damaged in (packed[:-20], gzip.compress(bytes(10_000_000)), packed[:20] + b"x" + packed[21:]):
+        path.write_bytes(damaged)
+        with limits(500_000), refused(f"{path}: file must", error=RunError):
+            read_run(path)
 
 
 def test_bad_files_and_copies_are_listed_and_nothing_is_raised(tmp_path: Path) -> None:
