@@ -26,7 +26,6 @@ PLACES = {
     "pandas": {"runs/folders.py", "err_rel", "inference", "synthetic", "plots", "report"},
     "msgspec": {"runs/json.py", "report"},
     "scipy": {"inference"},
-    "arviz_stats": {"inference"},
     "matplotlib": {"plots"},
     "click": {"__main__.py"},
     **{library: {"report"} for library in NOTEBOOKS},
@@ -129,7 +128,7 @@ def test_files_are_data_and_none_is_run(module: str) -> None:
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import analysis_helpers, sys; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"matplotlib", "scipy", "arviz_stats", "click", "torch", "transformers", *NOTEBOOKS}
+    heavy = {"matplotlib", "scipy", "click", "torch", "transformers", *NOTEBOOKS}
     assert heavy & {module.split(".")[0] for module in output} == set()
     assert "pandas" in output
 

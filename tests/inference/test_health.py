@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from arviz_stats.base import array_stats
 
 import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
@@ -12,7 +13,6 @@ from analysis_helpers.inference.health import CHECKS
 from analysis_helpers.runs import ShardError
 from analysis_helpers.synthetic.validation import batch_of
 from tests.building import ETAS, Runs, known, random_run, refused, totals_only_run
-from tests.calibration.calibration import with_log_weights
 
 
 def flagged(run: ah.Run) -> set[str]:
@@ -117,15 +117,19 @@ def test_what_a_run_does_not_record_is_missing_and_not_flagged() -> None:
     assert not missing["flag"].any()
 
 
-def test_weights_that_are_all_or_nearly_the_same_have_no_tail_and_give_no_warning() -> None:
-    run = random_run(128)
-    even = found(with_log_weights(run, -known(run.measurements[0].log_weights)), "pareto_k", ETAS[0])
-    assert np.isnan(even.value)
-    log_weights = np.zeros(200)
-    log_weights[:30] = 1 + np.arange(30) % 4 * 2.0**-52  # as rounded values are that went through a sum
-    log_weights[:6] = 1.5
-    nearly = found(with_weights({ETAS[0]: log_weights}), "pareto_k", ETAS[0])  # warnings are errors here
-    assert abs(nearly.value) < nearly.limit
+@pytest.mark.parametrize("size", [100, 225, 226, 3000])
+@pytest.mark.parametrize("tail", [0.1, 0.5, 1.5])
+def test_the_tail_of_weights_is_that_of_arviz_stats(size: int, tail: float) -> None:
+    log_weights = tail * np.random.default_rng(size).exponential(size=size)
+    ours = found(with_weights({ETAS[0]: log_weights}), "pareto_k", ETAS[0]).value
+    assert ours == pytest.approx(float(array_stats.psislw(-log_weights)[1]), rel=1e-9)
+
+
+def test_weights_of_which_many_are_the_same_have_no_tail_and_give_no_warning() -> None:
+    for shape in (np.zeros(200), np.repeat([0.0, 1.0], [150, 50]), np.repeat([0.0, 1.0, 1.5], [170, 24, 6])):
+        checked = found(with_weights({ETAS[0]: shape}), "pareto_k", ETAS[0])
+        assert np.isnan(checked.value)
+        assert not checked.flag
 
 
 def test_the_overview_shows_the_worst_value_and_names_what_is_flagged(large_runs: Runs, small_runs: Runs) -> None:
