@@ -10,10 +10,10 @@ OLDEST_PYTHON ?= $(or $(shell command -v python3.11 2>/dev/null),$(PYTHON))
 OLDEST_VENV := .venv-oldest
 OLDEST := $(OLDEST_VENV)/bin/python
 
-# Options of `make report`, as in: make report DATA_ROOT=my_runs LARGE_BATCH=E_1024 ETA=3.2e-6 SUBSET_SIZE=128
+# Options of `make report`, as in: make report DATA_ROOT=my_runs ETA="1.6e-6 3.2e-6" SUBSET_SIZE=128
 option = $(if $($(1)),--$(2) "$($(1))")
 REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,large-batch) \
-	$(call option,SMALL_BATCH,small-batch) $(call option,ETA,eta) $(call option,SUBSET_SIZE,subset-size) \
+	$(call option,SMALL_BATCH,small-batch) $(foreach eta,$(ETA),--eta $(eta)) $(call option,SUBSET_SIZE,subset-size) \
 	$(call option,TOLERANCE,tolerance) $(call option,PROBABILITY,probability) \
 	$(call option,OUT,out)
 

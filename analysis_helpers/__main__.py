@@ -1,11 +1,14 @@
-"""Command line: ``python -m analysis_helpers inventory | report | sweep | simulate | measure``."""
+"""Command line: ``analysis-helpers inventory | verdict | report | sweep | simulate | measure``."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import warnings
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,6 +27,11 @@ def main() -> None:
     """Is the step linear, is the recorded change right, and is the batch large enough?"""
 
 
+def _require_notebooks() -> None:
+    if find_spec("papermill") is None:
+        raise click.ClickException("this needs papermill: pip install 'entropy-batch-diagnostics[notebooks]'")
+
+
 @main.command("inventory")
 @click.argument("data_root", type=_PATH)
 def inventory_command(data_root: Path) -> None:
@@ -40,6 +48,37 @@ def inventory_command(data_root: Path) -> None:
         sys.exit(1)
 
 
+@main.command("verdict")
+@click.argument("data_root", type=click.Path(exists=True, file_okay=False))
+@click.option("--large-batch", help="Batch folder to answer from [default: most sequences a run].")
+@click.option("--small-batch", help="Batch folder of actual small runs [default: fewest].")
+@click.option("--eta", "etas", multiple=True, help="Step size; may be repeated [default: the smallest shared].")
+@click.option("-n", "--subset-size", help="Sequences of the batch in question [default: that of the small runs].")
+@click.option("--tolerance", type=_POSITIVE, default=0.25, show_default=True, help="Tolerance on abs(err_rel).")
+@click.option("--probability", type=_PROBABILITY, default=0.9, show_default=True, help="How often it must be met.")
+def verdict_command(etas: tuple[str, ...], **parameters: Any) -> None:
+    """Answer from the runs below DATA_ROOT: is the step linear, is the recorded change right, is the batch enough?"""
+    from .report import read_parameters
+
+    try:
+        given = read_parameters({**parameters, **({"etas": etas} if etas else {"eta": None})})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            large, small = given.large_runs(), given.small_runs()
+            limits = {"tolerance": given.tolerance, "probability": given.probability}
+            found = [
+                verdict(large, eta, given.subset_size, small_runs=small or None, **limits)
+                for eta in (given.etas if etas else (given.eta,))
+            ]
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(readable(given.table()))
+    for answer in found:
+        click.echo(f"\n{answer}")
+    for note in dict.fromkeys(str(warning.message) for warning in caught):
+        click.echo(f"Note: {note}.", err=True)
+
+
 @main.command("report")
 @click.option(
     "--data-root",
@@ -48,7 +87,7 @@ def inventory_command(data_root: Path) -> None:
 )
 @click.option("--large-batch", help="Batch folder that subsets are drawn from.")
 @click.option("--small-batch", help="Batch folder of actual runs.")
-@click.option("--eta", type=_POSITIVE, help="Step size; fills eta, or etas as a list of one.")
+@click.option("--eta", type=_POSITIVE, multiple=True, help="Step size; repeated, the first fills eta, all fill etas.")
 @click.option("--subset-size", type=click.IntRange(1), help="Sequences in a subset.")
 @click.option("--tolerance", type=_POSITIVE, help="Tolerance on abs(err_rel).")
 @click.option("--probability", type=_PROBABILITY, help="Probability to be within the tolerance.")
@@ -58,7 +97,7 @@ def report_command(
     data_root: str | None,
     large_batch: str | None,
     small_batch: str | None,
-    eta: float | None,
+    eta: tuple[float, ...],
     subset_size: int | None,
     tolerance: float | None,
     probability: float | None,
@@ -69,10 +108,12 @@ def report_command(
 
     Exits with status 1 if a notebook failed; the pages then say which and why.
     """
+    _require_notebooks()
     from .report import find_notebooks, run_notebooks, write_report
 
     options = click.get_current_context().params
-    given = {name: options[name] for name in options if name not in ("notebooks", "out") and options[name] is not None}
+    given = {name: options[name] for name in options if name not in ("notebooks", "out")}
+    given = {name: value for name, value in given.items() if value not in (None, ())}
     executions = []
     try:
         paths = find_notebooks(notebooks)
@@ -112,6 +153,7 @@ def sweep_command(
 
     The same command again resumes a sweep. Exits with status 1 if a notebook failed.
     """
+    _require_notebooks()
     from .report import run_and_report
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C, so that no kernel is left behind
@@ -204,4 +246,4 @@ def measure_command(
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m analysis_helpers")
+    main(prog_name="analysis-helpers")

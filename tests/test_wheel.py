@@ -1,4 +1,4 @@
-"""The package as people install it: a wheel, away from the checkout, with every data file it needs."""
+"""The package as people install it: a wheel in a fresh environment, used from a folder without a checkout."""
 
 import os
 import subprocess
@@ -8,39 +8,52 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.sweeping import write_notebook
 
-pytestmark = pytest.mark.slow  # builds a wheel in an environment of its own
+pytestmark = pytest.mark.slow  # builds a wheel, and installs it with all that it needs
+PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
+
+
+def call(place: Path, *command: object, status: int = 0) -> str:
+    """Run a command of the fresh environment, and return what it printed (or said on standard error)."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "JUPYTER"))}
+    program, *arguments = map(str, command)
+    found = subprocess.run(
+        [place / "venv" / "bin" / program, *arguments],
+        cwd=place / "work",
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == status, found.stderr
+    return found.stdout or found.stderr
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel and unpack it into a folder of its own."""
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a place with the wheel, an environment that has it without extras, and an empty working folder."""
     place = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", place, REPOSITORY], check=True, cwd=place)
-    [wheel] = place.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", place / "site", wheel], check=True, cwd=place)
+    subprocess.run([sys.executable, *PIP, "wheel", "--no-deps", "-w", place, REPOSITORY], check=True)
+    subprocess.run([sys.executable, "-m", "venv", place / "venv"], check=True)
+    (place / "work").mkdir()
+    call(place, "python", *PIP, "install", *place.glob("*.whl"), "--constraint", REPOSITORY / "constraints.txt")
     return place
 
 
-def run(installed: Path, *arguments: str) -> str:
-    site = installed / "site"
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    found = subprocess.run(
-        [sys.executable, *arguments], cwd=installed, env=environment, capture_output=True, text=True, check=True
-    )
-    return found.stdout
-
-
-def test_stored_tables_are_found(installed: Path) -> None:
+def test_without_extras_all_works_that_needs_no_notebook(fresh: Path) -> None:
+    assert call(fresh, "analysis-helpers", "simulate", "mine") == "mine\n"
+    assert "run_04" in call(fresh, "analysis-helpers", "inventory", "mine")
+    assert "Is the step linear?" in call(fresh, "analysis-helpers", "verdict", "mine", "--eta", "3.2e-6", "-n", "64")
     code = "from analysis_helpers.synthetic import read_calibration; print(read_calibration().batches)"
-    assert run(installed, "-c", code) == "10000\n"
+    assert call(fresh, "python", "-c", code) == "10000\n"
+    for command in (["report"], ["sweep", "--out", "sweep"]):
+        assert "pip install" in call(fresh, "analysis-helpers", *command, status=1)
 
 
-def test_pages_of_a_report_and_of_a_sweep_are_written(installed: Path) -> None:
-    write_notebook(installed / "tried" / "tiny.ipynb")
-    for command in (["report"], ["sweep", "--eta", "1e-6"]):
-        out = installed / command[0]
-        index = run(installed, "-m", "analysis_helpers", *command, "--notebooks", "tried", "--out", str(out)).strip()
-        assert "A question" in Path(index).read_text(encoding="utf-8") or "tiny" in Path(index).read_text("utf-8")
+def test_with_notebooks_the_report_runs_on_the_sample_data_that_the_wheel_carries(fresh: Path) -> None:
+    [wheel] = fresh.glob("*.whl")
+    extra = f"{wheel}[notebooks]"
+    call(fresh, "python", *PIP, "install", extra, "--constraint", REPOSITORY / "constraints.txt")
+    printed = call(fresh, "analysis-helpers", "report")
+    assert printed.splitlines()[-1] == str(Path("reports") / "index.html")
+    pages = {path.stem for path in (fresh / "work" / "reports").glob("*.html")}
+    assert pages >= {path.stem for path in REPOSITORY.glob("notebooks/0[0-7]*.ipynb")}

@@ -65,7 +65,7 @@ class Execution:
 
 
 def find_notebooks(folder: Path | None = None) -> list[Path]:
-    """Return the notebooks to run, sorted: those in ``folder``, else beside the package, else in ``./notebooks``.
+    """Return the notebooks to run, sorted: those in ``folder``, else in ``./notebooks``, else those of the package.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def find_notebooks(folder: Path | None = None) -> list[Path]:
     place = folder or notebooks_folder()
     found = sorted(place.glob("*.ipynb")) if place is not None else []
     if not found:
-        raise ValueError(f"no notebooks (*.ipynb) in {place or 'a folder notebooks beside the package or here'}")
+        raise ValueError(f"no notebooks (*.ipynb) in {place or './notebooks'}")
     return found
 
 
@@ -172,11 +172,13 @@ def declared_parameters(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, object]) -> dict[str, object]:
-    """Return the parameters that a notebook declares; ``eta`` also fills ``etas``, as a list of one."""
+def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, Any]) -> dict[str, object]:
+    """Return the parameters that a notebook declares; ``eta`` (one or several) also fills ``etas``."""
     chosen = {name: value for name, value in parameters.items() if name in declared}
-    if "etas" in declared and "eta" in parameters and "etas" not in parameters:
-        chosen["etas"] = [parameters["eta"]]
+    if "eta" in parameters:
+        etas = parameters["eta"] if isinstance(parameters["eta"], tuple) else (parameters["eta"],)
+        filled = {"etas": list(etas)} | chosen | {"eta": etas[0]}
+        chosen = {name: value for name, value in filled.items() if name in declared}
     return chosen
 
 

@@ -182,9 +182,9 @@ def resolve_data_root(data_root: str | Path) -> Path:
 
 
 def notebooks_folder() -> Path | None:
-    """Return the folder ``notebooks`` beside the package, else in the working folder or the nearest parent."""
-    here = Path.cwd()
-    places = (Path(__file__).resolve().parents[2], here, *here.parents)
+    """Return the folder ``notebooks`` in the working folder, else that of the installed package or of its checkout."""
+    here = Path(__file__).resolve()
+    places = (Path.cwd(), here.parents[1], here.parents[2])
     return next((place / "notebooks" for place in places if (place / "notebooks").is_dir()), None)
 
 
