@@ -8,7 +8,6 @@ import warnings
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -56,10 +55,19 @@ def inventory_command(data_root: Path) -> None:
 @click.option("-n", "--subset-size", help="Sequences of the batch in question [default: that of the small runs].")
 @click.option("--tolerance", type=_POSITIVE, default=0.25, show_default=True, help="Tolerance on abs(err_rel).")
 @click.option("--probability", type=_PROBABILITY, default=0.9, show_default=True, help="How often it must be met.")
-def verdict_command(etas: tuple[str, ...], **parameters: Any) -> None:
+def verdict_command(
+    data_root: str,
+    large_batch: str | None,
+    small_batch: str | None,
+    etas: tuple[str, ...],
+    subset_size: str | None,
+    tolerance: float,
+    probability: float,
+) -> None:
     """Answer from the runs below DATA_ROOT: is the step linear, is the recorded change right, is the batch enough?"""
     from .report import read_parameters
 
+    parameters = {name: value for name, value in click.get_current_context().params.items() if name != "etas"}
     try:
         given = read_parameters({**parameters, **({"etas": etas} if etas else {"eta": None})})
         with warnings.catch_warnings(record=True) as caught:

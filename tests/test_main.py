@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from analysis_helpers import load_runs, verdict
 from analysis_helpers.__main__ import main
 from analysis_helpers.report import find_notebooks
 from analysis_helpers.report.execution import missing_extra
 from analysis_helpers.runs.json import encode_run
-from tests.building import random_run
+from tests.building import Runs, random_run
 from tests.conftest import REPOSITORY
 from tests.sweeping import write_notebook
 
@@ -39,6 +40,17 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path) -> None:
         result = call(*arguments)
         assert result.exit_code == 1
         assert re.fullmatch(rf"Error: .*{tmp_path}.*\n", result.output)
+
+
+def test_the_verdict_needs_no_option_and_takes_several_step_sizes(sample_root: Path, large_runs: Runs) -> None:
+    small = load_runs(sample_root / "E_256")
+    assert str(verdict(large_runs, 1.6e-6, 256, small_runs=small)) in call("verdict", sample_root).output
+    both = call("verdict", sample_root, "--eta", "1.6e-6", "--eta", "3.2e-6", "-n", 64, "--small-batch", "").output
+    for eta in (1.6e-6, 3.2e-6):
+        assert str(verdict(large_runs, eta, 64)) in both
+    refused = call("verdict", sample_root, "--eta", "5e-6")
+    assert refused.exit_code == 1
+    assert refused.output.startswith("Error: eta must be a step size of E_2048")
 
 
 def test_simulate_writes_the_sample_data(tmp_path: Path) -> None:
