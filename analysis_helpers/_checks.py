@@ -63,8 +63,12 @@ def canonical_eta(eta: float) -> float:
 
 
 def same_eta(one: float, other: float) -> bool:
-    """Return whether two step sizes agree within a relative tolerance of 1e-6."""
-    return abs(one - other) <= ETA_TOLERANCE * max(abs(one), abs(other))
+    """Return whether two step sizes agree within a relative tolerance of 1e-6, or raise a `ValueError`."""
+    try:
+        return abs(one - other) <= ETA_TOLERANCE * max(abs(one), abs(other))
+    except TypeError:
+        wrong = one if not isinstance(one, int | float | np.number) else other
+        raise ValueError(f"eta must be a number such as 1.6e-06, got {wrong!r}") from None
 
 
 def frozen(values: FloatArray) -> FloatArray:
@@ -136,8 +140,8 @@ def checked_total(array: FloatArray, name: str, source: str) -> float:
 
 def checked_eta(eta: float, name: str, source: str) -> float:
     """Return the canonical step size, or raise a `RunError` if it is not positive and finite."""
-    if not 0 < eta < np.inf:
-        raise RunError(source, name, "must be a positive step size", eta)
+    if not isinstance(eta, int | float | np.number) or not 0 < eta < np.inf:
+        raise RunError(source, name, "must be a positive step size", repr(eta))
     return canonical_eta(eta)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._checks import FloatArray, RunError, checked_choice, frozen
-from .runs import FIELDS_BEHIND, Run
+from .runs import FIELDS_BEHIND, Run, require_run
 
 Array = NDArray[Any]  # float64, or complex128 while a gradient is taken
 EstimatorName = Literal["partial_sum", "ratio", "matched", "adjusted"]
@@ -255,7 +255,8 @@ def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatA
     """Return the contributions of each sequence to the true and the linear change, shape ``(N,)``, in nats per token.
 
     ``true_i = w_i h_new_i / sum(w T) - T_i / sum(T) * base_entropy`` and ``linear_i = eta * gdotv_i``; they sum to the
-    totals.
+    totals. Summed over a subset they are "partial_sum", the published definition; "ratio" is the one to set beside
+    actual runs.
 
     Parameters
     ----------
@@ -373,6 +374,7 @@ def _unstack(sums: Array) -> Array:
 
 
 def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
+    require_run(run)
     measured, tokens = run.measurement(eta), run.token_counts
     assemble: dict[str, Callable[[], FloatArray]] = {
         "tokens": lambda: tokens,

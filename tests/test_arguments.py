@@ -15,7 +15,7 @@ from analysis_helpers.inference.prediction import pilot_of
 from analysis_helpers.subsampling import subset_sums
 from analysis_helpers.synthetic.policy import Policy, random_policy, sample_sequences
 from analysis_helpers.synthetic.validation import batch_of, shifted
-from tests.building import random_run, refused, totals_only_run
+from tests.building import random_run, refused, totals_only_run, two_sequences
 
 E = 1e-6
 RUN = random_run()
@@ -44,13 +44,25 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.aggregate_err_rel([1.0, 2.0], [2.0], 1.0), "true_subset and linear_subset must have", "(2,) and (1,)"),
     (lambda: ah.summarize_err_rel_distribution(pd.DataFrame({"x": [1]})), "df must have the columns 'eta'", "['x']"),
     (lambda: ah.reference_true_totals({}), "no runs given", ""),
+    (lambda: ah.merge_runs({}), "no runs given", ""),
+    (lambda: ah.run_totals(RUNS), "batches must be a dict of name -> runs", "a dict of Run"),  # type: ignore[arg-type]
+    (lambda: ah.health_of_batches(RUNS), "batches must be a dict of name", "a dict of Run"),  # type: ignore[arg-type]
+    (lambda: RUN.measurement("1e-6"), "eta must be a number such as", "'1e-6'"),  # type: ignore[arg-type]
+    (lambda: ah.per_sequence_contributions(RUN, ODD), "eta must be a number such as", "'odd'"),
+    (
+        lambda: ah.simulate_err_rel_across_runs(RUNS, [E], 4, references={ODD: 1.0}),
+        "eta must be a number such",
+        "'odd'",
+    ),
+    (lambda: ah.nonlinearity(RUNS, ODD), "etas must be a list of at least one step size, such as", "'odd'"),
+    (lambda: ah.estimator_table(RUNS, ODD), "eta must be a number such as", "'odd'"),
+    (lambda: two_sequences(h_new={ODD: [1.0, 1.0]}), "run in memory: h_new must be a positive step size", "'odd'"),
     (lambda: reference_for({E: -2.0}, RUN, 2e-6, "run_01"), "references has no eta 2e-06", "1e-06"),
     (lambda: usable_runs(RUNS, [5e-6], 4), "none of run_01, run_02 has eta 5e-06", "1e-06, 2e-06"),
     (lambda: usable_runs(RUNS, [], 4), "etas must be a list", "[]"),
     (lambda: usable_runs(RUNS, E, 4), "etas must be a list", "1e-06"),  # type: ignore[arg-type]
     (lambda: usable_runs(RUNS, [ODD], 4), "eta must be a number", "'odd'"),
     (lambda: usable_runs(RUNS, [E, E * (1 + 1e-9)], 4), "etas must hold each step size once", "1e-06"),
-    (lambda: usable_runs(RUN, [E], 4), "runs must be a dict", "Run"),  # type: ignore[arg-type]
     (
         lambda: ah.err_rel_standard_error(RUN, E, estimator="partial_sum"),
         "population must be 'run' for",
@@ -112,6 +124,60 @@ DATA: list[tuple[Callable[[], object], str]] = [
         "small run_09: approx.per_sequence[].ext",
     ),
 ]
+
+
+TAKE_RUNS: dict[str, Callable[[Any], object]] = {
+    "budget_table": lambda runs: ah.budget_table(runs, E, sequences=80),
+    "check_prediction": lambda runs: ah.check_prediction(runs, RUNS, E),
+    "small_runs of check_prediction": lambda runs: ah.check_prediction(RUNS, runs, E),
+    "collect_err_rel_across_runs": lambda runs: ah.collect_err_rel_across_runs(runs, E, -1.0),
+    "compare_err_rel_distributions": lambda runs: ah.compare_err_rel_distributions(runs, RUNS, E, sample_size=4),
+    "small_runs of compare_err_rel_distributions": lambda runs: ah.compare_err_rel_distributions(RUNS, runs, E),
+    "contribution_table": lambda runs: ah.contribution_table(runs, E),
+    "decompose_err_rel": lambda runs: ah.decompose_err_rel(runs, E),
+    "decomposition_table": lambda runs: ah.decomposition_table(runs),
+    "entropy_trend": ah.entropy_trend,
+    "error_by_size": lambda runs: ah.error_by_size(runs, E, tolerance=0.5),
+    "estimator_table": lambda runs: ah.estimator_table(runs, E),
+    "explain_partial_sum": lambda runs: ah.explain_partial_sum(runs, [E], 4),
+    "merge_runs": ah.merge_runs,
+    "nonlinearity": lambda runs: ah.nonlinearity(runs),
+    "plan_batch_sizes": lambda runs: ah.plan_batch_sizes(runs, [E], tolerance=0.5),
+    "predict_err_rel": lambda runs: ah.predict_err_rel(runs, E, 4),
+    "reference_true_totals": ah.reference_true_totals,
+    "required_batch_size": lambda runs: ah.required_batch_size(runs, E, tolerance=0.5),
+    "run_health": ah.run_health,
+    "sample_err_rel_across_runs": lambda runs: ah.sample_err_rel_across_runs(runs, [E]),
+    "simulate_err_rel_across_runs": lambda runs: ah.simulate_err_rel_across_runs(runs, [E], 4),
+    "spread_by_size": lambda runs: ah.spread_by_size(runs, E, n=4),
+    "subset_moments": lambda runs: ah.subset_moments(runs, [E], 4),
+    "trusted_eta": lambda runs: ah.trusted_eta(runs),
+    "verdict": lambda runs: ah.verdict(runs, E, 4),
+    "small_runs of verdict": lambda runs: ah.verdict(RUNS, E, 4, small_runs=runs),
+    "verdict_map": lambda runs: ah.verdict_map(runs, n=4),
+    "small_runs of verdict_map": lambda runs: ah.verdict_map(RUNS, n=4, small_runs=runs),
+}
+TAKE_A_RUN: list[Callable[[Any], object]] = [
+    lambda run: ah.err_rel_standard_error(run, E),
+    lambda run: ah.per_sequence_contributions(run, E),
+    lambda run: ah.simulate_err_rel(run, E, 4),
+    lambda run: ah.write_run("nowhere/results.json", run),
+]
+
+
+@pytest.mark.parametrize("name", TAKE_RUNS)
+def test_what_is_no_dict_of_runs_is_said_to_be_what_it_is(name: str) -> None:
+    for given, kind in ((RUN, "a single Run"), ("E_12", "the path 'E_12'"), ({"E_12": RUNS}, "a dict of dict")):
+        with pytest.raises(ValueError, match=rf"runs must be a dict of name -> Run, as from load_runs, got {kind}$"):
+            TAKE_RUNS[name](given)
+
+
+@pytest.mark.parametrize("call", TAKE_A_RUN)
+def test_a_dict_where_one_run_is_wanted_is_answered_with_one_of_its_runs(call: Callable[[Any], object]) -> None:
+    with refused("run must be a single Run", "a dict of Run", "runs['run_01']"):
+        call(RUNS)
+    with refused("run must be a single Run", "the path 'a/results.json'"):
+        call("a/results.json")
 
 
 @pytest.mark.parametrize(("call", "start", "value"), ARGUMENTS, ids=[start for _, start, _ in ARGUMENTS])

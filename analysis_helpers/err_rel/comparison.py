@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..estimators import EstimatorName, columns, per_sequence_contributions, standard_deviation
-from ..runs import Run
+from ..runs import Run, require_runs
 from ..subsampling import Sampler
 from .references import own_total, reference_total, require_poolable, usable_runs
 from .tables import collect_err_rel_across_runs, simulate_err_rel_across_runs
@@ -71,9 +71,9 @@ def compare_err_rel_distributions(
 ) -> Comparison:
     """Return err_rel on random subsets of the large runs beside err_rel of actual small runs.
 
-    "partial_sum" is the default because published figures use it; it is not comparable with actual runs (see
-    `explain_partial_sum`). Its subsets are divided by their own run's true total and the actual runs by the reference
-    total of the large runs, as published; other estimators divide both by the reference total.
+    "partial_sum", the default, is the published definition; "ratio" is the one to set beside actual runs (see
+    `explain_partial_sum`). Subsets of "partial_sum" are divided by their own run's true total and the actual runs by
+    the reference total of the large runs, as published; other estimators divide both by the reference total.
 
     Parameters
     ----------
@@ -97,6 +97,7 @@ def compare_err_rel_distributions(
     >>> len(comparison.synthetic), len(comparison.actual)
     (4000, 3)
     """
+    require_runs(small_runs, "small_runs")
     [(found, names)] = usable_runs(large_runs, [eta], sample_size).items()
     kept = {name: large_runs[name] for name in names}
     require_poolable(

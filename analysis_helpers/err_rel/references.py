@@ -11,7 +11,7 @@ import numpy as np
 
 from .._checks import RunError, checked_count, same_eta, warn_about_runs
 from ..estimators import true_total_standard_error
-from ..runs import Run
+from ..runs import Run, require_runs
 
 WEAK_REFERENCE = 3.0
 """A reference total within this many of its standard errors of zero is warned about."""
@@ -29,12 +29,7 @@ def usable_runs(
     RunError
         If only some of the runs record the denominator correction.
     """
-    if isinstance(etas, (str, float, int)) or len(etas) == 0:
-        raise ValueError(f"etas must be a list of at least one step size, got {etas!r}")
-    require_runs(runs)
-    found = [known_eta(runs, eta) for eta in etas]
-    if len(set(found)) < len(found):
-        raise ValueError(f"etas must hold each step size once, got {list(etas)}")
+    found = known_etas(runs, etas)
     runs = _without_copies(runs)
     largest = max(run.num_sequences for run in runs.values())
     if checked_count(size, argument) > largest:
@@ -64,6 +59,7 @@ def require_poolable(runs: Mapping[str, Run]) -> None:
 
 def all_etas(runs: Mapping[str, Run]) -> list[float]:
     """Return the step sizes measured in any of the runs, ascending."""
+    require_runs(runs)
     etas: list[float] = []
     for run in runs.values():
         etas += [eta for eta in run.etas if not any(same_eta(eta, known) for known in etas)]
@@ -72,13 +68,23 @@ def all_etas(runs: Mapping[str, Run]) -> list[float]:
 
 def known_eta(runs: Mapping[str, Run], eta: float) -> float:
     """Return the step size of the runs that equals ``eta`` within tolerance, or raise a `ValueError` listing them."""
-    if isinstance(eta, bool) or not isinstance(eta, (int, float, np.number)):
-        raise ValueError(f"eta must be a number, got {eta!r}")
     there = all_etas(runs)
     for known in there:
-        if same_eta(float(eta), known):
+        if same_eta(eta, known):
             return known
     raise ValueError(f"none of {', '.join(runs)} has eta {float(eta)!r}; they have {', '.join(map(repr, there))}")
+
+
+def known_etas(runs: Mapping[str, Run], etas: Sequence[float] | None) -> list[float]:
+    """Return the step sizes of the runs that equal ``etas`` within tolerance, all for None, or raise a `ValueError`."""
+    if etas is None:
+        return all_etas(runs)
+    if isinstance(etas, (str, float, int)) or len(etas) == 0:
+        raise ValueError(f"etas must be a list of at least one step size, such as [1.6e-06], got {etas!r}")
+    found = [known_eta(runs, eta) for eta in etas]
+    if len(set(found)) < len(found):
+        raise ValueError(f"etas must hold each step size once, got {list(etas)}")
+    return found
 
 
 def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
@@ -101,7 +107,6 @@ def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     >>> {eta: round(total, 12) for eta, total in totals.items()}
     {1e-06: -0.2}
     """
-    require_runs(runs)
     distinct = _without_copies(runs)
     having = {eta: {name: distinct[name] for name in _having(distinct, eta)} for eta in all_etas(distinct)}
     return {eta: reference_total(of_eta, eta) for eta, of_eta in having.items()}
@@ -109,6 +114,7 @@ def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
 
 def reference_total(runs: Mapping[str, Run], eta: float) -> float:
     """Return the mean ``delta_h_true`` of runs that all have ``eta``; warn if it is too close to zero to divide by."""
+    require_runs(runs)
     total = float(np.mean([run.measurement(eta).delta_h_true for run in runs.values()]))
     _warn_if_weak(total, list(runs.values()), "the mean over the runs", eta)
     return total
@@ -140,16 +146,9 @@ def reference_for(references: Mapping[float, float] | None, run: Run, eta: float
     raise ValueError(f"references has no eta {eta!r}; there are {', '.join(map(repr, references))}")
 
 
-def require_runs(runs: Mapping[str, Run]) -> None:
-    """Raise a `ValueError` if ``runs`` is not a dict of at least one run."""
-    if not isinstance(runs, Mapping):
-        raise ValueError(f"runs must be a dict of name -> Run, as from load_runs, got {type(runs).__name__}")
-    if not runs:
-        raise ValueError("no runs given")
-
-
 def same_content(runs: Mapping[str, Run]) -> dict[str, str]:
     """Return name -> earlier name for runs whose content is that of an earlier run."""
+    require_runs(runs)
     first = {name: next(known for known, other in runs.items() if other == run) for name, run in runs.items()}
     return {name: original for name, original in first.items() if original != name}
 

@@ -23,6 +23,9 @@ from .references import own_total, reference_for, usable_runs
 def aggregate_err_rel(true_subset: ArrayLike, linear_subset: ArrayLike, true_total_full: float) -> float:
     """Return ``(sum(linear) - sum(true)) / true_total_full`` over a subset's contributions; NaN if the total is 0.
 
+    This partial sum is the published definition; the estimator "ratio" of `simulate_err_rel` is the one to set beside
+    actual runs.
+
     Raises
     ------
     ValueError
@@ -53,6 +56,8 @@ def simulate_err_rel(
     reference: float | None = None,
 ) -> FloatArray:
     """Return err_rel on random subsets of one run, shape ``(num_samples,)``.
+
+    "partial_sum", the default, is the published definition; "ratio" is the one to set beside actual runs.
 
     Parameters
     ----------
@@ -95,8 +100,8 @@ def simulate_err_rel(
     >>> simulate_err_rel(run, 1e-6, 1, num_samples=2, estimator="ratio").round(6)  # (-0.06 + 0.05) / -0.05
     array([0.2, 0.2])
     """
-    checked_count(sample_size, "sample_size", most=run.num_sequences, what_most=", the number of sequences")
     batch = columns(run, eta, estimator)
+    checked_count(sample_size, "sample_size", most=run.num_sequences, what_most=", the number of sequences")
     scale = own_total(run, eta, run.source) if reference is None else reference
     size = batch.rows_for(sample_size)
     sums = subset_sums(batch.values, size, num_samples, np.random.default_rng(seed), sampler=sampler)
@@ -116,6 +121,7 @@ def simulate_err_rel_across_runs(
 ) -> pd.DataFrame:
     """Return a table of err_rel on random subsets of several runs: `simulate_err_rel` for each run and eta.
 
+    "partial_sum", the default, is the published definition; "ratio" is the one to set beside actual runs.
     Runs of equal size share their subsets, which are drawn once.
 
     Parameters
@@ -174,6 +180,7 @@ def sample_err_rel_across_runs(
 ) -> pd.DataFrame:
     """Return a table of err_rel on random subsets of several runs, drawn from one stream: eta, then run, then subset.
 
+    "partial_sum", the default, is the published definition; "ratio" is the one to set beside actual runs.
     Unlike in `simulate_err_rel_across_runs`, no two runs or etas share their subsets.
 
     Parameters
@@ -223,7 +230,8 @@ def collect_err_rel_across_runs(
 ) -> pd.DataFrame:
     """Return a table of the full-batch err_rel of each run at one eta, over a common reference total.
 
-    On the full batch "partial_sum" and "ratio" are equal, if the stored totals agree with the sequences.
+    "partial_sum" is the published definition; "ratio" is the one to set beside actual runs. On the full batch they are
+    equal, if the stored totals agree with the sequences.
 
     Parameters
     ----------

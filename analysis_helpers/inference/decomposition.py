@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, warn_about_runs
-from ..err_rel import all_etas, reference_total, usable_runs
+from ..err_rel import known_etas, reference_total, usable_runs
 from ..estimators import Columns, columns, error_influence_values, influence_spread, score_influence_values, score_z
-from ..runs import Run
+from ..runs import Run, require_runs
 from .random_effects import pool
 
 PARTS = ("linear_minus_matched", "matched_minus_true")
@@ -128,11 +128,12 @@ def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = 
     >>> decomposition_table(synthetic_runs(2, 128), [1.6e-6])["run"].tolist()
     ['run_01', 'run_02', 'pooled', 'run_01', 'run_02', 'pooled']
     """
+    require_runs(runs)
     able = {name: run for name, run in runs.items() if {"linear", "score", "baseline_entropy"} <= set(run.supports)}
     for name in runs.keys() - able.keys():
         warn_about_runs(f"skipped {name}: it does not record the score, so its error cannot be split")
     parts = []
-    for eta in (all_etas(able) if etas is None else etas) if able else []:
+    for eta in known_etas(able, etas) if able else []:
         for adjusted in (False, True):
             table = decompose_err_rel(able, eta, score_adjusted=adjusted)
             parts += [part.assign(score_adjusted=adjusted) for part in (table, pool_decomposition(table))]

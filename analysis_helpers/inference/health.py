@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, same_eta, warn_about_runs
-from ..err_rel import all_etas, known_eta, reference_for, require_runs, usable_runs
+from ..err_rel import all_etas, known_eta, reference_for, usable_runs
 from ..estimators import (
     columns,
     error_influence_values,
@@ -29,7 +29,7 @@ from ..estimators import (
     true_influence_values,
     true_total_standard_error,
 )
-from ..runs import Measurement, Run, integrity_problems
+from ..runs import Measurement, Run, integrity_problems, require_batches
 from .trend import fit_trend
 
 LEAST_ESS_SHARE = 0.5
@@ -355,7 +355,6 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     >>> int(table["flag"].sum()), sorted(table["check"].unique())[:3]
     (0, ['ess_share', 'integrity', 'largest_weight_share'])
     """
-    require_runs(runs)
     references = {eta: _mean_true(runs, eta) for eta in all_etas(runs)}
     rows = [
         {
@@ -383,6 +382,7 @@ def health_of_batches(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
     >>> health_of_batches({"E_128": synthetic_runs(1, 128)})["run"].unique().tolist()
     ['E_128/run_01']
     """
+    require_batches(batches)
     tables = [run_health(runs) for runs in batches.values()]
     named = [table.assign(run=batch + "/" + table["run"]) for batch, table in zip(batches, tables, strict=True)]
     return pd.concat(named, ignore_index=True)
@@ -446,6 +446,7 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
     >>> run_totals({"E_32": synthetic_runs(1, 32)})[["batch", "run", "eta", "sequences"]].to_dict("records")[0]
     {'batch': 'E_32', 'run': 'run_01', 'eta': 1.6e-06, 'sequences': 32}
     """
+    require_batches(batches)
     rows = [
         {
             "batch": batch,

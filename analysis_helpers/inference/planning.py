@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, checked_count
+from ..err_rel import known_eta
 from ..estimators import EstimatorName
 from ..runs import Run
 from .prediction import Pilot, pilot_of, predict
@@ -300,7 +301,7 @@ def estimator_table(
         "adjusted": "the score; on-policy sequences",
         "ratio": "linear terms by sequence",
     }
-    pilots = straightness_pilots(runs, eta)
+    pilots = straightness_pilots(runs, known_eta(runs, eta))
     supports = [set(run.supports) for run in runs.values()]
     if all({"linear", "score", "baseline_entropy"} <= found for found in supports):
         pilots["adjusted"] = pilot_of(runs, eta, estimator="adjusted")

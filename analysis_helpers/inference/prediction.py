@@ -25,7 +25,7 @@ from ..err_rel import (
     usable_runs,
 )
 from ..estimators import EstimatorName, columns, error_influence_values, influence_spread
-from ..runs import Run
+from ..runs import Run, require_runs
 from .random_effects import ConfidenceDistribution, Pool, confidence_distribution, pool, tau_interval
 from .standard_errors import err_rel_standard_error
 
@@ -342,6 +342,7 @@ def kurtosis(psi: FloatArray) -> float:
 
 
 def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> pd.DataFrame:
+    require_runs(small_runs, "small_runs")
     sides = {f"large {name}": run for name, run in large_runs.items()}
     sides |= {f"small {name}": run for name, run in small_runs.items()}
     require_poolable(sides)

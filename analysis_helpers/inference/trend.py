@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, RunError, warn_about_runs
-from ..err_rel import all_etas, known_eta, require_runs, same_content
+from ..err_rel import all_etas, known_etas, same_content
 from ..estimators import true_influence_values
 from ..runs import Run
 from .prediction import Pilot, kurtosis, pilot_of, predict
@@ -128,7 +128,7 @@ def nonlinearity(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -
     ['trend', 'matched']
     """
     rows = []
-    for eta in all_etas(runs) if etas is None else [known_eta(runs, eta) for eta in etas]:
+    for eta in known_etas(runs, etas):
         for method, pilot in straightness_pilots(runs, eta).items():
             low, high = predict(pilot, math.inf).interval(_LEVEL)
             rows.append((eta, method, pilot.pooled.mean, pilot.pooled.se, low, high))
@@ -187,7 +187,6 @@ def difference_z(one: Pilot, other: Pilot) -> float:
 
 def fit_trends(runs: Mapping[str, Run]) -> dict[str, Trend]:
     """Return the fit of each run that has two etas and records ``h_base``; a run of the same content counts once."""
-    require_runs(runs)
     copies = same_content(runs)
     found = {}
     for name, run in runs.items():

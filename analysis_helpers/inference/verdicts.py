@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from .._checks import checked_count, same_eta
-from ..err_rel import all_etas, known_eta, same_content
+from ..err_rel import all_etas, known_eta, known_etas, same_content
 from ..estimators import true_total_standard_error
-from ..runs import Run, integrity_problems
+from ..runs import Run, integrity_problems, require_runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
 from .planning import CONFIDENCE, LEAST, Goal, prompts_per_sequence, size_for, spread_interval
 from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
@@ -199,6 +199,7 @@ def verdict(
     """
     goal = Goal(tolerance=tolerance, probability=probability)
     size, step = checked_count(n, "n"), known_eta(large_runs, eta)
+    require_runs(small_runs or large_runs, "small_runs")
     copies = same_content(large_runs)
     runs = {name: run for name, run in large_runs.items() if run.has_eta(step) and name not in copies}
     health = run_health(runs)
@@ -256,6 +257,7 @@ def verdict_map(
     {'eta': [1.6e-06, 3.2e-06], 'linear': ['yes', 'yes']}
     """
     small = small_runs or {}
+    require_runs(small or runs, "small_runs")
     return verdict_table(
         [
             verdict(
@@ -266,7 +268,7 @@ def verdict_map(
                 probability=probability,
                 small_runs={name: run for name, run in small.items() if run.has_eta(eta)} or None,
             )
-            for eta in (all_etas(runs) if etas is None else etas)
+            for eta in known_etas(runs, etas)
         ]
     )
 

@@ -11,7 +11,18 @@ from .folders import (
     write_in_one_step,
     write_run,
 )
-from .run import FIELDS_BEHIND, Measurement, Run, ScoreTerms, ShardError, integrity_problems, merge_runs
+from .run import (
+    FIELDS_BEHIND,
+    Measurement,
+    Run,
+    ScoreTerms,
+    ShardError,
+    integrity_problems,
+    merge_runs,
+    require_batches,
+    require_run,
+    require_runs,
+)
 
 __all__ = [
     "FIELDS_BEHIND",
@@ -25,6 +36,9 @@ __all__ = [
     "load_runs",
     "merge_runs",
     "read_run",
+    "require_batches",
+    "require_run",
+    "require_runs",
     "result_files",
     "sound_batches",
     "sound_runs",

@@ -22,7 +22,7 @@ import pandas as pd
 
 from .._checks import RunError, checked_choice, warn_about_runs
 from .json import encode_run, parse_run
-from .run import FIELDS_BEHIND, Run, integrity_problems
+from .run import FIELDS_BEHIND, Run, integrity_problems, require_run
 
 RESULTS_FILE = "results.json"
 
@@ -141,6 +141,7 @@ def write_run(path: str | os.PathLike[str], run: Run) -> None:
     ...     read_run(f"{folder}/E_16/run_01/results.json") == run
     True
     """
+    require_run(run)
     target = Path(path).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
     write_in_one_step(target, encode_run(run))

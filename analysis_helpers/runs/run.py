@@ -7,6 +7,7 @@ recorded; ``gdotv`` in nats per token per unit eta.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -330,6 +331,37 @@ class Run:
         return isinstance(other, Run) and _same(self, other)
 
 
+def require_runs(runs: object, name: str = "runs") -> None:
+    """Raise a `ValueError` if the argument ``name`` is not a dict of at least one run; it says what was given."""
+    if not isinstance(runs, Mapping) or not all(isinstance(run, Run) for run in runs.values()):
+        raise ValueError(f"{name} must be a dict of name -> Run, as from load_runs, got {_kind(runs)}")
+    if not runs:
+        raise ValueError(f"no {name} given")
+
+
+def require_batches(batches: object) -> None:
+    """Raise a `ValueError` if ``batches`` is not a dict of dicts of runs; it says what was given."""
+    if not isinstance(batches, Mapping) or not all(isinstance(runs, Mapping) for runs in batches.values()):
+        raise ValueError(f"batches must be a dict of name -> runs, as from sound_batches, got {_kind(batches)}")
+    for runs in batches.values():
+        require_runs(runs)
+
+
+def require_run(run: object) -> None:
+    """Raise a `ValueError` if ``run`` is not a single run; it says what was given."""
+    if not isinstance(run, Run):
+        one = f": give one of them, such as runs[{next(iter(run))!r}]" if isinstance(run, Mapping) and run else ""
+        raise ValueError(f"run must be a single Run, as from read_run, got {_kind(run)}{one}")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Mapping) and value:
+        return f"a dict of {type(next(iter(value.values()))).__name__}"
+    if isinstance(value, str | os.PathLike):
+        return f"the path {os.fspath(value)!r}"
+    return "a single Run" if isinstance(value, Run) else type(value).__name__
+
+
 def merge_runs(runs: Mapping[str, Run]) -> Run:
     """Return the run whose sequences are those of all the runs, in their order: shards of one batch.
 
@@ -356,8 +388,7 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
     >>> merge_runs({"0": one["run_01"], "1": other["run_01"]}).num_sequences
     80
     """
-    if not runs:
-        raise ValueError("runs must hold at least one run, got none")
+    require_runs(runs)
     shards = list(runs.values())
     first, size = shards[0], len(shards)
     for k, (name, run) in enumerate(runs.items()):
