@@ -342,7 +342,7 @@ def kurtosis(psi: FloatArray) -> float:
 
 
 def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> pd.DataFrame:
-    require_runs(small_runs, "small_runs")
+    require_runs(small_runs or large_runs, "small_runs")  # there may be none
     sides = {f"large {name}": run for name, run in large_runs.items()}
     sides |= {f"small {name}": run for name, run in small_runs.items()}
     require_poolable(sides)
@@ -351,7 +351,7 @@ def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[st
     for name in small_runs.keys() - kept.keys():
         warn_about_runs(f"skipped actual run {name}: same content as {copies[f'small {name}']}")
     names = ["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"]
-    if not kept:
+    if not any(run.has_eta(pilot.eta) for run in kept.values()):
         return pd.DataFrame(columns=names)
     actual = collect_err_rel_across_runs(kept, pilot.eta, pilot.reference, estimator="ratio")
     rows = []

@@ -47,6 +47,8 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     compared = f"{comparison.num_near} of {len(comparison.actual)} actual runs within 2 SD of the mean"
     if others := sorted({n for n in comparison.actual_sizes if n != size}):
         compared = f"actual runs have {', '.join(f'{n:,}' for n in others)} sequences, not {size:,}"
+    if comparison.actual.empty:
+        compared = "no actual runs to compare with"
     if estimator == "partial_sum":
         compared = "not comparable with actual runs"
     title = f"{_spread(estimator, comparison.eta, subsets)}\n{compared}"
@@ -127,7 +129,7 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
     figure, (ax,) = style.panels(1, width=1.5)
     (low, high), (least, most) = prediction.interval(0.9), prediction.interval(0.999)
     values = checked["err_rel"]
-    grid = np.linspace(min(least, values.min()), max(most, values.max()), 400)
+    grid = np.linspace(min([least, *values]), max([most, *values]), 400)
     density, inside = prediction.density(grid), (grid >= low) & (grid <= high)
     label = f"predictive density of a fresh run of {prediction.n:g}"
     ax.plot(grid, density, color=style.COLOURS["ratio"], linewidth=1.5, label=label)
@@ -146,8 +148,8 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
     ax.set_ylim(-(len(checked) + 0.6) * step, 1.08 * density.max())
     ax.set_yticks([])
     alike = values[checked["n"] == prediction.n]
-    count = f"{int(alike.between(low, high).sum())} of {len(alike)} actual runs of this size"
-    title = f"eta {prediction.eta:g}: {count} in the 90% prediction interval {low:+.2f} to {high:+.2f}"
+    count = f"{int(alike.between(low, high).sum())} of {len(alike)} actual runs of this size in the "
+    title = f"eta {prediction.eta:g}: {count if len(alike) else ''}90% prediction interval {low:+.2f} to {high:+.2f}"
     style.describe(ax, title, f"{style.ERR_REL_LABEL}; bars: standard errors", "predictive density")
     style.legend_below(ax, 2)
     return figure

@@ -83,16 +83,17 @@ def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: 
     large = {name: large_runs[name] for name in ratio.synthetic["run"].unique()}
     error = typical_standard_error(large, ratio.eta, ratio.sample_size, reference=ratio.reference_total)
     subsets, values = ratio.synthetic["err_rel"], ratio.actual["err_rel"]
+    near = f"{ratio.num_near} of {_count(len(values), 'actual run')} within 2 SD of the mean over subsets"
+    found = (
+        f"{near}: {', '.join(f'{value:+.2f}' for value in values)}" if len(values) else "No actual runs to compare with"
+    )
     return [
         f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2f}.",
         (
             f"Over subsets, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± SD) by the ratio; the "
             f"partial sum (± {partial_sum.synthetic['err_rel'].std():.2f}) is not comparable with actual runs."
         ),
-        (
-            f"{ratio.num_near} of {_count(len(values), 'actual run')} within 2 SD of the mean over subsets: "
-            f"{', '.join(f'{value:+.2f}' for value in values)}."
-        ),
+        f"{found}.",
     ]
 
 

@@ -6,6 +6,7 @@ import pytest
 import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.estimators import EstimatorName
+from analysis_helpers.plots import plot_err_rel_comparison, plot_prediction
 from tests.building import ETAS, Runs, plain_estimate, random_run
 
 LARGE = {"run_01": random_run(12, 1), "run_02": random_run(12, 2)}
@@ -88,3 +89,13 @@ def test_a_run_without_differences_in_base_entropy_has_no_such_spread() -> None:
     )
     [share] = ah.explain_partial_sum({"run_01": run}, [1e-6], 100)["base_entropy_share"]
     assert share < 0.05  # squared correlation of independent values: above 0.05 with p = 7e-6
+
+
+def test_small_runs_are_not_needed(large_runs: Runs) -> None:
+    found = ah.compare_err_rel_distributions(large_runs, {}, 1.6e-6, sample_size=64, num_samples=10, estimator="ratio")
+    assert (len(found.synthetic), len(found.actual), found.summary["actual_values"][0]) == (40, 0, [])
+    checked = ah.check_prediction(large_runs, {}, 1.6e-6)
+    assert checked.empty
+    figure = plot_prediction(ah.predict_err_rel(large_runs, 1.6e-6, 64), checked)
+    for axes in (plot_err_rel_comparison(found), figure.axes[0]):
+        assert "actual runs of" not in axes.get_title()
