@@ -2,8 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from analysis_helpers import RunError
 from analysis_helpers._checks import canonical_eta, checked_array, checked_count, checked_eta, same_eta

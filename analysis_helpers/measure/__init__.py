@@ -33,23 +33,15 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from .direction import difference, direction_from_optimizer
-from .measuring import entropy_baseline, measure
-from .sampling import Batch, sample
-from .training import MeasureEntropy, drawn_prompts, load_policy, measured_steps, reinforce, tiny_model, write_demo
-
-__all__ = [
-    "Batch",
-    "MeasureEntropy",
-    "difference",
-    "direction_from_optimizer",
-    "drawn_prompts",
-    "entropy_baseline",
-    "load_policy",
-    "measure",
-    "measured_steps",
-    "reinforce",
-    "sample",
-    "tiny_model",
-    "write_demo",
-]
+from .direction import difference as difference, direction_from_optimizer as direction_from_optimizer
+from .measuring import entropy_baseline as entropy_baseline, measure as measure
+from .sampling import Batch as Batch, sample as sample
+from .training import (
+    MeasureEntropy as MeasureEntropy,
+    drawn_prompts as drawn_prompts,
+    load_policy as load_policy,
+    measured_steps as measured_steps,
+    reinforce as reinforce,
+    tiny_model as tiny_model,
+    write_demo as write_demo,
+)

@@ -1,38 +1,24 @@
 """Figures from tables. No function here reads a file, draws a random number or sets a global style."""
 
 from .err_rel import (
-    plot_err_rel_comparison,
-    plot_err_rel_comparisons,
-    plot_err_rel_histograms,
-    plot_exploration,
-    plot_prediction,
-    plot_spread_by_size,
+    plot_err_rel_comparison as plot_err_rel_comparison,
+    plot_err_rel_comparisons as plot_err_rel_comparisons,
+    plot_err_rel_histograms as plot_err_rel_histograms,
+    plot_exploration as plot_exploration,
+    plot_prediction as plot_prediction,
+    plot_spread_by_size as plot_spread_by_size,
 )
-from .linearity import plot_nonlinearity, plot_trend
-from .planning import plot_budget, plot_error_by_size, plot_required_sizes, plot_verdict_map
-from .runs import plot_contribution_tails, plot_decomposition, plot_totals
-from .style import ANSWER_COLOURS, ESTIMATOR_LABELS, png
-from .validation import plot_calibration, plot_verdict_rates
-
-__all__ = [
-    "ANSWER_COLOURS",
-    "ESTIMATOR_LABELS",
-    "plot_budget",
-    "plot_calibration",
-    "plot_contribution_tails",
-    "plot_decomposition",
-    "plot_err_rel_comparison",
-    "plot_err_rel_comparisons",
-    "plot_err_rel_histograms",
-    "plot_error_by_size",
-    "plot_exploration",
-    "plot_nonlinearity",
-    "plot_prediction",
-    "plot_required_sizes",
-    "plot_spread_by_size",
-    "plot_totals",
-    "plot_trend",
-    "plot_verdict_map",
-    "plot_verdict_rates",
-    "png",
-]
+from .linearity import plot_nonlinearity as plot_nonlinearity, plot_trend as plot_trend
+from .planning import (
+    plot_budget as plot_budget,
+    plot_error_by_size as plot_error_by_size,
+    plot_required_sizes as plot_required_sizes,
+    plot_verdict_map as plot_verdict_map,
+)
+from .runs import (
+    plot_contribution_tails as plot_contribution_tails,
+    plot_decomposition as plot_decomposition,
+    plot_totals as plot_totals,
+)
+from .style import ANSWER_COLOURS as ANSWER_COLOURS, ESTIMATOR_LABELS as ESTIMATOR_LABELS, png as png
+from .validation import plot_calibration as plot_calibration, plot_verdict_rates as plot_verdict_rates

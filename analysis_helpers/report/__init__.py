@@ -3,45 +3,23 @@
 from typing import TYPE_CHECKING, Any
 
 from .answers import (
-    describe_comparison,
-    describe_distribution,
-    describe_exploration,
-    describe_linearity,
-    describe_plans,
-    describe_runs,
-    describe_validation,
-    describe_verdict,
+    describe_comparison as describe_comparison,
+    describe_distribution as describe_distribution,
+    describe_exploration as describe_exploration,
+    describe_linearity as describe_linearity,
+    describe_plans as describe_plans,
+    describe_runs as describe_runs,
+    describe_validation as describe_validation,
+    describe_verdict as describe_verdict,
 )
-from .display import AnswerInBrief, readable, show_result
-from .execution import find_notebooks, run_notebooks
-from .pages import write_report
-from .parameters import read_parameters
-from .sweep import run_and_report
+from .display import AnswerInBrief as AnswerInBrief, readable as readable, show_result as show_result
+from .execution import find_notebooks as find_notebooks, run_notebooks as run_notebooks
+from .pages import write_report as write_report
+from .parameters import read_parameters as read_parameters
+from .sweep import run_and_report as run_and_report
 
 if TYPE_CHECKING:
-    from .explorer import Exploration, Explorer, explore
-
-__all__ = [
-    "AnswerInBrief",
-    "Exploration",
-    "Explorer",
-    "describe_comparison",
-    "describe_distribution",
-    "describe_exploration",
-    "describe_linearity",
-    "describe_plans",
-    "describe_runs",
-    "describe_validation",
-    "describe_verdict",
-    "explore",
-    "find_notebooks",
-    "read_parameters",
-    "readable",
-    "run_and_report",
-    "run_notebooks",
-    "show_result",
-    "write_report",
-]
+    from .explorer import Exploration as Exploration, Explorer as Explorer, explore as explore
 
 
 def __getattr__(name: str) -> Any:

@@ -261,8 +261,7 @@ def run_on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Exe
     ValueError
         If the scheduler cannot be reached.
     """
-    from dask.distributed import Client
-    from dask.distributed import as_completed as completed
+    from dask.distributed import Client, as_completed as completed
 
     try:
         client = Client(address, timeout="10s")
