@@ -97,7 +97,7 @@ def compare_err_rel_distributions(
     >>> len(comparison.synthetic), len(comparison.actual)
     (4000, 3)
     """
-    require_runs(small_runs, "small_runs")
+    require_runs(small_runs or large_runs, "small_runs")  # there may be none
     [(found, names)] = usable_runs(large_runs, [eta], sample_size).items()
     kept = {name: large_runs[name] for name in names}
     require_poolable(
