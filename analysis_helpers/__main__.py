@@ -5,9 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import reduce
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -87,6 +91,33 @@ def verdict_command(
         click.echo(f"Note: {note}.", err=True)
 
 
+_HOW = ("out", "notebooks", "workers", "timeout", "cold")
+
+
+def _running_options(command: Any) -> Any:
+    """Add the options that a report and a sweep have in common."""
+    options = (
+        click.option("--notebooks", type=_PATH, help="Folder of notebooks."),
+        click.option("--workers", type=click.IntRange(1), help="Notebooks at once [default: the number of cores]."),
+        click.option("--timeout", type=_POSITIVE, default=3600, show_default=True, help="Seconds for a notebook."),
+        click.option("--cold", is_flag=True, help="Start each kernel anew, not as a fork of a warm process."),
+    )
+    return reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+@contextmanager
+def _stoppable(hint: str) -> Iterator[None]:
+    """Stop at SIGTERM as with Ctrl-C, so that no kernel is left behind; say what is wrong in one sentence."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo(f"stopped; {hint}", err=True)
+        sys.exit(130)
+
+
 @main.command("report")
 @click.option(
     "--data-root",
@@ -99,8 +130,8 @@ def verdict_command(
 @click.option("--subset-size", type=click.IntRange(1), help="Sequences in a subset.")
 @click.option("--tolerance", type=_POSITIVE, help="Tolerance on abs(err_rel).")
 @click.option("--probability", type=_PROBABILITY, help="Probability to be within the tolerance.")
-@click.option("--notebooks", type=_PATH, help="Folder of notebooks.")
 @click.option("--out", type=_PATH, default=Path("reports"), show_default=True, help="Folder of the pages.")
+@_running_options
 def report_command(
     data_root: str | None,
     large_batch: str | None,
@@ -109,31 +140,27 @@ def report_command(
     subset_size: int | None,
     tolerance: float | None,
     probability: float | None,
-    notebooks: Path | None,
     out: Path,
+    notebooks: Path | None,
+    workers: int | None,
+    timeout: float,
+    cold: bool,
 ) -> None:
     """Run the notebooks once and write a report; the last line is the path of its first page.
 
-    Exits with status 1 if a notebook failed; the pages then say which and why.
+    Exits with status 1 if a notebook failed; the pages then say which and why, and are in the folder "failed" beside an
+    earlier report.
     """
     _require_notebooks()
-    from .report import find_notebooks, run_notebooks, write_report
+    from .report import How, make_report
 
-    options = click.get_current_context().params
-    given = {name: options[name] for name in options if name not in ("notebooks", "out")}
-    given = {name: value for name, value in given.items() if value not in (None, ())}
-    executions = []
-    try:
-        paths = find_notebooks(notebooks)
-        for execution in run_notebooks(paths, given, out / "notebooks", progress=sys.stderr.isatty()):
-            executions.append(execution)
-            click.echo(f"{execution.name}: {execution.error or execution.skipped or 'done'}", err=True)
-        index = write_report(executions, out)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    how = How(workers, None, timeout, cold, formats=("png", "svg"))
+    given = click.get_current_context().params.items()
+    options = {name: [value] for name, value in given if name not in _HOW and value not in (None, ())}
+    with _stoppable(f"what ran is in {out / 'failed' / 'index.html'}"):
+        index, failed = make_report(options, out, how, folder=notebooks)
     click.echo(index)
-    if any(execution.error for execution in executions):
-        sys.exit(1)
+    sys.exit(bool(failed))
 
 
 @main.command("sweep")
@@ -142,45 +169,38 @@ def report_command(
 @click.option("--subset-size", multiple=True, help="Sequences in a subset; may be repeated.")
 @click.option("-p", "--parameter", "others", multiple=True, nargs=2, help="Name and value of another parameter.")
 @click.option("--notebook", "names", multiple=True, help="Name of a notebook to rerun; may be repeated [default: all].")
-@click.option("--notebooks", type=_PATH, help="Folder of notebooks.")
-@click.option("--workers", type=click.IntRange(1), help="Notebooks at once [default: the number of cores].")
 @click.option("--scheduler", help="Address of a Dask scheduler, as in tcp://host:8786, to run on its workers instead.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the sweep.")
+@_running_options
 def sweep_command(
     data_root: str | None,
     eta: tuple[str, ...],
     subset_size: tuple[str, ...],
     others: tuple[tuple[str, str], ...],
     names: tuple[str, ...],
-    notebooks: Path | None,
-    workers: int | None,
     scheduler: str | None,
     out: Path,
+    notebooks: Path | None,
+    workers: int | None,
+    timeout: float,
+    cold: bool,
 ) -> None:
     """Rerun notebooks with every combination of parameters; the last line is the path of the page.
 
     The same command again resumes a sweep. Exits with status 1 if a notebook failed.
     """
     _require_notebooks()
-    from .report import run_and_report
+    from .report import How, make_sweep
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C, so that no kernel is left behind
     options: dict[str, list[str]] = {}
     given = [("data_root", v) for v in (data_root,) if v] + [("eta", v) for v in eta]
     for name, value in [*given, *(("subset_size", v) for v in subset_size), *others]:
         options.setdefault(name, []).append(value)
-    try:
-        index, failed = run_and_report(
-            options, out.resolve(), names=names, folder=notebooks, workers=workers, scheduler=scheduler
-        )
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        click.echo(f"stopped; the same command resumes it: {out}", err=True)
-        sys.exit(130)
+    with _stoppable(f"the same command resumes it: {out}"):
+        how = How(workers, scheduler, timeout, cold)
+        index, failed = make_sweep(options, out.resolve(), how, names=names, folder=notebooks)
     click.echo(index)
-    if failed:
-        sys.exit(1)
+    sys.exit(bool(failed))
 
 
 @main.command()

@@ -1,6 +1,5 @@
 """Pages as a reader sees them: in Chromium, at the width of a desk and of a phone."""
 
-import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sweep the verdict over two etas and two sizes, and a notebook that fails, with a name to be escaped."""
-    from analysis_helpers.report.sweep import run_and_report
+    from analysis_helpers.report import How, make_sweep
 
     out = tmp_path_factory.mktemp("sweep")
     folder = tmp_path_factory.mktemp("notebooks")
@@ -38,7 +37,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "eta": ["1.6e-6", "3.2e-6"],
         "subset_size": ["128", "4"],
     }
-    run_and_report(options, out, folder=folder, stream=io.StringIO())
+    make_sweep(options, out, How(), folder=folder)
     return out
 
 

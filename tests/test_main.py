@@ -7,8 +7,7 @@ from click.testing import CliRunner, Result
 
 from analysis_helpers import load_runs, verdict
 from analysis_helpers.__main__ import main
-from analysis_helpers.report import find_notebooks
-from analysis_helpers.report.execution import missing_extra
+from analysis_helpers.report.execution import find_notebooks, missing_extra
 from analysis_helpers.runs.json import encode_run
 from tests.building import Runs, random_run
 from tests.conftest import REPOSITORY
@@ -85,13 +84,23 @@ def test_a_bad_option_is_refused_by_name_and_value_before_anything_runs(option: 
 def test_a_report_whose_notebooks_fail_says_so_on_the_page_and_exits_with_1(tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
     write_notebook(folder / "03_fine.ipynb")
+    write_notebook(folder / "04_failing.ipynb", "from analysis_helpers import load_runs\nload_runs('nowhere')")
+    result = call("report", "--notebooks", folder, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    page = (tmp_path / "out" / "failed" / "index.html").read_text(encoding="utf-8")
+    assert result.stdout.splitlines()[-1] == str(tmp_path / "out" / "failed" / "index.html")
+    assert page.count("RunError: ") == 1  # one sentence, no traceback
+    assert "File &quot;" not in page
+    assert 'href="03_fine.html"' in page
+
+
+def test_a_report_is_refused_before_anything_runs_if_a_notebook_cannot_take_its_parameters(tmp_path: Path) -> None:
+    folder = write_notebook(tmp_path / "notebooks" / "01_fine.ipynb").parent
     shutil.copy(REPOSITORY / "notebooks" / "02_batch_size_comparison.ipynb", folder)
     result = call("report", "--notebooks", folder, "--data-root", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 1
-    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert page.count("ParameterError: data_root must be a folder of batch folders") == 1  # one sentence, no traceback
-    assert "File &quot;" not in page
-    assert 'href="03_fine.html"' in page
+    assert len(result.output.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow  # runs every notebook, which nbval does in `make test` too

@@ -13,10 +13,9 @@ from .answers import (
     describe_verdict as describe_verdict,
 )
 from .display import AnswerInBrief as AnswerInBrief, readable as readable, show_result as show_result
-from .execution import find_notebooks as find_notebooks, run_notebooks as run_notebooks
-from .pages import write_report as write_report
+from .execution import How as How
 from .parameters import read_parameters as read_parameters
-from .sweep import run_and_report as run_and_report
+from .sweep import make_report as make_report, make_sweep as make_sweep
 
 if TYPE_CHECKING:
     from .explorer import Exploration as Exploration, Explorer as Explorer, explore as explore

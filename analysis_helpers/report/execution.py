@@ -1,39 +1,76 @@
-"""Execution of notebooks through papermill, each in its own kernel; what ran is kept, however it ended.
+"""Execution of notebooks, each in a kernel of its own; what ran is kept, however it ended.
 
-`run_notebooks` runs them one after the other, `run_here` several at once on threads (kernels are processes already, so
-threads keep the cores busy), `run_on_cluster` on the workers of a Dask cluster. An error inside a notebook is an error
-of that notebook only; if its kernel or worker died, it is tried once more.
+Reports and sweeps share one engine, `run_jobs`: on threads of this process (kernels are processes already, so threads
+keep the cores busy) or on the workers of a Dask cluster. An error inside a notebook is an error of that notebook only;
+if its kernel died, it is tried once more.
 """
 
 from __future__ import annotations
 
-import tempfile
+import asyncio
+import hashlib
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from .parameters import notebooks_folder
 
-KERNEL_FOLDER = "analysis-helpers-kernel-"
-"""Prefix of the folder of settings that a kernel is started with; tells our kernels from other processes."""
+WAIT_FOR_WORKERS = 60.0  # seconds
 
-# No history database, which kernels would share, and no messages about being
-# stopped. One thread per kernel: kernels run side by side, and sums are the same
-# whatever the number of cores.
-_KERNEL_CONFIG = """
-import os
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
-c.InlineBackend.figure_formats = FORMATS
-c.HistoryManager.enabled = False
-c.Application.log_level = "CRITICAL"
-"""
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook with one set of parameters.
+
+    Attributes
+    ----------
+    source
+        The notebook.
+    parameters
+        Name -> value, those that differ from its defaults.
+    name
+        File name of its results, without ending.
+    key
+        Digest of what it is made from, the package aside: parameters, notebook, and the state of the data.
+    """
+
+    source: Path
+    parameters: Mapping[str, object]
+    name: str
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class How:
+    """How notebooks are run.
+
+    Attributes
+    ----------
+    workers
+        Notebooks at once; None: the number of cores.
+    scheduler
+        Address of a Dask scheduler to run on instead.
+    timeout
+        Seconds that a notebook may take.
+    cold
+        Whether to start kernels as usual, not as forks.
+    formats
+        Of figures: "png", "svg".
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+    timeout: float = 3600.0
+    cold: bool = False
+    formats: tuple[str, ...] = ("png",)
 
 
 @dataclass(frozen=True)
@@ -43,117 +80,59 @@ class Execution:
     Attributes
     ----------
     name
-        Name of the notebook, without ending.
+        Name of its results, without ending.
     path
         The executed notebook; if it failed, up to the failure.
     error
         One sentence; empty on success.
     seconds
         Wall time.
-    kernel_died
-        Whether it failed because its kernel died, which another try may avoid.
     skipped
         What it needs that is not installed, and how to install it; empty where it was run.
+    kept
+        Whether it is from an earlier sweep.
+    package
+        Version and digest of this package where it ran.
     """
 
     name: str
     path: Path
     error: str = ""
     seconds: float = field(default=0.0, compare=False)
-    kernel_died: bool = False
     skipped: str = ""
+    kept: bool = False
+    package: tuple[str, str] = field(default=("", ""), compare=False)
+
+    @property
+    def status(self) -> str:
+        """In a word: "failed", "kept" or "done"."""
+        return "failed" if self.error else "kept" if self.kept else "done"
 
 
-def find_notebooks(folder: Path | None = None) -> list[Path]:
+def tell(line: str) -> None:
+    """Write a line to standard error, above a progress bar where there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def find_notebooks(folder: Path | None = None, names: Sequence[str] = ()) -> list[Path]:
     """Return the notebooks to run, sorted: those in ``folder``, else in ``./notebooks``, else those of the package.
 
     Raises
     ------
     ValueError
-        If there are none; the message names the folder.
+        If there are none, or none of a name; the message names the folder.
     """
     place = folder or notebooks_folder()
-    found = sorted(place.glob("*.ipynb")) if place is not None else []
+    found = {path.stem: path for path in sorted(place.glob("*.ipynb"))} if place is not None else {}
     if not found:
         raise ValueError(f"no notebooks (*.ipynb) in {place or './notebooks'}")
-    return found
-
-
-def run_notebooks(
-    notebooks: Sequence[Path], parameters: Mapping[str, object], out: Path, *, progress: bool = False
-) -> Iterator[Execution]:
-    """Run notebooks one after the other into ``out``, each with the parameters that it declares.
-
-    Parameters
-    ----------
-    notebooks
-        Paths of notebooks.
-    parameters
-        Name -> value. ``eta`` also fills ``etas``, as a list of one.
-    out
-        Folder for the executed notebooks.
-    progress
-        Whether to show a progress bar per notebook.
-
-    Yields
-    ------
-    Execution
-        In the order given, each as soon as it is done.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is in none of the notebooks; nothing has run then.
-    """
-    declared = {path: declared_parameters(path) for path in notebooks}
-    for name in parameters:
-        if not any(fitting_parameters(found, {name: None}) for found in declared.values()):
-            raise ValueError(f"no notebook has the parameter {name}")
-    out.mkdir(parents=True, exist_ok=True)
-    for path, found in declared.items():
-        chosen = fitting_parameters(found, parameters)
-        if missing := missing_extra(path):
-            yield Execution(path.stem, out / path.name, skipped=missing)
-        else:
-            yield run_notebook(path, chosen, out / path.name, progress=progress, formats=("png", "svg"))
-
-
-def run_notebook(
-    source: Path,
-    parameters: Mapping[str, object],
-    target: Path,
-    *,
-    progress: bool = False,
-    formats: Sequence[str] = ("png",),
-    save_often: bool = True,
-) -> Execution:
-    """Return how the execution of one notebook into ``target`` ended; may be called from several threads at once.
-
-    Nothing that goes wrong in a notebook is raised: a full disk or a kernel that died is an error of that notebook.
-    ``save_often`` saves after every cell, so that a notebook whose kernel dies is kept up to there; it takes a few per
-    cent longer.
-    """
-    import papermill
-
-    start, error, died = time.perf_counter(), "", False
-    try:
-        with kernel_settings(*formats) as settings:
-            papermill.execute_notebook(
-                source,
-                target,
-                parameters=dict(parameters),
-                kernel_name="python3",
-                progress_bar=progress,
-                request_save_on_cell_execute=save_often,
-                resources={"metadata": {"path": str(source.parent)}},  # papermill's own cwd is that of the process
-                **settings,
-            )
-    except papermill.PapermillExecutionError as failure:
-        error = f"{failure.ename}: {failure.evalue}"
-    except Exception as failure:  # as a kernel that died, a full disk: the other notebooks still run
-        error = f"{type(failure).__name__}: {failure}"
-        died = isinstance(failure, RuntimeError)  # DeadKernelError, or it died before its first reply
-    return Execution(source.stem, target, error, time.perf_counter() - start, died)
+    for name in names:
+        if name not in found:
+            raise ValueError(f"there is no notebook {name}; there are {', '.join(found)}")
+    return [found[name] for name in names or found]
 
 
 def missing_extra(path: Path) -> str:
@@ -182,109 +161,150 @@ def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, 
     return chosen
 
 
-@contextmanager
-def kernel_settings(*formats: str) -> Iterator[dict[str, Any]]:
-    """Yield options of nbclient that give a kernel its own settings instead of the user's IPython configuration.
+@cache
+def package_digest() -> str:
+    """Return the digest of the modules of this package."""
+    return folder_digest(Path(__file__).parent.parent)
 
-    Nothing of the process is changed, so that threads do not disturb each other.
+
+def folder_digest(folder: Path) -> str:
+    """Return the digest of all modules below a folder, with their paths."""
+    digest = hashlib.sha256()
+    for module in sorted(folder.rglob("*.py")):
+        digest.update(module.relative_to(folder).as_posix().encode() + module.read_bytes())
+    return digest.hexdigest()
+
+
+# --- one notebook -----------------------------------------------------------------------------------------------------
+
+_running: set[asyncio.Task[Any]] = set()
+
+
+def run_job(job: Job, target: Path, how: How) -> Execution:
+    """Return how a job ended, with its notebook at ``target``; it runs once more, unforked, if its kernel died.
+
+    Nothing that goes wrong in a notebook is raised: a full disk or a kernel that died is an error of that notebook.
     """
-    from traitlets.config import Config
+    from analysis_helpers import __version__
 
-    with tempfile.TemporaryDirectory(prefix=KERNEL_FOLDER) as folder:
-        profile = Path(folder) / "profile_default"
-        profile.mkdir()
-        (profile / "ipython_kernel_config.py").write_text(
-            _KERNEL_CONFIG.replace("FORMATS", repr(set(formats))), encoding="utf-8"
-        )
-        yield {
-            "extra_arguments": [f"--ipython-dir={folder}"],
-            "config": Config({"KernelManager": {"transport_encryption": "auto"}}),
-            "store_widget_state": False,  # controls answer only to a kernel that runs
-            "shutdown_kernel": "immediate",  # nothing is left to be saved in a kernel whose notebook is through
-        }
+    start = time.perf_counter()
+    error, died = _attempt(job, target, how)
+    if died:
+        error, _ = _attempt(job, target, replace(how, cold=True))
+    seconds = time.perf_counter() - start
+    return Execution(job.name, target, error, seconds, package=(__version__, package_digest()))
 
 
-@dataclass(frozen=True)
-class Job:
-    """A notebook to run: its path, its parameters, and the path of the executed notebook."""
-
-    source: Path
-    parameters: Mapping[str, object]
-    target: Path
-
-
-def run_job(job: Job, stopped: Event | None = None) -> Execution:
-    """Return how a job ended; it runs once more if its kernel died, unless everything is being stopped."""
-    from jupyter_core.utils import ensure_event_loop
+def _attempt(job: Job, target: Path, how: How) -> tuple[str, bool]:
+    """Return the error of one try, and whether its kernel died."""
+    import nbformat
+    import papermill
+    from papermill.execute import raise_for_execution_errors
 
     try:
-        execution = run_notebook(job.source, job.parameters, job.target, save_often=False)
-        if execution.kernel_died and not (stopped and stopped.is_set()):
-            execution = run_notebook(job.source, job.parameters, job.target)
-        return execution
-    finally:
-        ensure_event_loop().close()  # of this thread; nothing else would close it
+        prepared = {"prepare_only": True, "progress_bar": False, "kernel_name": "python3"}
+        notebook = papermill.execute_notebook(str(job.source), None, dict(job.parameters), **prepared)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.update(outputs=[], execution_count=None)
+        error, died = asyncio.run(_watched(notebook, job.source.parent, how))
+        nbformat.write(notebook, target)
+        raise_for_execution_errors(notebook, str(target))
+    except papermill.PapermillExecutionError as failure:
+        return f"{failure.ename}: {failure.evalue}", False
+    except Exception as failure:  # as a full disk: the other notebooks still run
+        return f"{type(failure).__name__}: {failure}", False
+    return error, died
 
 
-def run_here(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Execution]]:
-    """Run jobs on threads of this process; yield each with how it ended, as soon as it is done.
+async def _watched(notebook: Any, folder: Path, how: How) -> tuple[str, bool]:
+    """Run a notebook until it ends, is stopped or its time is up; return the error and whether its kernel died."""
+    from nbclient.exceptions import CellExecutionError
 
-    If the caller stops early or is interrupted, no further job starts and running kernels are killed.
-    """
-    stopped = Event()
+    from .kernels import run_cells
 
-    def run(job: Job) -> Execution:
-        return Execution(job.source.stem, job.target, "stopped") if stopped.is_set() else run_job(job, stopped)
-
-    executor = ThreadPoolExecutor(workers)
-    futures: dict[Future[Execution], Job] = {executor.submit(run, job): job for job in jobs}
+    task, limit = asyncio.current_task(), asyncio.timeout(how.timeout)
+    assert task is not None
+    _running.add(task)
     try:
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        async with limit:
+            await run_cells(notebook, folder, how.formats, forked=not how.cold)
+    except CellExecutionError:
+        pass  # its sentence is in the notebook
+    except (Exception, asyncio.CancelledError) as failure:  # being cancelled, nbclient says that the kernel died
+        if limit.expired():
+            return f"stopped after {how.timeout:g} s (--timeout)", False
+        if task.cancelling():
+            return "stopped", False
+        return f"{type(failure).__name__}: {failure}", isinstance(failure, RuntimeError)
     finally:
-        stopped.set()
-        executor.shutdown(wait=False, cancel_futures=True)
-        while not all(future.done() for future in futures):  # stopped early
-            _kill_kernels()
-            wait(futures, timeout=0.2)
-        executor.shutdown()
+        _running.discard(task)
+    return "", False
 
 
-def run_on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Execution]]:
-    """Run jobs on the workers of an existing Dask cluster; yield each with how it ended, as soon as it is done.
+def _stop() -> None:
+    """Stop the notebooks that run in this process, and kill their kernels."""
+    while _running:
+        with suppress(KeyError, RuntimeError):  # it ended meanwhile
+            task = _running.pop()
+            task.get_loop().call_soon_threadsafe(task.cancel)
 
-    Workers must have this package installed and the same files under the same paths. A worker that dies repeatedly is
+
+# --- many -------------------------------------------------------------------------------------------------------------
+
+
+def run_jobs(jobs: Sequence[Job], folder: Path, how: How) -> Iterator[tuple[Job, Execution]]:
+    """Run jobs, their notebooks into ``folder``; yield each with how it ended, as soon as it is done.
+
+    If the caller stops early or is interrupted, no further job starts and running kernels are killed. On a cluster,
+    workers must have this package installed and the same files under the same paths; a worker that dies repeatedly is
     an error of its job.
 
     Raises
     ------
     ValueError
-        If the scheduler cannot be reached.
+        If the scheduler cannot be reached, or has no workers.
     """
-    from dask.distributed import Client, as_completed as completed
-
-    try:
-        client = Client(address, timeout="10s")
-    except OSError as error:
-        raise ValueError(f"no Dask scheduler answers at {address} ({error})") from None
-    with client:
-        futures = {client.submit(run_job, job, pure=False): job for job in jobs}
+    with _executor(how) as executor:
+        futures = {executor.submit(run_job, job, folder / f"{job.name}.ipynb", how): job for job in jobs}
         try:
-            for future in completed(futures):
+            for future in as_completed(futures):
                 job, failure = futures[future], future.exception()
-                failed = Execution(job.source.stem, job.target, f"{type(failure).__name__}: {failure}")
+                failed = Execution(job.name, folder / f"{job.name}.ipynb", f"{type(failure).__name__}: {failure}")
                 yield job, failed if failure else future.result()
         finally:
-            client.cancel(list(futures))
+            while [future for future in futures if not (future.done() or future.cancel())]:
+                _stop()
+                wait(futures, timeout=0.2)
 
 
-def _kill_kernels() -> None:
-    """Kill the kernels that notebooks run in, and no other child process."""
-    import psutil
+@contextmanager
+def _executor(how: How) -> Iterator[Executor]:
+    if how.scheduler is None:
+        with ThreadPoolExecutor(how.workers or _cores()) as threads:
+            yield threads
+        return
+    from dask.distributed import Client
 
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if any(KERNEL_FOLDER in argument for argument in child.cmdline()):
-                child.kill()
-        except psutil.NoSuchProcess:  # it ended meanwhile
-            continue
+    try:
+        client = Client(how.scheduler, timeout="10s")
+    except OSError as error:
+        raise ValueError(f"no Dask scheduler answers at {how.scheduler} ({error})") from None
+    with client:
+        _wait_for_workers(client, how)
+        yield client.get_executor()
+
+
+def _wait_for_workers(client: Any, how: How) -> None:
+    if client.scheduler_info()["workers"]:
+        return
+    patience = min(WAIT_FOR_WORKERS, how.timeout)
+    tell(f"the Dask scheduler at {how.scheduler} has no workers; waiting {patience:g} s for one")
+    try:
+        client.wait_for_workers(1, timeout=patience)
+    except TimeoutError:
+        raise ValueError(f"the Dask scheduler at {how.scheduler} had no workers for {patience:g} s") from None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,13 @@ def write_report(executions: Sequence[Execution], out: Path) -> Path:
         Folder for the pages; figures go to ``out/figures`` as PNG and SVG.
     """
     out.mkdir(parents=True, exist_ok=True)
+    pages = [execution.name for execution in executions if execution.path.is_file()]
+    return write_first_page([write_page(execution, out, pages) for execution in executions], out)
+
+
+def write_first_page(sections: Sequence[Mapping[str, Any]], out: Path) -> Path:
+    """Write ``out/index.html`` from what `write_page` returned of each notebook, and return its path."""
     index = out / "index.html"
-    sections = [_section(execution, out) for execution in executions]
     index.write_text(rendered("index.html", {"sections": sections}), encoding="utf-8")
     return index
 
@@ -91,8 +96,11 @@ def _exporter() -> Any:
     return exporter
 
 
-def _section(execution: Execution, out: Path) -> dict[str, Any]:
-    """Return what the first page shows of one notebook."""
+def write_page(execution: Execution, out: Path, pages: Collection[str]) -> dict[str, Any]:
+    """Write the page and the figures of one notebook, and return what the first page shows of it.
+
+    ``pages`` are the names of all notebooks that have or will have a page.
+    """
     import nbformat
 
     section: dict[str, Any] = {"title": execution.name, "error": execution.error, "skipped": execution.skipped}

@@ -1,10 +1,9 @@
-"""Sweeps: notebooks rerun with every combination of parameters, into one folder, with tables and a page.
+"""Reports and sweeps: notebooks run with one or every combination of parameters, into one folder with a first page.
 
-`run_and_report` does it all: plan, run with progress, write ``results.csv`` (every estimate), ``runlog.csv`` (every
-rerun) and ``index.html`` (answers, key figures, links). A rerun is finished once its notebook is in ``out/notebooks``
-with a stamp that says what it was made from; it is written elsewhere and renamed, so the same command resumes a sweep
-that was killed. Files that no sweep wrote are neither deleted nor replaced. For a single set of parameters use
-``python -m analysis_helpers report``.
+`make_report` runs them once. `make_sweep` writes ``results.csv`` (every estimate), ``runlog.csv`` (every rerun) and
+``index.html`` (answers, key figures, links); a rerun is finished once its notebook is in ``out/notebooks`` with a stamp
+that says what it was made from, so the same command resumes a sweep that was killed. Everything is checked before
+anything runs, and made in a working folder, then renamed. What neither wrote is neither deleted nor replaced.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any
 
 import pandas as pd
 
@@ -33,128 +32,128 @@ from ..inference import QUESTIONS
 from ..runs import RESULTS_FILE, write_in_one_step
 from .execution import (
     Execution,
+    How,
     Job,
     declared_parameters,
     find_notebooks,
     fitting_parameters,
     missing_extra,
-    run_here,
-    run_on_cluster,
+    package_digest,
+    run_jobs,
+    tell,
 )
-from .pages import collected_result, key_figure, notebook_page, rendered
+from .pages import collected_result, key_figure, notebook_page, rendered, write_first_page, write_page
 from .parameters import ParameterError, Parameters, convert_parameter, read_parameters, resolve_data_root
 
-NOTEBOOKS, PAGES, FIGURES = "notebooks", "pages", "figures"
+NOTEBOOKS, PAGES, FIGURES, FAILED = "notebooks", "pages", "figures", "failed"
 INDEX, RESULTS, RUNLOG = TABLES = ("index.html", "results.csv", "runlog.csv")
 STAMP = "analysis_sweep"
 PARAMETER = "param."  # before the name of a parameter, so that it is not taken for an estimate
 
-_LOCK, _WORKING, _MARKER = ".sweep.lock", ".sweep-working", ".sweep"
+_LOCK, _WORKING = ".sweep.lock", ".sweep-working"
 _LONGEST_NAME = 100  # characters of a file name, so that endings fit whatever the file system
 
+Ended = tuple[Job, Execution]
 
-@dataclass(frozen=True)
-class Rerun:
-    """One notebook with one set of parameters.
 
-    Attributes
+def make_report(
+    options: Mapping[str, Sequence[object]], out: Path, how: How, *, folder: Path | None = None
+) -> tuple[Path, int]:
+    """Return the path of the first page of a report, and the number of notebooks that failed.
+
+    If any failed, or it is interrupted, the report is in ``out/failed``, and an earlier one stays as it is.
+
+    Parameters
     ----------
-    source
-        The notebook.
-    parameters
-        Name -> value, those that differ from its defaults.
-    name
-        File name of its results, without ending.
-    key
-        Digest of all that it is made from: parameters, notebook, package, and the names, sizes and times of the data.
+    options
+        Parameter -> one value.
+    out
+        Folder of the report.
+    how
+        How notebooks are run; figures are made as PNG and SVG.
+    folder
+        Folder of notebooks.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is unknown, a value wrong, or the folder in use; nothing has run then.
     """
+    jobs, skipped = plan(find_notebooks(folder), options, sweep=False)
+    pages = {job.name: f"{job.name}.html" for job in jobs}
+    files = [INDEX, FAILED, *pages.values(), *(f"{NOTEBOOKS}/{name}.ipynb" for name in pages)]
+    with _working_folder(out, "report", files) as working:
+        shutil.rmtree(out / FAILED, ignore_errors=True)
+        notebooks = (made := working / "report") / NOTEBOOKS
+        notebooks.mkdir(parents=True)
+        stopped = {name: Execution(name, notebooks / f"{name}.ipynb", "stopped before it ended") for name in pages}
+        missing = {name: Execution(name, Path(), skipped=reason) for name, reason in skipped.items()}
+        ended, sections = {**stopped, **missing}, {}
+        try:
+            with closing(_followed(run_jobs(jobs, notebooks, how), len(jobs))) as running:
+                for job, execution in running:
+                    ended[job.name] = execution
+                    sections[job.name] = write_page(execution, made, pages)
+        finally:  # what ran is shown, also after an interrupt
+            for name in ended.keys() - sections:
+                sections[name] = write_page(ended[name], made, pages)
+            write_first_page([sections[name] for name in sorted(sections)], made)
+            failed = sum(bool(execution.error) for execution in ended.values())
+            place = out / FAILED if failed else out
+            _move(made, place)
+        if failed and (out / INDEX).exists():
+            tell(f"the report in {out} is an earlier one, which is kept")
+        return place / INDEX, failed
 
-    source: Path
-    parameters: Mapping[str, object]
-    name: str
-    key: str
 
-    @property
-    def place(self) -> tuple[str, list[tuple[float, str]], str]:
-        """Sort key: notebook, then parameters, numbers by size."""
-        return self.source.stem, [_sort_key(value) for value in self.parameters.values()], self.name
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a rerun ended: "done", "kept" (from an earlier sweep) or "failed", with its ``error``."""
-
-    rerun: Rerun
-    status: Literal["done", "kept", "failed"]
-    error: str
-    seconds: float
-    path: Path
-
-
-def run_and_report(
-    options: Mapping[str, Sequence[str]],
+def make_sweep(
+    options: Mapping[str, Sequence[object]],
     out: Path,
+    how: How,
     *,
     names: Sequence[str] = (),
     folder: Path | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    stream: TextIO | None = None,
 ) -> tuple[Path, int]:
     """Return the path of the page of a sweep, and the number of notebooks that failed.
 
     Parameters
     ----------
     options
-        Parameter -> values as text.
+        Parameter -> values, as text or in their types.
     out
         Folder of the sweep.
+    how
+        How notebooks are run.
     names
         Notebooks to rerun, by name; none: all.
     folder
         Folder of notebooks.
-    workers
-        Notebooks at once; None: the number of cores.
-    scheduler
-        Address of a Dask scheduler to run on instead.
-    stream
-        Where progress is written; None: standard error.
 
     Raises
     ------
     ValueError
         If a parameter or notebook is unknown, a value wrong, or the folder in use; nothing has run then.
     """
-    from tqdm import tqdm
-
-    from analysis_helpers import __version__
-
-    stream = stream or sys.stderr
-    reruns, skipped = plan_sweep(_chosen(find_notebooks(folder), names), options)
-    run = partial(run_on_cluster, address=scheduler) if scheduler else partial(run_here, workers=workers or _cores())
-    outcomes: list[Outcome] = []
-    # With disable=None the bar shows on a terminal only; lines are written everywhere.
-    with tqdm(total=len(reruns), unit="notebook", file=stream, disable=None) as bar:
-        for name, reason in skipped.items():
-            bar.write(f"skipped {name}: {reason}", file=stream)
-        try:
-            for outcome in run_sweep(reruns, out, run):
-                outcomes.append(outcome)
-                how = outcome.error or f"{outcome.status} ({outcome.seconds:.1f} s)"
-                bar.write(f"[{len(outcomes)}/{len(reruns)}] {outcome.rerun.name}: {how}", file=stream)
-                stream.flush()
-                bar.update()
-        finally:  # what finished is reported, also after an interrupt
-            if outcomes:
-                results = results_table(outcomes)
-                write_table(results, out / RESULTS)
-                write_table(runlog_table(outcomes, __version__), out / RUNLOG)
-                write_sweep_page(outcomes, skipped, results, out)
-    return out / INDEX, sum(outcome.status == "failed" for outcome in outcomes)
+    jobs, skipped = plan(find_notebooks(folder, names), options)
+    ended: list[Ended] = []
+    for name, reason in skipped.items():
+        tell(f"skipped {name}: {reason}")
+    try:
+        with closing(_followed(run_sweep(jobs, out, how), len(jobs))) as running:
+            ended.extend(running)
+    finally:  # what finished is reported, also after an interrupt
+        if ended:
+            results = results_table(ended)
+            write_table(results, out / RESULTS)
+            write_table(runlog_table(ended), out / RUNLOG)
+            write_sweep_page(ended, skipped, results, out)
+    return out / INDEX, sum(bool(execution.error) for _, execution in ended)
 
 
-def plan_sweep(notebooks: Sequence[Path], options: Mapping[str, Sequence[str]]) -> tuple[list[Rerun], dict[str, str]]:
-    """Return the reruns for every combination of options, and the skipped notebooks with the reason.
+def plan(
+    notebooks: Sequence[Path], options: Mapping[str, Sequence[object]], *, sweep: bool = True
+) -> tuple[list[Job], dict[str, str]]:
+    """Return the jobs for every combination of options, and the skipped notebooks with the reason.
 
     Every parameter is checked before anything runs.
 
@@ -163,8 +162,9 @@ def plan_sweep(notebooks: Sequence[Path], options: Mapping[str, Sequence[str]]) 
     notebooks
         Paths of notebooks.
     options
-        Parameter -> values as text. ``eta`` also fills ``etas``. A notebook takes those that it has; one that has none
-        but ``data_root`` is skipped.
+        Parameter -> values. ``eta`` also fills ``etas``. A notebook takes those that it has.
+    sweep
+        Whether a notebook that has none of the options but ``data_root`` is skipped, and files are named by parameters.
 
     Raises
     ------
@@ -173,58 +173,56 @@ def plan_sweep(notebooks: Sequence[Path], options: Mapping[str, Sequence[str]]) 
     """
     declared = {path.resolve(): declared_parameters(path) for path in notebooks}
     _check_names(options, {name for found in declared.values() for name in found})
-    swept = [name for name in options if name != "data_root"]
-    reruns: dict[str, Rerun] = {}
+    swept = [name for name in options if name != "data_root" and sweep]
+    jobs: dict[str, Job] = {}
     skipped: dict[str, str] = {}
     for path, found in declared.items():
         names = [name for name in options if fitting_parameters(found, {name: None})]
         if swept and not set(names) & set(swept):
             skipped[path.stem] = f"it has none of the parameters {', '.join(swept)}"
-            continue
-        if missing := missing_extra(path):
+        elif missing := missing_extra(path):
             skipped[path.stem] = missing
-            continue
-        digest = _notebook_digest(path)
-        for values in product(*(options[name] for name in names)):
-            rerun = _rerun(path, digest, found, dict(zip(names, values, strict=True)))
-            reruns.setdefault(rerun.name, rerun)
-    return sorted(reruns.values(), key=lambda rerun: rerun.place), skipped
+        else:
+            digest = _notebook_digest(path)
+            for values in product(*(options[name] for name in names)):
+                job = _job(path, digest, found, dict(zip(names, values, strict=True)), sweep)
+                jobs.setdefault(job.name, job)
+    return sorted(jobs.values(), key=_place), skipped
 
 
-def run_sweep(
-    reruns: Sequence[Rerun], out: Path, run: Callable[[Sequence[Job]], Iterator[tuple[Job, Execution]]]
-) -> Iterator[Outcome]:
-    """Run what is not finished yet, and yield how each rerun ended, those that are kept first.
+def run_sweep(jobs: Sequence[Job], out: Path, how: How) -> Iterator[Ended]:
+    """Run what is not finished yet, and yield how each job ended, those that are kept first.
 
     Parameters
     ----------
-    reruns
-        From `plan_sweep`.
+    jobs
+        From `plan`.
     out
         Folder of the sweep, created if missing. Everything is written below it.
-    run
-        Runs jobs and yields each with how it ended: `run_here` or `run_on_cluster`.
+    how
+        How notebooks are run.
 
     Raises
     ------
     ValueError
-        If another sweep is running in the folder, or a file to be written exists and is of no sweep.
+        If a report or another sweep is running in the folder, or a file to be written exists and is of no sweep.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with _working_folder(out) as working:
-        _claim(out, reruns)
-        waiting: dict[Path, Rerun] = {}
-        for rerun, stamp in [(rerun, _stamp_of(_finished(out, rerun))) for rerun in reruns]:
-            if stamp and stamp["key"] == rerun.key and not stamp["error"]:
-                yield Outcome(rerun, "kept", "", float(stamp["seconds"]), _finished(out, rerun))
+    files = [f"{place}/{job.name}.{ending}" for job in jobs for place, ending in ((PAGES, "html"), (FIGURES, "png"))]
+    with _working_folder(out, "sweep", [*TABLES, *files]) as working:
+        for folder in (NOTEBOOKS, PAGES, FIGURES):
+            (out / folder).mkdir(exist_ok=True)
+        waiting = []
+        for job, stamp in [(job, _stamp_of(_finished(out, job))) for job in jobs]:
+            if stamp and not stamp["error"] and (stamp["key"], stamp["package"][1]) == (job.key, package_digest()):
+                seconds, package = float(stamp["seconds"]), tuple(stamp["package"])
+                yield job, Execution(job.name, _finished(out, job), "", seconds, kept=True, package=package)
             else:
-                waiting[working / f"{rerun.name}.ipynb"] = rerun
-        jobs = [Job(rerun.source, rerun.parameters, target) for target, rerun in waiting.items()]
-        for job, execution in run(jobs) if jobs else ():
-            yield _finish(waiting[job.target], execution, out)
+                waiting.append(job)
+        for job, execution in run_jobs(waiting, working, how) if waiting else ():
+            yield job, _finish(job, execution, out)
 
 
-def results_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+def results_table(ended: Sequence[Ended]) -> pd.DataFrame:
     """Return a row per notebook, set of parameters and estimate, from the results that notebooks display.
 
     Returns
@@ -237,34 +235,39 @@ def results_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     import nbformat
 
     rows: list[dict[str, Any]] = []
-    for outcome in _sorted(outcomes):
-        result, folder = collected_result(nbformat.read(outcome.path, as_version=4)), outcome.rerun.source.parent
+    for job, execution in _sorted(ended):
+        result, folder = collected_result(nbformat.read(execution.path, as_version=4)), job.source.parent
         given = dict(result.get("parameters", {}))
         if "data_root" in given:
             given["data_root"] = Path(os.path.relpath(folder / given["data_root"], folder)).as_posix()
         parameters = {f"{PARAMETER}{name}": value for name, value in sorted(given.items())}
         for row in result.get("rows", []):
-            cells = {"notebook": outcome.rerun.source.stem, **parameters, **row}
+            cells = {"notebook": job.source.stem, **parameters, **row}
             rows.append({k: json.dumps(v) if isinstance(v, (list, dict)) else v for k, v in cells.items()})
     names = list(dict.fromkeys(name for row in rows for name in row))
     first = ["notebook", *sorted(name for name in names if name.startswith(PARAMETER))]
     return pd.DataFrame(rows, columns=first + [name for name in names if name not in first])
 
 
-def runlog_table(outcomes: Sequence[Outcome], version: str) -> pd.DataFrame:
-    """Return a row per rerun: file, notebook, parameters, status, seconds, error, package version, git commit."""
+def runlog_table(ended: Sequence[Ended]) -> pd.DataFrame:
+    """Return a row per rerun: file, notebook, parameters, status, seconds, error, package, commit of the command.
+
+    Version and digest are those of the package where it ran.
+    """
     rows = [
         {
-            "file": f"{outcome.rerun.name}.ipynb",
-            "notebook": outcome.rerun.source.stem,
-            "parameters": json.dumps(outcome.rerun.parameters, sort_keys=True),
-            "status": outcome.status,
-            "seconds": round(outcome.seconds, 3),
-            "error": outcome.error,
+            "file": f"{job.name}.ipynb",
+            "notebook": job.source.stem,
+            "parameters": json.dumps(job.parameters, sort_keys=True),
+            "status": execution.status,
+            "seconds": round(execution.seconds, 3),
+            "error": execution.error,
+            "version": execution.package[0],
+            "digest": execution.package[1][:12],
         }
-        for outcome in _sorted(outcomes)
+        for job, execution in _sorted(ended)
     ]
-    return pd.DataFrame(rows).assign(version=version, commit=_commit())
+    return pd.DataFrame(rows).assign(commit=_commit())
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -272,12 +275,12 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     write_in_one_step(path, table.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
 
 
-def write_sweep_page(outcomes: Sequence[Outcome], skipped: Mapping[str, str], results: pd.DataFrame, out: Path) -> Path:
+def write_sweep_page(ended: Sequence[Ended], skipped: Mapping[str, str], results: pd.DataFrame, out: Path) -> Path:
     """Write ``out/index.html`` and return its path; the page has no scripts and loads nothing from a network.
 
     Parameters
     ----------
-    outcomes
+    ended
         How the reruns ended.
     skipped
         Skipped notebooks, with the reason.
@@ -286,64 +289,73 @@ def write_sweep_page(outcomes: Sequence[Outcome], skipped: Mapping[str, str], re
     out
         Folder of the sweep.
     """
-    reruns = [outcome.rerun for outcome in _sorted(outcomes)]
-    names = dict.fromkeys(name for rerun in reruns for name in rerun.parameters)
-    roots = {str(rerun.parameters["data_root"]) for rerun in reruns if "data_root" in rerun.parameters}
+    ended = _sorted(ended)
+    names = dict.fromkeys(name for job, _ in ended for name in job.parameters)
+    roots = {str(job.parameters["data_root"]) for job, _ in ended if "data_root" in job.parameters}
     figures = {path.stem for path in (out / FIGURES).glob("*.png")}
     values = {
-        "counts": Counter(outcome.status for outcome in outcomes),
+        "counts": Counter(execution.status for _, execution in ended),
         "skipped": skipped,
         "maps": [found for column, title in QUESTIONS.items() if (found := _verdict_map(results, column, title))],
         "names": [name for name in names if name != "data_root"],
         "data_roots": sorted(roots),
-        "outcomes": _sorted(outcomes),
-        "figures": {outcome.rerun.name for outcome in outcomes if not outcome.error} & figures,
+        "ended": ended,
+        "figures": {job.name for job, execution in ended if not execution.error} & figures,
         "text": partial(_text, separator=", "),
     }
     write_in_one_step(out / INDEX, rendered("sweep.html", values))
     return out / INDEX
 
 
-def _sorted(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    return sorted(outcomes, key=lambda outcome: outcome.rerun.place)
+def _followed(ended: Iterable[Ended], total: int) -> Generator[Ended]:
+    """Yield what ended, and tell how; with a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="notebook", file=sys.stderr, disable=None) as bar:
+        for count, (job, execution) in enumerate(ended, 1):
+            how = execution.error or f"{execution.status} ({execution.seconds:.1f} s)"
+            tell(f"[{count}/{total}] {job.name}: {how}")
+            bar.update()
+            yield job, execution
 
 
-def _chosen(notebooks: Sequence[Path], names: Sequence[str]) -> list[Path]:
-    there = {path.stem: path for path in notebooks}
-    for name in names:
-        if name not in there:
-            raise ValueError(f"there is no notebook {name}; there are {', '.join(there)}")
-    return [there[name] for name in names] if names else list(notebooks)
+def _sorted(ended: Sequence[Ended]) -> list[Ended]:
+    return sorted(ended, key=lambda pair: _place(pair[0]))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _place(job: Job) -> tuple[str, list[tuple[float, str]], str]:
+    """Return a sort key: notebook, then parameters, numbers by size."""
+    return job.source.stem, [_sort_key(value) for value in job.parameters.values()], job.name
 
 
 # --- planning ---------------------------------------------------------------------------------------------------------
 
 
-def _check_names(options: Mapping[str, Sequence[str]], known: set[str]) -> None:
+def _check_names(options: Mapping[str, Sequence[object]], known: set[str]) -> None:
     if len(options.get("data_root", ())) > 1:
-        raise ValueError(f"data_root must be one folder for all of a sweep, got {', '.join(options['data_root'])}")
+        raise ValueError(
+            f"data_root must be one folder for all of a sweep, got {', '.join(map(str, options['data_root']))}"
+        )
     for name in options:
         if name not in known and not (name == "eta" and "etas" in known):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
-            raise ValueError(f"no notebook of the sweep has the parameter {name}; {hint}")
+            raise ValueError(f"no notebook has the parameter {name}; {hint}")
 
 
-def _rerun(path: Path, digest: str, declared: Mapping[str, Mapping[str, Any]], given: dict[str, str]) -> Rerun:
-    if "data_root" in given and Path(given["data_root"]).is_dir():  # kernels start in another folder
-        given["data_root"] = str(Path(given["data_root"]).resolve())
+def _job(
+    path: Path, digest: str, declared: Mapping[str, Mapping[str, Any]], given: dict[str, object], sweep: bool
+) -> Job:
+    if "data_root" in given and Path(str(given["data_root"])).is_dir():  # kernels start in another folder
+        given["data_root"] = str(Path(str(given["data_root"])).resolve())
     defaults = {name: _literal(entry["default"]) for name, entry in declared.items()}
     chosen = fitting_parameters(declared, given)
     values = {name: _typed(name, value, defaults[name]) for name, value in chosen.items()}
     everything = {**defaults, **values}
     read_parameters(everything)
-    made_from = [values, digest, _package_digest(), _data_state(everything.get("data_root"))]
+    made_from = [values, digest, _data_state(everything.get("data_root"))]
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True, default=str).encode()).hexdigest()
-    return Rerun(path, values, _file_name(path.stem, values), key)
+    return Job(path, values, _file_name(path.stem, values) if sweep else path.stem, key)
 
 
 def _typed(name: str, value: object, default: object) -> object:
@@ -399,19 +411,6 @@ def _notebook_digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-@cache
-def _package_digest() -> str:
-    return _folder_digest(Path(__file__).parent.parent)
-
-
-def _folder_digest(folder: Path) -> str:
-    """Return the digest of all modules below a folder, with their paths."""
-    digest = hashlib.sha256()
-    for module in sorted(folder.rglob("*.py")):
-        digest.update(module.relative_to(folder).as_posix().encode() + module.read_bytes())
-    return digest.hexdigest()
-
-
 def _data_state(data_root: object) -> list[tuple[str, int, int]]:
     if data_root is None:
         return []
@@ -424,42 +423,47 @@ def _data_state(data_root: object) -> list[tuple[str, int, int]]:
 
 
 @contextmanager
-def _working_folder(out: Path) -> Iterator[Path]:
-    """Lock the folder for one sweep, until the process ends, and yield a place for unfinished notebooks."""
+def _working_folder(out: Path, kind: str, files: Iterable[str]) -> Iterator[Path]:
+    """Lock a folder for one report or sweep, until the process ends, and yield a place for what is unfinished.
+
+    It is marked as one of its kind. Where it is not yet, none of ``files``, which are to be written, may exist.
+    """
     from filelock import FileLock, Timeout
 
-    working = out / _WORKING
+    out.mkdir(parents=True, exist_ok=True)
+    working, marker = out / _WORKING, out / f".{kind}"
     try:
         with FileLock(out / _LOCK, timeout=0):
-            shutil.rmtree(working, ignore_errors=True)  # left by a sweep that was killed
+            if there := [out / name for name in files if not marker.exists() and (out / name).exists()]:
+                raise _not_ours(there[0], kind)
+            marker.write_text(f"A {kind} of analysis_helpers writes here.\n", encoding="utf-8")
+            shutil.rmtree(working, ignore_errors=True)  # left by one that was killed
             working.mkdir()
             try:
                 yield working
             finally:
                 shutil.rmtree(working, ignore_errors=True)
     except Timeout:
-        raise ValueError(f"another sweep is running in {out}; wait for it, or choose another folder") from None
+        raise ValueError(
+            f"another report or sweep is running in {out}; wait for it, or choose another folder"
+        ) from None
 
 
-def _claim(out: Path, reruns: Sequence[Rerun]) -> None:
-    """Mark the folder as one of sweeps; refuse if a file that is to be written exists and is of no sweep."""
-    marker = out / _MARKER
-    pages = (f"{PAGES}/{rerun.name}.html" for rerun in reruns)
-    figures = (f"{FIGURES}/{rerun.name}.png" for rerun in reruns)
-    for name in () if marker.exists() else (*TABLES, *pages, *figures):
-        if (out / name).exists():
-            raise _not_ours(out / name)
-    for folder in (NOTEBOOKS, PAGES, FIGURES):
-        (out / folder).mkdir(exist_ok=True)
-    marker.write_text("A sweep of analysis_helpers writes here.\n", encoding="utf-8")
+def _not_ours(path: Path, kind: str) -> ValueError:
+    return ValueError(f"{path} exists and was not written by a {kind}; move it, or choose another folder")
 
 
-def _finished(out: Path, rerun: Rerun) -> Path:
-    return out / NOTEBOOKS / f"{rerun.name}.ipynb"
+def _move(folder: Path, place: Path) -> None:
+    """Move all files of a folder to another, replacing those there, the first page last."""
+    for path in sorted(folder.rglob("*"), key=lambda path: path.name == INDEX):
+        if path.is_file():
+            target = place / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
 
 
-def _not_ours(path: Path) -> ValueError:
-    return ValueError(f"{path} exists and was not written by a sweep; move it, or choose another folder")
+def _finished(out: Path, job: Job) -> Path:
+    return out / NOTEBOOKS / f"{job.name}.ipynb"
 
 
 def _stamp_of(path: Path) -> Mapping[str, Any] | None:
@@ -469,17 +473,17 @@ def _stamp_of(path: Path) -> Mapping[str, Any] | None:
     if not path.exists():
         return None
     try:
-        stamp: Mapping[str, Any] = nbformat.read(path, as_version=4).metadata[STAMP]
+        stamp: Mapping[str, Any] = {"package": ("", ""), **nbformat.read(path, as_version=4).metadata[STAMP]}
     except Exception:  # nbformat raises many kinds for what is not a notebook
-        raise _not_ours(path) from None
+        raise _not_ours(path, "sweep") from None
     return stamp
 
 
-def _finish(rerun: Rerun, execution: Execution, out: Path) -> Outcome:
+def _finish(job: Job, execution: Execution, out: Path) -> Execution:
     """Stamp an executed notebook, write its page and figure, and move it to its place last."""
     import nbformat
 
-    made = execution.path if execution.path.is_file() else rerun.source  # it may have failed before the first cell
+    made = execution.path if execution.path.is_file() else job.source  # it may have failed before the first cell
     notebook = nbformat.read(made, as_version=4)
     nbformat.write(notebook, execution.path)
     error = execution.error
@@ -488,14 +492,14 @@ def _finish(rerun: Rerun, execution: Execution, out: Path) -> Outcome:
     except Exception as failure:  # nbconvert and its templates raise many kinds; the other notebooks go on
         page = "<!doctype html><title>No page</title><p>This notebook cannot be shown as a page.</p>"
         error = error or f"its page cannot be made ({type(failure).__name__}: {failure})"
-    write_in_one_step(out / PAGES / f"{rerun.name}.html", page)
+    write_in_one_step(out / PAGES / f"{job.name}.html", page)
     figure = key_figure(notebook)
     if figure is not None:
-        write_in_one_step(out / FIGURES / f"{rerun.name}.png", figure)
-    notebook.metadata[STAMP] = {"key": rerun.key, "error": error, "seconds": round(execution.seconds, 3)}
+        write_in_one_step(out / FIGURES / f"{job.name}.png", figure)
+    seconds = round(execution.seconds, 3)
+    notebook.metadata[STAMP] = {"key": job.key, "error": error, "seconds": seconds, "package": execution.package}
     nbformat.write(notebook, execution.path)
-    finished = execution.path.replace(_finished(out, rerun))
-    return Outcome(rerun, "failed" if error else "done", error, execution.seconds, finished)
+    return replace(execution, path=execution.path.replace(_finished(out, job)), error=error)
 
 
 # --- tables and page --------------------------------------------------------------------------------------------------

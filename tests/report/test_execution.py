@@ -13,9 +13,10 @@ from typing import Any
 import nbformat
 import pytest
 
-from analysis_helpers.report.execution import Execution, Job, find_notebooks, run_here, run_notebooks, run_on_cluster
+from analysis_helpers import __version__
+from analysis_helpers.report.execution import Execution, How, Job, find_notebooks, package_digest, run_jobs
 from analysis_helpers.report.pages import collected_result, save_figures, write_report
-from analysis_helpers.report.sweep import plan_sweep
+from analysis_helpers.report.sweep import make_report, make_sweep, plan
 from tests.conftest import REPOSITORY
 from tests.sweeping import command, printed, write_notebook
 
@@ -29,6 +30,13 @@ def wait_until(seen: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+def executed(source: Path, out: Path, **how: Any) -> Execution:
+    """Run one notebook with its own parameters."""
+    out.mkdir(exist_ok=True)
+    [(_, execution)] = run_jobs([Job(source, {}, source.stem)], out, How(**how))
+    return execution
+
+
 def test_notebooks_are_found_beside_the_package_or_where_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_notebooks() == sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -39,46 +47,44 @@ def test_notebooks_are_found_beside_the_package_or_where_told(tmp_path: Path, mo
         find_notebooks(tmp_path / "nothing")
 
 
-def test_a_parameter_that_no_notebook_has_stops_before_anything_runs(tmp_path: Path) -> None:
-    notebook = write_notebook(tmp_path / "a.ipynb", "1 / 0")
-    with pytest.raises(ValueError, match="no notebook has the parameter num_samples"):
-        list(run_notebooks([notebook], {"num_samples": 3}, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_notebook_that_needs_an_extra_is_skipped_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "from analysis_helpers.measure import sample")
     monkeypatch.setattr("analysis_helpers.report.execution.find_spec", lambda name: None)
-    [execution] = run_notebooks([notebook], {}, tmp_path / "out")
-    assert not execution.error
-    assert "pip install 'entropy-batch-diagnostics[measure]'" in execution.skipped
-    page = write_report([execution], tmp_path / "out").read_text(encoding="utf-8")
-    assert "<strong>Skipped:</strong> it needs PyTorch and transformers: pip install" in page
-    assert plan_sweep([notebook], {"eta": ["1e-6"]}) == ([], {"a": execution.skipped})
+    page, failed = make_report({}, tmp_path / "out", How(), folder=tmp_path)
+    assert failed == 0
+    assert "it needs PyTorch and transformers: pip install" in page.read_text(encoding="utf-8")
+    jobs, skipped = plan([notebook], {"eta": ["1e-6"]})
+    assert jobs == []
+    assert "pip install 'entropy-batch-diagnostics[measure]'" in skipped["a"]
 
 
-def test_a_failure_is_kept_with_its_error_and_does_not_stop_the_others(tmp_path: Path) -> None:
-    failing = write_notebook(tmp_path / "a.ipynb", "print('before')", "raise ValueError('<too small>')", "print('no')")
-    working = write_notebook(tmp_path / "b.ipynb", "print(eta, etas, label)", figure=True)
-    before = os.environ.get("IPYTHONDIR")
-    out = tmp_path / "out"
-    executions = list(run_notebooks([failing, working], {"eta": 5e-6, "label": "given"}, out))
-    assert os.environ.get("IPYTHONDIR") == before
-    failed, finished = Execution("a", out / "a.ipynb", "ValueError: <too small>"), Execution("b", out / "b.ipynb")
-    assert executions == [failed, finished]
-    assert printed(failed.path) == "before\n"
-    assert printed(finished.path).startswith("5e-06 [5e-06] given\n")  # eta fills etas, as a list of one
+def test_a_report_tells_of_a_failure_and_does_not_replace_a_good_one(tmp_path: Path) -> None:
+    folder, out = tmp_path / "notebooks", tmp_path / "out"
+    changing = write_notebook(folder / "a.ipynb", "print('before')", "import os", "print('after')")
+    write_notebook(folder / "b.ipynb", "print(eta, etas, label)", figure=True)
+    options: dict[str, list[object]] = {"eta": [5e-6], "label": ["given"]}
+    how = How(formats=("png", "svg"))
+    assert make_report(options, out, how, folder=folder) == (out / "index.html", 0)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert 'src="data:image/png;base64' in page
+    assert "<table></table>" in page
+    assert printed(out / "notebooks" / "b.ipynb").startswith("5e-06 [5e-06] given\n")  # eta fills etas
+    assert (out / "b.html").is_file()
+    assert (out / "figures" / "b-1.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (out / "figures" / "b-1.svg").read_text(encoding="utf-8")
 
-    page = write_report(executions, tmp_path / "report").read_text(encoding="utf-8")
-    assert "ValueError: &lt;too small&gt;" in page
-    assert page.count("data:image/png;base64") == 1
-    for shown in ("&lt;printed&gt;", "<table></table>", "<strong>How to read it.</strong>"):
-        assert shown in page
-    assert (tmp_path / "report" / "b.html").is_file()
-    assert (tmp_path / "report" / "figures" / "b-1.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / "report" / "figures" / "b-1.svg").read_text(encoding="utf-8")
+    write_notebook(changing, "print('before')", "raise ValueError('<too small>')", "print('after')")
+    assert make_report(options, out, how, folder=folder) == (out / "failed" / "index.html", 1)
+    assert (out / "index.html").read_text(encoding="utf-8") == page
+    assert "ValueError: &lt;too small&gt;" in (out / "failed" / "index.html").read_text(encoding="utf-8")
+    assert printed(out / "failed" / "notebooks" / "a.ipynb") == "before\n"
+    assert printed(out / "notebooks" / "a.ipynb") == "before\nafter\n"
+
+    write_notebook(changing, "1")
+    assert make_report(options, out, how, folder=folder) == (out / "index.html", 0)
+    assert not (out / "failed").exists()
 
 
 def test_a_page_needs_neither_notebook_nor_result_nor_harmless_names(tmp_path: Path) -> None:
@@ -96,40 +102,136 @@ def test_a_page_needs_neither_notebook_nor_result_nor_harmless_names(tmp_path: P
 
 def test_every_job_is_yielded_once_with_its_own_notebook(tmp_path: Path) -> None:
     source = write_notebook(tmp_path / "tiny.ipynb", "print(subset_size)")
-    jobs = [Job(source, {"subset_size": n}, tmp_path / f"out_{n}.ipynb") for n in (1, 2)]
-    ended = {job.target: execution for job, execution in run_here(jobs, workers=2)}
-    assert set(ended) == {job.target for job in jobs}
-    for job in jobs:
-        execution = ended[job.target]
-        assert (execution.path, execution.error) == (job.target, "")
+    jobs = [Job(source, {"subset_size": n}, f"out_{n}") for n in (1, 2)]
+    for job, execution in run_jobs(jobs, tmp_path, How(workers=2)):
+        jobs.remove(job)
+        assert execution == Execution(job.name, tmp_path / f"{job.name}.ipynb")
         assert execution.seconds > 0
-        assert printed(job.target) == f"{job.parameters['subset_size']}\n"
+        assert execution.package == (__version__, package_digest())
+        assert printed(execution.path) == f"{job.parameters['subset_size']}\n"
+    assert jobs == []
+
+
+# Leaves something behind in every place that a process has, and tells what it found there.
+LEAVES = """%matplotlib inline
+import builtins, json, os, random, signal, threading
+import numpy as np
+import matplotlib.pyplot as plt
+import analysis_helpers, pandas
+found = [hasattr(builtins, "left"), "LEFT" in os.environ, plt.rcParams["lines.linewidth"], hasattr(pandas, "left")]
+found += [analysis_helpers.load_runs is None, os.path.basename(os.getcwd()), len(plt.get_fignums())]
+builtins.left = pandas.left = True
+os.environ["LEFT"] = "1"
+analysis_helpers.load_runs = None
+plt.rcParams["lines.linewidth"] = 9
+plt.figure()
+os.chdir("/")
+handlers = [signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGCHLD) == 0]
+numbers = [random.random(), np.random.random()]
+print(json.dumps([found, os.environ["GIVEN"], numbers, os.getpid(), os.getsid(0), *handlers]))"""
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_nothing_of_a_kernel_reaches_the_next_or_the_one_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cold: bool
+) -> None:
+    source = write_notebook(tmp_path / "there" / "leaving.ipynb", LEAVES)
+    told = []
+    for given in ("1", "2"):
+        monkeypatch.setenv("GIVEN", given)
+        assert executed(source, tmp_path / given, cold=cold).error == ""
+        told.append(json.loads(printed(tmp_path / given / "leaving.ipynb")))
+    fresh = [False, False, 1.5, False, False, "there", 0]
+    for (found, environment, _, pid, session, *handlers), given in zip(told, ("1", "2"), strict=True):
+        assert found == fresh
+        assert environment == given
+        assert session == pid != os.getpid()
+        assert handlers == [True, True]
+    assert not set(told[0][2]) & set(told[1][2])  # random numbers
+
+
+def test_results_are_the_same_warm_and_cold(tmp_path: Path) -> None:
+    folder = write_notebook(tmp_path / "notebooks" / "tiny.ipynb").parent
+    for name, cold in (("warm", False), ("cold", True)):
+        make_sweep({"eta": [1e-6, 2e-6], "subset_size": [4]}, tmp_path / name, How(cold=cold), folder=folder)
+    assert (tmp_path / "warm" / "results.csv").read_bytes() == (tmp_path / "cold" / "results.csv").read_bytes()
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_kernel_runs_this_interpreter_whatever_kernel_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cold: bool
+) -> None:
+    described = {"argv": ["/bin/false", "{connection_file}"], "display_name": "another", "language": "python"}
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(described))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    source = write_notebook(tmp_path / "tiny.ipynb", "import sys\nprint(sys.executable)")
+    assert executed(source, tmp_path / "out", cold=cold).error == ""
+    assert printed(tmp_path / "out" / "tiny.ipynb") == f"{sys.executable}\n"
+
+
+def test_kernels_are_forks_of_one_process_of_one_thread(tmp_path: Path) -> None:
+    tell = "import os, psutil\nparent = psutil.Process().parent()\nprint(parent.pid, parent.num_threads())"
+    source = write_notebook(tmp_path / "tiny.ipynb", tell)
+    told = []
+    for name in ("a", "b"):
+        assert executed(source, tmp_path / name).error == ""
+        told.append(printed(tmp_path / name / "tiny.ipynb").split())
+    assert told[0] == told[1] == [told[0][0], "1"]
+    assert int(told[0][0]) != os.getpid()
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_notebook_that_takes_too_long_is_ended_and_named_with_what_it_did(tmp_path: Path, cold: bool) -> None:
+    deaf = "import os, signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(os.getpid(), flush=True)"
+    source = write_notebook(tmp_path / "slow.ipynb", deaf, "time.sleep(60)")
+    execution = executed(source, tmp_path / "out", cold=cold, timeout=5.0)
+    assert execution.error == "stopped after 5 s (--timeout)"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(printed(execution.path)), 0)
 
 
 def test_stopping_early_kills_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:
-    import psutil
-
-    source = write_notebook(
-        tmp_path / "tiny.ipynb", "import pathlib, time\npathlib.Path(label).touch()\ntime.sleep(seconds)"
-    )
+    begin = "import pathlib, os, time\npathlib.Path(label).write_text(str(os.getpid()))\ntime.sleep(seconds)"
+    source = write_notebook(tmp_path / "tiny.ipynb", begin)
+    begun = [tmp_path / f"begun_{k}" for k in range(3)]
     quick, slow, never = (
-        Job(source, {"label": str(tmp_path / f"begun_{k}"), "seconds": seconds}, tmp_path / f"out_{k}.ipynb")
-        for k, seconds in enumerate((0.0, 60.0, 0.0))
+        Job(source, {"label": str(path), "seconds": seconds}, path.name)
+        for path, seconds in zip(begun, (0.0, 60.0, 0.0), strict=True)
     )
-    bystander = subprocess.Popen(["sleep", "60"])
-    running = run_here([quick, slow, never], workers=1)
+    running = run_jobs([quick, slow, never], tmp_path, How(workers=1))
     assert next(running)[0] == quick
-    wait_until((tmp_path / "begun_1").exists)
+    wait_until(lambda: begun[1].exists() and begun[1].read_text())
     start = time.monotonic()
     running.close()  # type: ignore[attr-defined]
     assert time.monotonic() - start < 30
-    assert not never.target.exists()
-    assert not (tmp_path / "begun_2").exists()
-    assert bystander.poll() is None  # only kernels are killed
-    bystander.kill()
-    bystander.wait()
-    children = psutil.Process().children(recursive=True)
-    assert [child for child in children if "ipykernel" in " ".join(child.cmdline())] == []
+    assert not begun[2].exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun[1].read_text()), 0)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_report_shows_what_ran_and_leaves_no_kernel(tmp_path: Path, how: signal.Signals) -> None:
+    import psutil
+
+    folder, out = tmp_path / "notebooks", tmp_path / "out"
+    begun = tmp_path / "begun"
+    write_notebook(folder / "a.ipynb", "print('done')")
+    write_notebook(folder / "b.ipynb", f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(60)")
+    arguments = ["report", "--notebooks", str(folder), "--out", str(out), "--workers", "1"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-m", "analysis_helpers", *arguments], **pipes)
+    wait_until(begun.exists)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(how)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert str(out / "failed" / "index.html") in told
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    page = (out / "failed" / "index.html").read_text(encoding="utf-8")
+    assert 'href="a.html"' in page
+    assert "stopped before it ended" in page
+    assert not (out / "index.html").exists()
 
 
 def quietly(arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -139,16 +241,15 @@ def quietly(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """Start a Dask scheduler and two workers on loopback; yield the address and the workers."""
+    """Start a Dask scheduler on loopback; yield its address and a list for workers, which are ended with it."""
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     described = tmp_path / "scheduler.json"
-    file = ["--scheduler-file", str(described), "--no-dashboard"]
-    scheduler = quietly(["scheduler", "--host", "127.0.0.1", "--port", "0", *file])
+    scheduler = quietly(
+        ["scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(described), "--no-dashboard"]
+    )
     workers: list[subprocess.Popen[bytes]] = []
     try:
         wait_until(described.exists)
-        worker = ["worker", *file, "--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path)]
-        workers += [quietly(worker) for _ in range(2)]
         yield str(json.loads(described.read_text())["address"]), workers
     finally:
         for process in (*workers, scheduler):
@@ -168,6 +269,8 @@ def test_a_cluster_gives_the_same_results_and_survives_a_worker_that_dies(
     tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
 ) -> None:
     address, workers = cluster
+    worker = ["worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path)]
+    workers += [quietly(worker) for _ in range(2)]
     folder = write_notebook(tmp_path / "notebooks" / "tiny.ipynb").parent
     ended: list[subprocess.CompletedProcess[str]] = []
     thread = Thread(target=lambda: ended.append(sweep(tmp_path / "far", folder, "--scheduler", address)))
@@ -184,6 +287,18 @@ def test_a_cluster_gives_the_same_results_and_survives_a_worker_that_dies(
     assert (tmp_path / "far" / "results.csv").read_bytes() == (tmp_path / "near" / "results.csv").read_bytes()
 
 
+def test_a_scheduler_without_workers_is_waited_for_and_then_given_up(
+    tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    folder = write_notebook(tmp_path / "notebooks" / "tiny.ipynb").parent
+    ended = sweep(tmp_path / "out", folder, "--scheduler", cluster[0], "--timeout", "1")
+    assert ended.returncode == 1
+    waiting, given_up = ended.stderr.splitlines()
+    assert "waiting 1 s" in waiting
+    assert given_up.startswith("Error: ")
+    assert cluster[0] in given_up
+
+
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     import dask.distributed
@@ -191,4 +306,4 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: 
     usual: Any = dask.distributed.Client
     monkeypatch.setattr(dask.distributed, "Client", lambda address, timeout: usual(address, timeout="0.2s"))
     with pytest.raises(ValueError, match=r"tcp://127\.0\.0\.1:1 \("):
-        next(run_on_cluster([], "tcp://127.0.0.1:1"))
+        next(run_jobs([], tmp_path, How(scheduler="tcp://127.0.0.1:1")))

@@ -18,15 +18,14 @@ from click.testing import CliRunner, Result
 from analysis_helpers import __version__
 from analysis_helpers.__main__ import main
 from analysis_helpers.report.display import RESULT_MIME
-from analysis_helpers.report.execution import Execution, Job
+from analysis_helpers.report.execution import Execution, How, Job, folder_digest, package_digest
 from analysis_helpers.report.sweep import (
     STAMP,
-    Outcome,
-    Rerun,
-    _folder_digest,
-    plan_sweep,
+    Ended,
+    make_report,
+    make_sweep,
+    plan,
     results_table,
-    run_and_report,
     run_sweep,
     runlog_table,
     write_sweep_page,
@@ -55,28 +54,31 @@ class Runner:
     def __init__(self, error: str = "", failing: str = "") -> None:
         self.error, self.failing = error, failing
 
-    def __call__(self, jobs: Sequence[Job], workers: int = 1) -> Iterator[tuple[Job, Execution]]:
+    def __call__(self, jobs: Sequence[Job], folder: Path, how: How) -> Iterator[Ended]:
         """Yield each job as if it had run."""
         for job in reversed(jobs):
-            job.target.write_bytes(job.source.read_bytes())
-            error = self.error if self.failing in job.target.stem else ""
-            yield job, Execution(job.source.stem, job.target, error, 1.0)
+            target = folder / f"{job.name}.ipynb"
+            target.write_bytes(job.source.read_bytes())
+            error = self.error if self.failing in job.name else ""
+            yield job, Execution(job.name, target, error, 1.0, package=("1.2.3", package_digest()))
 
 
-def outcomes(folder: Path, out: Path, options: dict[str, list[str]], error: str = "") -> list[Outcome]:
-    reruns, _ = plan_sweep(sorted(folder.glob("*.ipynb")), options)
-    return list(run_sweep(reruns, out, Runner(error)))
+def ended(folder: Path, out: Path, options: dict[str, list[str]], error: str = "") -> list[Execution]:
+    jobs, _ = plan(sorted(folder.glob("*.ipynb")), options)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("analysis_helpers.report.sweep.run_jobs", Runner(error))
+        return [execution for _, execution in run_sweep(jobs, out, How())]
 
 
 def statuses(folder: Path, out: Path, options: dict[str, list[str]], error: str = "") -> list[str]:
-    return [outcome.status for outcome in outcomes(folder, out, options, error)]
+    return [execution.status for execution in ended(folder, out, options, error)]
 
 
 def test_every_combination_is_planned_once_sorted_and_named_by_its_parameters(folder: Path) -> None:
     write_notebook(folder / "list.ipynb", parameters="etas: list = [1e-6]  # step sizes")
     write_notebook(folder / "other.ipynb", parameters="seed: int = 1  # seed")
     options = {"eta": ["3.2e-6", "1.6e-6", "0.0000016"], "subset_size": ["256", "32", "1e2"]}
-    reruns, skipped = plan_sweep(sorted(folder.glob("*.ipynb")), options)
+    reruns, skipped = plan(sorted(folder.glob("*.ipynb")), options)
     assert [rerun.parameters for rerun in reruns[:2]] == [{"etas": [1.6e-6]}, {"etas": [3.2e-6]}]
     pairs = [(eta, size) for eta in (1.6e-6, 3.2e-6) for size in (32, 100, 256)]
     assert [rerun.parameters for rerun in reruns[2:]] == [
@@ -89,8 +91,8 @@ def test_every_combination_is_planned_once_sorted_and_named_by_its_parameters(fo
 @pytest.mark.parametrize(
     ("options", "start", "part"),
     [
-        ({"subset_sise": ["3"]}, "no notebook of the sweep has the parameter subset_sise", "subset_size?"),
-        ({"zzz": ["3"]}, "no notebook of the sweep has the parameter zzz", "data_root"),
+        ({"subset_sise": ["3"]}, "no notebook has the parameter subset_sise", "subset_size?"),
+        ({"zzz": ["3"]}, "no notebook has the parameter zzz", "data_root"),
         ({"subset_size": ["12x"]}, "subset_size must be a whole number", "'12x'"),
         ({"subset_size": ["0"]}, "subset_size must be a whole number", "'0'"),
         ({"eta": ["1.6e-6", "nan"]}, "eta must be a positive step size", "'nan'"),
@@ -103,7 +105,7 @@ def test_a_bad_parameter_stops_the_sweep_with_one_sentence(
     options: dict[str, list[str]], start: str, part: str
 ) -> None:
     with refused(start, part):
-        plan_sweep([REPOSITORY / "notebooks" / "02_batch_size_comparison.ipynb"], options)
+        plan([REPOSITORY / "notebooks" / "02_batch_size_comparison.ipynb"], options)
 
 
 def test_the_command_says_what_is_wrong_before_anything_runs(tmp_path: Path, folder: Path) -> None:
@@ -118,7 +120,7 @@ def test_the_command_says_what_is_wrong_before_anything_runs(tmp_path: Path, fol
 
 @pytest.mark.parametrize("label", [*NASTY, "ünïcödé", ".", ""])
 def test_names_are_safe_and_unique_whatever_the_parameters(folder: Path, label: str) -> None:
-    reruns, _ = plan_sweep([folder / "tiny.ipynb"], {"label": [label, label + " "]})
+    reruns, _ = plan([folder / "tiny.ipynb"], {"label": [label, label + " "]})
     names = {rerun.name for rerun in reruns}
     assert len(names) == 2
     for name in names:
@@ -176,11 +178,12 @@ def test_a_notebook_whose_kernel_dies_is_tried_once_more_and_then_an_error_of_it
 def test_progress_is_a_line_for_each_notebook_and_a_bar_on_a_terminal_only(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    monkeypatch.setattr("analysis_helpers.report.sweep.run_here", Runner("no", failing="odd"))
+    monkeypatch.setattr("analysis_helpers.report.sweep.run_jobs", Runner("no", failing="odd"))
     write_notebook(folder / "other.ipynb", parameters="unrelated: int = 1  # nothing")
     told = io.StringIO()
     monkeypatch.setattr(told, "isatty", lambda: terminal, raising=False)
-    index, failed = run_and_report({"label": ["fine", "odd"]}, tmp_path / "out", folder=folder, stream=told)
+    monkeypatch.setattr(sys, "stderr", told)
+    index, failed = make_sweep({"label": ["fine", "odd"]}, tmp_path / "out", How(), folder=folder)
     assert (index, failed) == (tmp_path / "out" / "index.html", 1)
     for line in ("skipped other: ", "[1/2] tiny_label=odd: no\n", "[2/2] tiny_label=fine: done"):
         assert line in told.getvalue()
@@ -222,7 +225,7 @@ def test_the_digest_of_the_package_follows_nested_modules(tmp_path: Path) -> Non
     digests = []
     for content in ("a = 1\n", "a = 2\n"):
         nested.write_text(content, encoding="utf-8")
-        digests.append(_folder_digest(tmp_path))
+        digests.append(folder_digest(tmp_path))
     assert digests[0] != digests[1]
 
 
@@ -235,12 +238,12 @@ def test_what_no_sweep_made_is_neither_replaced_nor_deleted(tmp_path: Path, fold
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     with refused(str(mine), "sweep"):
-        outcomes(folder, out, given)
+        ended(folder, out, given)
     assert mine.read_text() == "mine"
     if name.endswith("ipynb"):
         content = write_notebook(mine).read_bytes()
         with refused(str(mine), "sweep"):
-            outcomes(folder, out, given)
+            ended(folder, out, given)
         assert statuses(folder, out, {"eta": ["2e-6"]}) == ["done"]
         assert mine.read_bytes() == content
 
@@ -252,20 +255,30 @@ def test_a_page_that_cannot_be_made_is_an_error_of_its_notebook(
         raise RuntimeError("no template")
 
     monkeypatch.setattr("analysis_helpers.report.sweep.notebook_page", broken)
-    [failed] = outcomes(folder, tmp_path / "out", {"eta": ["1e-6"]})
+    [failed] = ended(folder, tmp_path / "out", {"eta": ["1e-6"]})
     assert failed.status == "failed"
     assert "RuntimeError: no template" in failed.error
     assert failed.path.is_file()
 
 
-def test_two_sweeps_into_one_folder_refuse_each_other(tmp_path: Path, folder: Path) -> None:
-    reruns, _ = plan_sweep([folder / "tiny.ipynb"], {"eta": ["1e-6", "2e-6"]})
-    first = run_sweep(reruns, tmp_path / "out", Runner())
+def test_two_sweeps_or_reports_into_one_folder_refuse_each_other(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis_helpers.report.sweep.run_jobs", Runner())
+    out, jobs = tmp_path / "out", plan([folder / "tiny.ipynb"], {"eta": ["1e-6", "2e-6"]})[0]
+    first = run_sweep(jobs, out, How())
     next(first)
-    with refused("another sweep is", tmp_path / "out"):
-        next(run_sweep(reruns, tmp_path / "out", Runner()))
+    for other in (lambda: next(run_sweep(jobs, out, How())), lambda: make_report({}, out, How(), folder=folder)):
+        with refused("another report or sweep is running", out):
+            other()
     assert len(list(first)) == 1  # the first goes on undisturbed
-    assert [o.status for o in run_sweep(reruns, tmp_path / "out", Runner())] == ["kept", "kept"]
+    assert [execution.status for _, execution in run_sweep(jobs, out, How())] == ["kept", "kept"]
+
+
+def test_a_report_does_not_replace_a_page_that_no_report_made(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "index.html").write_text("mine")
+    with refused(str(tmp_path / "index.html"), "report"):
+        make_report({}, tmp_path, How(), folder=folder)
 
 
 def start(out: Path, folder: Path, seconds: float = 0.5) -> subprocess.Popen[str]:
@@ -337,18 +350,18 @@ def test_an_interrupted_sweep_stops_its_kernels_and_can_be_resumed(
     assert resumed.returncode == 0
 
 
-def collected(folder: Path, eta: float, *rows: dict[str, Any], error: str = "", data_root: str = "") -> Outcome:
-    """Return the outcome of a notebook that collected the rows; without any, it did not come so far."""
+def collected(folder: Path, eta: float, *rows: dict[str, Any], error: str = "", data_root: str = "") -> Ended:
+    """Return how a notebook ended that collected the rows; without any, it did not come so far."""
     notebook = nbformat.v4.new_notebook()
     if rows:
         parameters = {"eta": eta, "etas": [eta]} | ({"data_root": data_root} if data_root else {})
         payload = {"notebook": "tiny", "parameters": parameters, "rows": list(rows)}
         output = nbformat.v4.new_output("display_data", data={RESULT_MIME: payload})
         notebook.cells = [nbformat.v4.new_code_cell("", outputs=[output])]
-    rerun = Rerun(folder / "tiny.ipynb", {"eta": eta}, f"tiny_eta={eta:g}", "key")
-    path = folder / f"{rerun.name}.ipynb"
+    job = Job(folder / "tiny.ipynb", {"eta": eta}, f"tiny_eta={eta:g}")
+    path = folder / f"{job.name}.ipynb"
     nbformat.write(notebook, path)
-    return Outcome(rerun, "failed" if error else "done", error, 1.23456, path)
+    return job, Execution(job.name, path, error, 1.23456, package=("1.2.3", "0123456789abcdef"))
 
 
 def test_results_have_a_row_an_estimate_sorted_by_parameters_as_numbers(tmp_path: Path) -> None:
@@ -369,10 +382,10 @@ def test_results_have_a_row_an_estimate_sorted_by_parameters_as_numbers(tmp_path
 def test_a_notebook_that_did_not_come_so_far_has_no_rows_but_a_line_in_the_log(tmp_path: Path) -> None:
     found = [collected(tmp_path, 1e-6, error="ValueError: no"), collected(tmp_path, 2e-6, {"value": 1.0})]
     assert results_table(found)["param.eta"].tolist() == [2e-6]
-    log = runlog_table(found, "1.2.3")[["status", "error", "seconds", "version", "parameters"]]
+    log = runlog_table(found)[["status", "error", "seconds", "version", "digest", "parameters"]]
     assert log.to_numpy().tolist() == [
-        ["failed", "ValueError: no", 1.235, "1.2.3", '{"eta": 1e-06}'],
-        ["done", "", 1.235, "1.2.3", '{"eta": 2e-06}'],
+        ["failed", "ValueError: no", 1.235, "1.2.3", "0123456789ab", '{"eta": 1e-06}'],
+        ["done", "", 1.235, "1.2.3", "0123456789ab", '{"eta": 2e-06}'],
     ]
 
 
@@ -383,18 +396,18 @@ def test_tables_are_written_with_ten_significant_digits(tmp_path: Path) -> None:
     assert (tmp_path / "empty.csv").read_text() == "notebook\n"
 
 
-def outcome(out: Path, name: str, *, label: str = "plain", error: str = "") -> Outcome:
+def shown(out: Path, name: str, *, label: str = "plain", error: str = "") -> Ended:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     (out / "figures" / f"{name}.png").write_bytes(b"png")
-    rerun = Rerun(Path("note.ipynb"), {"eta": 1e-6, "label": label}, name, "key")
-    return Outcome(rerun, "failed" if error else "done", error, 1.0, out / "notebooks" / f"{name}.ipynb")
+    job = Job(Path("note.ipynb"), {"eta": 1e-6, "label": label}, name)
+    return job, Execution(name, out / "notebooks" / f"{name}.ipynb", error, 1.0)
 
 
 def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: Path) -> None:
     answers = {(1e-6, 64): ["no"], (2e-6, 64): ["yes"], (2e-6, 256): ["yes", "no", "no"]}
     rows = [(eta, n, answer, "yes") for (eta, n), found in answers.items() for answer in found]
     table = pd.DataFrame(rows, columns=["param.eta", "param.subset_size", "linear", "recorded"])
-    page = write_sweep_page([outcome(tmp_path, "a")], {"05_x": "no eta"}, table, tmp_path).read_text()
+    page = write_sweep_page([shown(tmp_path, "a")], {"05_x": "no eta"}, table, tmp_path).read_text()
     places = [page.index(part) for part in ('<table class="map">', "<figure>", 'href="pages/a.html"')]
     assert places == sorted(places)
     assert "05_x" in page
@@ -405,7 +418,7 @@ def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: P
 def test_a_failed_rerun_shows_its_error_and_no_stale_figure_or_map(
     tmp_path: Path,
 ) -> None:
-    page = write_sweep_page([outcome(tmp_path, "a", error="ValueError: no")], {}, pd.DataFrame(), tmp_path).read_text()
+    page = write_sweep_page([shown(tmp_path, "a", error="ValueError: no")], {}, pd.DataFrame(), tmp_path).read_text()
     assert "ValueError: no" in page
     assert "<figure>" not in page
     assert '<table class="map">' not in page
@@ -413,8 +426,8 @@ def test_a_failed_rerun_shows_its_error_and_no_stale_figure_or_map(
 
 @pytest.mark.parametrize("text", NASTY)
 def test_names_and_errors_are_escaped_wherever_they_stand(tmp_path: Path, text: str) -> None:
-    made = outcome(tmp_path, "a & 'b\" #?", label=text)
-    broken = outcome(tmp_path, "c", label=text, error=text)
+    made = shown(tmp_path, "a & 'b\" #?", label=text)
+    broken = shown(tmp_path, "c", label=text, error=text)
     page = write_sweep_page([made, broken], {text: text}, pd.DataFrame(), tmp_path).read_text()
     assert "<script" not in page
     assert not set("<>\"'") & set(text) or text not in page

@@ -1,0 +1,199 @@
+"""Kernels that start in a moment: forks of one process that has imported what notebooks need.
+
+The process starts with the first kernel and ends with the program. It has one thread and no ZeroMQ context, so a fork
+of it is a process like any other, with its own working folder, environment, random numbers and signals.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import numpy as np
+import psutil
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from traitlets import Bool
+from traitlets.config import Config
+
+GROUP, NAME = "jupyter_client.kernel_provisioners", "analysis-helpers-forks"  # of the entry point
+
+# Kernels run side by side, and sums are the same whatever the number of cores.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_SERVE = f"import sys; sys.path[:] = filter(None, sys.path); from {__name__} import serve; serve()"
+_IMPORTED = ["ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "matplotlib_inline.backend_inline"]
+_IMPORTED += ["matplotlib.backends.backend_svg", "scipy.stats", "arviz_stats", "analysis_helpers.plots"]
+
+
+class ForkedKernel(LocalProvisioner):
+    """Starts a kernel as a fork of the process that `serve` runs in."""
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
+        """Start the kernel that a command line asks for; it leads a session of its own, as other kernels do."""
+        arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
+        self.pid = self.pgid = _fork({"arguments": arguments, "cwd": str(kwargs["cwd"]), "env": dict(kwargs["env"])})
+        self.process = _Process(self.pid)  # type: ignore[assignment]
+        return self.connection_info
+
+
+class _Process(psutil.Process):
+    """A process that is no child of this one, with what is asked of a `subprocess.Popen`; its exit code is unknown."""
+
+    stdin = stdout = stderr = None
+
+    def poll(self) -> int | None:
+        return None if self.is_running() else 1
+
+    def send_signal(self, sig: int) -> None:
+        with suppress(psutil.NoSuchProcess):
+            super().send_signal(sig)
+
+
+class _ThisInterpreter(KernelSpecManager):
+    """Kernels run the interpreter that this runs in, whatever kernels are installed."""
+
+    forked = Bool()
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        from ipykernel.kernelspec import get_kernel_dict
+
+        described = get_kernel_dict()
+        if self.forked and hasattr(os, "fork") and entry_points(group=GROUP, name=NAME):
+            described["metadata"]["kernel_provisioner"] = {"provisioner_name": NAME}
+        return KernelSpec(**described)
+
+
+async def run_cells(notebook: Any, folder: Path, formats: Sequence[str], *, forked: bool) -> None:
+    """Run the cells of a notebook in a kernel of its own; outputs go into the notebook, as far as it comes.
+
+    Parameters
+    ----------
+    notebook
+        Changed in place.
+    folder
+        Working folder of the kernel.
+    formats
+        Of figures: "png", "svg".
+    forked
+        Whether the kernel is a fork, where the system can; else it is started as usual.
+
+    Raises
+    ------
+    nbclient.exceptions.CellExecutionError
+        If a cell fails.
+    RuntimeError
+        If the kernel dies.
+    """
+    from nbclient import NotebookClient
+
+    config = Config({"KernelManager": {"transport_encryption": "auto"}})
+    manager: Any = AsyncKernelManager(kernel_spec_manager=_ThisInterpreter(forked=forked), config=config)
+    client = NotebookClient(notebook, manager, store_widget_state=False)  # controls answer only to a kernel that runs
+    with tempfile.TemporaryDirectory() as empty:  # in place of the settings of the user
+        settings = [f"--ipython-dir={empty}", "--HistoryManager.enabled=False", "--Application.log_level=CRITICAL"]
+        settings.append(f"--InlineBackend.figure_formats={set(formats)}")
+        try:
+            await manager.start_kernel(cwd=folder, env=_ONE_THREAD | os.environ, extra_arguments=settings)
+            client.kc = manager.client()
+            client.kc.start_channels(hb=False)
+            await _ready(manager, client.kc)
+            await client.async_execute()
+        finally:
+            if client.kc is not None:
+                client.kc.stop_channels()
+            if manager.has_kernel:  # there is nothing left in it to be saved
+                await manager.provisioner.kill()
+                manager.provisioner.process.wait()
+            await manager.cleanup_resources()
+
+
+async def _ready(manager: Any, client: Any) -> None:
+    """Wait until the kernel replies, and what it publishes arrives."""
+    while True:
+        client.kernel_info()
+        with suppress(Empty):
+            await client.get_shell_msg(timeout=1)
+            await client.get_iopub_msg(timeout=0.2)
+            return
+        if not await manager.is_alive():
+            raise RuntimeError("the kernel died before its first reply")
+
+
+# --- the process that is forked ---------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+
+
+def _fork(request: dict[str, Any]) -> int:
+    """Return the process ID of a new kernel; the process that it is a fork of is started where there is none yet."""
+    with _lock:
+        server = _server()
+        print(json.dumps(request), file=server.stdin, flush=True)
+        reply = server.stdout.readline() if server.stdout else ""
+    if not reply:
+        raise RuntimeError("the process that kernels are forked from has ended")
+    return int(reply)
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVE], env=os.environ | _ONE_THREAD, start_new_session=True, **pipes
+    )
+    atexit.register(server.communicate)  # it ends with its input
+    return server
+
+
+def serve() -> None:
+    """Fork a kernel for each line of standard input, and print its process ID."""
+    for name in _IMPORTED:
+        with suppress(ImportError):
+            import_module(name)
+    if threading.active_count() > 1:
+        raise SystemExit("an import has started a thread, so no kernels can be forked")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system clears away kernels that ended
+    requests, replies = os.fdopen(os.dup(0)), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    gc.freeze()  # pages of memory stay shared
+    for line in requests:
+        if (kernel := os.fork()) == 0:
+            os.close(requests.fileno())
+            os.close(replies)
+            _become_kernel(**json.loads(line))
+        os.write(replies, f"{kernel}\n".encode())
+
+
+def _become_kernel(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
+    from ipykernel.kernelapp import IPKernelApp
+
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    random.seed()
+    np.random.seed()  # noqa: NPY002 (the state that all forks would share)
+    sys.argv[1:] = arguments
+    app: Any = IPKernelApp.instance(parent_handle=os.getppid(), matplotlib="inline")
+    app.initialize(arguments)
+    app.start()
+    sys.exit()
