@@ -153,12 +153,11 @@ def declared_parameters(path: Path) -> dict[str, dict[str, Any]]:
 
 def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, Any]) -> dict[str, object]:
     """Return the parameters that a notebook declares; ``eta`` (one or several) also fills ``etas``."""
-    chosen = {name: value for name, value in parameters.items() if name in declared}
+    filled = dict(parameters)
     if "eta" in parameters:
         etas = parameters["eta"] if isinstance(parameters["eta"], tuple) else (parameters["eta"],)
-        filled = {"etas": list(etas)} | chosen | {"eta": etas[0]}
-        chosen = {name: value for name, value in filled.items() if name in declared}
-    return chosen
+        filled = {**parameters, "eta": etas[0], "etas": parameters.get("etas", list(etas))}
+    return {name: value for name, value in filled.items() if name in declared}
 
 
 @cache
