@@ -33,7 +33,7 @@ from ..inference import Verdict, required_batch_size, subset_moments, typical_st
 from ..plots import ESTIMATOR_LABELS, plot_exploration, png
 from ..runs import Run, result_files, sound_runs
 from .display import readable
-from .parameters import Parameters
+from .parameters import ParameterError, Parameters, suitable_parameters
 
 FALLBACK = "<em>The controls appear here in JupyterLab, once this cell is run.</em>"
 """Shown instead of the controls where a notebook is read without a kernel."""
@@ -230,9 +230,13 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         notes = dict.fromkeys(html.escape(str(warning.message)) for warning in caught)
         self.answer.value += "".join(f"<p><b>Note:</b> {note}.</p>" for note in notes)
 
-    def _offer_batches(self, _: object = None) -> None:
-        """Offer the batch folders of the data root."""
+    def _offer_batches(self, change: object = None) -> None:
+        """Offer the batch folders of the data root; of another one, with the values that suit its runs."""
         root = Path(self.controls["data_root"].value)
+        if change is not None:
+            with self._held(), suppress(ParameterError):  # a folder without runs is reported where the answer stands
+                self._given = suitable_parameters(self._given, root)
+                self.controls["subset_size"].value = self._given.subset_size
         found = {path.parent.parent.name for path in result_files(root, depth=2)} if root.is_dir() else set()
         batches = [(name, name) for name in sorted(found)]
         with self._held():
@@ -252,7 +256,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             self.controls["subset_size"].max = min(run.num_sequences for run in runs.values())
 
     def _offer(self, name: str, options: Sequence[tuple[str, Any]]) -> None:
-        """Set the options of a control; its value stays if it is one of them, else it is that of the notebook."""
+        """Set the options of a control; its value stays if it is one of them, else what suits the data."""
         control = self.controls[name]
         wanted = [control.value, getattr(self._given, name)]
         control.options = options

@@ -136,6 +136,11 @@ def read_parameters(variables: Mapping[str, Any]) -> Parameters:
     return Parameters(**values, sources={**sources, **_changed(variables)})
 
 
+def suitable_parameters(given: Parameters, root: Path) -> Parameters:
+    """Return the parameters with those that depend on the data chosen anew for another data root."""
+    return read_parameters({**given.recorded(), "data_root": str(root), **dict.fromkeys(_CHOSEN)})
+
+
 def convert_parameter(name: str, value: object) -> Any:
     """Return the value of one of the `Parameters` in its type, or raise a `ParameterError` if it breaks its rule."""
     try:

@@ -159,8 +159,8 @@ def test_another_folder_offers_what_it_has(shown: Shown, tmp_path: Path, sample_
     assert explorer.controls["subset_size"].max == 256
     (tmp_path / "mine").symlink_to(sample_root / "E_256")
     explorer.controls["data_root"].value = str(tmp_path)
-    assert (explorer.controls["large_batch"].value, explorer.controls["small_batch"].value) == ("mine", "mine")
-    assert seen[-1].verdict.n == 256
+    assert (explorer.controls["large_batch"].value, explorer.controls["small_batch"].value) == ("mine", "")
+    assert seen[-1].verdict.n == 32  # an eighth
     assert len(seen) == 3
 
 
