@@ -227,7 +227,7 @@ def log_probability_excess_z(run: Run) -> float:
 def _mean_z(batch: Columns) -> float:
     """Return a mean over its standard error: infinite where all values are the same, NaN where all are 0."""
     mean = float(batch.estimate(batch.sums)[1])
-    error = influence_spread(influence_values(batch)[1], batch) / float(np.sqrt(batch.num_sequences))
+    error = standard_error(influence_values(batch)[1], batch)
     return mean / error if error else float("nan") if mean == 0 else float(np.copysign(np.inf, mean))
 
 
@@ -321,6 +321,11 @@ def influence_spread(psi: FloatArray, batch: Columns) -> float:
     return standard_deviation(psi) * float(np.sqrt(batch.num_sequences / len(psi)))
 
 
+def standard_error(psi: FloatArray, batch: Columns) -> float:
+    """Return the standard error of the full-batch estimate that has these influence values."""
+    return influence_spread(psi, batch) / float(np.sqrt(batch.num_sequences))
+
+
 def second_order_spread(batch: Columns) -> float:
     """Return Q: the second-order term of ``linear - true`` on a fresh batch of n has the SD ``Q / n``.
 
@@ -357,7 +362,7 @@ def true_total_standard_error(run: Run, eta: float) -> float | None:
     if "baseline_entropy" not in run.supports or run.num_sequences < 2:
         return None
     psi, batch = true_influence_values(run, eta)
-    return influence_spread(psi, batch) / float(np.sqrt(batch.num_sequences))
+    return standard_error(psi, batch)
 
 
 def _gradients(batch: Columns, sums: FloatArray) -> tuple[FloatArray, FloatArray]:

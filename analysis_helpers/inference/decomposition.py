@@ -13,7 +13,7 @@ import pandas as pd
 
 from .._checks import FloatArray, warn_about_runs
 from ..err_rel import known_etas, reference_total, usable_runs
-from ..estimators import Columns, columns, error_influence_values, influence_spread, score_influence_values, score_z
+from ..estimators import Columns, columns, error_influence_values, score_influence_values, score_z, standard_error
 from ..runs import Run, require_runs
 from .random_effects import pool
 
@@ -30,7 +30,7 @@ class _Part:
 
     @property
     def se(self) -> float:
-        return influence_spread(self.psi, self.batch) / float(np.sqrt(self.batch.num_sequences))
+        return standard_error(self.psi, self.batch)
 
     def adjusted(self, mean_score: float, score_psi: FloatArray) -> _Part:
         """Return the part without what the mean score explains, by regression of psi on that of the score."""

@@ -19,13 +19,13 @@ from ..err_rel import all_etas, known_eta, reference_for, usable_runs
 from ..estimators import (
     columns,
     error_influence_values,
-    influence_spread,
     influence_values,
     log_probability_excess_z,
     per_sequence_contributions,
     score_z,
     scores,
     standard_deviation,
+    standard_error,
     true_influence_values,
     true_total_standard_error,
 )
@@ -52,8 +52,10 @@ class Finding:
 
     Attributes
     ----------
-    value, limit, flag
-        The number found (NaN where it cannot be had), what it is held against, and whether it is beyond.
+    value, limit
+        The number found (NaN where it cannot be had), and what it is held against.
+    flag
+        Whether the value is beyond the limit; None: where it is more severe.
     detail
         What is special about this run, as sentences.
     eta
@@ -62,7 +64,7 @@ class Finding:
 
     value: float
     limit: float
-    flag: bool
+    flag: bool | None = None
     detail: str = ""
     eta: float = math.nan
 
@@ -77,12 +79,15 @@ class Check:
         One sentence that says what the value is, and what it means when it is beyond the limit.
     find
         ``(run, references) -> findings``.
+    takes
+        What a run must record; said where the value is missing.
     severity
         How bad a value is: the largest is shown as the worst.
     """
 
     meaning: str
     find: Callable[[Run, References], Iterable[Finding]]
+    takes: str = ""
     severity: Callable[[float], float] = abs
 
 
@@ -95,31 +100,25 @@ def _at_each_eta(find: Callable[[Run, Measurement], Finding]) -> Callable[[Run, 
 
 def _integrity(run: Run, references: References) -> list[Finding]:
     problems = integrity_problems(run)
-    detail = ". ".join(problems) + ("." if problems else "")
-    return [Finding(float(len(problems)), 0.0, bool(problems), detail)]
+    return [Finding(len(problems), 0.0, detail="".join(f"{problem}. " for problem in problems).strip())]
 
 
 def _score(run: Run, references: References) -> list[Finding]:
-    if run.score is None or run.num_sequences < 2:
-        return [Finding(math.nan, CLEAR_Z, False, "Not recorded: it takes the score.")]
-    z = score_z(run)
-    return [Finding(z, CLEAR_Z, abs(z) > CLEAR_Z)]
+    known = run.score is not None and run.num_sequences > 1
+    return [Finding(score_z(run) if known else math.nan, CLEAR_Z)]
 
 
 def _excess(run: Run, references: References) -> list[Finding]:
-    z = log_probability_excess_z(run)
-    detail = "Not recorded: it takes sum_logp and h_base." if math.isnan(z) else ""
-    return [Finding(z, CLEAR_Z, abs(z) > CLEAR_Z, detail)]
+    return [Finding(log_probability_excess_z(run), CLEAR_Z)]
 
 
 def _offset(run: Run, references: References) -> list[Finding]:
     several = len(run.etas) > 2
     limit = MOST_OFFSET_Z if several else MOST_OFFSET_Z_OF_TWO
-    if len(run.etas) < 2 or "baseline_entropy" not in run.supports or run.num_sequences < 2:
-        return [Finding(math.nan, limit, False, "Not recorded: it takes two etas and h_base.")]
+    if len(run.etas) < 2 or not _true_error_known(run):
+        return [Finding(math.nan, limit)]
     if several:
-        z = fit_trend(run).offset_z
-        return [Finding(z, limit, abs(z) > limit)]
+        return [Finding(fit_trend(run).offset_z, limit)]
     one, two = sorted(run.measurements, key=lambda m: m.eta)
     ahead, behind = two.eta / (two.eta - one.eta), one.eta / (two.eta - one.eta)
     offset = ahead * one.delta_h_true - behind * two.delta_h_true
@@ -132,47 +131,46 @@ def _offset(run: Run, references: References) -> list[Finding]:
 
 def _unchanged(run: Run, measured: Measurement) -> Finding:
     same = measured.h_base is not None and np.array_equal(measured.h_new, measured.h_base)
-    flag = same and float(np.ptp(measured.weights)) <= 1e-12 * float(measured.weights.max())
-    return Finding(float(flag), 0.0, flag, "The step was skipped: nothing changed." if flag else "")
+    unchanged = same and float(np.ptp(measured.weights)) <= 1e-12 * float(measured.weights.max())
+    return Finding(float(unchanged), 0.0, detail="The step was skipped: nothing changed." if unchanged else "")
 
 
 def _weights_agree(run: Run, measured: Measurement) -> Finding:
-    weights = measured.weights / measured.weights.sum()
-    off = []
+    weights, off = measured.weights / measured.weights.sum(), []
     if measured.log_weights is not None:
         raw = np.exp(measured.log_weights - measured.log_weights.max())
         off.append(float(np.abs(raw / raw.sum() - weights).max() / weights.max()))
     if measured.ess is not None:
         off.append(abs(measured.ess * float(weights @ weights) - 1))
-    detail = "" if off else "Not recorded: it takes log_weights or ess."
-    value = max(off, default=math.nan)
-    return Finding(value, MOST_WEIGHT_DISAGREEMENT, value > MOST_WEIGHT_DISAGREEMENT, detail)
+    return Finding(max(off, default=math.nan), MOST_WEIGHT_DISAGREEMENT)
 
 
 def _log_weight_slope(run: Run, measured: Measurement) -> Finding:
     if run.score is None or measured.log_weights is None or run.num_sequences < 3:
-        return Finding(math.nan, MOST_SLOPE_ERROR, False, "Not recorded: it takes log_weights and the score.")
-    expected, found = (x - x.mean() for x in (measured.eta * scores(run), measured.log_weights))
+        return Finding(math.nan, MOST_SLOPE_ERROR)
+    expected, found = _centred(measured.eta * scores(run)), _centred(measured.log_weights)
     variance = float(expected @ expected)
     if not variance:
-        return Finding(math.nan, MOST_SLOPE_ERROR, False, "No score varies.")
+        return Finding(math.nan, MOST_SLOPE_ERROR, detail="No score varies.")
     slope = float(expected @ found) / variance
     left = found - slope * expected
     error = math.sqrt(float(left @ left) / (len(left) - 2) / variance)
-    limit = MOST_SLOPE_ERROR + 4 * error
-    return Finding(slope - 1, limit, abs(slope - 1) > limit)
+    return Finding(slope - 1, MOST_SLOPE_ERROR + 4 * error)
 
 
 def _ess_share(run: Run, measured: Measurement) -> Finding:
+    return Finding(effective_share(measured), LEAST_ESS_SHARE)
+
+
+def effective_share(measured: Measurement) -> float:
+    """Return the effective sample size of the weights over N."""
     weights = measured.weights
-    share = float(weights.sum() ** 2 / (weights @ weights)) / run.num_sequences
-    return Finding(share, LEAST_ESS_SHARE, share < LEAST_ESS_SHARE)
+    return float(weights.sum() ** 2 / (weights @ weights)) / len(weights)
 
 
 def _largest_weight(run: Run, measured: Measurement) -> Finding:
     share = float(measured.weights.max() / measured.weights.sum())
-    most = max(MOST_WEIGHT_SHARE, 10 / run.num_sequences)
-    return Finding(share, most, share > most)
+    return Finding(share, max(MOST_WEIGHT_SHARE, 10 / run.num_sequences))
 
 
 def _pareto_k(run: Run, measured: Measurement) -> Finding:
@@ -180,10 +178,10 @@ def _pareto_k(run: Run, measured: Measurement) -> Finding:
     limit = min(1 - 1 / math.log10(size), 0.7) if size > 10 else 0.0
     if size < _FEWEST_FOR_TAIL:
         detail = f"Fewer than {_FEWEST_FOR_TAIL} sequences: the tail cannot be fitted."
-        return Finding(math.nan, limit, False, detail)
+        return Finding(math.nan, limit, detail=detail)
     shape = _pareto_shape(measured.weights)
     detail = "Many of the largest weights are the same: the tail cannot be fitted." if math.isnan(shape) else ""
-    return Finding(shape, limit, shape > limit, detail)
+    return Finding(shape, limit, detail=detail)
 
 
 def _pareto_shape(weights: FloatArray) -> float:
@@ -205,35 +203,25 @@ def _pareto_shape(weights: FloatArray) -> float:
 
 
 def _noise(run: Run, measured: Measurement) -> Finding:
-    found = _log_weight_noise(run, measured)
-    variance = 0.0 if measured.log_weights is None else float(np.var(measured.log_weights))
-    if found is None or variance == 0:
-        detail = "Not recorded: it takes log_weights, and the score or a run at twice the eta."
-        return Finding(math.nan, MOST_NOISE_SHARE, False, detail)
-    share = found / variance
-    return Finding(share, MOST_NOISE_SHARE, share > MOST_NOISE_SHARE)
+    """Return the share of noise in the variance of log weights.
 
-
-def _log_weight_noise(run: Run, measured: Measurement) -> float | None:
-    """Return the variance of the noise of log weights, or None where it cannot be had.
-
-    With the score, of what is left of ``log w - eta score`` after a curvature in eta of each sequence is fitted;
-    without, of ``log w(2 eta) - 2 log w(eta)``.
+    With the score, noise is what is left of ``log w - eta score`` after a curvature in eta of each sequence is fitted;
+    without, a third of the variance of ``log w(2 eta) - 2 log w(eta)``.
     """
-    if measured.log_weights is None:
-        return None
-    if run.score is not None:
+    variance = 0.0 if measured.log_weights is None else float(np.var(measured.log_weights))
+    twice = next((m for m in run.measurements if same_eta(m.eta, 2 * measured.eta)), None)
+    noise = math.nan
+    if measured.log_weights is not None and run.score is not None:
         recorded = [(m.eta, m.log_weights) for m in run.measurements if m.log_weights is not None]
         etas = np.array([eta for eta, _ in recorded])
-        left = np.column_stack([log - log.mean() for _, log in recorded]) - np.outer(_centred(scores(run)), etas)
+        left = np.column_stack([_centred(log) for _, log in recorded]) - np.outer(_centred(scores(run)), etas)
         if len(etas) > 1:
             squares = etas**2 / etas.max() ** 2
             left -= np.outer(left @ squares / (squares @ squares), squares)
-        return float((left**2).sum() / len(left) / max(len(etas) - 1, 1))
-    twice = next((m for m in run.measurements if same_eta(m.eta, 2 * measured.eta)), None)
-    if twice is None or twice.log_weights is None:
-        return None
-    return float(np.var(twice.log_weights - 2 * measured.log_weights)) / 3
+        noise = float((left**2).sum() / len(left) / max(len(etas) - 1, 1))
+    elif measured.log_weights is not None and twice is not None and twice.log_weights is not None:
+        noise = float(np.var(twice.log_weights - 2 * measured.log_weights)) / 3
+    return Finding(noise / variance if variance else math.nan, MOST_NOISE_SHARE)
 
 
 def _centred(values: FloatArray) -> FloatArray:
@@ -242,51 +230,45 @@ def _centred(values: FloatArray) -> FloatArray:
 
 
 def _step_errors(run: Run, references: References) -> Iterator[Finding]:
-    for measured in run.measurements:
-        if run.score is None or measured.h_base is None or run.num_sequences < 2:
-            detail = "Not recorded: it takes the score and h_base."
-            yield Finding(math.nan, MOST_STEP_ERROR, False, detail, measured.eta)
-            continue
-        true = reference_for(references, run, measured.eta, run.source)
-        batch = columns(run, measured.eta, "matched")
-        error = influence_spread(error_influence_values(batch), batch) / math.sqrt(run.num_sequences)
-        share = error / abs(true) if true else math.inf
-        yield Finding(share, MOST_STEP_ERROR, share > MOST_STEP_ERROR, eta=measured.eta)
+    for m in run.measurements:
+        share = math.nan
+        if run.score is not None and m.h_base is not None and run.num_sequences > 1:
+            true, batch = reference_for(references, run, m.eta, run.source), columns(run, m.eta, "matched")
+            share = standard_error(error_influence_values(batch), batch) / abs(true) if true else math.inf
+        yield Finding(share, MOST_STEP_ERROR, eta=m.eta)
 
 
 def _stored_errors(run: Run, references: References) -> Iterator[Finding]:
+    linear, curvature = _linear_error(run, run.etas[0]) / run.etas[0], math.nan
+    if run.vhvv is not None and run.num_sequences > 1:
+        curvature = standard_deviation(run.vhvv) * math.sqrt(run.num_sequences)  # of a sum
     for stored in run.shard_errors:
-        computed = (_curvature_error if stored.field.endswith("vHvv") else _linear_error)(run)
-        limit = _STORED_ERROR_SDS / math.sqrt(2 * max(stored.num_shards - 1, 1))
-        detail = f"{stored.field}:"
-        if computed is None or computed == 0 or stored.value <= 0:
-            yield Finding(math.nan, math.exp(limit), False, f"{detail} nothing to compare.")
-            continue
-        ratio = stored.value * stored.num_shards / computed
-        yield Finding(ratio, math.exp(limit), abs(math.log(ratio)) > limit, detail)
+        computed = curvature if stored.field.endswith("vHvv") else linear
+        ratio = stored.value * stored.num_shards / computed if computed and stored.value > 0 else math.nan
+        limit = math.exp(_STORED_ERROR_SDS / math.sqrt(2 * max(stored.num_shards - 1, 1)))
+        yield Finding(ratio, limit, detail=f"{stored.field}:")
 
 
-def _linear_error(run: Run) -> float | None:
-    """Return the standard error of the linear total per unit eta."""
-    if not {"linear", "baseline_entropy"} <= set(run.supports) or run.num_sequences < 2:
-        return None
-    eta = run.etas[0]
+def _linear_error(run: Run, eta: float) -> float:
+    """Return the standard error of the linear total at ``eta``; NaN where it cannot be had."""
+    if "linear" not in run.supports or not _true_error_known(run):
+        return math.nan
     batch = columns(run, eta, "ratio")
-    return influence_spread(influence_values(batch)[1], batch) / math.sqrt(run.num_sequences) / eta
+    return standard_error(influence_values(batch)[1], batch)
 
 
-def _curvature_error(run: Run) -> float | None:
-    if run.vhvv is None or run.num_sequences < 2:
-        return None
-    return standard_deviation(run.vhvv) * math.sqrt(run.num_sequences)  # of a sum
+def _true_error_known(run: Run) -> bool:
+    return "baseline_entropy" in run.supports and run.num_sequences > 1
 
 
 CHECKS = {
     "integrity": Check("Contributions must sum to the stored totals; runs that do not add up are skipped.", _integrity),
     "unchanged": Check("1 where entropies and weights did not change: the step was skipped.", _at_each_eta(_unchanged)),
-    "score_z": Check("Mean score over its SE; far from 0, sequences are off-policy.", _score),
+    "score_z": Check("Mean score over its SE; far from 0, sequences are off-policy.", _score, "the score"),
     "log_probability_excess_z": Check(
-        "Mean of log pi(sequence) + its entropy, over its SE; far from 0, sequences are off-policy.", _excess
+        "Mean of log pi(sequence) + its entropy, over its SE; far from 0, sequences are off-policy.",
+        _excess,
+        "sum_logp and h_base",
     ),
     "ess_share": Check(
         "Effective sample size of the importance weights over N; near 1, weights are even.",
@@ -299,22 +281,32 @@ CHECKS = {
     "pareto_k": Check(
         "Tail of the importance weights; above the limit, the true change and its SE are unreliable.",
         _at_each_eta(_pareto_k),
+        severity=float,
     ),
     "weights_agree": Check(
-        "Largest disagreement of stored weights with log weights and ESS.", _at_each_eta(_weights_agree)
+        "Largest disagreement of stored weights with log weights and ESS.",
+        _at_each_eta(_weights_agree),
+        "log_weights or ess",
     ),
     "log_weight_slope": Check(
         "Slope of log weights on eta times score, minus 1; off 0 where ratios are reversed, averaged or clipped.",
         _at_each_eta(_log_weight_slope),
+        "log_weights and the score",
     ),
     "noise_share": Check(
-        "Share of numerical noise in log weights; large, the step is below the precision floor.", _at_each_eta(_noise)
+        "Share of numerical noise in log weights; large, the step is below the precision floor.",
+        _at_each_eta(_noise),
+        "log_weights, and the score or a run at twice the eta",
     ),
     "offset_z": Check(
-        "True change that does not vanish at eta 0, over its SE; large, entropies were measured differently.", _offset
+        "True change that does not vanish at eta 0, over its SE; large, entropies were measured differently.",
+        _offset,
+        "two etas and h_base",
     ),
     "step_error": Check(
-        "SE of matched − true over the mean true change; large, this run cannot show nonlinearity by it.", _step_errors
+        "SE of matched − true over the mean true change; large, this run cannot show nonlinearity by it.",
+        _step_errors,
+        "the score and h_base",
     ),
     "stored_error": Check(
         "Stored SE times its number of shards over the SE computed here; far from 1, one of them is wrong.",
@@ -363,14 +355,19 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
             "check": check_name,
             "value": found.value,
             "limit": found.limit,
-            "flag": found.flag,
-            "meaning": f"{found.detail}{' ' if found.detail else ''}{check.meaning}",
+            "flag": check.severity(found.value) > check.severity(found.limit) if found.flag is None else found.flag,
+            "meaning": f"{_detail(found, check)} {check.meaning}".strip(),
         }
         for name, run in runs.items()
         for check_name, check in CHECKS.items()
         for found in check.find(run, references)
     ]
     return pd.DataFrame(rows)
+
+
+def _detail(found: Finding, check: Check) -> str:
+    missing = f"Not recorded: it takes {check.takes}." if math.isnan(found.value) and check.takes else ""
+    return found.detail or missing
 
 
 def health_of_batches(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
@@ -456,14 +453,16 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
             "group": batch if len({*map(_correction, runs.values())}) == 1 else f"{batch}, {_correction(run)}",
             "true": m.delta_h_true,
             "linear": m.eta * run.delta_h_per_lr,
-            **_standard_errors(run, m.eta),
-            "ess_share": float(m.weights.sum() ** 2 / (m.weights @ m.weights)) / run.num_sequences,
+            "true_se": true_total_standard_error(run, m.eta),
+            "linear_se": _linear_error(run, m.eta),
+            "ess_share": effective_share(m),
         }
         for batch, runs in batches.items()
         for name, run in runs.items()
         for m in run.measurements
     ]
-    return pd.DataFrame(rows).sort_values(["eta", "batch", "run"], ignore_index=True)
+    table = pd.DataFrame(rows).astype({"true_se": float})
+    return table.sort_values(["eta", "batch", "run"], ignore_index=True)
 
 
 def _correction(run: Run) -> str:
@@ -523,13 +522,3 @@ def contribution_tails(contributions: pd.DataFrame) -> pd.DataFrame:
             sd = float(values.std(ddof=1))
             rows.append((run, kind, float(values.sum()), sd, float(np.sqrt(squares[0])) / sd, float(top)))
     return pd.DataFrame(rows, columns=["run", "kind", "total", "sd", "largest", "top_1pct_share"])
-
-
-def _standard_errors(run: Run, eta: float) -> dict[str, float]:
-    """Return the standard errors of the totals on a fresh batch of the run's size, NaN where they cannot be had."""
-    true_se = true_total_standard_error(run, eta)
-    linear_se = float("nan")
-    if {"linear", "baseline_entropy"} <= set(run.supports) and run.num_sequences > 1:
-        batch = columns(run, eta, "ratio")
-        linear_se = influence_spread(influence_values(batch)[1], batch) / math.sqrt(run.num_sequences)
-    return {"true_se": float("nan") if true_se is None else true_se, "linear_se": linear_se}
