@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations
 from typing import Literal
 
@@ -33,6 +33,7 @@ NO: AnswerWord = "no"
 UNSURE: AnswerWord = "cannot tell"
 QUESTIONS = {"linear": "Is the step linear?", "recorded": "Is the recorded linear change right?"}
 _WHETHER = {"linear": "whether the step is linear", "recorded": "whether the recorded linear change is right"}
+_NAMED = {"trend": "by the trend over etas", "matched": "by matched − true", "ratio": "by the ratio"}
 
 SURPRISING = 0.01  # actual runs with a p-value below contradict their prediction
 _FEW_RUNS = 10
@@ -197,30 +198,15 @@ def verdict(
     >>> found.linear.answer, found.recorded.answer
     ('yes', 'cannot tell')
     """
-    goal = Goal(tolerance=tolerance, probability=probability)
+    Goal(tolerance=tolerance, probability=probability)  # must be in range
     size, step = checked_count(n, "n"), known_eta(large_runs, eta)
     require_runs(small_runs or large_runs, "small_runs")
     copies = same_content(large_runs)
     runs = {name: run for name, run in large_runs.items() if run.has_eta(step) and name not in copies}
-    health = run_health(runs)
-    flags = health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, step)))]
-    change = true_change(runs, step)
-    unsound, shared = _unsound(flags), _shared_prompts(runs)
-    pilots = straightness_pilots(runs, step)
-    linear = _linear(pilots, size, goal, [*unsound, *shared])
-    weak = _weak_reference(change)
-    agreement, recorded = _recorded(runs, small_runs, step, size, goal, [*unsound, *shared, *weak], flags)
-    return Verdict(
-        eta=step,
-        n=size,
-        tolerance=tolerance,
-        probability=probability,
-        linear=linear,
-        recorded=recorded,
-        reasons=(*_of_true_change(runs, change, small_runs, step), *_flagged(flags)),
-        next_steps=_next_steps(runs, step, goal, pilots, linear, recorded, flags),
-        not_established=_not_established(runs, size, change, pilots, agreement, small_runs is not None),
-    )
+    case = Case(runs, small_runs, step, size, tolerance, probability)
+    linear, recorded = case.linear(), case.recorded()
+    reasons, steps = case.of_both(), case.next_steps(linear, recorded)
+    return Verdict(step, size, tolerance, probability, linear, recorded, reasons, steps, case.not_established())
 
 
 def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability: float = 0.9) -> float | None:
@@ -258,19 +244,9 @@ def verdict_map(
     """
     small = small_runs or {}
     require_runs(small or runs, "small_runs")
-    return verdict_table(
-        [
-            verdict(
-                runs,
-                eta,
-                n,
-                tolerance=tolerance,
-                probability=probability,
-                small_runs={name: run for name, run in small.items() if run.has_eta(eta)} or None,
-            )
-            for eta in known_etas(runs, etas)
-        ]
-    )
+    goal: dict[str, float] = {"tolerance": tolerance, "probability": probability}
+    small_at = {eta: {name: run for name, run in small.items() if run.has_eta(eta)} for eta in known_etas(runs, etas)}
+    return verdict_table([verdict(runs, eta, n, small_runs=own or None, **goal) for eta, own in small_at.items()])
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -352,77 +328,184 @@ def _common_between_variance(groups: Sequence[tuple[np.ndarray, np.ndarray]], fr
     return (low + high) / 2
 
 
-def _linear(pilots: Mapping[str, Pilot], n: int, goal: Goal, doubts: Sequence[str]) -> Answer:
-    if not pilots:
-        missing = "it takes two etas a run, or the score: measure more etas on the same sequences, or record the score"
-        return Answer(UNSURE, reasons=(f"nonlinearity cannot be estimated: {missing}",))
-    chosen = min(pilots, key=lambda method: pilots[method].fixed_effect_error)
-    told = [f"nonlinearity {_named(method)}: {plus_minus(p.pooled.mean, p.pooled.se)}" for method, p in pilots.items()]
-    z = difference_z(*pilots.values()) if len(pilots) == 2 else math.nan
-    differ = [f"the trend and matched − true differ by {abs(z):.1f} standard errors"] if abs(z) > CLEAR_Z else []
-    return _answered(chosen, pilots[chosen], n, goal, [*doubts, *differ], told)
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Runs and a question, as in `verdict`, and what follows from them."""
 
+    runs: Mapping[str, Run]
+    small_runs: Mapping[str, Run] | None
+    eta: float
+    n: int
+    tolerance: float
+    probability: float
 
-def _recorded(
-    runs: Mapping[str, Run],
-    small_runs: Mapping[str, Run] | None,
-    eta: float,
-    n: int,
-    goal: Goal,
-    doubts: Sequence[str],
-    flags: pd.DataFrame,
-) -> tuple[Agreement | None, Answer]:
-    supports = [set(run.supports) for run in runs.values()]
-    if not all({"linear", "baseline_entropy"} <= found for found in supports):
-        reason = "not every run records its linear terms by sequence (approx.per_sequence[].gdotv)"
-        return None, Answer(UNSURE, reasons=(reason,))
-    pilot = pilot_of(runs, eta)
-    told = [f"err_rel by the ratio: {plus_minus(pilot.pooled.mean, pilot.pooled.se)}"]
-    doubts, agreement = list(doubts), None
-    if not all("score" in found for found in supports):
-        doubts.append("the linear terms lack the denominator correction, so they estimate another quantity")
-    else:
-        adjusted = pilot_of(runs, eta, estimator="adjusted").pooled
-        told.append(f"score-adjusted: {plus_minus(adjusted.mean, adjusted.se)}")
-    if small_runs:
-        doubts += [f"actual run {name} does not add up" for name, run in small_runs.items() if integrity_problems(run)]
-        agreement = agreement_with_prediction(runs, small_runs, eta, reference=pilot.reference)
-    if agreement is not None:
-        p = f"p = {agreement.p_spread:.2g} for their spread, {agreement.p_mean:.2g} for their mean"
-        told.append(f"{_count(agreement.num_runs, 'actual run')} against the prediction: {p}")
-        if min(agreement.p_spread, agreement.p_mean) < SURPRISING:
-            doubts.append("the actual runs contradict the prediction from the large runs")
-    off_policy = flags[flags["check"].isin(OFF_POLICY_CHECKS)]
-    if len(off_policy):
-        told.append(f"sequences are off-policy (sampler-trainer mismatch): {_listed(off_policy)}")
-    return agreement, _answered("ratio", pilot, n, goal, doubts, told)
+    @cached_property
+    def flags(self) -> pd.DataFrame:
+        """What `run_health` flags at this eta."""
+        health = run_health(self.runs)
+        return health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, self.eta)))]
 
+    @cached_property
+    def off_policy(self) -> pd.DataFrame:
+        """Flags of off-policy sequences."""
+        return self.flags[self.flags["check"].isin(OFF_POLICY_CHECKS)]
 
-def _answered(estimator: str, pilot: Pilot, n: int, goal: Goal, doubts: Iterable[str], told: Iterable[str]) -> Answer:
-    """Return the answer of a pilot; doubts make it "cannot tell"."""
-    tolerance, probability = float(goal.tolerance or 0), goal.probability
-    reasons = [f"no answer: {doubt}" for doubt in doubts]
-    answer = UNSURE if reasons else _within(pilot, tolerance, probability)
-    quantile = normal_quantile(probability)
-    spread, (low, high) = math.sqrt(pilot.mean_square_spread), spread_interval(pilot)
-    margin, least, most = (quantile * s / math.sqrt(n) for s in (spread, low, high))
-    enough = YES if most <= tolerance else NO if least > tolerance else UNSURE
-    required, fewest, largest = (size_for(s, tolerance / quantile) for s in (spread, low, high))
-    next_low, next_high = predict(pilot, math.inf).interval(probability)
-    return Answer(
-        answer=answer,
-        estimator=estimator,
-        mean=pilot.pooled.mean,
-        se=pilot.pooled.se,
-        low=next_low,
-        high=next_high,
-        margin=margin,
-        enough=enough,
-        required_n=required,
-        required_low=fewest,
-        required_high=largest,
-        reasons=(*reasons, *told, f"one batch of {n} estimates the error to ±{margin:.2f} ({least:.2f} to {most:.2f})"),
-    )
+    @cached_property
+    def change(self) -> Pool:
+        """The true change over the runs."""
+        return true_change(self.runs, self.eta)
+
+    @cached_property
+    def pilots(self) -> dict[str, Pilot]:
+        """Nonlinearity, by each method that the runs record."""
+        return straightness_pilots(self.runs, self.eta)
+
+    @cached_property
+    def ratio(self) -> Pilot | None:
+        """err_rel by the ratio; None where a run does not record it."""
+        return pilot_of(self.runs, self.eta) if self._all_record("linear", "baseline_entropy") else None
+
+    @cached_property
+    def agreement(self) -> Agreement | None:
+        """Whether actual runs fell where predicted; None without them."""
+        if self.ratio is None or not self.small_runs:
+            return None
+        return agreement_with_prediction(self.runs, self.small_runs, self.eta, reference=self.ratio.reference)
+
+    @cached_property
+    def doubts(self) -> list[str]:
+        """What concerns both answers."""
+        found = self.flags[self.flags["check"].isin(_UNSOUND)]
+        return [*([f"{_listed(found)}: fix or exclude the run"] if len(found) else []), *_shared_prompts(self.runs)]
+
+    def linear(self) -> Answer:
+        """Return whether the step is linear."""
+        if not self.pilots:
+            missing = (
+                "it takes two etas a run, or the score: measure more etas on the same sequences, or record the score"
+            )
+            return Answer(UNSURE, reasons=(f"nonlinearity cannot be estimated: {missing}",))
+        chosen = min(self.pilots, key=lambda method: self.pilots[method].fixed_effect_error)
+        told = [f"nonlinearity {_NAMED[method]}: {_estimate(pilot)}" for method, pilot in self.pilots.items()]
+        z = difference_z(*self.pilots.values()) if len(self.pilots) == 2 else math.nan
+        differ = [f"the trend and matched − true differ by {abs(z):.1f} standard errors"] if abs(z) > CLEAR_Z else []
+        return self.answered(chosen, self.pilots[chosen], [*self.doubts, *differ], told)
+
+    def recorded(self) -> Answer:
+        """Return whether the recorded linear change is right."""
+        if self.ratio is None:
+            reason = "not every run records its linear terms by sequence (approx.per_sequence[].gdotv)"
+            return Answer(UNSURE, reasons=(reason,))
+        told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self.doubts), self.change
+        if change.count and change.se * CLEAR_Z > abs(change.mean):
+            weak = f"the reference, the mean true change, is known to ±{change.se / abs(change.mean):.0%} only"
+            doubts.append(weak)
+        if self._all_record("score"):
+            told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
+        else:
+            doubts.append("the linear terms lack the denominator correction, so they estimate another quantity")
+        small = self.small_runs or {}
+        doubts += [f"actual run {name} does not add up" for name, run in small.items() if integrity_problems(run)]
+        if (found := self.agreement) is not None:
+            p = f"p = {found.p_spread:.2g} for their spread, {found.p_mean:.2g} for their mean"
+            told.append(f"{_count(found.num_runs, 'actual run')} against the prediction: {p}")
+            if min(found.p_spread, found.p_mean) < SURPRISING:
+                doubts.append("the actual runs contradict the prediction from the large runs")
+        if len(self.off_policy):
+            told.append(f"sequences are off-policy (sampler-trainer mismatch): {_listed(self.off_policy)}")
+        return self.answered("ratio", self.ratio, doubts, told)
+
+    def of_both(self) -> tuple[str, ...]:
+        """Return the reasons that concern both answers."""
+        told, change = [], self.change
+        if change.count:
+            tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 else ""
+            told.append(f"true change {change.mean * 1e3:+.3f} ± {change.se * 1e3:.3f} (10⁻³ nats per token{tau})")
+        small = true_change(self.small_runs, self.eta) if told and self.small_runs else None
+        if self.small_runs and small is not None and small.count:
+            p = true_change_p_value(self.runs, self.small_runs, self.eta)
+            told[0] += f"; actual runs {small.mean * 1e3:+.3f} ± {small.se * 1e3:.3f} (p = {p:.2g} for no difference)"
+        return (*told, f"health flags: {_listed(self.flags)}") if len(self.flags) else tuple(told)
+
+    def next_steps(self, linear: Answer, recorded: Answer) -> tuple[str, ...]:
+        """Return what would help, from the numbers."""
+        steps = []
+        if len(self.off_policy):
+            steps.append(
+                "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling"
+            )
+        trend, matched = self.pilots.get("trend"), self.pilots.get("matched")
+        fewest = max((len(run.etas) for run in self.runs.values()), default=0)
+        weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
+        if fewest < 5 and weak and (linear.answer == UNSURE or linear.enough != YES):
+            steps.append("measure larger etas on the same sequences: nonlinearity is then known better at every eta")
+        if recorded.answer == UNSURE and matched is not None and recorded.required_n is not None:
+            needed = self._size_for(math.sqrt(matched.mean_square_spread))
+            if needed < recorded.required_n / 2:
+                sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
+                steps.append(f"use the matched estimator: ±{self.tolerance:g} takes {sizes}")
+        behind = {"linear": (linear, self.pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
+        for question, (found, pilot) in behind.items():
+            if found.answer == UNSURE and pilot is not None and not found.reasons[0].startswith("no answer"):
+                steps.append(self.more_runs(_WHETHER[question], pilot))
+        return tuple(steps)
+
+    def not_established(self) -> tuple[str, ...]:
+        """Return what these runs do not show."""
+        count, found, change = len(self.runs), [], self.change
+        if count < _FEW_RUNS:
+            bounds = [f"{p.tau_interval(CONFIDENCE)[1]:.2f} ({_NAMED[name]})" for name, p in self.pilots.items()]
+            bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
+            found.append(f"how much updates differ; with {_count(count, 'large run')} tau is hardly known{bound}")
+        if any(len(run.etas) > 1 for run in self.runs.values()):
+            found.append("that etas agree: step sizes within a run share sequences and are not independent")
+        if change.count and change.mean:
+            found.append(f"the true change to better than ±{change.se / abs(change.mean):.0%}")
+        if prompts_per_sequence(self.runs) is None:
+            found.append("that sequences are independent (prompts sampled more than once?): no prompt ids are recorded")
+        if self.n > max((run.num_sequences for run in self.runs.values()), default=self.n):
+            found.append(f"how a batch of {self.n} behaves: no run is as large")
+        if self.agreement is None:
+            given = "" if self.small_runs is not None else ": none were given"
+            return (*found, f"that actual small runs fall where predicted{given}")
+        few = (
+            f"with {_count(self.agreement.num_runs, 'run')} a sign test cannot reach p < {self.agreement.smallest_p:g}"
+        )
+        return (*found, f"a small misfit of the actual runs: {few}")
+
+    def _all_record(self, *needs: str) -> bool:
+        return all(set(needs) <= set(run.supports) for run in self.runs.values())
+
+    def answered(self, estimator: str, pilot: Pilot, doubts: Iterable[str], told: Iterable[str]) -> Answer:
+        """Return the answer of a pilot; doubts make it "cannot tell"."""
+        reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
+        answer = UNSURE if reasons else _within(pilot, self.tolerance, self.probability)
+        spreads = (math.sqrt(pilot.mean_square_spread), *spread_interval(pilot))
+        margin, least, most = (normal_quantile(self.probability) * s / math.sqrt(self.n) for s in spreads)
+        enough = YES if most <= self.tolerance else NO if least > self.tolerance else UNSURE
+        required, fewest, largest = map(self._size_for, spreads)
+        low, high = predict(pilot, math.inf).interval(self.probability)
+        batch = f"one batch of {self.n} estimates the error to ±{margin:.2f} ({least:.2f} to {most:.2f})"
+        errors, sizes = (pooled.mean, pooled.se, low, high, margin), (required, fewest, largest)
+        return Answer(answer, estimator, *errors, enough, *sizes, (*reasons, *told, batch))
+
+    def _size_for(self, spread: float) -> int:
+        return size_for(spread, self.tolerance / normal_quantile(self.probability))
+
+    def more_runs(self, whether: str, pilot: Pilot) -> str:
+        """Return how many more runs like these would settle a question, if they agree as these do."""
+        from scipy.special import ndtri
+
+        count, found = len(pilot.values), pilot.pooled
+        variance = float(np.mean(pilot.variances))
+        for more in _MORE_RUNS:
+            scores = ndtri((np.arange(count + more) + 0.5) / (count + more))
+            values = found.mean + scores / scores.std(ddof=1) * math.sqrt(found.tau**2 + variance)
+            spreads = np.full(count + more, math.sqrt(variance))
+            like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
+            if _within(like, self.tolerance, self.probability) != UNSURE:
+                return f"{_count(more, 'more run')} like these would settle {whether}"
+        return f"more runs of this size would not settle {whether}"
 
 
 def _within(pilot: Pilot, tolerance: float, probability: float) -> AnswerWord:
@@ -434,11 +517,6 @@ def _within(pilot: Pilot, tolerance: float, probability: float) -> AnswerWord:
     return YES if confident and len(pilot.values) > 1 else UNSURE
 
 
-def _unsound(flags: pd.DataFrame) -> list[str]:
-    found = flags[flags["check"].isin(_UNSOUND)]
-    return [f"{_listed(found)}: fix or exclude the run"] if len(found) else []
-
-
 def _shared_prompts(runs: Mapping[str, Run]) -> list[str]:
     prompts = {name: set(run.prompt_ids.tolist()) for name, run in runs.items() if run.prompt_ids is not None}
     for (one, a), (other, b) in combinations(prompts.items(), 2):
@@ -447,115 +525,8 @@ def _shared_prompts(runs: Mapping[str, Run]) -> list[str]:
     return []
 
 
-def _weak_reference(change: Pool) -> list[str]:
-    if not change.count or change.se * CLEAR_Z <= abs(change.mean):
-        return []
-    return [f"the reference, the mean true change, is known to ±{change.se / abs(change.mean):.0%} only"]
-
-
-def _of_true_change(
-    runs: Mapping[str, Run], change: Pool, small_runs: Mapping[str, Run] | None, eta: float
-) -> list[str]:
-    if not change.count:
-        return []
-    tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 else ""
-    told = [f"true change {change.mean * 1e3:+.3f} ± {change.se * 1e3:.3f} (10⁻³ nats per token{tau})"]
-    small = true_change(small_runs, eta) if small_runs else None
-    if small is not None and small.count:
-        p = true_change_p_value(runs, small_runs or {}, eta)
-        told[0] += f"; actual runs {small.mean * 1e3:+.3f} ± {small.se * 1e3:.3f} (p = {p:.2g} for no difference)"
-    return told
-
-
-def _flagged(flags: pd.DataFrame) -> list[str]:
-    return [f"health flags: {_listed(flags)}"] if len(flags) else []
-
-
-def _next_steps(
-    runs: Mapping[str, Run],
-    eta: float,
-    goal: Goal,
-    pilots: Mapping[str, Pilot],
-    linear: Answer,
-    recorded: Answer,
-    flags: pd.DataFrame,
-) -> tuple[str, ...]:
-    """Return what would help, from the numbers."""
-    steps = []
-    if flags["check"].isin(OFF_POLICY_CHECKS).any():
-        steps.append("fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling")
-    trend, matched = pilots.get("trend"), pilots.get("matched")
-    fewest = max((len(run.etas) for run in runs.values()), default=0)
-    weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
-    if fewest < 5 and weak and (linear.answer == UNSURE or linear.enough != YES):
-        steps.append("measure larger etas on the same sequences: nonlinearity is then known better at every eta")
-    if recorded.answer == UNSURE and matched is not None and recorded.required_n is not None:
-        needed = size_for(
-            math.sqrt(matched.mean_square_spread), (goal.tolerance or 0) / normal_quantile(goal.probability)
-        )
-        if needed < recorded.required_n / 2:
-            sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
-            steps.append(f"use the matched estimator: ±{goal.tolerance:g} takes {sizes}")
-    recorded_pilot = pilot_of(runs, eta) if recorded.estimator else None
-    for question, found, pilot in (
-        ("linear", linear, pilots.get(linear.estimator)),
-        ("recorded", recorded, recorded_pilot),
-    ):
-        if found.answer == UNSURE and pilot is not None and not found.reasons[0].startswith("no answer"):
-            steps.append(_more_runs(_WHETHER[question], pilot, goal))
-    return tuple(steps)
-
-
-def _more_runs(whether: str, pilot: Pilot, goal: Goal) -> str:
-    """Return how many more runs like these would settle a question, if they agree as these do."""
-    from scipy.special import ndtri
-
-    count, found = len(pilot.values), pilot.pooled
-    variance = float(np.mean(pilot.variances))
-    for more in _MORE_RUNS:
-        scores = ndtri((np.arange(count + more) + 0.5) / (count + more))
-        values = found.mean + scores / scores.std(ddof=1) * math.sqrt(found.tau**2 + variance)
-        like = replace(
-            pilot, values=values, spreads=np.full(count + more, math.sqrt(variance)), sizes=np.ones(count + more)
-        )
-        if _within(like, float(goal.tolerance or 0), goal.probability) != UNSURE:
-            return f"{_count(more, 'more run')} like these would settle {whether}"
-    return f"more runs of this size would not settle {whether}"
-
-
-def _not_established(
-    runs: Mapping[str, Run],
-    n: int,
-    change: Pool,
-    pilots: Mapping[str, Pilot],
-    agreement: Agreement | None,
-    small_given: bool,
-) -> tuple[str, ...]:
-    count, found = len(runs), []
-    if count < _FEW_RUNS:
-        bounds = [f"{pilot.tau_interval(CONFIDENCE)[1]:.2f} ({_named(name)})" for name, pilot in pilots.items()]
-        bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
-        found.append(f"how much updates differ; with {_count(count, 'large run')} tau is hardly known{bound}")
-    if any(len(run.etas) > 1 for run in runs.values()):
-        found.append("that etas agree: step sizes within a run share sequences and are not independent")
-    if change.count and change.mean:
-        found.append(f"the true change to better than ±{change.se / abs(change.mean):.0%}")
-    if prompts_per_sequence(runs) is None:
-        found.append("that sequences are independent (prompts sampled more than once?): no prompt ids are recorded")
-    if runs and n > max(run.num_sequences for run in runs.values()):
-        found.append(f"how a batch of {n} behaves: no run is as large")
-    if agreement is None:
-        found.append("that actual small runs fall where predicted" + ("" if small_given else ": none were given"))
-    else:
-        found.append(
-            f"a small misfit of the actual runs: with {_count(agreement.num_runs, 'run')} a sign test cannot reach "
-            f"p < {agreement.smallest_p:g}"
-        )
-    return tuple(found)
-
-
-def _named(estimator: str) -> str:
-    return {"trend": "by the trend over etas", "matched": "by matched − true", "ratio": "by the ratio"}[estimator]
+def _estimate(pilot: Pilot) -> str:
+    return plus_minus(pilot.pooled.mean, pilot.pooled.se)
 
 
 def _listed(flags: pd.DataFrame) -> str:

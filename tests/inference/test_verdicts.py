@@ -8,11 +8,9 @@ import pytest
 
 from analysis_helpers import load_runs, reference_true_totals, synthetic_runs, trusted_eta, verdict
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.inference.planning import Goal
 from analysis_helpers.inference.prediction import Pilot
 from analysis_helpers.inference.verdicts import (
-    _answered,
-    _more_runs,
+    Case,
     true_change,
     true_change_p_value,
     verdict_map,
@@ -28,6 +26,11 @@ ETA = 1.6e-6
 def pilot(values: list[float], *, spread: float = 4.0, size: float = 1000.0, kurtosis: float = 3.0) -> Pilot:
     ones = np.ones(len(values))
     return Pilot(1e-6, -1e-3, size * ones, np.array(values), spread * ones, kurtosis * ones, 0.0)
+
+
+def asked(n: int = 256) -> Case:
+    """Return a question with the tolerance 0.5 and the probability 0.9."""
+    return Case({}, None, ETA, n, 0.5, 0.9)
 
 
 def off_by(runs: Runs, errors: list[float]) -> Runs:
@@ -62,37 +65,36 @@ def on_score(runs: Runs, factor: float) -> Runs:
     ],
 )
 def test_the_answer_follows_from_mean_and_spread_over_updates(values: list[float], answer: str) -> None:
-    found = _answered("ratio", pilot(values), 256, Goal(tolerance=0.5), [], [])
+    found = asked().answered("ratio", pilot(values), [], [])
     assert found.answer == answer
     assert math.isnan(found.low) == (len(values) == 1)
 
 
 def test_a_margin_inside_the_tolerance_is_enough_and_near_it_cannot_be_told() -> None:
     # S = 4 is known to about 1.1 %; the margin is 1.645 * 4 / sqrt(n), 0.5 at n = 173.
-    asked = Goal(tolerance=0.5)
-    found = [_answered("ratio", pilot([0.0] * 4), n, asked, [], []).enough for n in (150, 173, 200)]
+    found = [asked(n).answered("ratio", pilot([0.0] * 4), [], []).enough for n in (150, 173, 200)]
     assert found == ["no", "cannot tell", "yes"]
     hardly = pilot([0.0, 0.1], size=20, kurtosis=12)
-    assert {_answered("ratio", hardly, n, asked, [], []).enough for n in (120, 173, 250)} == {"cannot tell"}
+    assert {asked(n).answered("ratio", hardly, [], []).enough for n in (120, 173, 250)} == {"cannot tell"}
 
 
 def test_margin_and_required_size_are_those_of_the_normal_distribution() -> None:
-    found = _answered("ratio", pilot([0.0] * 4), 100, Goal(tolerance=0.5), [], [])
+    found = asked(100).answered("ratio", pilot([0.0] * 4), [], [])
     assert found.margin == pytest.approx(1.6449 * 0.4, rel=1e-4)
     assert found.required_n == math.ceil((1.6449 * 4 / 0.5) ** 2)
     assert known(found.required_low) < found.required_n < known(found.required_high)
 
 
 def test_a_doubt_makes_an_answer_cannot_tell_and_leaves_its_numbers() -> None:
-    doubted = _answered("ratio", pilot([0.0, 0.1, -0.1, 0.05]), 256, Goal(tolerance=0.5), ["doubt"], [])
+    doubted = asked().answered("ratio", pilot([0.0, 0.1, -0.1, 0.05]), ["doubt"], [])
     assert doubted.answer == "cannot tell"
     assert doubted.required_n == 174
 
 
 def test_more_runs_that_agree_settle_a_question_and_the_number_is_computed() -> None:
-    assert re.match(r"\d+ more runs? like these", _more_runs("x", pilot([0.2, 0.1, 0.3]), Goal(tolerance=0.5)))
+    assert re.match(r"\d+ more runs? like these", asked().more_runs("x", pilot([0.2, 0.1, 0.3])))
     at_the_border = pilot([0.5, 0.5, 0.5])
-    assert "would not settle x" in _more_runs("x", at_the_border, Goal(tolerance=0.5))
+    assert "would not settle x" in asked().more_runs("x", at_the_border)
 
 
 def test_the_sample_data_get_the_answers_that_are_true_of_them(large_runs: Runs, small_runs: Runs) -> None:
