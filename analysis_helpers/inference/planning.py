@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,28 +26,24 @@ from .trend import straightness_pilots
 CONFIDENCE = 0.9
 """Level of the intervals on spreads and plans."""
 
+_DRAWS = 100  # of another set of runs, for the interval of a plan
+_OUTER = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 _LARGEST = 2**40  # sequences; what takes more is called unreachable
 LEAST = 64  # sequences of a plan: below, the closed form is rough
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A required batch size, and how far the runs behind it may mislead.
+class Plan(NamedTuple):
+    """A required batch size and its 90 % interval, which allows for how little the runs know; None: no size is enough.
 
     Attributes
     ----------
-    n
-        Sequences required; None where no batch size is enough.
-    low, high
-        An interval on n that allows for how little the runs know; None: no batch size may be enough.
-    level
-        Level of the interval.
+    n, low, high
+        Sequences.
     """
 
     n: int | None
     low: int | None
     high: int | None
-    level: float
 
 
 @dataclass(frozen=True)
@@ -121,44 +118,31 @@ def required_batch_size(
 
 
 def plan_batch_size(
-    runs: Mapping[str, Run],
-    eta: float,
-    goal: Goal,
-    *,
-    estimator: EstimatorName = "ratio",
-    reference: float | None = None,
-    level: float = CONFIDENCE,
-    num_draws: int = 100,
-    seed: int = 0,
+    runs: Mapping[str, Run], eta: float, goal: Goal, *, reference: float | None = None, seed: int = 0
 ) -> Plan:
     """Return the required batch size with an interval that allows for how little the runs know.
 
     For a standard error it follows from the interval of S (`spread_interval`). For a tolerance it says what other runs
-    of the same number and sizes would have said: each draw makes err_rel and S of every run anew from their estimated
-    distributions and plans again (a parametric bootstrap); the interval holds the middle ``level`` of these plans.
+    of the same number and sizes would have said: each of 100 draws makes err_rel and S of every run anew from their
+    estimated distributions and plans again (a parametric bootstrap); the interval holds the middle 90 % of these plans.
 
     Parameters
     ----------
-    runs, eta, estimator, reference
+    runs, eta, reference
         As in `required_batch_size`.
     goal
         What the batch is to reach.
-    level
-        Level of the interval.
-    num_draws
-        Number of draws.
     seed
         Seed of the draws.
     """
-    pilot = pilot_of(runs, eta, reference=reference, estimator=estimator)
+    pilot = pilot_of(runs, eta, reference=reference)
     if goal.target_sd is not None:
-        fewest, most = (size_for(spread, goal.target_sd) for spread in spread_interval(pilot, level))
-        return Plan(smallest_batch(pilot, goal), fewest, most, level)
+        return Plan(*(size_for(spread, goal.target_sd) for spread in spread_with_interval(pilot)))
     rng = np.random.default_rng(seed)
-    drawn = [smallest_batch(_another(pilot, rng), goal) for _ in range(checked_count(num_draws, "num_draws"))]
-    sizes = np.sort([np.inf if n is None else float(n) for n in drawn])
-    low, high = (float(np.quantile(sizes, (1 + sign * level) / 2, method="nearest")) for sign in (-1, 1))
-    return Plan(smallest_batch(pilot, goal), _whole(low), _whole(high), level)
+    drawn = [smallest_batch(_another(pilot, rng), goal) for _ in range(_DRAWS)]
+    ends = np.quantile([np.inf if n is None else n for n in drawn], _OUTER, method="nearest")
+    low, high = (int(end) if math.isfinite(end) else None for end in ends)
+    return Plan(smallest_batch(pilot, goal), low, high)
 
 
 def plan_batch_sizes(
@@ -179,8 +163,7 @@ def plan_batch_sizes(
     ['eta', 'n', 'low', 'high']
     """
     goal = Goal(tolerance=tolerance, probability=probability)
-    plans = {eta: plan_batch_size(runs, eta, goal, seed=seed) for eta in etas}
-    rows = [(eta, plan.n, plan.low, plan.high) for eta, plan in plans.items()]
+    rows = [(eta, *plan_batch_size(runs, eta, goal, seed=seed)) for eta in etas]
     table = pd.DataFrame(rows, columns=["eta", "n", "low", "high"])
     table = table.astype(dict.fromkeys(("n", "low", "high"), "Int64"))
     share = prompts_per_sequence(runs)
@@ -194,16 +177,17 @@ def prompts_per_sequence(runs: Mapping[str, Run]) -> float | None:
     return float(np.mean(shares)) if len(shares) == len(prompts) else None
 
 
-def spread_interval(pilot: Pilot, level: float = CONFIDENCE) -> tuple[float, float]:
-    """Return an interval for S, the root of S² averaged over runs: for few sequences, few runs, a reference not exact.
+def spread_with_interval(pilot: Pilot) -> tuple[float, float, float]:
+    """Return S, the root of S² averaged over runs, and its 90 % interval: for few sequences or runs, and the reference.
 
     The logarithms of S² are pooled as err_rel is, with variances ``(kurtosis - 1) / N``; the relative error of the
     reference, by which S is divided, adds to that of S.
     """
     logs = _log_spreads(pilot)
-    half = math.hypot((logs.interval(level)[1] - logs.mean) / 2, normal_quantile(level) * pilot.reference_error)
+    sampling, reference = (logs.interval(CONFIDENCE)[1] - logs.mean) / 2, pilot.reference_error
+    factor = math.exp(math.hypot(sampling, normal_quantile(CONFIDENCE) * reference))
     typical = math.sqrt(pilot.mean_square_spread)
-    return typical * math.exp(-half), typical * math.exp(half)
+    return typical, typical / factor, typical * factor
 
 
 def error_by_size(
@@ -213,7 +197,6 @@ def error_by_size(
     *,
     tolerance: float,
     probability: float = 0.9,
-    reference: float | None = None,
 ) -> pd.DataFrame:
     """Return how large an error of one fresh batch to expect at each size.
 
@@ -231,23 +214,17 @@ def error_by_size(
     >>> bool(round(table["se"].iloc[0] / table["se"].iloc[1], 9) == 2)  # four times the batch halves the error
     True
     """
-    pilot = pilot_of(runs, eta, reference=reference)
-    low, high = spread_interval(pilot)
-    rows = []
+    pilot, rows = pilot_of(runs, eta), []
+    spreads = spread_with_interval(pilot)
     for n in sizes_around(256, 4 * int(pilot.sizes.max())) if sizes is None else sizes:
         predicted = predict(pilot, checked_count(n, "sizes"))
-        se = (predicted.sampling_sd, low / math.sqrt(n), high / math.sqrt(n))
-        rows.append((n, *se, *predicted.interval(probability), predicted.probability_within(tolerance)))
+        errors = (spread / math.sqrt(n) for spread in spreads)
+        rows.append((n, *errors, *predicted.interval(probability), predicted.probability_within(tolerance)))
     return pd.DataFrame(rows, columns=["n", "se", "se_low", "se_high", "low", "high", "within"])
 
 
 def budget_table(
-    runs: Mapping[str, Run],
-    eta: float,
-    *,
-    sequences: int = 2048,
-    counts: Sequence[int] = (1, 2, 4, 8),
-    reference: float | None = None,
+    runs: Mapping[str, Run], eta: float, *, sequences: int = 2048, counts: Sequence[int] = (1, 2, 4, 8)
 ) -> pd.DataFrame:
     """Return what a budget of sequences buys as one large run or as several small ones, each with its own update.
 
@@ -266,9 +243,8 @@ def budget_table(
     >>> budget_table(synthetic_runs(3, 512), 1.6e-6, sequences=512)["sequences_each"].tolist()
     [512, 256, 128, 64]
     """
-    pilot = pilot_of(runs, eta, reference=reference)
+    pilot, rows = pilot_of(runs, eta), []
     taus = (pilot.pooled.tau, *pilot.tau_interval(CONFIDENCE))
-    rows = []
     for count in counts:
         each = checked_count(sequences, "sequences") // checked_count(count, "counts", most=sequences)
         sampling = pilot.mean_square_spread / each
@@ -310,9 +286,9 @@ def estimator_table(
     target, size = tolerance / normal_quantile(probability), checked_count(n, "n")
     rows = []
     for name, pilot in pilots.items():
-        spread = math.sqrt(pilot.mean_square_spread)
-        sizes = (size_for(s, target) for s in (spread, *spread_interval(pilot)))
-        rows.append((name, needs[name], spread / math.sqrt(size), *sizes))
+        spreads = spread_with_interval(pilot)
+        sizes = (size_for(spread, target) for spread in spreads)
+        rows.append((name, needs[name], spreads[0] / math.sqrt(size), *sizes))
     return pd.DataFrame(rows, columns=["estimator", "needs", "se", "sequences", "low", "high"])
 
 
@@ -370,7 +346,3 @@ def _log_spreads(pilot: Pilot) -> Pool:
 
 def _log_variances(pilot: Pilot) -> FloatArray:
     return np.maximum(pilot.kurtoses - 1, 1e-6) / pilot.sizes
-
-
-def _whole(size: float) -> int | None:
-    return int(size) if math.isfinite(size) else None

@@ -22,7 +22,7 @@ from ..err_rel import all_etas, known_eta, known_etas, same_content
 from ..estimators import true_total_standard_error
 from ..runs import Run, integrity_problems, require_runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
-from .planning import CONFIDENCE, LEAST, Goal, prompts_per_sequence, size_for, spread_interval
+from .planning import CONFIDENCE, LEAST, Goal, prompts_per_sequence, size_for, spread_with_interval
 from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
 from .random_effects import Pool, normal_quantile, pool
 from .trend import difference_z, straightness_pilots
@@ -480,7 +480,7 @@ class Case:
         """Return the answer of a pilot; doubts make it "cannot tell"."""
         reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
         answer = UNSURE if reasons else _within(pilot, self.tolerance, self.probability)
-        spreads = (math.sqrt(pilot.mean_square_spread), *spread_interval(pilot))
+        spreads = spread_with_interval(pilot)
         margin, least, most = (normal_quantile(self.probability) * s / math.sqrt(self.n) for s in spreads)
         enough = YES if most <= self.tolerance else NO if least > self.tolerance else UNSURE
         required, fewest, largest = map(self._size_for, spreads)

@@ -101,7 +101,7 @@ def plan_records(goals: Sequence[inference.Goal], *, tau: float = 0.0, count: in
     spread, rows = true_spread(), []
     for goal in goals:
         for k, each in enumerate(replicates(count, tau=tau, seed=seed)):
-            plan = inference.plan_batch_size(each.large, ETA, goal, num_draws=100, seed=k)
+            plan = inference.plan_batch_size(each.large, ETA, goal, seed=k)
             true_n = _size(_true_size(goal, spread, each.mean, tau))
             reached = math.nan if plan.n is None else _reached(goal, plan.n, spread, each.mean, tau)
             aims = (math.nan if aim is None else aim for aim in (goal.target_sd, goal.tolerance))
