@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,10 @@ class RunError(ValueError):
         super().__init__(f"{file}: {field} {rule}{got}")
 
 
+class NotRecordedError(RunError):
+    """No run records what is asked for; where a report runs a notebook, that notebook is skipped."""
+
+
 class RunWarning(UserWarning):
     """A run was skipped, or its numbers need caution; the message says which run and why."""
 
@@ -49,6 +53,13 @@ def warn_about_runs(message: str) -> None:
     while frame.f_back is not None and Path(frame.f_code.co_filename).is_relative_to(package):
         frame, depth = frame.f_back, depth + 1
     warnings.warn(message, RunWarning, stacklevel=depth + 1)
+
+
+def warn_skipped(reasons: Mapping[str, str], of: str = "") -> None:
+    """Issue one `RunWarning` for each reason, with the names of all runs skipped for it; "" is no reason."""
+    for reason in dict.fromkeys(filter(None, reasons.values())):
+        names = ", ".join(name for name, other in reasons.items() if other == reason)
+        warn_about_runs(f"skipped {names}{of}: {reason}")
 
 
 def canonical_eta(eta: float) -> float:

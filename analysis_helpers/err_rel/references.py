@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .._checks import RunError, checked_count, same_eta, warn_about_runs
+from .._checks import RunError, checked_count, same_eta, warn_about_runs, warn_skipped
 from ..estimators import true_total_standard_error
 from ..runs import Run, require_runs
 
@@ -35,9 +35,8 @@ def usable_runs(
     if checked_count(size, argument) > largest:
         raise ValueError(f"{argument} must be at most {largest}, the sequences of the largest run, got {size}")
     large_enough = {name: run for name, run in runs.items() if run.num_sequences >= size}
-    for name, run in runs.items():
-        if name not in large_enough:
-            warn_about_runs(f"skipped {name}: it has {run.num_sequences} sequences, fewer than {argument} {size}")
+    small = {name: run.num_sequences for name, run in runs.items() if name not in large_enough}
+    warn_skipped({name: f"{own} sequences, fewer than {argument} {size}" for name, own in small.items()})
     usable = {eta: _having(large_enough, eta) for eta in found}
     for eta, names in usable.items():
         if not names:
@@ -155,16 +154,14 @@ def same_content(runs: Mapping[str, Run]) -> dict[str, str]:
 
 def _without_copies(runs: Mapping[str, Run]) -> dict[str, Run]:
     copies = same_content(runs)
-    for name, original in copies.items():
-        warn_about_runs(f"skipped {name}: same content as {original}")
+    warn_skipped({name: f"same content as {original}" for name, original in copies.items()})
     return {name: run for name, run in runs.items() if name not in copies}
 
 
 def _having(runs: Mapping[str, Run], eta: float) -> list[str]:
-    for name, run in runs.items():
-        if not run.has_eta(eta):
-            warn_about_runs(f"skipped {name}: it has no eta {eta!r}")
-    return [name for name, run in runs.items() if run.has_eta(eta)]
+    having = [name for name, run in runs.items() if run.has_eta(eta)]
+    warn_skipped({name: f"no eta {eta!r}" for name in runs if name not in having})
+    return having
 
 
 def _warn_if_weak(total: float, runs: Sequence[Run], name: str, eta: float) -> None:

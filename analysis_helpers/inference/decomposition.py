@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, warn_about_runs
+from .._checks import FloatArray, warn_skipped
 from ..err_rel import known_etas, reference_total, usable_runs
 from ..estimators import Columns, columns, error_influence_values, score_influence_values, score_z, standard_error
 from ..runs import Run, require_runs
@@ -130,8 +130,7 @@ def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = 
     """
     require_runs(runs)
     able = {name: run for name, run in runs.items() if {"linear", "score", "baseline_entropy"} <= set(run.supports)}
-    for name in runs.keys() - able.keys():
-        warn_about_runs(f"skipped {name}: it does not record the score, so its error cannot be split")
+    warn_skipped({name: "without the score the error cannot be split" for name in runs if name not in able})
     parts = []
     for eta in known_etas(able, etas) if able else []:
         for adjusted in (False, True):

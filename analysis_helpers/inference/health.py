@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, same_eta, warn_about_runs
-from ..err_rel import all_etas, known_eta, reference_for, usable_runs
+from .._checks import FloatArray, same_eta, warn_about_runs, warn_skipped
+from ..err_rel import all_etas, known_eta, reference_for
 from ..estimators import (
     columns,
     error_influence_values,
@@ -474,7 +474,7 @@ def _correction(run: Run) -> str:
 def contribution_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
     """Return contributions at one eta: columns run, true, linear (nats per token), a row for each sequence.
 
-    Totals-only runs have none; they are skipped with a warning.
+    Of totals-only runs linear is missing, with a warning.
 
     Examples
     --------
@@ -483,11 +483,17 @@ def contribution_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
     64
     """
     parts = [pd.DataFrame({"run": [], "true": [], "linear": []}).astype({"run": str, "true": float, "linear": float})]
-    for name in usable_runs(runs, [eta], 1)[known_eta(runs, eta)]:
-        if "linear" not in runs[name].supports:
-            warn_about_runs(f"skipped {name}: it has no per-sequence terms, only totals")
-            continue
-        true_seq, linear_seq = per_sequence_contributions(runs[name], eta)
+    found = known_eta(runs, eta)
+    names = [name for name, run in runs.items() if run.has_eta(found)]
+    warn_skipped({name: f"no eta {found!r}" for name in runs if name not in names})
+    if totals_only := ", ".join(name for name in names if "linear" not in runs[name].supports):
+        warn_about_runs(
+            f"only true contributions are known of {totals_only}: approx.per_sequence[].gdotv is not recorded"
+        )
+    for name in names:
+        run = runs[name]
+        known = run if "linear" in run.supports else replace(run, gdotv=np.full(run.num_sequences, np.nan))
+        true_seq, linear_seq = per_sequence_contributions(known, eta)
         parts.append(pd.DataFrame({"run": name, "true": true_seq, "linear": linear_seq}))
     return pd.concat(parts, ignore_index=True)
 
@@ -516,7 +522,9 @@ def contribution_tails(contributions: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for run, table in contributions.groupby("run"):
         for kind in ("true", "linear"):
-            values = table[kind].to_numpy()
+            values = table[kind].dropna().to_numpy()
+            if not len(values):
+                continue  # totals only
             squares = np.sort((values - values.mean()) ** 2)[::-1]
             top = squares[: max(1, len(squares) // 100)].sum() / squares.sum()
             sd = float(values.std(ddof=1))

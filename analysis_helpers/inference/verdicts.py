@@ -362,8 +362,18 @@ class Case:
 
     @cached_property
     def ratio(self) -> Pilot | None:
-        """err_rel by the ratio; None where a run does not record it."""
-        return pilot_of(self.runs, self.eta) if self._all_record("linear", "baseline_entropy") else None
+        """err_rel by the ratio; None where runs do not record it alike."""
+        return None if self.unrecorded else pilot_of(self.runs, self.eta)
+
+    @cached_property
+    def unrecorded(self) -> str:
+        """What some runs lack for err_rel, and which; empty where it is nothing."""
+        linear, corrected = self._without("linear", "baseline_entropy"), self._without("score")
+        if linear:
+            return f"linear terms by sequence (approx.per_sequence[].gdotv) are not recorded in {', '.join(linear)}"
+        if 0 < len(corrected) < len(self.runs):
+            return f"the denominator correction of other runs is not recorded in {', '.join(corrected)}"
+        return ""
 
     @cached_property
     def agreement(self) -> Agreement | None:
@@ -394,13 +404,12 @@ class Case:
     def recorded(self) -> Answer:
         """Return whether the recorded linear change is right."""
         if self.ratio is None:
-            reason = "not every run records its linear terms by sequence (approx.per_sequence[].gdotv)"
-            return Answer(UNSURE, reasons=(reason,))
+            return Answer(UNSURE, reasons=(self.unrecorded,))
         told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self.doubts), self.change
         if change.count and change.se * CLEAR_Z > abs(change.mean):
             weak = f"the reference, the mean true change, is known to ±{change.se / abs(change.mean):.0%} only"
             doubts.append(weak)
-        if self._all_record("score"):
+        if not self._without("score"):
             told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
         else:
             doubts.append("the linear terms lack the denominator correction, so they estimate another quantity")
@@ -473,8 +482,8 @@ class Case:
         )
         return (*found, f"a small misfit of the actual runs: {few}")
 
-    def _all_record(self, *needs: str) -> bool:
-        return all(set(needs) <= set(run.supports) for run in self.runs.values())
+    def _without(self, *needs: str) -> list[str]:
+        return [name for name, run in self.runs.items() if not set(needs) <= set(run.supports)]
 
     def answered(self, estimator: str, pilot: Pilot, doubts: Iterable[str], told: Iterable[str]) -> Answer:
         """Return the answer of a pilot; doubts make it "cannot tell"."""

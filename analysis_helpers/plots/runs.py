@@ -54,7 +54,9 @@ def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
     farthest = []
     for name in ("true", "linear"):
         centred = contributions[name] - of_runs[name].transform("mean")
-        distance = np.sort(np.abs(centred / of_runs[name].transform("std")))
+        distance = np.sort((centred / of_runs[name].transform("std")).abs().dropna())
+        if not len(distance):
+            continue  # totals only
         share = 1 - np.arange(len(distance)) / len(distance)
         ax.step(distance, share, color=style.COLOURS[name], where="post", label=name)
         farthest.append((float(distance[-1]), name))

@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .._checks import NotRecordedError
 from .parameters import notebooks_folder
 
 WAIT_FOR_WORKERS = 60.0  # seconds
@@ -88,7 +89,7 @@ class Execution:
     seconds
         Wall time.
     skipped
-        What it needs that is not installed, and how to install it; empty where it was run.
+        What it needs that is not installed, or that no run records; empty where it was run.
     kept
         Whether it is from an earlier sweep.
     package
@@ -190,8 +191,9 @@ def run_job(job: Job, target: Path, how: How) -> Execution:
     error, died = _attempt(job, target, how)
     if died:
         error, _ = _attempt(job, target, replace(how, cold=True))
-    seconds = time.perf_counter() - start
-    return Execution(job.name, target, error, seconds, package=(__version__, package_digest()))
+    seconds, told = time.perf_counter() - start, f"{NotRecordedError.__name__}: "
+    skipped, error = (error.removeprefix(told), "") if error.startswith(told) else ("", error)
+    return Execution(job.name, target, error, seconds, skipped, package=(__version__, package_digest()))
 
 
 def _attempt(job: Job, target: Path, how: How) -> tuple[str, bool]:

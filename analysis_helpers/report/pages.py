@@ -104,7 +104,7 @@ def write_page(execution: Execution, out: Path, pages: Collection[str]) -> dict[
     import nbformat
 
     section: dict[str, Any] = {"title": execution.name, "error": execution.error, "skipped": execution.skipped}
-    if not execution.path.is_file():
+    if execution.skipped or not execution.path.is_file():
         return section
     page = f"{execution.name}.html"
     (out / page).write_text(notebook_page(execution.path), encoding="utf-8")

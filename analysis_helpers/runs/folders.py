@@ -20,7 +20,7 @@ from typing import Literal
 
 import pandas as pd
 
-from .._checks import RunError, checked_choice, warn_about_runs
+from .._checks import NotRecordedError, RunError, checked_choice, warn_about_runs, warn_skipped
 from .json import encode_run, parse_run
 from .run import FIELDS_BEHIND, Run, integrity_problems, require_run
 
@@ -192,12 +192,14 @@ def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> 
     folder
         A batch folder.
     needs
-        What a run must record: any of "linear", "score", "baseline_entropy", "curvature".
+        What a run must record: any of "linear", "score", "baseline_entropy", "curvature". With "linear", runs without
+        the denominator correction are skipped where others have it.
 
     Raises
     ------
     RunError
-        If the folder is missing or holds no runs, or every run is skipped.
+        If the folder is missing or holds no runs, or every run is skipped; as `NotRecordedError`, if none records a
+        need.
 
     Examples
     --------
@@ -209,10 +211,13 @@ def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> 
     (['run_01'], ['E_32'])
     """
     runs = load_runs(folder, on_error="skip")
-    reasons = {name: _reason_to_skip(run, needs) for name, run in runs.items()}
-    for name, reason in reasons.items():
-        if reason:
-            warn_about_runs(f"skipped {name} of {Path(folder).name}: {reason}")
+    for need in needs:
+        if not any(need in run.supports for run in runs.values()):
+            raise NotRecordedError(str(folder), FIELDS_BEHIND[need], f"is recorded in no run ({', '.join(runs)})")
+    corrected = "linear" in needs and any("score" in run.supports for run in runs.values())
+    wanted = [*needs, "score"] if corrected else needs
+    reasons = {name: _reason_to_skip(run, wanted) for name, run in runs.items()}
+    warn_skipped(reasons, f" of {Path(folder).name}")
     kept = {name: run for name, run in runs.items() if not reasons[name]}
     if not kept:
         raise RunError(str(folder), "folder", "holds no run that can be used", "; ".join(reasons.values()))
@@ -404,4 +409,4 @@ def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: S
 
 def _reason_to_skip(run: Run, needs: Sequence[str]) -> str:
     missing = [FIELDS_BEHIND[need] for need in needs if need not in run.supports]
-    return "; ".join([*(f"{field} is not recorded" for field in missing), *integrity_problems(run)])
+    return "; ".join([*(f"{field} is not recorded" for field in missing[:1]), *integrity_problems(run)])

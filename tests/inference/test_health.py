@@ -168,11 +168,14 @@ def test_contributions_have_a_row_a_sequence(large_runs: Runs) -> None:
     totals = table.groupby("run")["true"].sum()
     for name, run in large_runs.items():
         assert totals[name] == pytest.approx(run.measurement(1.6e-6).delta_h_true, rel=1e-9)
-    with pytest.warns(RunWarning, match="skipped run_02"):
+    with pytest.warns(RunWarning, match="true contributions .* run_02"):
         table = ah.contribution_table({"run_01": random_run(), "run_02": totals_only_run()}, 1e-6)
-    assert set(table["run"]) == {"run_01"}
-    with pytest.warns(RunWarning, match="skipped run_02"):
-        assert ah.contribution_table({"run_02": totals_only_run()}, 1e-6).empty
+    assert table.groupby("run")[["true", "linear"]].count().to_numpy().tolist() == [[12, 12], [2, 0]]
+    assert ah.contribution_tails(table)[["run", "kind"]].to_numpy().tolist() == [
+        ["run_01", "true"],
+        ["run_01", "linear"],
+        ["run_02", "true"],
+    ]
 
 
 def test_tails_measure_the_largest_and_the_top_hundredth() -> None:

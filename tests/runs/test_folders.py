@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis_helpers import Run, RunError, inventory, load_runs, read_run, sound_batches, sound_runs, write_run
-from analysis_helpers._checks import RunWarning
+from analysis_helpers._checks import NotRecordedError, RunWarning
 from analysis_helpers.runs.folders import result_files
 from analysis_helpers.runs.json import encode_run
 from tests.building import random_run, refused, totals_only_run
@@ -273,6 +273,21 @@ def test_sound_runs_leave_out_what_does_not_load_add_up_or_record_enough(tmp_pat
     assert second.startswith("skipped run_02 of E_12: delta_h_per_lr is 1")
     assert third.startswith("skipped run_04 of E_12: approx.per_sequence[].gdotv")
     assert {w.filename for w in caught} == {__file__}
+
+
+def test_what_no_run_records_is_said_once_and_runs_without_the_correction_are_not_mixed_in(tmp_path: Path) -> None:
+    write_batch(tmp_path / "E_2", totals_only_run(), totals_only_run())
+    with refused(
+        f"{tmp_path / 'E_2'}: approx.per_sequence[].gdotv is recorded", "run_01, run_02", error=NotRecordedError
+    ):
+        sound_runs(tmp_path / "E_2", needs=["linear"])
+    plain = [random_run(seed=k, score=False) for k in (1, 2)]
+    write_batch(tmp_path / "E_12", *plain)
+    assert len(sound_runs(tmp_path / "E_12", needs=["linear"])) == 2
+    write_batch(tmp_path / "E_12", *plain, random_run())
+    with pytest.warns(RunWarning, match="skipped run_01, run_02 of E_12: .*denom_corr_unscaled") as caught:
+        assert list(sound_runs(tmp_path / "E_12", needs=["linear"])) == ["run_03"]
+    assert len(caught) == 1
 
 
 def test_a_batch_with_no_sound_run_is_left_out_and_none_at_all_is_an_error(tmp_path: Path) -> None:
