@@ -106,8 +106,8 @@ class Execution:
 
     @property
     def status(self) -> str:
-        """In a word: "failed", "kept" or "done"."""
-        return "failed" if self.error else "kept" if self.kept else "done"
+        """In a word: "failed", "skipped", "kept" or "done"."""
+        return "failed" if self.error else "skipped" if self.skipped else "kept" if self.kept else "done"
 
 
 def tell(line: str) -> None:

@@ -261,7 +261,7 @@ def runlog_table(ended: Sequence[Ended]) -> pd.DataFrame:
             "parameters": json.dumps(job.parameters, sort_keys=True),
             "status": execution.status,
             "seconds": round(execution.seconds, 3),
-            "error": execution.error,
+            "error": execution.error or execution.skipped,
             "version": execution.package[0],
             "digest": execution.package[1][:12],
         }
@@ -313,7 +313,7 @@ def _followed(ended: Iterable[Ended], total: int) -> Generator[Ended]:
 
     with tqdm(total=total, unit="notebook", file=sys.stderr, disable=None) as bar:
         for count, (job, execution) in enumerate(ended, 1):
-            how = execution.error or f"{execution.status} ({execution.seconds:.1f} s)"
+            how = execution.error or execution.skipped or f"{execution.status} ({execution.seconds:.1f} s)"
             tell(f"[{count}/{total}] {job.name}: {how}")
             bar.update()
             yield job, execution
@@ -497,7 +497,8 @@ def _finish(job: Job, execution: Execution, out: Path) -> Execution:
     if figure is not None:
         write_in_one_step(out / FIGURES / f"{job.name}.png", figure)
     seconds = round(execution.seconds, 3)
-    notebook.metadata[STAMP] = {"key": job.key, "error": error, "seconds": seconds, "package": execution.package}
+    told = error or execution.skipped  # run again by the next sweep
+    notebook.metadata[STAMP] = {"key": job.key, "error": told, "seconds": seconds, "package": execution.package}
     nbformat.write(notebook, execution.path)
     return replace(execution, path=execution.path.replace(_finished(out, job)), error=error)
 
