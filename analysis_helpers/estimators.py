@@ -103,6 +103,11 @@ class Columns:
         """Return (true, linear) for sums of shape ``(..., columns)``, in nats per token."""
         return self.estimator.evaluate(sums, self.full)
 
+    def error(self) -> float:
+        """Return linear - true of the full batch, in nats per token."""
+        true, linear = self.estimate(self.sums)
+        return float(linear - true)
+
 
 def _partial_sum(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     # The definition of the published figures: full-batch contributions, summed over the subset, not rescaled.

@@ -18,6 +18,7 @@ from ..runs import Run, require_runs
 from .random_effects import pool
 
 PARTS = ("linear_minus_matched", "matched_minus_true")
+_COLUMNS = ("run", "eta", "err_rel", "se", *(part + end for part in PARTS for end in ("", "_se")), "score_z")
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,23 +143,12 @@ def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = 
 
 def _decomposed(name: str, run: Run, eta: float, scale: float, score_adjusted: bool) -> dict[str, object]:
     error, second = (_error_of(columns(run, eta, estimator), scale) for estimator in ("ratio", "matched"))
-    first = _Part(error.value - second.value, error.psi - second.psi, error.batch)
+    parts = [error, _Part(error.value - second.value, error.psi - second.psi, error.batch), second]
     if score_adjusted:
-        score = score_influence_values(run)
-        error, first, second = (part.adjusted(*score) for part in (error, first, second))
-    return {
-        "run": name,
-        "eta": eta,
-        "err_rel": error.value,
-        "se": error.se,
-        "linear_minus_matched": first.value,
-        "linear_minus_matched_se": first.se,
-        "matched_minus_true": second.value,
-        "matched_minus_true_se": second.se,
-        "score_z": score_z(run),
-    }
+        parts = [part.adjusted(*score_influence_values(run)) for part in parts]
+    values = [number for part in parts for number in (part.value, part.se)]
+    return dict(zip(_COLUMNS, [name, eta, *values, score_z(run)], strict=True))
 
 
 def _error_of(batch: Columns, scale: float) -> _Part:
-    true, linear = batch.estimate(batch.sums)
-    return _Part(float(linear - true) / scale, error_influence_values(batch) / scale, batch)
+    return _Part(batch.error() / scale, error_influence_values(batch) / scale, batch)

@@ -240,10 +240,9 @@ def pilot_of(
         batch = columns(run, found, estimator)
         if batch.estimator.degree:
             raise ValueError(f"estimator must be a mean, as 'ratio' is, on a fresh batch; got {estimator!r}")
-        true, linear = batch.estimate(batch.sums)
         psi = error_influence_values(batch) / scale
         psis.append(psi)
-        rows.append((run.num_sequences, float(linear - true) / scale, influence_spread(psi, batch), kurtosis(psi)))
+        rows.append((run.num_sequences, batch.error() / scale, influence_spread(psi, batch), kurtosis(psi)))
     sizes, values, spreads, kurtoses = np.array(rows, dtype=float).T
     error = mean_total_error(list(kept.values()), found) if reference is None else 0.0
     relative = (error or 0.0) / abs(scale)
@@ -254,18 +253,9 @@ def predict(pilot: Pilot, n: float) -> Prediction:
     """Return the prediction for a fresh run of n sequences; an infinite n gives that of an update without sampling."""
     found, sampling = pilot.distribution, pilot.mean_square_spread / n
     variance = float(np.mean(found.sds(sampling) ** 2) + np.var(found.means))
-    return Prediction(
-        eta=pilot.eta,
-        n=n,
-        reference=pilot.reference,
-        mean=float(found.means.mean()),
-        sd=math.sqrt(variance),
-        tau=pilot.pooled.tau,
-        se_mean=pilot.pooled.se,
-        sampling_sd=math.sqrt(sampling),
-        num_runs=len(pilot.values),
-        _distribution=found,
-    )
+    mean, tau, se = float(found.means.mean()), pilot.pooled.tau, pilot.pooled.se
+    known = (mean, math.sqrt(variance), tau, se, math.sqrt(sampling))
+    return Prediction(pilot.eta, n, pilot.reference, *known, len(pilot.values), found)
 
 
 def check_prediction(
@@ -326,12 +316,8 @@ def agreement_of(pilot: Pilot, values: FloatArray, sizes: FloatArray) -> Agreeme
     share = found.errors[:, None] / sds
     variance_of_sum = (1 - share**2).sum(axis=1) + share.sum(axis=1) ** 2
     z = (off / sds).sum(axis=1) / np.sqrt(variance_of_sum)
-    return Agreement(
-        num_runs=len(values),
-        p_spread=float(gammaincc(len(values) / 2, np.maximum(chi2, 0) / 2).mean()),
-        p_mean=float((2 * ndtr(-np.abs(z))).mean()),
-        smallest_p=2.0 ** (1 - len(values)),
-    )
+    p_spread = float(gammaincc(len(values) / 2, np.maximum(chi2, 0) / 2).mean())
+    return Agreement(len(values), p_spread, float((2 * ndtr(-np.abs(z))).mean()), 2.0 ** (1 - len(values)))
 
 
 def kurtosis(psi: FloatArray) -> float:
@@ -357,10 +343,9 @@ def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[st
     rows = []
     for name, value in zip(actual["run"], actual["err_rel"].tolist(), strict=True):
         run = kept[name]
-        predicted = predict(pilot, run.num_sequences)
-        z = (value - predicted.mean) / predicted.sd
-        se = _own_standard_error(run, pilot)
-        rows.append((name, run.num_sequences, value, se, predicted.mean, predicted.sd, z, predicted.pit(value)))
+        found, se = predict(pilot, run.num_sequences), _own_standard_error(run, pilot)
+        z = (value - found.mean) / found.sd
+        rows.append((name, run.num_sequences, value, se, found.mean, found.sd, z, found.pit(value)))
     return pd.DataFrame(rows, columns=names)
 
 

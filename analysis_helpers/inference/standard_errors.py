@@ -125,13 +125,11 @@ def subset_moments(
     rows = []
     for eta, names in usable_runs(runs, etas, n, "n").items():
         for name in names:
-            run = runs[name]
+            run, batch = runs[name], columns(runs[name], eta, estimator)
             scale = reference_for(references, run, eta, name)
-            batch = columns(run, eta, estimator)
             share = (n / run.num_sequences) ** batch.estimator.degree
             sd = err_rel_standard_error(run, eta, n, reference=scale, estimator=estimator, population="run")
-            true, linear = batch.estimate(batch.sums)
-            rows.append((name, eta, float(linear - true) / scale * share, sd))
+            rows.append((name, eta, batch.error() / scale * share, sd))
     return pd.DataFrame(rows, columns=["run", "eta", "mean", "sd"])
 
 

@@ -130,8 +130,7 @@ def nonlinearity(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -
     rows = []
     for eta in known_etas(runs, etas):
         for method, pilot in straightness_pilots(runs, eta).items():
-            low, high = predict(pilot, math.inf).interval(_LEVEL)
-            rows.append((eta, method, pilot.pooled.mean, pilot.pooled.se, low, high))
+            rows.append((eta, method, pilot.pooled.mean, pilot.pooled.se, *predict(pilot, math.inf).interval(_LEVEL)))
     return pd.DataFrame(rows, columns=["eta", "method", "nonlinearity", "se", "low", "high"])
 
 
@@ -156,20 +155,12 @@ def trend_pilot(runs: Mapping[str, Run], eta: float) -> Pilot:
     fits = fit_trends(runs)
     slope = _pooled(fits, "slope")
     scale = -eta / slope.mean
-    psis = [scale * fit.curvature_psi for fit in fits.values()]
-    sizes = np.array([fit.num_sequences for fit in fits.values()], dtype=float)
-    errors = np.array([abs(scale) * fit.curvature_se for fit in fits.values()])
-    return Pilot(
-        eta=eta,
-        reference=slope.mean * eta,
-        sizes=sizes,
-        values=scale * np.array([fit.curvature for fit in fits.values()]),
-        spreads=errors * np.sqrt(sizes),
-        kurtoses=np.array([kurtosis(psi) for psi in psis]),
-        reference_error=slope.se / abs(slope.mean),
-        names=tuple(fits),
-        psis=tuple(psis),
-    )
+    psis = tuple(scale * fit.curvature_psi for fit in fits.values())
+    rows = [(fit.num_sequences, fit.curvature, fit.curvature_se) for fit in fits.values()]
+    sizes, curvatures, errors = np.array(rows, dtype=float).T
+    spreads, kurtoses = abs(scale) * errors * np.sqrt(sizes), np.array([kurtosis(psi) for psi in psis])
+    known = slope.se / abs(slope.mean)
+    return Pilot(eta, slope.mean * eta, sizes, scale * curvatures, spreads, kurtoses, known, tuple(fits), psis)
 
 
 def difference_z(one: Pilot, other: Pilot) -> float:
@@ -221,19 +212,10 @@ def fit_trend(run: Run) -> Trend:
         with_offset = np.column_stack([np.ones(len(x)), scaled, scaled**2])
         _, coefficients, offset_errors, _ = _least_squares(with_offset, true, covariance)
         offset_z = coefficients[0] / offset_errors[0] if offset_errors[0] else math.nan
+    slopes = (slope / unit, errors[0] / unit)
+    curvatures = (curvature / unit**2, errors[1] / unit**2)
     chi2 = residual if df else math.nan
-    curvature_psi = psi @ gains[1] / unit**2
-    return Trend(
-        slope / unit,
-        errors[0] / unit,
-        curvature / unit**2,
-        errors[1] / unit**2,
-        chi2,
-        df,
-        offset_z,
-        curvature_psi,
-        run.num_sequences,
-    )
+    return Trend(*slopes, *curvatures, chi2, df, offset_z, psi @ gains[1] / unit**2, run.num_sequences)
 
 
 def _least_squares(

@@ -313,11 +313,9 @@ def _true_changes(runs: Mapping[str, Run], eta: float) -> tuple[np.ndarray, np.n
 
 def _common_between_variance(groups: Sequence[tuple[np.ndarray, np.ndarray]], freedom: int) -> float:
     def excess(tau2: float) -> float:
-        total = 0.0
-        for values, variances in groups:
-            weights = 1 / (variances + tau2)
-            total += float(weights @ (values - weights @ values / weights.sum()) ** 2)
-        return total - freedom
+        means = [np.average(values, weights=1 / (variances + tau2)) for values, variances in groups]
+        squares = [(v - mean) ** 2 / (s + tau2) for (v, s), mean in zip(groups, means, strict=True)]
+        return float(np.sum(np.concatenate(squares))) - freedom
 
     low, high = 0.0, sum(float(np.sum((values - values.mean()) ** 2)) for values, _ in groups) / freedom
     if excess(0.0) <= 0:
