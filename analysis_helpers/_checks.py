@@ -100,10 +100,8 @@ def checked_array(
         raise RunError(source, name, "must hold one number per sequence", f"shape {array.shape}")
     if length is not None and len(array) != length:
         raise RunError(source, name, f"must have one value for each of the {length} sequences", f"{len(array)} values")
-    for bad, rule in ((~np.isfinite(array), "must be finite"), (nonnegative & (array < 0), "must not be negative")):
-        if bad.any():
-            at = int(bad.argmax())
-            raise RunError(source, name, rule, f"{float(array[at])!r} at position {at}")
+    _refuse(~np.isfinite(array), "must be finite", array, name, source)
+    _refuse(nonnegative & (array < 0), "must not be negative", array, name, source)
     return frozen(array)
 
 
@@ -112,8 +110,7 @@ def checked_tokens(values: ArrayLike, name: str, source: str) -> FloatArray:
     if np.asarray(values).dtype == bool:
         raise RunError(source, name, "must be counts of tokens", "True and False")
     array = checked_array(values, name, source, nonnegative=True)
-    if (array % 1 != 0).any():
-        raise RunError(source, name, "must be whole numbers", float(array[np.argmax(array % 1 != 0)]))
+    _refuse(array % 1 != 0, "must be whole numbers", array, name, source)
     checked_total(array, name, source)
     return array
 
@@ -121,14 +118,16 @@ def checked_tokens(values: ArrayLike, name: str, source: str) -> FloatArray:
 def checked_entropies(values: ArrayLike, name: str, source: str, tokens: FloatArray) -> FloatArray:
     """Return entropy sums (nats), or raise a `RunError`: none negative, and 0 where a sequence has no tokens."""
     array = checked_array(values, name, source, length=len(tokens))
-    for bad, rule in (
-        (array < -_ROUNDING, "must not be negative"),
-        ((tokens == 0) & (array != 0), "must be 0 where there are no tokens"),
-    ):
-        if bad.any():
-            at = int(bad.argmax())
-            raise RunError(source, name, rule, f"{float(array[at])!r} at position {at}")
+    _refuse(array < -_ROUNDING, "must not be negative", array, name, source)
+    _refuse((tokens == 0) & (array != 0), "must be 0 where there are no tokens", array, name, source)
     return array
+
+
+def _refuse(bad: NDArray[np.bool_], rule: str, array: FloatArray, name: str, source: str) -> None:
+    """Raise a `RunError` about the first value that is bad, if there is one."""
+    if bad.any():
+        at = int(bad.argmax())
+        raise RunError(source, name, rule, f"{float(array[at])!r} at position {at}")
 
 
 def checked_prompts(values: ArrayLike, name: str, source: str, *, length: int) -> NDArray[Any]:

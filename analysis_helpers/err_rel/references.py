@@ -48,7 +48,6 @@ def usable_runs(
 
 def require_poolable(runs: Mapping[str, Run]) -> None:
     """Raise a `RunError` if some runs record the denominator correction and others do not: a different linear term."""
-    require_runs(runs)
     corrected = {name: "score" in run.supports for name, run in runs.items() if "linear" in run.supports}
     if len(set(corrected.values())) > 1:
         without = ", ".join(name for name, has in corrected.items() if not has)

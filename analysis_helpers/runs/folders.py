@@ -97,10 +97,10 @@ def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
         problem = f"cannot be read ({error.strerror})"
     found = _at_depth(_json_files(root, depth), root, depth)
     if not found:
-        pattern = "/".join(["*"] * depth)
-        hint = _other_folder(root, depth) if problem == "holds no runs" else ""
-        listing = f"looked for {root / pattern / RESULTS_FILE}; {_listing(root)}{hint}"
-        raise RunError(str(root), "folder", f"{problem}; {listing}")
+        elsewhere = [path for path in _json_files(root, _DEEPEST) if path.name in _NAMES]
+        hint = f" (is {_above(elsewhere[0], depth)} the folder meant?)" if elsewhere else ""
+        wanted = root.joinpath(*["*"] * depth, RESULTS_FILE)
+        raise RunError(str(root), "folder", f"{problem}; looked for {wanted}; {_listing(root)}{hint}")
     return found
 
 
@@ -337,15 +337,6 @@ def _listing(folder: Path, most: int = 8) -> str:
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in place.iterdir())
     shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
     return f"in {place} there is {shown or 'nothing'}"
-
-
-def _other_folder(root: Path, depth: int) -> str:
-    """Return a hint at the folder that holds runs at that depth, if there is one."""
-    files = _json_files(root, _DEEPEST)
-    named = next((path for path in files if path.name in _NAMES), None)
-    if named is not None:
-        return f" (is {_above(named, depth)} the folder meant?)"
-    return f" (the inventory of {root} says what the files there are)" if files else ""
 
 
 def _above(path: Path, depth: int) -> str:

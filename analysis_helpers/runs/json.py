@@ -145,10 +145,7 @@ def encode_run(run: Run) -> bytes:
         "quadratic": _present({"variance": _variance_fields(run, _QUADRATIC)}) or None,
         "direction": run.direction,
     }
-    entries = [
-        {"eta": m.eta, "delta_h_true": m.delta_h_true, "diagnostics": _diagnostics(run.token_counts, m)}
-        for m in run.measurements
-    ]
+    entries = [_entry(run.token_counts, m) for m in run.measurements]
     text = msgspec.json.encode({"approx": _present(approx), "true": {"entries": entries}}, enc_hook=np.ndarray.tolist)
     del approx, entries  # they take many times the memory of the run
     return msgspec.json.format(text, indent=1) + b"\n"
@@ -173,14 +170,13 @@ def _decode(data: bytes, source: str) -> Results:
         raise RunError(source, "file", f"is not a run: it has the keys {keys}; a run has 'true' and 'approx'")
     try:
         return msgspec.convert(plain, Results)
-    except msgspec.ValidationError as error:  # as in: Expected `float`, got `str` - at `$.approx.delta_h_per_lr`
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: half of a surrogate pair
+        # As in: Expected `float`, got `str` - at `$.approx.delta_h_per_lr`
         problem, _, where = str(error).partition(" - at `$")
         field = where.strip(".`")
         if "missing" in problem:
             raise RunError(source, f"{field}.{problem.split('`')[1]}".lstrip("."), "is missing") from None
         raise RunError(source, field or "file", f"does not fit the format ({problem})") from None
-    except UnicodeEncodeError as error:  # half of a surrogate pair, where a number belongs
-        raise RunError(source, "file", "must be UTF-8 text", str(error)) from None
 
 
 def _run(results: Results, source: str) -> Run:
@@ -189,10 +185,7 @@ def _run(results: Results, source: str) -> Run:
     per_lr = _finite(approx.delta_h_per_lr, "approx.delta_h_per_lr", source)
     scale = None if meta.scale is None else _finite(meta.scale, "approx.per_sequence_meta.scale", source)
     stored = _shard_errors(approx, len(tokens), source)
-    if approx.per_sequence is None:
-        known: dict[str, Any] = {"scale": scale, "shard_errors": stored, "direction": approx.direction}
-        return Run(tokens, measurements, per_lr, source=source, **known)
-    sequences = _in_order(approx.per_sequence, tokens, source)
+    sequences = [] if approx.per_sequence is None else _in_order(approx.per_sequence, tokens, source)
     gdotv, vhvv, logp, sampler_logp = (
         _recorded([getattr(s, name) for s in sequences], name, source)
         for name in ("gdotv", "vhvv", "sum_logp", "sampler_logp")
@@ -261,16 +254,16 @@ def _in_order(sequences: list[Sequence], tokens: FloatArray, source: str) -> lis
 
 
 def _score_terms(sequences: list[Sequence], meta: Meta, source: str) -> ScoreTerms | None:
-    none = Extras()
-    extras = [s.extras or none for s in sequences]
-    wjlogp_sum = _recorded([e.wjlogp_sum for e in extras], "extras.wjlogp_sum", source)
-    jh_sum = _recorded([e.jH_sum for e in extras], "extras.jH_sum", source)
-    denom_corr = _recorded([e.denom_corr_unscaled for e in extras], "extras.denom_corr_unscaled", source)
-    if wjlogp_sum is None or jh_sum is None or denom_corr is None or meta.H_base_mean is None:
+    none, names = Extras(), ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
+    columns = [[getattr(s.extras or none, name) for s in sequences] for name in names]
+    parts = [_recorded(column, f"extras.{name}", source) for name, column in zip(names, columns, strict=True)]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(names) or meta.H_base_mean is None:
         return None
     mean = _finite(meta.H_base_mean, "approx.per_sequence_meta.H_base_mean", source)
     if mean <= 0:
         raise RunError(source, "approx.per_sequence_meta.H_base_mean", "must be positive", mean)
+    wjlogp_sum, jh_sum, denom_corr = known
     return ScoreTerms(wjlogp_sum, jh_sum, denom_corr, mean)
 
 
@@ -278,7 +271,7 @@ def _prompts(values: list[int | str | None], source: str) -> NDArray[Any] | None
     name = "approx.per_sequence[].prompt_id"
     if values.count(None) == len(values):
         return None
-    if None in values or len({type(value) for value in values}) > 1:
+    if len({type(value) for value in values}) > 1:
         raise RunError(source, name, "must be a whole number for all sequences, or a text for all, or none")
     return checked_prompts(values, name, source, length=len(values))  # type: ignore[arg-type]
 
@@ -323,8 +316,8 @@ def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _diagnostics(tokens: FloatArray, m: Measurement) -> dict[str, Any]:
-    fields = {
+def _entry(tokens: FloatArray, m: Measurement) -> dict[str, Any]:
+    diagnostics = {
         "base_entropy": m.base_entropy,
         "ess": m.ess,
         "normalized_weights": m.weights,
@@ -333,7 +326,7 @@ def _diagnostics(tokens: FloatArray, m: Measurement) -> dict[str, Any]:
         "h_new": m.h_new,
         "token_counts": _whole(tokens),
     }
-    return _present(fields)
+    return {"eta": m.eta, "delta_h_true": m.delta_h_true, "diagnostics": _present(diagnostics)}
 
 
 def _sequence_rows(run: Run) -> list[dict[str, Any]] | None:

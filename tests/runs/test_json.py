@@ -207,7 +207,7 @@ REFUSED = {
     },
     "1e400": (with_total("1e400"), "approx.delta_h_per_lr must be finite"),
     "400 digits": (with_total("1" * 400), "approx.delta_h_per_lr"),
-    "half a surrogate pair": (with_total(r'"\ud800"'), "file must be UTF-8"),
+    "half a surrogate pair": (with_total(r'"\ud800"'), "file does not fit the format"),
     "NaN": (with_total("NaN"), "approx.delta_h_per_lr must be finite"),
     "text": (with_total(f'"{DIGITS}"'), "approx.delta_h_per_lr does not fit the format (Expected `float`"),
 }
