@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 
 from analysis_helpers import Run, err_rel_standard_error, load_runs, simulate_err_rel, simulate_err_rel_across_runs
 from analysis_helpers.estimators import columns
+from analysis_helpers.report.execution import find_notebooks, missing_extra
 from analysis_helpers.subsampling import subset_sums
 from tests.benchmarks import baselines
 
@@ -120,29 +121,46 @@ def large_batches() -> list[Row]:
     return rows
 
 
-def sweeping(reruns: int = 24) -> list[Row]:
-    """Rerun a notebook with other parameters: one sweep against papermill commands one after another."""
-    source = REPOSITORY / "notebooks" / "02_batch_size_comparison.ipynb"
-    sizes = [32 + 8 * k for k in range(reruns // 2)]
-    quietly = partial(subprocess.run, check=True, capture_output=True)
+def quietly(*command: object) -> None:
+    subprocess.run([sys.executable, "-m", *map(str, command)], check=True, capture_output=True)
+
+
+def notebooks(reruns: int = 24) -> list[Row]:
+    """Run notebooks: one report or sweep against papermill commands one after another."""
+    places = [path for path in find_notebooks() if not missing_extra(path)]
+    source = next(path for path in places if path.stem.startswith("02"))
     with tempfile.TemporaryDirectory() as folder:
-        papermill = [str(Path(sys.executable).parent / "papermill"), str(source)]
+
+        def papermill(path: Path, *options: object) -> None:
+            quietly("papermill", path, f"{folder}/out.ipynb", "--cwd", path.parent, *options)
+
+        def sweep(name: str, sizes: Sequence[int], *options: object) -> None:
+            given = [part for size in sizes for part in ("--subset-size", size)]
+            chosen = ["--notebook", source.stem, "--out", f"{folder}/{name}"]
+            quietly("analysis_helpers", "sweep", *chosen, *given, *options)
 
         def commands() -> None:
-            for eta, size in ((eta, size) for eta in ETAS for size in sizes):
-                options = ["-p", "eta", str(eta), "-p", "subset_size", str(size), "--cwd", str(source.parent)]
-                quietly([*papermill, f"{folder}/{eta}-{size}.ipynb", *options])
+            for size in sizes:
+                papermill(source, "-p", "subset_size", size)
 
-        etas = [part for eta in ETAS for part in ("--eta", str(eta))]
-        options = [
-            *etas,
-            *(part for size in sizes for part in ("--subset-size", str(size))),
-            "--out",
-            f"{folder}/sweep",
+        sizes = [32 + 8 * k for k in range(reruns)]
+        few = sizes[:9]
+        one = timed(lambda: papermill(source, "-p", "subset_size", 256))
+        alone = timed(lambda: sweep("first", few[:1], "--workers", 1))
+        several = timed(lambda: sweep("several", few, "--workers", 1))
+        ours = timed(lambda: quietly("analysis_helpers", "report", "--out", f"{folder}/report"))
+        whole = timed(lambda: [papermill(path) for path in places])
+        swept = timed(lambda: sweep("all", sizes))
+        return [
+            Row(f"report of {len(places)} notebooks", "papermill commands", whole / ours, 4),
+            Row(f"sweep of {reruns} reruns", "papermill commands", timed(commands) / swept, 6.5),
+            Row(
+                "one more rerun in a sweep, one worker",
+                "papermill command",
+                one * (len(few) - 1) / (several - alone),
+                4,
+            ),
         ]
-        command = [sys.executable, "-m", "analysis_helpers", "sweep", "--notebook", source.stem, *options]
-        ours = timed(lambda: quietly(command))
-        return [Row(f"sweep of {reruns} reruns", "papermill commands", timed(commands) / ours, 3)]
 
 
 def exponent(sizes: list[int], seconds: list[float]) -> float:
@@ -154,7 +172,7 @@ def main() -> None:
     root = Path(os.environ.get("RESEARCH_RUNS") or REPOSITORY / "data_samples")
     runs = load_runs(root / "E_2048")
     peers = against_peers(next(iter(runs.values())))
-    rows = [*loading(root), *against_the_loop(runs), *peers, *large_batches(), *sweeping()]
+    rows = [*loading(root), *against_the_loop(runs), *peers, *large_batches(), *notebooks()]
     print(f"{'what':42} {'baseline':30} {'ratio':>8} {'target':>8}  met")
     for row in rows:
         met = "yes" if row.met else "NO"
