@@ -43,6 +43,7 @@ from .verdicts import (
     UNSURE as UNSURE,
     YES as YES,
     Answer as Answer,
+    Case as Case,
     Verdict as Verdict,
     plus_minus as plus_minus,
     trusted_eta as trusted_eta,

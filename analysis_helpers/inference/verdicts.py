@@ -337,6 +337,12 @@ class Case:
     tolerance: float
     probability: float
 
+    def of_size(self, n: int) -> Case:
+        """Return the same question of another batch size; what does not depend on it is not computed again."""
+        other = replace(self, n=n)
+        vars(other).update(vars(self) | {"n": n})
+        return other
+
     @cached_property
     def flags(self) -> pd.DataFrame:
         """What `run_health` flags at this eta."""
@@ -374,6 +380,11 @@ class Case:
         return ""
 
     @cached_property
+    def adjusted(self) -> Pilot | None:
+        """err_rel by the score-adjusted ratio; None where a run does not record the score."""
+        return pilot_of(self.runs, self.eta, estimator="adjusted") if not self._without("score") else None
+
+    @cached_property
     def agreement(self) -> Agreement | None:
         """Whether actual runs fell where predicted; None without them."""
         if self.ratio is None or not self.small_runs:
@@ -407,8 +418,8 @@ class Case:
         if change.count and change.se * CLEAR_Z > abs(change.mean):
             weak = f"the reference, the mean true change, is known to ±{change.se / abs(change.mean):.0%} only"
             doubts.append(weak)
-        if not self._without("score"):
-            told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
+        if self.adjusted is not None:
+            told.append(f"score-adjusted: {_estimate(self.adjusted)}")
         else:
             doubts.append("the linear terms lack the denominator correction, so they estimate another quantity")
         small = self.small_runs or {}

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, checked_count
-from ..inference import NO, UNSURE, YES, Goal, pilot_of, verdict
+from ..inference import NO, UNSURE, YES, Case, Goal, pilot_of
 from ..runs import Run, ScoreTerms
 from .policy import Policy, random_policy, sample_sequences
 from .runs import SyntheticRun, entropy_to_go_baseline, evaluate, stored_shard_errors, update_direction
@@ -225,14 +225,11 @@ def verdict_records(
     precise = {n: _probability_within(tolerance, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
     for bias in biases:
         for each in replicates(count, tau=tau, bias=bias, seed=seed, **large):
-            verdicts = {
-                n: verdict(each.large, ETA, n, tolerance=tolerance, probability=asked.probability)
-                for n in (sizes if bias == biases[0] else sizes[:1])
-            }
-            if bias == biases[0]:
-                rows += [("enough", n, precise[n], answer.recorded.enough) for n, answer in verdicts.items()]
+            case = Case(each.large, None, ETA, sizes[0], tolerance, asked.probability)
             within = _probability_within(tolerance, each.mean, tau)
-            rows.append(("recorded", bias, within, verdicts[sizes[0]].recorded.answer))
+            rows.append(("recorded", bias, within, case.recorded().answer))
+            if bias == biases[0]:
+                rows += [("enough", n, precise[n], case.of_size(n).recorded().enough) for n in sizes]
     table = pd.DataFrame(rows, columns=["question", "setting", "within", "answer"])
     return table.assign(truth=np.where(table["within"] >= asked.probability, YES, NO))
 
