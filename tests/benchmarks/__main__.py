@@ -139,28 +139,24 @@ def notebooks(reruns: int = 24) -> list[Row]:
             chosen = ["--notebook", source.stem, "--out", f"{folder}/{name}"]
             quietly("analysis_helpers", "sweep", *chosen, *given, *options)
 
-        def commands() -> None:
-            for size in sizes:
-                papermill(source, "-p", "subset_size", size)
+        def commands(*calls: Sequence[Any]) -> None:
+            for call in calls:
+                papermill(*call)
 
         sizes = [32 + 8 * k for k in range(reruns)]
         few = sizes[:9]
-        one = timed(lambda: papermill(source, "-p", "subset_size", 256))
-        alone = timed(lambda: sweep("first", few[:1], "--workers", 1))
-        several = timed(lambda: sweep("several", few, "--workers", 1))
-        ours = timed(lambda: quietly("analysis_helpers", "report", "--out", f"{folder}/report"))
-        whole = timed(lambda: [papermill(path) for path in places])
-        swept = timed(lambda: sweep("all", sizes))
-        return [
-            Row(f"report of {len(places)} notebooks", "papermill commands", whole / ours, 4),
-            Row(f"sweep of {reruns} reruns", "papermill commands", timed(commands) / swept, 6.5),
-            Row(
-                "one more rerun in a sweep, one worker",
-                "papermill command",
-                one * (len(few) - 1) / (several - alone),
-                4,
-            ),
-        ]
+        one = timed(partial(papermill, source))
+        alone = timed(partial(sweep, "first", few[:1], "--workers", 1))
+        several = timed(partial(sweep, "several", few, "--workers", 1))
+        ours = timed(partial(quietly, "analysis_helpers", "report", "--out", f"{folder}/report"))
+        whole = timed(partial(commands, *((path,) for path in places)))
+        swept = timed(partial(sweep, "all", sizes))
+        every = timed(partial(commands, *((source, "-p", "subset_size", size) for size in sizes)))
+    return [
+        Row(f"report of {len(places)} notebooks", "papermill commands", whole / ours, 4),
+        Row(f"sweep of {reruns} reruns", "papermill commands", every / swept, 6.5),
+        Row("one more rerun in a sweep, one worker", "papermill command", one * (len(few) - 1) / (several - alone), 4),
+    ]
 
 
 def exponent(sizes: list[int], seconds: list[float]) -> float:
