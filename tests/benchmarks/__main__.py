@@ -63,7 +63,7 @@ def ratio_of(baseline: Action, ours: Action, rounds: int = 7) -> float:
 def loading(root: Path) -> list[Row]:
     paths = sorted(root.glob("E_*/*/results.json"))
     ratio = ratio_of(lambda: baselines.load_with_json(paths), lambda: load_runs(paths))
-    return [Row(f"load {len(paths)} runs", "json.load + NumPy", ratio, 7)]
+    return [Row(f"load {len(paths)} runs", "json.load + NumPy", ratio, 5)]
 
 
 def against_the_loop(runs: Mapping[str, Run]) -> list[Row]:
@@ -159,6 +159,23 @@ def notebooks(reruns: int = 24) -> list[Row]:
     ]
 
 
+def starting(root: Path) -> list[Row]:
+    """Time whole processes: the command that prints a verdict, and the first verdict after the imports."""
+    first = (
+        "import numpy, pandas, time, analysis_helpers as ah; runs = ah.load_runs('E_2048')\n"
+        "start = time.perf_counter(); ah.verdict(runs, 1.6e-6, 256); print(time.perf_counter() - start)"
+    )
+
+    def run(code: str) -> bytes:
+        return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=root).stdout
+
+    imports = partial(run, "import numpy, pandas")
+    ratio = ratio_of(imports, partial(quietly, "analysis_helpers", "verdict", root))
+    beside = median(timed(imports) for _ in range(7)) / median(float(run(first)) for _ in range(7))
+    rows = [("verdict command", ratio, 1 / 2.5), ("first verdict, imports aside", beside, 2)]
+    return [Row(what, "import numpy, pandas", found, target) for what, found, target in rows]
+
+
 def exponent(sizes: list[int], seconds: list[float]) -> float:
     """Return the slope of log time against log size."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
@@ -167,8 +184,8 @@ def exponent(sizes: list[int], seconds: list[float]) -> float:
 def main() -> None:
     root = Path(os.environ.get("RESEARCH_RUNS") or REPOSITORY / "data_samples")
     runs = load_runs(root / "E_2048")
-    peers = against_peers(next(iter(runs.values())))
-    rows = [*loading(root), *against_the_loop(runs), *peers, *large_batches(), *notebooks()]
+    draws = [*against_the_loop(runs), *against_peers(next(iter(runs.values()))), *large_batches()]
+    rows = [*loading(root), *starting(root.resolve()), *draws, *notebooks()]
     print(f"{'what':42} {'baseline':30} {'ratio':>8} {'target':>8}  met")
     for row in rows:
         met = "yes" if row.met else "NO"
