@@ -255,8 +255,8 @@ def measure_command(
         if model is None or prompts is None or after is None or lr is None or not etas or out is None:
             raise click.UsageError("give --model, --prompts, --after, --lr, --eta and --out, or --demo")
         policy, rows, eos = measure.load_policy(model, prompts)
-        old, new = (measure.load_policy(name, prompts)[0].state_dict() for name in (before or model, after))
-        v = measure.difference(old, new, lr)
+        old, new = (policy if name is None else measure.load_model(name) for name in (before, after))
+        v = measure.difference(old.state_dict(), new.state_dict(), lr)
         batch = measure.sample(
             policy.to(device),
             measure.drawn_prompts(rows, sequences, seed),

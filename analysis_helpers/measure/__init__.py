@@ -2,26 +2,30 @@
 
 Needs PyTorch and transformers, the extra ``measure``; no other part of the package imports them.
 
-**A loop of your own**, any optimizer; the hook sees each step just before it is made:
-
-    optimizer.register_step_pre_hook(before_step)
+**A loop of your own**, with any optimizer; the hook sees each step just before it is made::
 
     def before_step(optimizer, args, kwargs):
         v = direction_from_optimizer(model, optimizer)
-        batch = sample(model, prompts, max_new_tokens=256, eos=eos, seed=step)
-        write_run(f"my_runs/E_{len(batch)}/step_{step}/results.json", measure(model, batch, v, etas))
+        batch = sample(model, prompts, max_new_tokens=256, eos=eos, seed=next(numbers))
+        write_run(f"my_runs/E_{len(batch)}/{next(names)}/results.json", measure(model, batch, v, etas))
 
-**Several processes or machines**: each measures its slice and writes a run; `merge_runs` joins them. With one baseline,
-made from a pilot batch with the same seed everywhere, the merged run is exactly that of the whole batch:
+    optimizer.register_step_pre_hook(before_step)
 
-    baseline = entropy_baseline(model, sample(model, prompts[:256], max_new_tokens=256, eos=eos, seed=1), 256)
+**Several processes or machines**: each measures its slice of the prompts and writes a run. With one baseline, from a
+pilot batch with the same seed everywhere, the merged run is exactly that of the whole batch::
+
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    pilot = sample(model, prompts[:256], max_new_tokens=256, eos=eos, seed=1)
+    baseline = entropy_baseline(model, pilot, 256)
     batch = sample(model, prompts[rank::world_size], max_new_tokens=256, eos=eos, seed=[2, rank])
     write_run(f"shards/{rank:03d}/results.json", measure(model, batch, v, etas, baseline=baseline))
 
-    write_run("my_runs/E_2048/run_01/results.json", merge_runs(load_runs("shards")))  # once, afterwards
+and once, when all are done::
 
-Rank and world size come from whatever starts the processes (``RANK`` and ``WORLD_SIZE`` under torchrun,
-``SLURM_ARRAY_TASK_ID``, the argument of a Ray or Dask task): they need not talk to each other.
+    write_run("my_runs/E_2048/run_01/results.json", merge_runs(load_runs("shards")))
+
+torchrun sets ``RANK`` and ``WORLD_SIZE``; in a Slurm array they are ``SLURM_ARRAY_TASK_ID`` and
+``SLURM_ARRAY_TASK_COUNT``; with Ray or Dask they are arguments of a task. The processes need not talk to each other.
 """
 
 try:
@@ -34,14 +38,18 @@ except ImportError as error:
     ) from error
 
 from .direction import difference as difference, direction_from_optimizer as direction_from_optimizer
-from .measuring import entropy_baseline as entropy_baseline, measure as measure
-from .sampling import Batch as Batch, sample as sample
-from .training import (
+from .measuring import (
     MeasureEntropy as MeasureEntropy,
-    drawn_prompts as drawn_prompts,
-    load_policy as load_policy,
+    entropy_baseline as entropy_baseline,
+    measure as measure,
     measured_steps as measured_steps,
-    reinforce as reinforce,
-    tiny_model as tiny_model,
     write_demo as write_demo,
+)
+from .sampling import (
+    Batch as Batch,
+    drawn_prompts as drawn_prompts,
+    load_model as load_model,
+    load_policy as load_policy,
+    sample as sample,
+    tiny_model as tiny_model,
 )

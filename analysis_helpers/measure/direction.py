@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-_LEAST_MOVED = 0.5
-
 
 def direction_from_optimizer(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Return what the optimizer's next step adds to each parameter, per unit of learning rate.
@@ -21,7 +19,8 @@ def direction_from_optimizer(model: Module, optimizer: Optimizer) -> dict[str, T
     Call it after ``backward`` (and clipping), before ``step``. The step is made on copies, one parameter at a time, at
     learning rate 1 and in float64: parameters, optimizer state, hooks and schedule stay as they are. So v is exact to
     float32, whatever the dtype of the model, where a step treats each parameter on its own and is proportional to the
-    learning rate, as for SGD, Adam and AdamW, weight decay included.
+    learning rate, as for SGD, Adam (Kingma and Ba, 2015) and AdamW (Loshchilov and Hutter, 2019), weight decay
+    included.
 
     Parameters
     ----------
@@ -34,7 +33,8 @@ def direction_from_optimizer(model: Module, optimizer: Optimizer) -> dict[str, T
     Returns
     -------
     dict
-        Name of a parameter -> change per unit of learning rate, for every parameter that has a gradient.
+        Name of a parameter -> change per unit of learning rate, of its shape and in at least float32, for every
+        parameter that has a gradient.
 
     Raises
     ------
@@ -50,22 +50,15 @@ def direction_from_optimizer(model: Module, optimizer: Optimizer) -> dict[str, T
     [[-3.0]]
     """
     inner = getattr(optimizer, "optimizer", optimizer)  # as wrapped by accelerate
-    names = {id(p): name for name, p in model.named_parameters()}
-    moved = [p for group in inner.param_groups for p in group["params"] if p.grad is not None]
+    names = {p: name for name, p in model.named_parameters()}
+    moved = [(p, group) for group in inner.param_groups for p in group["params"] if p.grad is not None]
     if not moved:
         raise ValueError("optimizer must have gradients in place: call backward() first")
-    if unknown := [p for p in moved if id(p) not in names]:
-        shapes = ", ".join(str(tuple(p.shape)) for p in unknown[:3])
+    if unknown := [str(tuple(p.shape)) for p, _ in moved if p not in names]:
+        shapes = ", ".join(unknown[:3])
         raise ValueError(f"optimizer must move parameters of the model only; it has {len(unknown)} others ({shapes})")
     first = float(inner.param_groups[0]["lr"])
-    direction = {}
-    for group in inner.param_groups:
-        rate = float(group["lr"]) / first if first else 1.0
-        for p in group["params"]:
-            if p.grad is not None:
-                step = _step_alone(inner, group, p, rate)
-                direction[names[id(p)]] = step.to(torch.promote_types(p.dtype, torch.float32))
-    return direction
+    return {names[p]: _step_alone(inner, group, p, float(group["lr"]) / first if first else 1.0) for p, group in moved}
 
 
 def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: float) -> dict[str, Tensor]:
@@ -79,6 +72,11 @@ def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: fl
         Name -> tensor, as from ``state_dict()``: before and after one step. Clone the first, or it moves along.
     lr
         Learning rate of the step.
+
+    Returns
+    -------
+    dict
+        Name of a tensor -> its direction, of its shape and in at least float32.
 
     Raises
     ------
@@ -103,14 +101,14 @@ def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: fl
             continue
         exact = torch.promote_types(old.dtype, torch.float32)
         step = after[name].to(exact) - old.to(exact)
-        rows = (step != 0).reshape(1, -1) if step.ndim < 2 else (step != 0).flatten(1)
+        rows = torch.atleast_2d(step).flatten(1) != 0
         rows = rows[rows.any(dim=1)]  # an embedding moves where its token was seen
         if len(rows):
             made[name] = step / lr
             changed, reached = changed + int(rows.sum()), reached + rows.numel()
     if not made:
         raise ValueError("before and after must differ, got the same values: clone before the step")
-    if changed < _LEAST_MOVED * reached:
+    if changed < reached / 2:
         raise ValueError(
             f"before and after must differ in most elements, got {changed / reached:.0%}: a step with this lr is "
             "lost in the rounding of the parameters (bfloat16?); keep them in float32, or use direction_from_optimizer"
@@ -119,15 +117,14 @@ def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: fl
 
 
 def _step_alone(optimizer: Optimizer, group: dict[str, Any], p: Tensor, rate: float) -> Tensor:
-    """Return what a step at learning rate ``rate`` adds to one parameter, in float64."""
+    """Return what a step at learning rate ``rate`` adds to one parameter, made in float64 on copies."""
     alone = p.detach().double().clone().requires_grad_()
     alone.grad = None if p.grad is None else p.grad.detach().double()
     twin = copy.copy(optimizer)  # as pickled: the same settings, no hooks
     plain: dict[str, Any] = {name: False for name in ("capturable", "foreach", "fused") if name in group}
     twin.param_groups = [{**group, **plain, "params": [alone], "lr": rate}]
-    twin.state = defaultdict(dict)
-    for name, value in copy.deepcopy(optimizer.state.get(p, {})).items():
-        exact = isinstance(value, Tensor) and value.is_floating_point()
-        twin.state[alone][name] = value.double() if exact else value
+    state = copy.deepcopy(optimizer.state.get(p, {}))
+    exact = {k: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for k, x in state.items()}
+    twin.state = defaultdict(dict, {alone: exact})
     twin.step()
-    return alone.detach() - p.detach().double()
+    return (alone.detach() - p.detach().double()).to(torch.promote_types(p.dtype, torch.float32))

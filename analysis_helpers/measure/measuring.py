@@ -8,7 +8,9 @@ entropy of the *later* tokens of the sequence, T for its length and H for the ba
 
 for any baseline b_t that does not depend on the sequence, as E[j_t] = 0. It decides how many sequences it takes. The
 usual b_t, the mean of G_t, leaves the last term uncontrolled; here b_t is the mean of G_t - H T over the *other*
-sequences that are alive at position t, which is the best guess of all that j_t is multiplied with.
+sequences that are alive at position t, which is the best guess of all that j_t is multiplied with. (Baselines:
+Greensmith, Bartlett and Baxter, 2004; leave-one-out: Kool, van Hoof and Welling, 2019; forward mode: Baydin et al.,
+2018.)
 
 Log weights and entropies after the step come from the same derivatives, taken in the middle of the step:
 log pi(theta + eta v) - log pi(theta) = eta * D log pi(theta + eta v / 2), up to a relative eta^2 / 24. Unlike the
@@ -18,31 +20,43 @@ difference of two log-probabilities, this does not drown in rounding where the s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+import transformers
 from torch import Tensor
 from torch.func import functional_call, jvp
 from torch.nn import Module
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from .._checks import FloatArray, checked_array, checked_choice, checked_count, checked_eta, warn_about_runs
-from ..runs import Run
-from .sampling import Batch, IntArray, head_input, log_softmax, logits_of, options_for, progress, undisturbed
+from ..runs import RESULTS_FILE, Run, write_run
+from .direction import direction_from_optimizer
+from .sampling import (
+    Batch,
+    drawn_prompts,
+    head_input,
+    load_policy,
+    logits_of,
+    options_for,
+    sample,
+    tiny_model,
+    undisturbed,
+)
 
 Tensors = Mapping[str, Tensor]
 
-GAUSS_ABOVE = 0.2
-"""SD of log weights above which the step is measured at two points instead of its midpoint."""
-
 _SOURCE = "measured run"
 _CHUNK = 2**24  # logits at once
-_LEAST_ESS = 0.5
-_MOST_LOST = 0.5  # of a step, by rounding
-_FORWARD_MODE = ("eager", "sdpa")
+_WIDE = 0.2  # SD of log weights above which the step is measured at two points instead of its midpoint
+_DEMO_ETAS = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4)
 
 
 def measure(
@@ -60,18 +74,19 @@ def measure(
     The model is differentiated where it is (CPU or GPU) and left as it was found. Cost in forward passes over the
     batch: 3 to 5, and as many for each eta (twice that where two points are needed). Memory: the hidden states of a
     microbatch and a chunk of logits, twice; parameters moved by v are held once more. Only logits of response tokens
-    are computed.
+    are computed. A progress bar is shown where standard error is a terminal.
 
     Parameters
     ----------
     model
-        The policy theta; see `sample` for what it must accept. Float32 is advised. Attention runs in PyTorch's own
-        operations ("eager" or "sdpa", there the math kernel), as no faster kernel has a forward mode.
+        The policy theta; see `sample` for what it must accept. Float32 is advised; log-softmax is computed in at least
+        that. Attention runs in PyTorch's own operations ("eager" or "sdpa", there the math kernel), as no faster
+        kernel has a forward mode.
     batch
         Responses of this very policy, from `sample` or `Batch.from_sequences`.
     v
-        Update direction, name of a parameter -> tensor of its shape: the parameters move by ``eta * v``. Those that
-        are not named stay. From `direction_from_optimizer` or `difference`.
+        Update direction, name of a parameter -> tensor of its shape, of any floating dtype and device: the parameters
+        move by ``eta * v``. Those that are not named stay. From `direction_from_optimizer` or `difference`.
     etas
         Step sizes. Larger ones on the same sequences tell curvature far more cheaply than more sequences.
     microbatch
@@ -88,7 +103,8 @@ def measure(
     Returns
     -------
     Run
-        With `logp`, `sampler_logp`, `prompt_ids` and the fingerprint of v recorded.
+        Columns of shape ``(N,)`` in float64: entropies, log weights and log-probabilities in nats; linear terms in
+        nats per unit step size. `logp`, `sampler_logp`, `prompt_ids` and the fingerprint of v are recorded.
 
     Raises
     ------
@@ -119,9 +135,9 @@ def measure(
     steps = [checked_eta(eta, "etas", _SOURCE) for eta in etas]
     if len(set(steps)) != len(etas) or not steps:
         raise ValueError(f"etas must hold at least one step size, and each once, got {list(etas)}")
-    positions, longest = policy.positions, int(batch.token_counts.max())
     fixed = None if baseline is None else checked_array(baseline, "baseline", _SOURCE)
-    if fixed is not None and len(fixed) < longest:
+    if fixed is not None and len(fixed) <= policy.positions.max():
+        longest = policy.positions.max() + 1
         raise ValueError(f"baseline must have a value for each of the {longest} positions, got {len(fixed)}")
     h_new, log_weights = {}, {}
     with undisturbed(model):
@@ -132,18 +148,13 @@ def measure(
                 new_logp, new_entropy = policy.values(direction, eta)
                 log_weights[eta], h_new[eta] = policy.sums(new_logp - logp), policy.sums(new_entropy)
             else:
-                wide = eta * float(np.std(score)) > GAUSS_ABOVE
-                nodes = (0.5 - 12**-0.5, 0.5 + 12**-0.5) if wide else (0.5,)
+                nodes = (0.5 - 12**-0.5, 0.5 + 12**-0.5) if eta * np.std(score) > _WIDE else (0.5,)
                 slopes = np.mean([policy.derivatives(direction, eta * node)[2:] for node in nodes], axis=0)
                 log_weights[eta], h_new[eta] = policy.sums(eta * slopes[0]), policy.sums(entropy + eta * slopes[1])
                 if h_new[eta].min() < 0:  # much too far; one more pass, as the other etas are still good
                     h_new[eta] = policy.sums(policy.values(direction, eta)[1])
     h_base, to_go = policy.sums(entropy), policy.entropy_to_go(entropy)
-    if fixed is None:
-        mean = float(h_base.sum() / batch.token_counts.sum())
-        to_go -= _of_the_others(to_go - mean * policy.lengths, positions, -mean * (positions + 1.0))
-    else:
-        to_go -= fixed[positions]
+    to_go -= policy.leave_one_out(to_go, float(entropy.mean())) if fixed is None else fixed[policy.positions]
     run = Run.from_arrays(
         token_counts=batch.token_counts,
         h_base=h_base,
@@ -159,7 +170,7 @@ def measure(
         source=_SOURCE,
     )
     for m in run.measurements:
-        if m.ess is not None and m.ess < _LEAST_ESS * len(batch):
+        if m.ess is not None and m.ess < len(batch) / 2:
             size = f"{m.ess:.0f} of {len(batch)} sequences"
             warn_about_runs(f"eta {m.eta:g}: the effective sample size is {size}; take smaller etas")
     return run
@@ -175,7 +186,7 @@ def entropy_baseline(
 ) -> FloatArray:
     """Return a baseline for `measure` from a batch that is not the one measured, shape ``(positions,)``, in nats.
 
-    A few hundred responses are plenty. Costs one forward pass.
+    A few hundred responses are plenty. Costs one forward pass. Raises ValueError as `measure` does.
 
     Parameters
     ----------
@@ -201,10 +212,10 @@ def entropy_baseline(
     with undisturbed(model):
         entropy = policy.values({}, 0.0)[1]
     mean = float(entropy.mean()) if kind == "centred" else 0.0
-    centred, at = policy.entropy_to_go(entropy) - mean * policy.lengths, policy.positions
-    counts = np.bincount(at, minlength=positions)[:positions]
-    sums = np.bincount(at, centred, positions)[:positions]
-    return np.where(counts > 0, sums / np.maximum(counts, 1), -mean * (np.arange(positions) + 1.0))
+    counts = np.bincount(policy.positions, minlength=positions)
+    sums = np.bincount(policy.positions, policy.entropy_to_go(entropy) - mean * policy.lengths, minlength=positions)
+    late = -mean * (np.arange(len(counts)) + 1.0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), late)[:positions]
 
 
 def fingerprint(v: Tensors) -> str:
@@ -216,40 +227,203 @@ def fingerprint(v: Tensors) -> str:
     return digest.hexdigest()[:16]
 
 
-def _of_the_others(values: FloatArray, positions: IntArray, alone: NDArray[Any]) -> FloatArray:
-    """Return, for each token, the mean of ``values`` over the other sequences alive at its position."""
-    counts = np.bincount(positions)[positions]
-    others: FloatArray = np.bincount(positions, values)[positions] - values
-    return np.where(counts > 1, others / np.maximum(counts - 1, 1), alone)
+# --- steps of a training ---------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class MeasureEntropy(transformers.TrainerCallback):
+    """Measures the entropy change of optimizer steps while a transformers or TRL trainer makes them.
+
+    Before every ``every``-th step it takes the direction of that step, samples a fresh batch from the model as it is,
+    and writes a run to ``out/E_<n>/step_<steps made>/results.json``. Training goes on as without it: the same random
+    numbers, the same weights. In a distributed training the first process measures, and the others wait for it in their
+    next exchange, no longer than its timeout; it needs all parameters (not sharded ones). It raises what `measure`
+    raises.
+
+    Parameters
+    ----------
+    prompts
+        Token ids of prompts to draw from.
+    etas
+        Step sizes (learning rates).
+    n
+        Sequences in a batch.
+    every
+        Steps between two runs.
+    out
+        Folder that the batch folder goes into.
+    max_new_tokens, eos, seed, microbatch
+        As for `sample`; every step has draws of its own, of prompts too.
+
+    Examples
+    --------
+    >>> callback = MeasureEntropy([[1, 5]], [1e-6, 2e-6], 2048, 100, "my_runs", max_new_tokens=256, eos=0)
+    >>> # trainer = GRPOTrainer(..., callbacks=[callback])
+    """
+
+    prompts: Sequence[Sequence[int]]
+    etas: Sequence[float]
+    n: int
+    every: int
+    out: str | os.PathLike[str]
+    _: KW_ONLY
+    max_new_tokens: int
+    eos: int | Collection[int] | None
+    seed: int = 0
+    microbatch: int = 16
+
+    def __post_init__(self) -> None:
+        checked_count(self.n, "n")
+        checked_count(self.every, "every")
+
+    def on_pre_optimizer_step(
+        self,
+        args: transformers.TrainingArguments,
+        state: transformers.TrainerState,
+        control: transformers.TrainerControl,
+        **given: Any,
+    ) -> None:
+        """Measure the step that is about to be made; called by the trainer."""
+        if state.global_step % self.every or not state.is_world_process_zero:
+            return
+        model, seed = getattr(given["model"], "module", given["model"]), [self.seed, state.global_step]
+        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "eos": self.eos, "seed": seed}
+        v = direction_from_optimizer(model, given["optimizer"])
+        batch = sample(model, drawn_prompts(self.prompts, self.n, seed), microbatch=self.microbatch, **options)
+        run = measure(model, batch, v, self.etas, microbatch=self.microbatch)
+        write_run(Path(self.out) / f"E_{self.n}" / f"step_{state.global_step:06d}" / RESULTS_FILE, run)
+
+
+def measured_steps(
+    model: Module,
+    prompts: Sequence[Sequence[int]],
+    etas: Sequence[float],
+    n: int,
+    *,
+    max_new_tokens: int,
+    eos: int | Collection[int] | None,
+    seed: int = 0,
+    num_runs: int = 4,
+    baseline: Literal["leave_one_out", "entropy_to_go"] = "leave_one_out",
+    microbatch: int = 16,
+) -> dict[str, Run]:
+    """Return runs of the first steps of a training that favours confident answers, run_01 and so on.
+
+    Each step is AdamW's at the largest eta, on the policy gradient of 256 responses (see `reinforce`); before it is
+    made, it is measured on a fresh batch. The model is trained on meanwhile.
+
+    Parameters
+    ----------
+    model, prompts, max_new_tokens, eos, seed, microbatch
+        As for `sample`; each batch draws its prompts (see `drawn_prompts`).
+    etas, n
+        Step sizes, and sequences in a batch.
+    num_runs
+        Steps.
+    baseline
+        Of the linear terms: "leave_one_out", as `measure` takes it; "entropy_to_go", the usual one, from the responses
+        of the step, for comparison. Responses and steps are the same.
+
+    Examples
+    --------
+    >>> model, prompts, eos = load_policy()
+    >>> runs = measured_steps(model, prompts, [1e-5, 2e-5], 32, max_new_tokens=8, eos=eos, num_runs=2)
+    >>> list(runs), runs["run_01"].num_sequences
+    (['run_01', 'run_02'], 32)
+    """
+    optimizer, runs = torch.optim.AdamW(model.parameters(), lr=max(etas)), {}
+    drawn: dict[str, Any] = {"max_new_tokens": max_new_tokens, "eos": eos, "microbatch": microbatch}
+    for step in range(checked_count(num_runs, "num_runs")):
+        learned = sample(model, drawn_prompts(prompts, 256, [seed, step]), seed=[seed, step], **drawn)
+        optimizer.zero_grad()
+        reinforce(model, learned, microbatch=microbatch)
+        v = direction_from_optimizer(model, optimizer)
+        usual = baseline == "entropy_to_go"
+        fixed = entropy_baseline(model, learned, max_new_tokens, kind="entropy_to_go") if usual else None
+        batch = sample(model, drawn_prompts(prompts, n, [seed, step, n]), seed=[seed, step, n], **drawn)
+        runs[f"run_{step + 1:02d}"] = measure(model, batch, v, etas, microbatch=microbatch, baseline=fixed)
+        optimizer.step()
+    return runs
+
+
+def reinforce(model: Module, batch: Batch, *, microbatch: int = 16) -> None:
+    """Add the gradient of ``-mean(A_i log pi_i)`` to the parameters' gradients.
+
+    Advantages A_i are the sampler's log-probabilities per token, standardised: confident answers are favoured.
+    """
+    rewards = np.asarray(batch.sampler_logp) / batch.token_counts
+    advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-8) / len(batch)
+    policy = _Policy(model, batch, microbatch)
+    for places, tokens in policy.groups:
+        logp = policy(*(x.to(policy.device) for x in tokens))[0]
+        logp.backward(torch.from_numpy(-np.repeat(advantages, batch.token_counts)[places]).to(logp))
+
+
+def write_demo(root: str | os.PathLike[str], *, sizes: Sequence[int] = (1024, 128), seed: int = 0) -> None:
+    """Train the tiny model for four steps and write the runs: ``root/E_<size>/run_<k>``, at five step sizes.
+
+    Parameters
+    ----------
+    root
+        Folder; made where it is missing.
+    sizes
+        Batch sizes: each step is measured on a fresh batch of each.
+    seed
+        Seed of model and draws.
+    """
+    _, prompts, eos = load_policy()
+    options: dict[str, Any] = {"max_new_tokens": 32, "eos": eos, "seed": seed, "microbatch": 256}
+    for size in sizes:
+        for name, run in measured_steps(tiny_model(seed), prompts, _DEMO_ETAS, size, **options).items():
+            write_run(Path(root) / f"E_{size}" / name / RESULTS_FILE, run)
 
 
 # --- derivatives of every response token -----------------------------------------------------------------------------
 
 
-class _Readout(Module):
-    """The model with log pi and entropy of the response tokens as its output, so that parameters can be swapped.
+class _Policy(Module):
+    """A model and the responses that it is asked about; as a module, it gives log pi and entropy of their tokens.
 
     Hidden states are caught where they enter the output layer, which then sees one position a sequence; the response's
     own go through it in chunks. Where the model changes logits after that layer, they are taken whole.
     """
 
-    def __init__(self, model: Module) -> None:
+    def __init__(self, model: Module, batch: Batch, microbatch: int) -> None:
         super().__init__()
-        self.model = model
-        self.whole = False
+        _refuse_what_has_no_forward_mode(model)
+        self.model, self.whole = model, False
+        self.device = next(model.parameters()).device
+        counts, starts = batch.token_counts, np.cumsum(batch.token_counts) - batch.token_counts
+        self.starts, self.lengths = starts, np.repeat(counts, counts)
+        self.positions = np.arange(len(self.lengths)) - np.repeat(starts, counts)
+        self.groups = []
+        order = np.argsort(batch.prompt_lengths + counts, kind="stable")
+        for first in range(0, len(batch), checked_count(microbatch, "microbatch")):
+            group = order[first : first + microbatch]
+            rows = np.repeat(np.arange(len(group)), counts[group])
+            places = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in group])
+            columns = self.positions[places] + batch.prompt_lengths[group][rows]
+            # Padded on the right, where causal attention never looks: no mask, no position ids.
+            ids = pad_sequence([torch.from_numpy(batch.sequences[i]) for i in group], batch_first=True)
+            # The token before predicts the one at this place.
+            self.groups.append((places, (ids, *map(torch.from_numpy, (rows, columns - 1)), ids[rows, columns])))
+        with undisturbed(model):
+            head, hidden, logits = self._caught(self.groups[0][1][0][:1].to(self.device))
+            self.whole = not torch.equal(head(hidden[:, :1]), logits[:, :1])  # it changes them afterwards
 
     def forward(self, ids: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        head, states, logits = self.caught(ids)
-        parts = []
+        """Return log pi of ``targets`` and the entropy (nats), each after the token at a row and column of ``ids``."""
+        head, states, logits = self._caught(ids)
+        logp, entropies = [], []
         chunk = max(1, _CHUNK // logits.shape[-1])
         for state, target in zip(states[rows, columns].split(chunk), targets.split(chunk), strict=True):
-            log_probs = log_softmax(head(state))
-            entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-            parts.append((log_probs.gather(1, target[:, None])[:, 0], entropy))
-        logp, entropies = zip(*parts, strict=True)
+            values = head(state)
+            log_probs = torch.log_softmax(values, dim=-1, dtype=torch.promote_types(values.dtype, torch.float32))
+            logp.append(log_probs.gather(1, target[:, None])[:, 0])
+            entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1))
         return torch.cat(logp), torch.cat(entropies)
 
-    def caught(self, ids: Tensor) -> tuple[Module, Tensor, Tensor]:
+    def _caught(self, ids: Tensor) -> tuple[Module, Tensor, Tensor]:
         """Return the output layer, what enters it, and the model's logits; or logits, and a layer that does nothing."""
         kept: list[Tensor] = []
 
@@ -261,49 +435,18 @@ class _Readout(Module):
             logits = logits_of(self.model(input_ids=ids, **options_for(self.model, ids)))
         return (torch.nn.Identity(), logits, logits) if head is None else (head, kept[0], logits)
 
-
-class _Policy:
-    """A model and the responses that it is asked about, in microbatches of similar length."""
-
-    def __init__(self, model: Module, batch: Batch, microbatch: int) -> None:
-        checked_count(microbatch, "microbatch")
-        _refuse_what_has_no_forward_mode(model)
-        self.readout, self.batch = _Readout(model), batch
-        self.parameters = {name: p.detach() for name, p in model.named_parameters()}
-        self.device = next(iter(self.parameters.values())).device
-        self.starts = np.cumsum(batch.token_counts) - batch.token_counts
-        self.lengths = np.repeat(batch.token_counts, batch.token_counts)
-        self.positions = np.arange(len(self.lengths)) - np.repeat(self.starts, batch.token_counts)
-        order = np.argsort(batch.prompt_lengths + batch.token_counts, kind="stable")
-        self.groups = [order[first : first + microbatch] for first in range(0, len(order), microbatch)]
-        with undisturbed(model):
-            head, hidden, logits = self.readout.caught(self._padded(order[:1]))
-            self.readout.whole = not torch.equal(head(hidden[:, :1]), logits[:, :1])  # it changes them afterwards
-
-    def sums(self, values: FloatArray) -> FloatArray:
-        """Return sums over the tokens of each sequence, shape ``(N,)``."""
-        summed: FloatArray = np.add.reduceat(values, self.starts)
-        return summed
-
-    def entropy_to_go(self, entropy: FloatArray) -> FloatArray:
-        """Return, for each token, the entropy of the later tokens of its sequence."""
-        to_go = np.repeat(self.sums(entropy), self.batch.token_counts) - entropy
-        for start, count in zip(self.starts, self.batch.token_counts, strict=True):
-            to_go[start + 1 : start + count] -= np.cumsum(entropy[start : start + count - 1])
-        return to_go
-
     def values(self, v: Tensors, step: float) -> FloatArray:
         """Return log pi and entropy of every token at ``theta + step * v``, shape ``(2, sum of T)``."""
         moved = self._moved(v, step)
-        return self._passes(lambda *tokens: functional_call(self.readout, moved, tokens), 2, f"step {step:g}")
+        return self._passes(lambda *tokens: functional_call(self, moved, tokens), 2, f"step {step:g}")
 
     def derivatives(self, v: Tensors, step: float) -> FloatArray:
         """Return the same, followed by the derivatives of both along ``v``, shape ``(4, sum of T)``."""
         moved = self._moved(v, step)
-        tangents = {f"model.{name}": values.to(self.parameters[name]) for name, values in v.items()}
+        tangents = {f"model.{name}": values.to(moved[f"model.{name}"]) for name, values in v.items()}
 
         def both(*tokens: Tensor) -> tuple[Tensor, ...]:
-            pair: Any = jvp(lambda p: functional_call(self.readout, p, tokens), (moved,), (tangents,))
+            pair: Any = jvp(lambda p: functional_call(self, p, tokens), (moved,), (tangents,))
             return (*pair[0], *pair[1])
 
         try:
@@ -313,38 +456,45 @@ class _Policy:
                 raise ValueError(f"model must consist of operations that have a forward mode: {error}") from error
             raise
 
+    def sums(self, values: FloatArray) -> FloatArray:
+        """Return sums over the tokens of each sequence, shape ``(N,)``."""
+        summed: FloatArray = np.add.reduceat(values, self.starts)
+        return summed
+
+    def entropy_to_go(self, entropy: FloatArray) -> FloatArray:
+        """Return, for each token, the entropy of the later tokens of its sequence."""
+        spent = np.cumsum(entropy)
+        to_go: FloatArray = spent[np.arange(len(spent)) - self.positions + self.lengths - 1] - spent
+        return to_go
+
+    def leave_one_out(self, to_go: FloatArray, mean: float) -> FloatArray:
+        """Return, for each token, the mean of ``G_t - H T`` over the other sequences alive; ``-H (t + 1)`` for none."""
+        values, alive = to_go - mean * self.lengths, np.bincount(self.positions)[self.positions]
+        others = np.bincount(self.positions, values)[self.positions] - values
+        return np.where(alive > 1, others / np.maximum(alive - 1, 1), -mean * (self.positions + 1.0))
+
     def _moved(self, v: Tensors, step: float) -> dict[str, Tensor]:
-        moved = {name: self.parameters[name] + step * values.to(self.parameters[name]) for name, values in v.items()}
-        lost = made = 0.0
-        for name, values in v.items() if step else ():
-            wanted = step * values.to(self.device, torch.float32)
-            got = moved[name].float() - self.parameters[name].float()  # exact: both are near each other
+        """Return the parameters that ``v`` names at ``theta + step * v``, or raise where rounding takes most of it."""
+        moved, lost, made = {}, 0.0, 0.0
+        for name, values in v.items():
+            p = self.model.get_parameter(name).detach()
+            wanted = step * values.to(p.device).double()
+            moved[f"model.{name}"] = p + step * values.to(p)
+            got = moved[f"model.{name}"].double() - p.double()
             lost, made = lost + float((got - wanted).square().sum()), made + float(wanted.square().sum())
-        if lost > _MOST_LOST**2 * made:
-            dtype = str(next(iter(moved.values())).dtype).removeprefix("torch.")
+        if lost > made / 4:
+            dtype = str(p.dtype).removeprefix("torch.")
             raise ValueError(
                 f"eta must be large enough to move the parameters: a step of {step:g} v is lost in the rounding of "
                 f"{dtype} (error {(lost / made) ** 0.5:.0%} of the step); load the model in float32"
             )
-        return {f"model.{name}": values for name, values in moved.items()}
+        return moved
 
     def _passes(self, one: Callable[..., tuple[Tensor, ...]], columns: int, what: str) -> FloatArray:
         out = np.empty((columns, len(self.lengths)))
-        with progress(what, len(self.batch)) as advance:
-            for group in self.groups:
-                prompts, counts = self.batch.prompt_lengths[group], self.batch.token_counts[group]
-                places = np.concatenate([np.arange(s, s + c) for s, c in zip(self.starts[group], counts, strict=True)])
-                where = (np.repeat(np.arange(len(group)), counts), self.positions[places] + np.repeat(prompts, counts))
-                ids, rows, at = self._padded(group), *(torch.from_numpy(x).to(self.device) for x in where)
-                # The token before predicts the one at this place.
-                out[:, places] = torch.stack(one(ids, rows, at - 1, ids[rows, at])).double().cpu().numpy()
-                advance(len(group))
+        for places, tokens in tqdm(self.groups, desc=what, unit="microbatch", disable=None, leave=False):
+            out[:, places] = torch.stack(one(*(x.to(self.device) for x in tokens))).double().cpu().numpy()
         return out
-
-    def _padded(self, group: IntArray) -> Tensor:
-        # On the right, where causal attention never looks: no mask, no position ids.
-        rows = [torch.from_numpy(self.batch.sequences[i]) for i in group]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -372,23 +522,23 @@ def _refuse_what_has_no_forward_mode(model: Module) -> None:
     if getattr(model, "is_quantized", False) or not all(p.is_floating_point() for p in model.parameters()):
         raise ValueError("model must not be quantised: rounded weights have no derivative; load it in float32")
     kind = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    if kind not in (None, *_FORWARD_MODE):
+    if kind not in (None, "eager", "sdpa"):
         raise ValueError(
-            f"model must use attention that has a forward mode, {' or '.join(map(repr, _FORWARD_MODE))}, got {kind!r}; "
+            f"model must use attention that has a forward mode, 'eager' or 'sdpa', got {kind!r}; "
             'load it with attn_implementation="sdpa"'
         )
 
 
 def _refuse_low_precision(model: Module) -> None:
-    why = None
-    if half := {p.dtype for p in model.parameters() if p.dtype.itemsize < 4}:
-        why = f"the model is in {str(half.pop()).removeprefix('torch.')}"
-    elif torch.is_autocast_enabled(next(model.parameters()).device.type):
-        why = "autocast is on"
-    elif torch.backends.cuda.matmul.fp32_precision.replace("none", torch.backends.fp32_precision) == "tf32":  # type: ignore[attr-defined]
-        why = 'TF32 is on (torch.set_float32_matmul_precision("high") turns it on even after allow_tf32 = False)'
-    if why:
-        raise ValueError(
-            f'change="difference" must not be asked for in low precision: {why}, and the rounding of two log-'
-            'probabilities would drown their difference; use change="midpoint"'
-        )
+    p = min(model.parameters(), key=lambda p: p.dtype.itemsize)
+    tf32 = torch.backends.cuda.matmul.fp32_precision.replace("none", torch.backends.fp32_precision) == "tf32"  # type: ignore[attr-defined]
+    for holds, why in (
+        (p.dtype.itemsize < 4, f"the model is in {str(p.dtype).removeprefix('torch.')}"),
+        (torch.is_autocast_enabled(p.device.type), "autocast is on"),
+        (tf32, 'TF32 is on (torch.set_float32_matmul_precision("high") turns it on even after allow_tf32 = False)'),
+    ):
+        if holds:
+            raise ValueError(
+                f'change="difference" must not be asked for in low precision: {why}, and the rounding of two log-'
+                'probabilities would drown their difference; use change="midpoint"'
+            )

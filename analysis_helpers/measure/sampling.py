@@ -1,15 +1,21 @@
-"""Responses sampled from a causal language model, and what it takes to look at a model without changing it."""
+"""Responses sampled from a causal language model: models, prompts, batches, and looking without changing anything."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
+import os
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import Module
@@ -105,10 +111,8 @@ class Batch:
 
     def __getitem__(self, part: slice) -> Batch:
         """Return part of the batch, as for one of several processes: ``batch[rank::world_size]``."""
-        logp = None if self.sampler_logp is None else self.sampler_logp[part]
-        return Batch(
-            self.sequences[part], self.prompt_lengths[part], self.token_counts[part], self.prompt_ids[part], logp
-        )
+        columns: Any = (None if column is None else column[part] for column in vars(self).values())
+        return Batch(*columns)
 
 
 def sample(
@@ -123,7 +127,8 @@ def sample(
     """Return one response to each prompt, drawn from the model's full softmax.
 
     No temperature, no top-k, no top-p: a response comes from exactly the policy that `measure` differentiates. Each
-    sequence has a random stream of its own, so responses do not depend on ``microbatch``. Probabilities are float64.
+    sequence has a random stream of its own, so responses do not depend on ``microbatch``. Tokens are drawn by inversion
+    of the cumulative distribution (Devroye, 1986), in float64.
     The model's own state (training mode, hooks, PyTorch's random numbers) is left as it was found.
 
     Parameters
@@ -159,34 +164,102 @@ def sample(
     checked_count(microbatch, "microbatch")
     entropy = [seed] if isinstance(seed, int) else list(seed)
     rows = [_whole(prompt, f"prompts[{i}]", None, least=0) for i, prompt in enumerate(prompts)]
-    ends = torch.tensor(sorted([] if eos is None else [eos] if isinstance(eos, int) else eos), dtype=torch.long)
-    responses: list[IntArray] = [np.empty(0, np.int64)] * len(rows)
-    logp = np.empty(len(rows))
+    ends = torch.tensor([] if eos is None else [eos] if isinstance(eos, int) else list(eos), dtype=torch.long)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    with undisturbed(model), progress("sampling", len(rows)) as advance:
-        for group in _of_one_length(order, rows, microbatch):
+    alike = [list(same) for _, same in itertools.groupby(order, key=lambda i: len(rows[i]))]
+    groups = [same[k : k + microbatch] for same in alike for k in range(0, len(same), microbatch)]
+    sequences, counts, logp = list(rows), np.empty(len(rows), np.int64), np.empty(len(rows))
+    with undisturbed(model):
+        for group in tqdm(groups, desc="sampling", unit="microbatch", disable=None, leave=False):
             streams = np.array([np.random.default_rng([*entropy, i]).random(max_new_tokens) for i in group])
-            drawn, logs = _generate(model, np.array([rows[i] for i in group]), streams, ends)
-            for i, tokens, steps in zip(group, drawn, logs, strict=True):
-                ended = np.flatnonzero(np.isin(tokens, ends.numpy()))
-                count = int(ended[0]) + 1 if len(ended) else len(tokens)
-                responses[i], logp[i] = tokens[:count], steps[:count].sum()
-            advance(len(group))
-    return Batch.from_sequences(
-        [np.concatenate(pair) for pair in zip(rows, responses, strict=True)],
-        [len(row) for row in rows],
-        [len(response) for response in responses],
-        sampler_logp=logp,
-    )
+            tokens, counts[group], logp[group] = _generate(model, np.array([rows[i] for i in group]), streams, ends)
+            for i, response in zip(group, tokens, strict=True):
+                sequences[i] = np.concatenate((rows[i], response[: counts[i]]))
+    return Batch.from_sequences(sequences, [len(row) for row in rows], counts, sampler_logp=logp)
 
 
-def _generate(model: Module, prompts: IntArray, streams: FloatArray, ends: Tensor) -> tuple[IntArray, FloatArray]:
-    """Return the tokens drawn, and the log-probability of each, shape ``(B, steps)``; past its end a row is noise."""
+def drawn_prompts(prompts: Sequence[Sequence[int]], n: int, seed: int | Sequence[int]) -> list[Sequence[int]]:
+    """Return n prompts drawn at random, every one before any comes again: batches from a large pool share few."""
+    rng = np.random.default_rng(seed)
+    return [prompts[i] for _ in range(0, n, len(prompts)) for i in rng.permutation(len(prompts))][:n]
+
+
+def load_policy(
+    model: str | os.PathLike[str] = "tiny", prompts: str | os.PathLike[str] = "tiny"
+) -> tuple[Any, list[list[int]], list[int]]:
+    """Return a model in float32, the token ids of prompts, and the ids that end a response.
+
+    Parameters
+    ----------
+    model
+        Name or folder of a causal language model of transformers, with its tokenizer.
+    prompts
+        File with a prompt a line, as JSON: ``{"prompt": "text"}``, or a conversation, for the chat template:
+        ``{"prompt": [{"role": "user", "content": "text"}]}``. "tiny" for both: `tiny_model`, in float64, with its
+        10,648 prompts of four tokens.
+
+    Raises
+    ------
+    ValueError
+        If a line holds no prompt, there are none, or the model names no token that ends a response.
+    OSError
+        If a file or the model is not there.
+
+    Examples
+    --------
+    >>> model, prompts, eos = load_policy()
+    >>> len(prompts), eos
+    (10648, [0])
+    """
+    if str(model) == str(prompts) == "tiny":
+        return tiny_model(0), [[1, *tokens] for tokens in itertools.product(range(2, 24), repeat=3)], [0]
+    lines = Path(prompts).read_text(encoding="utf-8").splitlines()
+    policy, tokenizer = load_model(model), transformers.AutoTokenizer.from_pretrained(model)
+    rows = [_prompt_ids(tokenizer, line, f"{prompts}, line {k}") for k, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise ValueError(f"prompts must hold at least one prompt, got none in {prompts}")
+    end = policy.generation_config.eos_token_id
+    if end is None:
+        raise ValueError("model must name the token that ends a response (eos_token_id of its generation config)")
+    return policy, rows, [end] if isinstance(end, int) else list(end)
+
+
+def load_model(name: str | os.PathLike[str]) -> Any:
+    """Return a causal language model of transformers by its name or folder, in float32."""
+    return transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+
+
+def tiny_model(seed: int) -> Any:
+    """Return a GPT-2 of 24 tokens and 28,288 parameters with random weights, in float64; token 0 ends a response.
+
+    Its distributions are uneven enough, and its responses different enough in length, to be worth measuring; in float64
+    its numbers are the same on every machine.
+    """
+    sizes: dict[str, Any] = {"vocab_size": 24, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    config = transformers.GPT2Config(**sizes, initializer_range=0.3, bos_token_id=1, eos_token_id=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return transformers.GPT2LMHeadModel(config).train(False).double()
+
+
+def _prompt_ids(tokenizer: Any, line: str, where: str) -> list[int]:
+    found = json.loads(line)
+    prompt = found.get("prompt") if isinstance(found, dict) else None
+    if isinstance(prompt, list):
+        return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+    if not isinstance(prompt, str):
+        raise ValueError(f'{where}: must be an object with "prompt", a text or a list of messages, got {line[:60]}')
+    return list(tokenizer(prompt)["input_ids"])
+
+
+def _generate(
+    model: Module, prompts: IntArray, streams: FloatArray, ends: Tensor
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Return tokens drawn, shape ``(B, steps)``, how many of a row are its response, and their log-probability."""
     device = next(model.parameters()).device
     ids, draws, ends = (x.to(device) for x in (torch.from_numpy(prompts), torch.from_numpy(streams), ends))
-    tokens, logs = [], []
-    alive, fed = torch.ones(len(ids), dtype=torch.bool, device=device), ids
-    remembered: dict[str, Any] = {}
+    fed, tokens, remembered = ids, [], dict[str, Any]()
+    alive, counts, logp = torch.ones_like(ids[:, 0], dtype=torch.bool), torch.zeros_like(ids[:, 0]), 0 * draws[:, 0]
     with head_input(model, lambda hidden: hidden[:, -1:]):
         for draw in draws.T:
             output = model(input_ids=fed, **options_for(model, ids, use_cache=True), **remembered)
@@ -194,25 +267,17 @@ def _generate(model: Module, prompts: IntArray, streams: FloatArray, ends: Tenso
             remembered = {name: cache} if (cache := getattr(output, name, None)) is not None else {}
             log_probs = torch.log_softmax(logits_of(output)[:, -1].double(), dim=-1)
             cumulative = log_probs.exp().cumsum(dim=-1)
-            token = torch.searchsorted(cumulative, (draw[:, None] * cumulative[:, -1:]), right=True)
+            token = torch.searchsorted(cumulative, draw[:, None] * cumulative[:, -1:], right=True)
             token = token.clamp(max=log_probs.shape[-1] - 1)  # a draw next to 1 may round up to the total
             tokens.append(token[:, 0])
-            logs.append(log_probs.gather(1, token)[:, 0])
+            counts += alive
+            logp += alive * log_probs.gather(1, token)[:, 0]
             alive &= ~torch.isin(token[:, 0], ends)
             if not alive.any():
                 break
             ids = torch.cat((ids, token), dim=1)
             fed = token if remembered else ids
-    return torch.stack(tokens, dim=1).cpu().numpy(), torch.stack(logs, dim=1).cpu().numpy()
-
-
-def _of_one_length(order: list[int], rows: list[IntArray], most: int) -> Iterator[list[int]]:
-    start = 0
-    for stop in range(1, len(order) + 1):
-        full = stop - start == most or stop == len(order)
-        if full or len(rows[order[stop]]) != len(rows[order[start]]):
-            yield order[start:stop]
-            start = stop
+    return torch.stack(tokens, dim=1).cpu().numpy(), counts.cpu().numpy(), logp.cpu().numpy()
 
 
 def _whole(values: ArrayLike, name: str, size: int | None, least: int | None = None) -> IntArray:
@@ -241,22 +306,17 @@ def undisturbed(model: Module) -> Iterator[None]:
     Gradient checkpointing and adapters put a hook on the embedding that calls ``requires_grad_``, which forward mode
     forbids; it is lifted meanwhile.
     """
-    training = [(module, module.training) for module in model.modules()]
-    hooks = [(module, dict(module._forward_hooks)) for module in model.modules() if module._forward_hooks]
+    found = [(module, module.training, module._forward_hooks) for module in model.modules()]
     try:
-        for module, found in hooks:
-            for key, hook in found.items():
-                if getattr(hook, "__name__", "") == "make_inputs_require_grads":
-                    del module._forward_hooks[key]
-        model.train(False)
+        for module, _, hooks in found:
+            lifted = {key for key, hook in hooks.items() if "make_inputs_require_grad" in getattr(hook, "__name__", "")}
+            module._forward_hooks = OrderedDict((key, hooks[key]) for key in hooks if key not in lifted)
+            module.training = False
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        for module, found in hooks:
-            module._forward_hooks.clear()
-            module._forward_hooks.update(found)
-        for module, was in training:
-            module.training = was
+        for module, training, hooks in found:
+            module.training, module._forward_hooks = training, hooks
 
 
 @contextmanager
@@ -265,8 +325,7 @@ def head_input(model: Module, change: Callable[[Tensor], Tensor]) -> Iterator[Mo
 
     A plain module that names no output layer is left alone: None.
     """
-    found = getattr(model, "get_output_embeddings", None)
-    head = found() if callable(found) else None
+    head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is None:
         yield None
         return
@@ -282,24 +341,11 @@ def options_for(model: Module, ids: Tensor, *, use_cache: bool = False) -> dict[
 
     Every token may be attended to: what causal attention must not see lies to the right.
     """
-    if getattr(getattr(model, "config", None), "use_cache", None) is None:
-        return {}
-    return {"use_cache": use_cache, "attention_mask": torch.ones_like(ids)}
+    known = hasattr(model, "generation_config")
+    return {"use_cache": use_cache, "attention_mask": torch.ones_like(ids)} if known else {}
 
 
 def logits_of(output: Any) -> Tensor:
     """Return the logits of what a model returned."""
     logits: Tensor = output if isinstance(output, Tensor) else output.logits
     return logits
-
-
-def log_softmax(logits: Tensor) -> Tensor:
-    """Return log probabilities, in float32 where logits are in less."""
-    return torch.log_softmax(logits.float() if logits.dtype.itemsize < 4 else logits, dim=-1)
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Show a progress bar where standard error is a terminal; yield what advances it."""
-    with tqdm(total=total, desc=what, unit="seq", disable=None, leave=False) as bar:
-        yield bar.update

@@ -2,34 +2,69 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
+import analysis_helpers.measure
+from analysis_helpers import Run
 from analysis_helpers.measure import Batch
 from analysis_helpers.synthetic.policy import Policy, Sequences
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "bos_token_id": 1,
-    "eos_token_id": 0,
-    "pad_token_id": None,
-}
+Tensors = Mapping[str, torch.Tensor]
+SPECIAL: dict[str, Any] = {"initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 0}
+SIZES: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 11}
+HEADS: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
 
 
-def known(values: NDArray[Any] | None) -> NDArray[Any]:
-    """Return a column that is recorded."""
-    assert values is not None
-    return values
+def gpt2(vocab_size: int = 11) -> Any:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, **sizes, **SPECIAL))  # with dropout
+
+
+def llama() -> Any:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS, **SPECIAL, pad_token_id=None))
+
+
+def qwen2() -> Any:
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(Qwen2Config(**SIZES, **HEADS, **SPECIAL, tie_word_embeddings=True))
+
+
+MODELS = {"gpt2": gpt2, "llama": llama, "qwen2": qwen2}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose words are <eos>, <bos> and a to i."""
+    words = {word: k for k, word in enumerate(["<eos>", "<bos>", *"abcdefghi"])}
+    inner = Tokenizer(WordLevel(words, unk_token="a"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=inner,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<eos>",
+        chat_template="{% for m in messages %}<bos> {{ m['content'] }} {% endfor %}",
+    )
 
 
 class TabularPolicy(torch.nn.Module):
@@ -45,6 +80,19 @@ class TabularPolicy(torch.nn.Module):
         return self.table[input_ids[:, :1] - self.table.shape[-1], states]
 
 
+class Plain(torch.nn.Module):
+    """A module that takes token ids and returns logits, soft-capped as Gemma 2 does; it knows nothing of caches."""
+
+    def __init__(self, model: Any, cap: float) -> None:
+        super().__init__()
+        self.inner, self.cap = model, cap
+        self.get_output_embeddings = model.get_output_embeddings
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return logits of the next token."""
+        return self.cap * torch.tanh(self.inner(input_ids=input_ids).logits / self.cap)
+
+
 def as_batch(policy: Policy, drawn: Sequences) -> Batch:
     """Return the synthetic policy's sequences for `TabularPolicy`."""
     actions = np.split(drawn.actions, np.cumsum(drawn.lengths)[:-1])
@@ -53,42 +101,50 @@ def as_batch(policy: Policy, drawn: Sequences) -> Batch:
     return Batch.from_sequences(ids, np.ones(len(ids), dtype=int), drawn.lengths)
 
 
-def gpt2(vocab_size: int = 11, *, seed: int = 0, positions: int = 64) -> Any:
-    torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=positions,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        resid_pdrop=0.1,
-        embd_pdrop=0.1,
-        attn_pdrop=0.1,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=0,
-    )
-    return GPT2LMHeadModel(config)
-
-
-def llama(*, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=11, **SIZES))
-
-
-def qwen2(*, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=11, tie_word_embeddings=True, **SIZES))
-
-
-MODELS = {"gpt2": gpt2, "llama": llama, "qwen2": qwen2}
-
-
-def normal_direction(model: torch.nn.Module, *, scale: float = 1.0, seed: int = 0) -> dict[str, torch.Tensor]:
+def normal_direction(model: torch.nn.Module, scale: float = 1.0, *, seed: int = 0) -> dict[str, torch.Tensor]:
     """Return a random direction over all parameters that require a gradient."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: scale * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    }
+    moving = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return {name: scale * torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in moving}
+
+
+def flat(tensors: Tensors) -> torch.Tensor:
+    """Return the values of all tensors as one vector, by name."""
+    return torch.cat([tensors[name].detach().ravel() for name in sorted(tensors)])
+
+
+def assert_step(v: Tensors, before: Tensors, after: Tensors, *, lr: float) -> None:
+    """Check that the step from ``before`` to ``after`` is ``lr * v``, to 1e-4 of its length."""
+    made = flat(after) - flat(before)
+    assert made.norm() > 0
+    assert (made - lr * flat(v)).norm() < 1e-4 * made.norm()
+
+
+def recipe(part: str) -> str:
+    """Return the code in the documentation of `analysis_helpers.measure` that holds a text."""
+    blocks = re.findall(r"::\n\n((?:    .*\n|\n)+)", str(analysis_helpers.measure.__doc__))
+    return textwrap.dedent(next(block for block in blocks if part in block))
+
+
+def known(values: NDArray[Any] | None) -> NDArray[Any]:
+    """Return a column that is recorded."""
+    assert values is not None
+    return values
+
+
+def columns(run: Run) -> dict[str, NDArray[np.float64]]:
+    """Return every recorded column of a measured run by name."""
+    assert run.score is not None
+    corrected = run.score.denom_corr_unscaled
+    found = {"T": run.token_counts, "logp": known(run.logp), "jH": run.score.jH_sum, "wjlogp": run.score.wjlogp_sum}
+    found |= {"corrected": corrected, "score": -corrected / run.score.h_base_mean / run.token_counts}
+    for m in run.measurements:
+        found |= {"h_base": known(m.h_base), f"h_new {m.eta}": m.h_new, f"log_weights {m.eta}": known(m.log_weights)}
+    return found
+
+
+def assert_same(one: Run, other: Run, *, tolerance: float) -> None:
+    """Check that all columns agree, relative to the largest value of each."""
+    for name, values in columns(one).items():
+        wanted = columns(other)[name]
+        np.testing.assert_allclose(values, wanted, rtol=0, atol=tolerance * np.abs(wanted).max(), err_msg=name)

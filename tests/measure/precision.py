@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
-from analysis_helpers.measure import Batch, sample
-from analysis_helpers.measure.measuring import measure
-from tests.measure.models import gpt2, normal_direction
+from analysis_helpers.measure import measure, sample
+from tests.measure.models import gpt2, known, normal_direction
 
-BITS = {"tf32": 10, "bf16": 7}  # of mantissa, as stored
+BITS = {"float32": 23, "tf32": 10, "bf16": 7}  # of mantissa, as stored
 PRODUCTS = {torch.addmm: (1, 2), torch.nn.functional.linear: (0, 1), torch.matmul: (0, 1), torch.Tensor.matmul: (0, 1)}
+ETA = 0.02  # the SD of log weights is 0.01
 
 
 def rounded(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -52,51 +51,27 @@ class LowPrecision(TorchFunctionMode):
         self.bits = bits
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in PRODUCTS:
-            args = [
-                Rounding.apply(  # type: ignore[no-untyped-call]
-                    x, self.bits
-                )
-                if k in PRODUCTS[func]
-                else x
-                for k, x in enumerate(args)
-            ]
-        return func(*args, **(kwargs or {}))
+        apply: Any = Rounding.apply
+        places = PRODUCTS.get(func, ()) if self.bits < 23 else ()
+        return func(*(apply(x, self.bits) if k in places else x for k, x in enumerate(args)), **(kwargs or {}))
 
 
 def noise_table() -> pd.DataFrame:
-    """Return the share of the variance of log weights that is rounding, at an eta where their SD is 0.01.
-
-    Returns
-    -------
-    DataFrame
-        Columns precision, change, noise (share of the variance), change_error (of the true change, relative).
-    """
-    model = gpt2()
+    """Return the share of the variance of log weights that is rounding, and the relative error of the true change."""
+    model, exact = gpt2(), gpt2().double()
     model.set_attn_implementation("eager")  # so that its products are seen
-    exact = gpt2().double()
     batch = sample(model, [[1, 5], [3], [2, 4, 6]] * 40, max_new_tokens=24, eos=0, seed=3)
-    v = normal_direction(model, scale=1e-2)
-    logs, true = _measured(exact, batch, {name: values.double() for name, values in v.items()}, "difference")
+    v = normal_direction(model, 1e-2)
+    wanted = measure(exact, batch, v, [ETA], change="difference").measurements[0]
     rows = []
-    for precision in ("float32", *BITS):
+    for precision, bits in BITS.items():
         for change in ("difference", "midpoint"):
-            if precision == "float32":
-                found, total = _measured(model, batch, v, change)
-            else:
-                with LowPrecision(BITS[precision]):
-                    found, total = _measured(model, batch, v, change)
-            rows.append((precision, change, np.var(found - logs) / np.var(logs), total / true - 1))
+            with LowPrecision(bits):
+                m = measure(model, batch, v, [ETA], microbatch=32, change=change).measurements[0]
+            noise = np.var(known(m.log_weights) - known(wanted.log_weights)) / np.var(known(wanted.log_weights))
+            rows.append((precision, change, noise, m.delta_h_true / wanted.delta_h_true - 1))
     return pd.DataFrame(rows, columns=["precision", "change", "noise", "change_error"])
 
-
-def _measured(model: Any, batch: Batch, v: dict[str, torch.Tensor], change: Any) -> tuple[NDArray[np.float64], float]:
-    [m] = measure(model, batch, v, [_ETA], microbatch=32, change=change).measurements
-    assert m.log_weights is not None
-    return m.log_weights, m.delta_h_true
-
-
-_ETA = 0.02
 
 if __name__ == "__main__":
     print(noise_table().to_string(index=False, float_format="{:.2g}".format))

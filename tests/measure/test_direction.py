@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import analysis_helpers.measure
+from analysis_helpers import load_runs, write_run
 from analysis_helpers.measure import difference, direction_from_optimizer, measure, sample
-from tests.measure.models import gpt2, normal_direction
+from analysis_helpers.measure.measuring import fingerprint
+from tests.measure.models import assert_step, flat, gpt2, normal_direction, recipe
 
 Make = Callable[[Any], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
@@ -29,8 +34,7 @@ def backward(model: torch.nn.Module, seed: int) -> None:
 
 def trained(make: Make, dtype: torch.dtype = torch.float32) -> tuple[Any, torch.optim.Optimizer]:
     """Return a model with an optimizer that has made three steps, and gradients for the fourth."""
-    model = gpt2().to(dtype)
-    model.train(False)
+    model = gpt2().to(dtype).train(False)
     optimizer = make(model.parameters())
     for seed in range(3):
         backward(model, seed)
@@ -49,9 +53,8 @@ def test_the_direction_is_that_of_the_step_really_made(name: str) -> None:
     v, before = direction_from_optimizer(model, optimizer), parameters(model)
     optimizer.step()
     for parameter, after in parameters(model).items():
-        made = after - before[parameter]
-        rounding = 1.2e-7 * before[parameter].abs().max()
-        assert torch.allclose(1e-3 * v[parameter], made, rtol=1e-4, atol=float(rounding)), parameter
+        rounding = 1.2e-7 * float(before[parameter].abs().max())
+        assert torch.allclose(1e-3 * v[parameter], after - before[parameter], rtol=1e-4, atol=rounding), parameter
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "fused"])
@@ -63,34 +66,12 @@ def test_in_bfloat16_it_is_what_rounding_swallows(name: str) -> None:
     other = OPTIMIZERS[name](double.parameters())
     other.load_state_dict(optimizer.state_dict())
     for p, q in zip(model.parameters(), double.parameters(), strict=True):
-        assert p.grad is not None
         q.grad = p.grad.double()
     before = parameters(double)
     other.step()
     for parameter, after in parameters(double).items():
         wanted = ((after - before[parameter]) / 1e-3).float()
         assert torch.allclose(v[parameter], wanted, rtol=1e-5, atol=1e-6), parameter
-
-
-def test_nothing_of_the_training_is_touched() -> None:
-    model, optimizer = trained(OPTIMIZERS["adamw"])
-    seen: list[int] = []
-    optimizer.register_step_pre_hook(lambda *_: seen.append(1))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.5)
-    before = parameters(model)
-    gradients = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
-    state = copy.deepcopy(optimizer.state_dict())
-    direction_from_optimizer(model, optimizer)
-    assert not seen
-    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
-    for name, p in model.named_parameters():
-        assert (p.grad is None) == (gradients[name] is None)
-        assert p.grad is None or bool((p.grad == gradients[name]).all())
-    after = optimizer.state_dict()
-    assert after["param_groups"] == state["param_groups"]
-    for key, values in state["state"].items():
-        assert all(torch.equal(values[name], after["state"][key][name]) for name in values)
-    assert schedule.get_last_lr() == [5e-4]
 
 
 def test_groups_keep_their_relative_learning_rates() -> None:
@@ -106,54 +87,46 @@ def test_groups_keep_their_relative_learning_rates() -> None:
     assert direction_from_optimizer(model, optimizer)["bias"].tolist() == [-1.0]
 
 
-def test_frozen_parameters_are_not_named() -> None:
-    model, optimizer = trained(OPTIMIZERS["adam"])
-    model.transformer.wpe.weight.grad = None
-    assert "transformer.wpe.weight" not in direction_from_optimizer(model, optimizer)
-
-
 def test_without_gradients_or_with_parameters_of_others_there_is_no_direction() -> None:
     model, optimizer = trained(OPTIMIZERS["adam"])
     with pytest.raises(ValueError, match=r"it has 28 others \(\(11, 16\), "):
         direction_from_optimizer(torch.nn.Linear(1, 1), optimizer)
+    model.transformer.wpe.weight.grad = None
+    assert "transformer.wpe.weight" not in direction_from_optimizer(model, optimizer)
     optimizer.zero_grad()
     with pytest.raises(ValueError, match=r"optimizer must have gradients in place: call backward\(\) first"):
         direction_from_optimizer(model, optimizer)
 
 
-def test_the_recipe_for_a_loop_of_ones_own() -> None:
-    """A hook that measures before each step: the direction is that of the step, and the training is not changed."""
+def test_the_recipe_for_a_loop_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directions: Any) -> None:
+    """Its hook measures before each step: the direction is that of the step, and the training is not changed."""
+    monkeypatch.chdir(tmp_path)
+    names = vars(analysis_helpers.measure) | {
+        "numbers": itertools.count(),
+        "names": iter("abc"),
+        "write_run": write_run,
+    }
 
-    def train(hooked: bool) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
-        torch.manual_seed(0)
-        model = gpt2()
-        model.train(False)
+    def train(hooked: bool) -> list[dict[str, torch.Tensor]]:
+        model = gpt2().train(False)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        directions: list[dict[str, torch.Tensor]] = []
-
-        def before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-            v = direction_from_optimizer(model, optimizer)
-            batch = sample(model, [[1, 5]] * 8, max_new_tokens=4, eos=0, seed=len(directions))
-            run = measure(model, batch, v, [1e-4])
-            assert run.direction is not None
-            directions.append(v)
-
+        states = [parameters(model)]
         if hooked:
-            optimizer.register_step_pre_hook(before_step)
+            given = {"model": model, "optimizer": optimizer, "prompts": [[1, 5]] * 8, "eos": 0, "etas": [1e-4]}
+            exec(recipe("def before_step").replace("256", "12"), names | given)
         for seed in range(3):
             backward(model, seed)
-            before = parameters(model)
             optimizer.step()
-        if hooked:
-            after = parameters(model)
-            made = torch.cat([(after[name] - before[name]).ravel() for name in before])
-            wanted = torch.cat([1e-3 * directions[-1][name].ravel() for name in before])
-            assert (made - wanted).norm() < 1e-4 * made.norm()
-        return parameters(model), directions
+            states.append(parameters(model))
+        return states
 
-    (plain, _), (hooked, directions) = train(False), train(True)
-    assert len(directions) == 3
-    assert all(torch.equal(plain[name], hooked[name]) for name in plain)
+    plain, hooked = train(False), train(True)
+    assert all(torch.equal(flat(one), flat(other)) for one, other in zip(plain, hooked, strict=True))
+    runs = load_runs("my_runs/E_8")
+    assert len(runs) == 3
+    for run, v, states in zip(runs.values(), directions, itertools.pairwise(hooked), strict=True):
+        assert run.direction == fingerprint(v)
+        assert_step(v, *states, lr=1e-3)
 
 
 # --- from two states -------------------------------------------------------------------------------------------------
@@ -184,9 +157,9 @@ def test_a_step_lost_in_bfloat16_is_refused() -> None:
     after = {name: (p.float() + 1e-5 * v[name]).bfloat16() for name, p in before.items()}
     with pytest.raises(ValueError, match=r"must differ in most elements, got \d+%: .* \(bfloat16\?\)"):
         difference(before, after, 1e-5)
-    saved = {name: p.float() for name, p in after.items()}  # a bfloat16 checkpoint, loaded as float32
+    one, other = ({name: p.float() for name, p in state.items()} for state in (before, after))  # loaded as float32
     with pytest.raises(ValueError, match="must differ in most elements"):
-        difference({name: p.float() for name, p in before.items()}, saved, 1e-5)
+        difference(one, other, 1e-5)
 
 
 def test_states_that_do_not_fit_are_refused() -> None:

@@ -1,6 +1,10 @@
+"""Sampled responses, batches from elsewhere, saved models and files of prompts."""
+
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +12,8 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from analysis_helpers.measure import Batch, measure, sample
-from tests.measure.models import MODELS, gpt2, known, normal_direction
+from analysis_helpers.measure import Batch, drawn_prompts, load_policy, measure, sample
+from tests.measure.models import MODELS, Plain, gpt2, known, normal_direction, tokenizer
 
 PROMPTS = [[1, 5], [1, 5], [3], [2, 4, 6], [1, 5], [2, 4, 6]]
 
@@ -18,25 +22,12 @@ def rows(batch: Batch) -> list[list[int]]:
     return [row.tolist() for row in batch.sequences]
 
 
-class WithoutCache(torch.nn.Module):
-    """A plain module: takes token ids, returns logits, knows nothing of caches."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.inner = model
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return logits of the next token."""
-        logits: torch.Tensor = self.inner(input_ids=input_ids).logits
-        return logits
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_responses_do_not_depend_on_the_microbatch_nor_on_the_cache(name: str) -> None:
     model = MODELS[name]()
     wanted = rows(sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=3, microbatch=1))
     assert rows(sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=3)) == wanted
-    assert rows(sample(WithoutCache(model), PROMPTS, max_new_tokens=12, eos=0, seed=3)) == wanted
+    assert rows(sample(Plain(model, 1e6), PROMPTS, max_new_tokens=12, eos=0, seed=3)) == wanted
     assert rows(sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=[3, 1])) != wanted
 
 
@@ -51,35 +42,32 @@ def test_a_response_ends_with_its_first_eos_or_is_cut() -> None:
 
 
 def test_responses_come_from_the_softmax() -> None:
-    """Chi-square of 4,000 responses of two tokens over all 20 of them; fails by chance once in 10,000 seeds."""
+    """Chi-square of 4,000 responses of two tokens over all 21 of them; fails by chance once in 10,000 seeds."""
     model = gpt2(vocab_size=5)
     batch = sample(model, [[1]] * 4000, max_new_tokens=2, eos=0, seed=5, microbatch=4000)
     every = [(0,), *itertools.product(range(1, 5), range(5))]
     drawn = [tuple(row[1:]) for row in rows(batch)]
     all_of_them = Batch.from_sequences([[1, *row] for row in every], [1] * 21, [len(row) for row in every])
-    run = measure(model, all_of_them, normal_direction(model), [1e-6])
-    expected = 4000 * np.exp(known(run.logp))
+    expected = 4000 * np.exp(known(measure(model, all_of_them, normal_direction(model), [1e-6]).logp))
     assert expected.sum() == pytest.approx(4000, rel=1e-5)
     counts = np.array([drawn.count(row) for row in every])
     assert ((counts - expected) ** 2 / expected).sum() < chi2.isf(1e-4, 20)
 
 
-def test_the_log_probability_is_that_of_the_policy() -> None:
-    model = gpt2()
-    batch = sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=3)
-    run = measure(model, batch, normal_direction(model), [1e-6])
-    np.testing.assert_allclose(known(run.sampler_logp), known(run.logp), atol=1e-4)
+@pytest.mark.parametrize("cap", [2.0, 1e6])
+def test_the_log_probability_is_that_of_the_policy_as_it_is(cap: float) -> None:
+    model = Plain(gpt2().double(), cap)
+    run = measure(model, sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=3), normal_direction(model), [1e-6])
+    np.testing.assert_allclose(known(run.sampler_logp), known(run.logp), atol=1e-10)
     assert (known(run.sampler_logp) < 0).all()
 
 
 def test_equal_prompts_have_equal_ids_in_every_batch() -> None:
-    batch = sample(gpt2(), PROMPTS, max_new_tokens=2, eos=0, seed=3)
-    ids = batch.prompt_ids.tolist()
+    ids = sample(gpt2(), PROMPTS, max_new_tokens=2, eos=0, seed=3).prompt_ids.tolist()
     assert ids[0] == ids[1] == ids[4]
     assert ids[3] == ids[5]
     assert len(set(ids)) == 3
-    other = Batch.from_sequences([[9, 9, 0], [1, 5, 4]], [1, 2], [2, 1])
-    assert other.prompt_ids[1] == ids[0]
+    assert Batch.from_sequences([[9, 9, 0], [1, 5, 4]], [1, 2], [2, 1]).prompt_ids[1] == ids[0]
     assert max(ids) < 2**53  # exact in JSON
 
 
@@ -97,36 +85,58 @@ def test_a_batch_is_cut_for_several_processes() -> None:
     batch = sample(gpt2(), PROMPTS, max_new_tokens=4, eos=0, seed=3)
     part = batch[1::2]
     assert rows(part) == rows(batch)[1::2]
-    assert len(part) == 3
     np.testing.assert_array_equal(part.prompt_ids, batch.prompt_ids[1::2])
     np.testing.assert_array_equal(known(part.sampler_logp), known(batch.sampler_logp)[1::2])
+    assert Batch.from_sequences([[1, 2]] * 2, [1, 1], [1, 1])[1:].sampler_logp is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_what_is_no_batch_is_refused() -> None:
+    for arguments, message in (
         (([[1, 2]], [1], [0]), "token_counts must hold whole numbers of at least 1"),
         (([[1, 2]], [0], [2]), "prompt_lengths must hold whole numbers of at least 1"),
         (([[1, 2]], [1], [2]), r"ids\[0\] must hold prompt and response, 3 tokens, got 2"),
         (([[1, 2]], [1], [1.0]), "token_counts must hold whole numbers of at least 1, got float64"),
         (([[1, 2], [1, 2]], [1], [1, 1]), r"prompt_lengths must hold one value for each of the 2 sequences"),
         (([[1, -2]], [1], [1]), r"ids\[0\] must hold whole numbers of at least 0"),
-    ],
-)
-def test_what_is_no_batch_is_refused(arguments: tuple[Any, Any, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Batch.from_sequences(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("prompts", "options", "message"),
-    [
+    ):
+        with pytest.raises(ValueError, match=message):
+            Batch.from_sequences(*arguments)
+    given: dict[str, Any] = {"max_new_tokens": 4, "eos": 0, "seed": 0}
+    for prompts, options, message in (
         ([], {}, "number of prompts must be a whole number of at least 1, got 0"),
         ([[1], []], {}, r"prompts\[1\] must hold at least one token"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1"),
         ([[1]], {"microbatch": 0}, "microbatch must be a whole number of at least 1"),
-    ],
-)
-def test_what_cannot_be_sampled_is_refused(prompts: Any, options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        sample(gpt2(), prompts, **{"max_new_tokens": 4, "eos": 0, "seed": 0, **options})
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample(gpt2(), prompts, **given | options)
+
+
+def test_prompts_are_drawn_anew_and_each_before_any_comes_again() -> None:
+    prompts = [[k] for k in range(5)]
+    drawn = drawn_prompts(prompts, 12, [1, 2])
+    assert sorted(map(list, drawn[:5])) == sorted(map(list, drawn[5:10])) == prompts
+    assert len(drawn) == 12
+    assert drawn == drawn_prompts(prompts, 12, [1, 2]) != drawn_prompts(prompts, 12, [1, 3])
+
+
+def test_saved_models_and_files_of_prompts_are_read(tmp_path: Path) -> None:
+    model, path = gpt2(), tmp_path / "prompts.jsonl"
+    model.bfloat16().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    path.write_text('{"prompt": "<bos> d"}\n\n{"prompt": [{"role": "user", "content": "d e"}]}\n', encoding="utf-8")
+    policy, prompts, eos = load_policy(tmp_path, path)
+    assert (prompts, eos) == ([[1, 5], [1, 5, 6]], [0])
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
+    for content, message in (
+        (json.dumps({"text": "d"}), 'jsonl, line 1: must be an object with "prompt", .*, got {"text": "d"}'),
+        ("\n", "prompts must hold at least one prompt, got none in .*prompts.jsonl"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            load_policy(tmp_path, path)
+    path.write_text('{"prompt": "d"}', encoding="utf-8")
+    model.generation_config.eos_token_id = None
+    model.generation_config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model must name the token that ends a response \(eos_token_id"):
+        load_policy(tmp_path, path)
