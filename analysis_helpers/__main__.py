@@ -19,7 +19,15 @@ from . import RunError, __version__, inventory, load_runs, verdict, write_run, w
 from .report import readable
 from .runs import RESULTS_FILE
 
-_PATH = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path whose leading ~ is the home folder; shells leave it as it is in ``--data-root=~/runs``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(str(Path(value).expanduser()), param, ctx)
+
+
+_PATH = _Path(path_type=Path)
 _POSITIVE = click.FloatRange(0, min_open=True)
 _PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -52,7 +60,7 @@ def inventory_command(data_root: Path) -> None:
 
 
 @main.command("verdict")
-@click.argument("data_root", type=click.Path(exists=True, file_okay=False))
+@click.argument("data_root", type=_Path(exists=True, file_okay=False))
 @click.option("--large-batch", help="Batch folder to answer from [default: most sequences a run].")
 @click.option("--small-batch", help="Batch folder of actual small runs [default: fewest].")
 @click.option("--eta", "etas", multiple=True, help="Step size; may be repeated [default: the smallest shared].")
@@ -121,7 +129,7 @@ def _stoppable(hint: str) -> Iterator[None]:
 @main.command("report")
 @click.option(
     "--data-root",
-    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    type=_Path(exists=True, file_okay=False, resolve_path=True),
     help="Folder of batch folders [default: the notebooks' own].",
 )
 @click.option("--large-batch", help="Batch folder that subsets are drawn from.")
@@ -164,13 +172,13 @@ def report_command(
 
 
 @main.command("sweep")
-@click.option("--data-root", type=click.Path(exists=True, file_okay=False), help="Folder of batch folders.")
+@click.option("--data-root", type=_Path(exists=True, file_okay=False), help="Folder of batch folders.")
 @click.option("--eta", multiple=True, help="Step size; may be repeated. Fills eta, or etas as a list of one.")
 @click.option("--subset-size", multiple=True, help="Sequences in a subset; may be repeated.")
 @click.option("-p", "--parameter", "others", multiple=True, nargs=2, help="Name and value of another parameter.")
 @click.option("--notebook", "names", multiple=True, help="Name of a notebook to rerun; may be repeated [default: all].")
 @click.option("--scheduler", help="Address of a Dask scheduler, as in tcp://host:8786, to run on its workers instead.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the sweep.")
+@click.option("--out", type=_Path(path_type=Path, file_okay=False), required=True, help="Folder of the sweep.")
 @_running_options
 def sweep_command(
     data_root: str | None,
@@ -212,9 +220,9 @@ def simulate(root: Path) -> None:
 
 
 @main.command("measure")
-@click.option("--demo", type=click.Path(path_type=Path), help="Train a tiny model and measure it, into this folder.")
+@click.option("--demo", type=_Path(path_type=Path), help="Train a tiny model and measure it, into this folder.")
 @click.option("--model", help="Name or folder of a causal language model: the policy that is sampled and measured.")
-@click.option("--prompts", type=click.Path(exists=True, dir_okay=False), help="File with a prompt a line, as JSON.")
+@click.option("--prompts", type=_Path(exists=True, dir_okay=False), help="File with a prompt a line, as JSON.")
 @click.option("--before", help="Model before the step [default: --model].")
 @click.option("--after", help="Model after the step: the update direction is (after - before) / lr.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate of that step.")
@@ -224,7 +232,7 @@ def simulate(root: Path) -> None:
 @click.option("--microbatch", type=click.IntRange(1), default=16, show_default=True, help="Sequences at once.")
 @click.option("--device", default="cpu", show_default=True, help="Where to measure, such as cuda.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the responses.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder that the batch folder goes into.")
+@click.option("--out", type=_Path(path_type=Path), help="Folder that the batch folder goes into.")
 def measure_command(
     demo: Path | None,
     model: str | None,

@@ -18,8 +18,12 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_the_inventory_is_printed_and_a_problem_is_an_exit_status_of_1(sample_root: Path, tmp_path: Path) -> None:
-    result = call("inventory", sample_root)
+def test_the_inventory_is_printed_and_a_problem_is_an_exit_status_of_1(
+    sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(sample_root.parent))
+    monkeypatch.setenv("USERPROFILE", str(sample_root.parent))
+    result = call("inventory", f"~/{sample_root.name}/")
     assert result.exit_code == 0
     assert len(result.output.splitlines()) == 9
     assert "1.6e-06, 3.2e-06" in result.output

@@ -149,6 +149,8 @@ def convert_parameter(name: str, value: object) -> Any:
         raise ParameterError(f"{name} {_rule(_KINDS[name])}, got {value!r}") from None
     if _KINDS[name] is _Etas:
         return tuple(map(canonical_eta, found))
+    if name.endswith("_batch"):
+        return found.rstrip("/")
     return canonical_eta(found) if name == "eta" else found
 
 
@@ -179,8 +181,8 @@ def resolve_data_root(data_root: str | Path) -> Path:
         If there is no such folder.
     """
     for base in (Path(), *([folder] if (folder := notebooks_folder()) else [])):
-        if (base / data_root).is_dir():
-            return base / data_root
+        if (place := base / Path(data_root).expanduser()).is_dir():
+            return place
     raise ParameterError(
         f"data_root must be a folder that exists, got {str(data_root)!r} (working folder: {Path.cwd()})"
     )

@@ -291,7 +291,7 @@ def write_sample_data(root: str | os.PathLike[str]) -> None:
     ...     sorted(path.name for path in Path(root).iterdir())
     ['E_2048', 'E_256', 'exact_change.json']
     """
-    folder, policy = Path(root), default_policy()
+    folder, policy = Path(root).expanduser(), default_policy()
     exact: dict[str, dict[str, object]] = {}
     for seed, (size, etas) in enumerate(SAMPLE_BATCHES.items(), start=SAMPLE_SEED):
         made = synthetic_runs_with_truth(4, size, etas, seed=seed, policy=policy)

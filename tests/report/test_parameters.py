@@ -155,6 +155,10 @@ def test_a_relative_data_root_lies_here_or_beside_the_notebooks(
     assert resolve_data_root("../data_samples").resolve() == (REPOSITORY / "data_samples").resolve()
     (tmp_path / "data_samples").mkdir()
     assert resolve_data_root("data_samples") == Path("data_samples")
+    monkeypatch.setenv("HOME", str(REPOSITORY))
+    monkeypatch.setenv("USERPROFILE", str(REPOSITORY))
+    given = read_parameters({"data_root": "~/data_samples/", "large_batch": "E_2048/", "small_batch": "E_256/"})
+    assert (given.root, given.large_batch, given.small_batch) == (REPOSITORY / "data_samples", "E_2048", "E_256")
 
 
 def test_readable_tables_hold_short_text() -> None:
