@@ -45,6 +45,8 @@ from .verdicts import (
     Answer as Answer,
     Case as Case,
     Verdict as Verdict,
+    counted as counted,
+    low_to_high as low_to_high,
     plus_minus as plus_minus,
     trusted_eta as trusted_eta,
     verdict as verdict,

@@ -121,7 +121,7 @@ class Verdict:
                 "answer": found.answer,
                 "by": found.estimator or "-",
                 "error": plus_minus(found.mean, found.se),
-                "next_update": _span(found.low, found.high),
+                "next_update": low_to_high(found.low, found.high),
                 "sequences": _sequences(found),
                 f"n={self.n}": found.enough,
             }
@@ -426,7 +426,7 @@ class Case:
         doubts += [f"actual run {name} does not add up" for name, run in small.items() if integrity_problems(run)]
         if (found := self.agreement) is not None:
             p = f"p = {found.p_spread:.2g} for their spread, {found.p_mean:.2g} for their mean"
-            told.append(f"{_count(found.num_runs, 'actual run')} against the prediction: {p}")
+            told.append(f"{counted(found.num_runs, 'actual run')} against the prediction: {p}")
             if min(found.p_spread, found.p_mean) < SURPRISING:
                 doubts.append("the actual runs contradict the prediction from the large runs")
         if len(self.off_policy):
@@ -474,7 +474,7 @@ class Case:
         if count < _FEW_RUNS:
             bounds = [f"{p.tau_interval(CONFIDENCE)[1]:.2f} ({_NAMED[name]})" for name, p in self.pilots.items()]
             bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
-            found.append(f"how much updates differ; with {_count(count, 'large run')} tau is hardly known{bound}")
+            found.append(f"how much updates differ; with {counted(count, 'large run')} tau is hardly known{bound}")
         if any(len(run.etas) > 1 for run in self.runs.values()):
             found.append("that etas agree: step sizes within a run share sequences and are not independent")
         if change.count and change.mean:
@@ -487,7 +487,7 @@ class Case:
             given = "" if self.small_runs is not None else ": none were given"
             return (*found, f"that actual small runs fall where predicted{given}")
         few = (
-            f"with {_count(self.agreement.num_runs, 'run')} a sign test cannot reach p < {self.agreement.smallest_p:g}"
+            f"with {counted(self.agreement.num_runs, 'run')} a sign test cannot reach p < {self.agreement.smallest_p:g}"
         )
         return (*found, f"a small misfit of the actual runs: {few}")
 
@@ -522,7 +522,7 @@ class Case:
             spreads = np.full(count + more, math.sqrt(variance))
             like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
             if _within(like, self.tolerance, self.probability) != UNSURE:
-                return f"{_count(more, 'more run')} like these would settle {whether}"
+                return f"{counted(more, 'more run')} like these would settle {whether}"
         return f"more runs of this size would not settle {whether}"
 
 
@@ -556,19 +556,32 @@ def plus_minus(mean: float, se: float) -> str:
     """Return a mean and its standard error with as many decimals as the error needs."""
     if math.isnan(mean):
         return "-"
-    decimals = 2 if se >= 0.01 else min(6, 1 - math.floor(math.log10(se))) if se > 0 else 3
-    return f"{mean:+.{decimals}f} ± {se:.{decimals}f}"
+    decimals = _decimals(se)
+    return f"{mean:+z.{decimals}f} ± {se:.{decimals}f}"
 
 
-def _span(low: float, high: float) -> str:
-    return "-" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"
+def low_to_high(low: float, high: float) -> str:
+    """Return the ends of an interval with as many decimals as its width needs."""
+    decimals = _decimals(high - low)
+    return "-" if math.isnan(low) else f"{low:+z.{decimals}f} to {high:+z.{decimals}f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "run"), counted(2048, "sequence")
+    ('1 run', '2,048 sequences')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _decimals(scale: float) -> int:
+    return 2 if not 0 <= scale < 0.01 else min(6, 1 - math.floor(math.log10(scale))) if scale else 3
 
 
 def _sequences(found: Answer) -> str:
     if found.required_n is None:
         return "-"
     return f"{found.required_n:,} ({found.required_low:,} to {found.required_high:,})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

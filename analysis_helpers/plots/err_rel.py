@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .._checks import ETA_TOLERANCE
 from ..err_rel import Comparison
 from ..estimators import EstimatorName
-from ..inference import Prediction
+from ..inference import Prediction, counted, low_to_high, plus_minus
 from . import style
 
 _DASHES = ("--", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # so that actual runs differ by more than their label
@@ -21,6 +21,7 @@ _DASHES = ("--", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # so that actual 
 _MOST_OFF = 0.1  # of the SD in closed form: where draws differ by more, the figure says so
 
 
+@style.own_look
 def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
     """Return axes with the random subsets as a histogram of 60 bins and each actual run as a dashed line.
 
@@ -44,27 +45,29 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     style.histogram(target, subsets, estimator, f"subsets of {size} drawn from large runs")
     _draw_actual_runs(target, comparison.actual, comparison.actual_sizes, size)
     style.zero_line(target)
-    compared = f"{comparison.num_near} of {len(comparison.actual)} actual runs within 2 SD of the mean"
+    compared = f"{comparison.num_near} of {counted(len(comparison.actual), 'actual run')} within 2 SD of the mean"
     if others := sorted({n for n in comparison.actual_sizes if n != size}):
-        compared = f"actual runs have {', '.join(f'{n:,}' for n in others)} sequences, not {size:,}"
+        compared = f"actual runs have {', '.join(map(str, others))} sequences, not {size}"
     if comparison.actual.empty:
         compared = "no actual runs to compare with"
     if estimator == "partial_sum":
         compared = "not comparable with actual runs"
-    title = f"{_spread(estimator, comparison.eta, subsets)}\n{compared}"
+    title = f"{_spread(estimator, comparison.eta, subsets)}; {compared}"
     style.describe(target, title, style.err_rel_label(estimator), "number of subsets")
     style.legend_below(target, 2)
     return target
 
 
+@style.own_look
 def plot_err_rel_comparisons(comparisons: Sequence[Comparison]) -> Figure:
-    """Return a figure with comparisons side by side on one scale, so that their widths can be compared."""
+    """Return a figure with comparisons one below the other on one scale, so that their widths can be compared."""
     figure, axes = style.panels(len(comparisons), share_x=True)
     for ax, comparison in zip(axes, comparisons, strict=True):
         plot_err_rel_comparison(comparison, ax=ax)
     return figure
 
 
+@style.own_look
 def plot_err_rel_histograms(
     df: pd.DataFrame,
     eta_values: Sequence[float],
@@ -72,7 +75,7 @@ def plot_err_rel_histograms(
     estimator: EstimatorName = "partial_sum",
     moments: pd.DataFrame | None = None,
 ) -> Figure:
-    """Return a figure with one histogram of err_rel per eta, side by side on shared axes.
+    """Return a figure with one histogram of err_rel per eta, one below the other on shared axes.
 
     Parameters
     ----------
@@ -100,7 +103,7 @@ def plot_err_rel_histograms(
     of_etas = [_at_eta(df, eta)["err_rel"] for eta in eta_values]
     shown, colour = pd.concat(of_etas), style.COLOURS[estimator]
     span = (shown.min(), shown.max())
-    figure, axes = style.panels(len(eta_values), share_x=True, share_y=True)
+    figure, axes = style.panels(len(eta_values), share_x=True, share_y=True, height=2.8)
     for ax, eta, values in zip(axes, eta_values, of_etas, strict=True):
         style.histogram(ax, values, estimator, span=span)  # one bin width, so that heights compare
         style.zero_line(ax)
@@ -110,12 +113,12 @@ def plot_err_rel_histograms(
             closed = _at_eta(moments, eta)
             _draw_closed_form(ax, closed, estimator, np.linspace(*span, 300), len(values), "closed form")
             title += _disagreement(closed, values)
-        style.describe(ax, title, style.err_rel_label(estimator))
-    axes[0].set_ylabel("number of subsets")
+        style.describe(ax, title, style.err_rel_label(estimator), "number of subsets")
     axes[0].legend(fontsize=8, frameon=False)
     return figure
 
 
+@style.own_look
 def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
     """Return a figure of the predictive density of a fresh run, with the actual runs and their standard errors below.
 
@@ -126,7 +129,7 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
     checked
         From `analysis_helpers.check_prediction`; runs of another size than the prediction are paler.
     """
-    figure, (ax,) = style.panels(1, width=1.5)
+    figure, (ax,) = style.panels(1)
     (low, high), (least, most) = prediction.interval(0.9), prediction.interval(0.999)
     values = checked["err_rel"]
     grid = np.linspace(min([least, *values]), max([most, *values]), 400)
@@ -140,7 +143,8 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
         fade = 1.0 if row["n"] == prediction.n else 0.45
         ax.errorbar(value, -k * step, xerr=se, fmt="o", color=style.COLOURS["actual"], alpha=fade, elinewidth=1.2)
         side, align = (-1, "right") if value > prediction.mean else (1, "left")  # where there is room
-        label = f"actual {row['run']} (n = {row['n']}): percentile {row['pit']:.0%}"
+        size = "" if row["n"] == prediction.n else f" (n = {row['n']:,})"
+        label = f"{row['run']}{size}: percentile {row['pit']:.0%}"
         end, shift = (value + side * np.nan_to_num(se), -k * step), (6 * side, -3)
         ax.annotate(label, end, xytext=shift, textcoords="offset points", ha=align, fontsize=8)
     style.zero_line(ax)
@@ -148,13 +152,15 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
     ax.set_ylim(-(len(checked) + 0.6) * step, 1.08 * density.max())
     ax.set_yticks([])
     alike = values[checked["n"] == prediction.n]
-    count = f"{int(alike.between(low, high).sum())} of {len(alike)} actual runs of this size in the "
-    title = f"eta {prediction.eta:g}: {count if len(alike) else ''}90% prediction interval {low:+.2f} to {high:+.2f}"
+    count = f"{int(alike.between(low, high).sum())} of {counted(len(alike), 'actual run')} of this size in the "
+    found = f"{count if len(alike) else ''}90% prediction interval {low_to_high(low, high)}"
+    title = f"eta {prediction.eta:g}: {found}"
     style.describe(ax, title, f"{style.ERR_REL_LABEL}; bars: standard errors", "predictive density")
     style.legend_below(ax, 2)
     return figure
 
 
+@style.own_look
 def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     """Return a figure of the SD of err_rel against the number of sequences: closed form (lines), draws (points).
 
@@ -177,18 +183,19 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     ax.axvline(n, color=style.COLOURS["guide"], linestyle=":", linewidth=1.2, label=f"n = {n}")
     style.log_size_axis(ax)
     style.log_error_axis(ax)
-    known = "".join(f"SD on a fresh batch of {n:,}: {sd:.2f};\n" for sd in table.loc[n_of == n, "fresh"])
+    known = "".join(f"SD on a fresh batch of {n:,}: {sd:.2g}; " for sd in table.loc[n_of == n, "fresh"])
     product, ratios = table["fresh"] * np.sqrt(n_of), table["drawn"] / table["subset"]
     halved = "halve it" if product.min() > 0.99 * product.max() else "do more than halve it"
     title = f"{known}four times the sequences {halved}"
     if (abs(ratios - 1) > _MOST_OFF).any():
-        title += f"\nsubsets drawn: {ratios.min():.2f} to {ratios.max():.2f} times the closed form"
+        title += f"; subsets drawn: {ratios.min():.2f} to {ratios.max():.2f} times the closed form"
     label = f"SD of err_rel\n{style.TRUE_CHANGES}"
     style.describe(ax, title, "sequences n", label)
     style.legend_below(ax, 2)
     return figure
 
 
+@style.own_look
 def plot_exploration(
     moments: pd.DataFrame,
     actual: pd.DataFrame,
@@ -221,7 +228,7 @@ def plot_exploration(
     title
         The numbers in words.
     """
-    figure, (ax,) = style.panels(1, width=1.5)
+    figure, (ax,) = style.panels(1)
     low, high = span = _span(moments, actual, tolerance)
     count = num_samples * len(moments)
     if draws is not None:
@@ -264,12 +271,12 @@ def _disagreement(moments: pd.DataFrame, values: pd.Series[float]) -> str:
     closed = np.sqrt((moments["sd"] ** 2).mean() + moments["mean"].var(ddof=0))
     ratio = values.std() / closed if closed else 1.0
     told = abs(ratio - 1) > max(_MOST_OFF, 3 / np.sqrt(2 * len(values)))
-    return f"\nSD of the draws: {ratio:.2f} times the closed form" if told else ""
+    return f"; SD of the draws: {ratio:.2f} times the closed form" if told else ""
 
 
 def _spread(estimator: str, eta: float, values: pd.Series[float]) -> str:
     name = style.ESTIMATOR_LABELS[estimator].capitalize()
-    return f"{name}, eta {eta:g}: subsets {values.mean():+.2f} ± {values.std():.2f} (mean ± SD)"
+    return f"{name}, eta {eta:g}: subsets {plus_minus(values.mean(), values.std())} (mean ± SD)"
 
 
 def _at_eta(df: pd.DataFrame, eta: float) -> pd.DataFrame:

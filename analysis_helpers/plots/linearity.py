@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..inference import plus_minus
 from . import style
 
 
+@style.own_look
 def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
     """Return a figure of the true change of each run against eta, its fitted trend, and the pooled straight line.
 
@@ -19,7 +21,7 @@ def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
     totals
         From `analysis_helpers.run_totals`, of the same runs.
     """
-    figure, (ax,) = style.panels(1, width=1.3)
+    figure, (ax,) = style.panels(1)
     grid = np.linspace(0, 1.05 * float(totals["eta"].max()), 100)
     pooled = trend[trend["run"] == "pooled"].iloc[0]
     fits = trend[trend["run"] != "pooled"]
@@ -33,13 +35,14 @@ def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
     ax.plot(grid, line, color=style.COLOURS["linear"], linestyle="--", linewidth=1.8, label="pooled straight line")
     style.zero_line(ax, upright=False)
     fit = f"; lack of fit: chi² {pooled['chi2']:.1f} on {pooled['df']:.0f}" if pooled["df"] else ""
-    change = f"{1e-3 * pooled['slope']:+.3f} ± {1e-3 * pooled['slope_se']:.3f}"
+    change = plus_minus(1e-3 * pooled["slope"], 1e-3 * pooled["slope_se"])
     title = f"slope {change} (10⁻³ nats per token per 10⁻⁶){fit}"
     style.describe(ax, title, "step size eta", style.CHANGE_LABEL)
     style.legend_below(ax, 2)
     return figure
 
 
+@style.own_look
 def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
     """Return a figure of nonlinearity against eta: trend with the 90 % interval of the next update, matched - true.
 
@@ -50,11 +53,13 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
     tolerance
         Drawn as a band.
     """
-    figure, (ax,) = style.panels(1, width=1.3)
+    if table.empty:
+        return style.panels(0)[0]
+    figure, (ax,) = style.panels(1)
     found = []
     for method, rows in table.groupby("method", sort=False):
         last = rows.iloc[-1]
-        found.append(f"{last['nonlinearity']:+.2g} ± {last['se']:.1g} ({method})")
+        found.append(f"{plus_minus(last['nonlinearity'], last['se'])} ({method})")
         if method == "trend":
             colour, band = style.COLOURS["true"], "90% interval of the next update (trend)"
             ax.fill_between(rows["eta"], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0, label=band)
@@ -71,7 +76,7 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
     seen = float(table["nonlinearity"].abs().max() + table["se"].max())
     reach = 1.1 * max(tolerance, min(seen, 4 * tolerance))
     ax.set_ylim(-reach, reach)
-    title = f"nonlinearity at eta {etas[-1]:g}: {'; '.join(found)}" if etas else "no nonlinearity recorded"
+    title = f"nonlinearity at eta {etas[-1]:g}: {'; '.join(found)}"
     style.describe(ax, title, "step size eta", f"nonlinearity (line − true)\n{style.TRUE_CHANGES}")
     style.legend_below(ax, 2)
     return figure

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..inference import QUESTIONS, YES
+from ..inference import QUESTIONS, YES, counted, low_to_high
 from . import style
 
 _NO_SIZE = "no size is enough"
 
 
+@style.own_look
 def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: float, eta: float) -> Figure:
     """Return a figure of the error of one fresh batch against its size: from sampling alone, and in all.
 
@@ -29,7 +30,8 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     style.band(left, n, table["se_low"], table["se_high"])
     left.plot(n, table["se"], color=style.COLOURS["ratio"], label="from sampling alone, with its 90% interval")
     style.log_error_axis(left)
-    title = f"eta {eta:g}: SE {first['se']:.2g} on {first['n']:,.0f} sequences, {last['se']:.2g} on {last['n']:,.0f}"
+    smallest, largest = (counted(int(row["n"]), "sequence") for row in (first, last))
+    title = f"eta {eta:g}: SE {first['se']:.2g} on {smallest}, {last['se']:.2g} on {largest}"
     style.describe(left, title, "sequences n", f"standard error\n{style.TRUE_CHANGES}")
     style.band(right, n, table["low"], table["high"], f"{probability:.0%} prediction interval of a fresh run")
     style.tolerance_band(right, tolerance, upright=False)
@@ -38,7 +40,7 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     farthest, end = (float(part[["low", "high"]].abs().to_numpy().max()) for part in (table, table.iloc[-1:]))
     reach = max(min(farthest, 4 * tolerance), end)
     right.set_ylim(-1.05 * reach, 1.05 * reach)
-    title = f"eta {eta:g}, in all: {last['low']:+.2f} to {last['high']:+.2f} on {last['n']:,.0f} sequences"
+    title = f"eta {eta:g}, in all: {low_to_high(last['low'], last['high'])} on {largest}"
     style.describe(right, title, "sequences n", f"err_rel\n{style.TRUE_CHANGES}")
     for ax in (left, right):
         style.log_size_axis(ax)
@@ -46,6 +48,7 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     return figure
 
 
+@style.own_look
 def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
     """Return a figure of the required batch size per eta with its interval; it says where no size is enough.
 
@@ -56,7 +59,7 @@ def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
     goal
         What the size is required for, for the title.
     """
-    figure, (ax,) = style.panels(1, width=1.2)
+    figure, (ax,) = style.panels(1)
     colour = style.COLOURS["ratio"]
     sizes = plans[["n", "low", "high"]].astype(float).to_numpy()
     known = sizes[np.isfinite(sizes)]
@@ -80,13 +83,14 @@ def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
     ax.set_xticks(range(len(plans)), [f"{eta:g}" for eta in plans["eta"]])
     ax.set(xlim=(-0.5, len(plans) - 0.1), ylim=(bottom, 1.6 * top))
     needed = zip(plans["eta"], sizes[:, 0], strict=True)
-    found = ", ".join(f"{_NO_SIZE if np.isnan(n) else f'{n:,.0f} sequences'} at eta {eta:g}" for eta, n in needed)
-    style.describe(ax, f"{goal}:\n{found}", "step size eta", "sequences required")
+    found = ", ".join(f"{_NO_SIZE if np.isnan(n) else counted(int(n), 'sequence')} at eta {eta:g}" for eta, n in needed)
+    style.describe(ax, f"{goal}: {found}", "step size eta", "sequences required")
     if ax.lines:
         style.legend_below(ax, 2)
     return figure
 
 
+@style.own_look
 def plot_verdict_map(table: pd.DataFrame) -> Figure:
     """Return a figure of the two answers at each eta, each with the sequences that one batch takes.
 
@@ -95,16 +99,19 @@ def plot_verdict_map(table: pd.DataFrame) -> Figure:
     table
         From `analysis_helpers.verdict_map`.
     """
-    figure, (ax,) = style.panels(1, width=1.5)
+    figure, (ax,) = style.panels(1)
     for x, question in enumerate(QUESTIONS):
         for y, row in enumerate(table.to_dict("records")):
             answer, size = str(row[question]), row[f"{question}_required_n"]
             colour = style.ANSWER_COLOURS[answer]
             left, right, edge = x - 0.5, x + 0.5, style.BACKGROUND
             ax.fill_between([left, right], y - 0.5, y + 0.5, facecolor=colour, edgecolor=edge, linewidth=2)
-            by = "" if pd.isna(size) else f"\n{size:,} sequences, {row[f'{question}_estimator']}"
+            by = "" if pd.isna(size) else f"\n{counted(size, 'sequence')}, {row[f'{question}_estimator']}"
             ax.text(x, y, f"{answer}{by}", ha="center", va="center", fontsize=8)
-    ax.set_xticks(range(len(QUESTIONS)), list(QUESTIONS.values()), fontsize=9)
+    ax.set_xticks(
+        range(len(QUESTIONS)),
+        [question.replace(" linear change", "\nlinear change") for question in QUESTIONS.values()],
+    )
     ax.set_yticks(range(len(table)), [f"{eta:g}" for eta in table["eta"]], fontsize=8)
     ax.set(xlim=(-0.5, len(QUESTIONS) - 0.5), ylim=(-0.5, len(table) - 0.5))
     found = [f"yes at {(table[name] == YES).sum()} of {len(table)} etas" for name in QUESTIONS]
@@ -112,6 +119,7 @@ def plot_verdict_map(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.own_look
 def plot_budget(table: pd.DataFrame, *, sequences: int) -> Figure:
     """Return a figure of the standard error of the mean err_rel when a budget is split over several runs.
 
@@ -131,7 +139,8 @@ def plot_budget(table: pd.DataFrame, *, sequences: int) -> Figure:
     ax.set_ylim(0, 1.25 * float(np.nanmax(high.where(np.isfinite(high), se))))
     gain, most = (1 - float(column.iloc[-1]) / float(column.iloc[0]) for column in (se, high))
     at_most = f" (at most {most:.0%})" if np.isfinite(most) else ""
-    title = f"{sequences:,} sequences as {runs.iloc[-1]} runs:\nSE of the mean err_rel {gain:.0%} smaller{at_most}"
+    split = f"{counted(sequences, 'sequence')} as {counted(runs.iloc[-1], 'run')}"
+    title = f"{split}: SE of the mean err_rel {gain:.0%} smaller{at_most}"
     style.describe(ax, title, "runs × sequences per run", f"standard error\n{style.TRUE_CHANGES}")
     style.legend_below(ax, 1)
     return figure

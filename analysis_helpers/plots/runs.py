@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..inference import plus_minus
 from . import style
 
 _PAIR = (("o", -0.12), ("D", 0.12))  # marker and shift of two values side by side
 
 
+@style.own_look
 def plot_totals(totals: pd.DataFrame) -> Figure:
     """Return a figure of the true and the linear total of each run, one panel per eta.
 
@@ -23,7 +25,7 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
         From `analysis_helpers.run_totals`.
     """
     etas = sorted(totals["eta"].unique())
-    figure, axes = style.panels(len(etas))
+    figure, axes = style.panels(len(etas), height=2.4)
     for ax, eta in zip(axes, etas, strict=True):
         rows = totals[totals["eta"] == eta].reset_index(drop=True)
         places = np.arange(len(rows))
@@ -35,12 +37,12 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
         style.zero_line(ax, upright=False)
         means = rows.groupby("group")[["linear", "true"]].mean()
         shares = ", ".join(f"{share:.2f} ({group})" for group, share in (means["linear"] / means["true"]).items())
-        style.describe(ax, f"eta {eta:g}: linear / true = {shares}")
-    axes[0].set_ylabel(style.CHANGE_LABEL)
-    style.legend_below(axes[0], 2, lines=2)
+        style.describe(ax, f"eta {eta:g}: linear / true = {shares}", y=style.CHANGE_LABEL)
+    style.legend_below(axes[-1], 2, lines=2)
     return figure
 
 
+@style.own_look
 def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
     """Return a figure of the share of sequences whose contribution is farther from the mean than a number of SDs.
 
@@ -71,6 +73,7 @@ def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.own_look
 def plot_decomposition(table: pd.DataFrame) -> Figure:
     """Return a figure of the two parts of err_rel, each run and pooled, unadjusted and score-adjusted, a row per eta.
 
@@ -80,11 +83,8 @@ def plot_decomposition(table: pd.DataFrame) -> Figure:
         From `analysis_helpers.decomposition_table`.
     """
     etas = sorted(table["eta"].unique())
-    figure, axes = style.panels(2 * max(len(etas), 1), share_y="col")
-    if not etas:
-        style.describe(axes[0], "no run records the score")
-        return figure
-    for k, (ax, (eta, part)) in enumerate(zip(axes, product(etas, style.PART_LABELS), strict=True)):
+    figure, axes = style.panels(2 * len(etas), height=2.8)
+    for ax, (eta, part) in zip(axes, product(etas, style.PART_LABELS), strict=True):
         colour, at_eta, kinds = style.PART_COLOURS[part], table[table["eta"] == eta], ("unadjusted", "score-adjusted")
         raw, adjusted = (at_eta[at_eta["score_adjusted"] == chosen].reset_index() for chosen in (False, True))
         for rows, label, (marker, shift) in zip((raw, adjusted), kinds, _PAIR, strict=True):
@@ -94,7 +94,7 @@ def plot_decomposition(table: pd.DataFrame) -> Figure:
         ax.axvline(len(raw) - 1.5, color=style.COLOURS["guide"], linewidth=0.8, linestyle=":")
         ax.set_xticks(range(len(raw)), raw["run"], fontsize=8)
         pooled = raw[raw["run"] == "pooled"].iloc[0]
-        title = f"{style.PART_LABELS[part]}, eta {eta:g}:\n{pooled[part]:+.2g} ± {pooled[f'{part}_se']:.2g} pooled"
-        style.describe(ax, title, y="" if k % 2 else f"part of err_rel {style.TRUE_CHANGES}")
+        title = f"{style.PART_LABELS[part]}, eta {eta:g}: {plus_minus(pooled[part], pooled[f'{part}_se'])} pooled"
+        style.describe(ax, title, y=f"part of err_rel\n{style.TRUE_CHANGES}")
         style.legend_below(ax, 2)
     return figure

@@ -1,14 +1,17 @@
 """What all figures share: one colour and one label per quantity, panels, points, bands, legends, histograms.
 
-Nothing is set globally: styles are those of the axes.
+Nothing is set globally, and settings of a user (matplotlibrc) do not reach a figure: `own_look` holds while it is made
+and while it is drawn.
 """
 
 from __future__ import annotations
 
+import textwrap
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -36,45 +39,65 @@ SERIES = (("#332288", "o"), ("#882255", "s"), ("#999933", "D"))
 """Colour and marker of settings side by side, none of which is an estimator; from the muted palette of Tol (2021)."""
 TRUE_CHANGES = "(units of the true change)"
 ERR_REL_LABEL = f"relative error err_rel {TRUE_CHANGES}"
-CHANGE_LABEL = "change of entropy (10⁻³ nats per token)"
+CHANGE_LABEL = "change of entropy\n(10⁻³ nats per token)"
 
 BACKGROUND = "white"
 BINS = 60  # as in the published figures
-_PANEL = (5.2, 3.6)  # inches
+_WIDTH = 5.2  # inches; on a phone, where a figure takes the width of the screen, its text can still be read
+_TITLE_WIDTH = 58  # characters
 _DPI = 110
+
+own_look = matplotlib.style.context("default")
+
+
+class StatedFigure(Figure):
+    """A figure that states its finding, which becomes its alternative text in notebooks and pages."""
+
+    @property
+    def finding(self) -> str:
+        """The title of each panel, which states its numbers, and its axes."""
+        panels = ((ax.get_title(), ax.get_ylabel(), ax.get_xlabel()) for ax in self.axes)
+        told = (f"{title}. Axes: {' against '.join(filter(None, labels))}." for title, *labels in panels)
+        return " ".join(" ".join(told).split())
+
+    @own_look
+    def draw(self, renderer: Any) -> None:
+        """Draw as usual, with no setting of a user."""
+        super().draw(renderer)
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        return {"text/plain": self.finding}, {"image/png": {"alt": self.finding}}
 
 
 def panels(
-    count: int, *, share_x: bool = False, share_y: bool | Literal["col"] = False, width: float = 1.0
+    count: int, *, share_x: bool = False, share_y: bool = False, height: float = 3.6
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its panels, up to two per row; every panel keeps its tick labels.
+    """Return a figure and its panels, one below the other, each of a height in inches and with its own tick labels.
 
-    ``width`` widens a panel that stands alone.
+    Without a panel the figure is one that notebooks do not show.
     """
-    columns = min(count, 2)
-    rows = -(-count // columns)
+    if not count:
+        return StatedFigure(), []
     figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(_PANEL[0] * columns * width, _PANEL[1] * rows),
+        count,
+        FigureClass=StatedFigure,
+        figsize=(_WIDTH, height * count),
         dpi=_DPI,
         layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
         sharex=share_x,
         sharey=share_y,
         squeeze=False,
     )
-    flat = list(axes.ravel())
-    for ax in flat[count:]:
-        ax.remove()
-    for ax in flat[:count]:
+    for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelbottom=True, labelleft=True)
-    return figure, flat[:count]
+        ax.tick_params(labelbottom=True)
+    return figure, list(axes.flat)
 
 
 def describe(ax: Axes, title: str, x: str = "", y: str = "") -> None:
     """Set the title, which states what the figure shows with its numbers, and the axis labels with units."""
-    ax.set_title(title, fontsize=10)
+    unbroken = title.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    ax.set_title(textwrap.fill(unbroken, _TITLE_WIDTH, break_on_hyphens=False), fontsize=10)
     ax.set(xlabel=x, ylabel=y)
 
 
@@ -151,6 +174,7 @@ def legend_below(ax: Axes, columns: int, *, lines: int = 1) -> None:
     )
 
 
+@own_look
 def png(figure: Figure) -> bytes:
     """Return the figure as PNG and close it, so that no notebook shows it a second time below the cell."""
     buffer = BytesIO()

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from . import style
 
 
+@style.own_look
 def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
     """Return a figure of how often prediction intervals cover the next run, and of its percentile (PIT).
 
@@ -57,6 +58,7 @@ def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.own_look
 def plot_verdict_rates(table: pd.DataFrame, question: str, label: str) -> Figure:
     """Return a figure of how often a verdict says yes, cannot tell and no, one bar per setting, with the true answer.
 
@@ -70,7 +72,7 @@ def plot_verdict_rates(table: pd.DataFrame, question: str, label: str) -> Figure
         What the settings are.
     """
     rows = table[table["question"] == question].reset_index(drop=True)
-    figure, (ax,) = style.panels(1, width=1.3)
+    figure, (ax,) = style.panels(1)
     bottom = np.zeros(len(rows))
     for answer, colour in style.ANSWER_COLOURS.items():
         shares = rows[answer.replace(" ", "_")]

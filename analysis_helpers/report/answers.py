@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..err_rel import Comparison
-from ..inference import QUESTIONS, Verdict, plus_minus, typical_standard_error
+from ..inference import QUESTIONS, Verdict, counted, plus_minus, typical_standard_error
 from ..runs import Run
 
 _AS_ETA = (0.75, 1.25)  # an SD whose fall is within these multiples of the growth of eta falls in proportion to it
@@ -36,7 +36,7 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
     runs = health[health["flag"]].groupby("check", sort=False)["run"].nunique()
     flagged = "; ".join(f"{check} in {count} of {health['run'].nunique()} runs" for check, count in runs.items())
     return [
-        f"{_count(len(files), 'run')} ({batches}); {state}.",
+        f"{counted(len(files), 'run')} ({batches}); {state}.",
         f"At eta {eta:g} the mean change of entropy, in 10⁻³ nats per token ± SE, is {changes}.",
         f"Health checks flagged: {flagged or 'none'}.",
     ]
@@ -84,15 +84,15 @@ def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: 
     large = {name: large_runs[name] for name in ratio.synthetic["run"].unique()}
     error = typical_standard_error(large, ratio.eta, ratio.sample_size, reference=ratio.reference_total)
     subsets, values = ratio.synthetic["err_rel"], ratio.actual["err_rel"]
-    near = f"{ratio.num_near} of {_count(len(values), 'actual run')} within 2 SD of the mean over subsets"
+    near = f"{ratio.num_near} of {counted(len(values), 'actual run')} within 2 SD of the mean over subsets"
     found = (
-        f"{near}: {', '.join(f'{value:+.2f}' for value in values)}" if len(values) else "No actual runs to compare with"
+        f"{near}: {', '.join(f'{value:+.2g}' for value in values)}" if len(values) else "No actual runs to compare with"
     )
     return [
-        f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2f}.",
+        f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2g}.",
         (
-            f"Over subsets, err_rel is {subsets.mean():+.2f} ± {subsets.std():.2f} (mean ± SD) by the ratio; the "
-            f"partial sum (± {partial_sum.synthetic['err_rel'].std():.2f}) is not comparable with actual runs."
+            f"Over subsets, err_rel is {plus_minus(subsets.mean(), subsets.std())} (mean ± SD) by the ratio; the "
+            f"partial sum (± {partial_sum.synthetic['err_rel'].std():.3g}) is not comparable with actual runs."
         ),
         f"{found}.",
     ]
@@ -127,9 +127,9 @@ def describe_plans(
         The goal.
     """
     goal = f"±{tolerance:g} with probability {probability:.0%}"
-    by = ", ".join(f"{row['sequences']:,} by {row['estimator']}" for row in estimators.to_dict("records"))
+    by = ", ".join(f"{_size(row['sequences'])} by {row['estimator']}" for row in estimators.to_dict("records"))
     sizes = ", ".join(
-        f"{_size(row['n'])} at eta {row['eta']:g} ({_size(row['low'])} to {_size(row['high'])})"
+        f"{_size(row['n'])} at eta {row['eta']:g} ({_size(row['low'])} to {_size(row['high'], 'unbounded')})"
         for row in plans.to_dict("records")
     )
     one, most = budget.iloc[0], budget.iloc[-1]
@@ -137,8 +137,8 @@ def describe_plans(
         f"Sequences to estimate the error to {goal}: {by}.",
         f"Sequences for err_rel of a fresh run within ±{tolerance:g} of 0: {sizes}.",
         (
-            f"SE of the mean err_rel from {one['sequences_each']:,.0f} sequences: {one['se']:.2f} in 1 run, "
-            f"{most['se']:.2f} in {_count(int(most['runs']), 'run')}."
+            f"SE of the mean err_rel from {one['sequences_each']:,.0f} sequences: {one['se']:.2g} in 1 run, "
+            f"{most['se']:.2g} in {counted(int(most['runs']), 'run')}."
         ),
     ]
 
@@ -159,7 +159,7 @@ def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates:
 def describe_exploration(mean: float, sd: float, found: Verdict) -> list[str]:
     """Return the spread over subsets and both answers, for one choice of parameters."""
     return [
-        f"At eta {found.eta:g}, err_rel over subsets of {found.n} is {mean:+.2g} ± {sd:.2g} (mean ± SD, closed form).",
+        f"At eta {found.eta:g}, err_rel over subsets of {found.n} is {plus_minus(mean, sd)} (mean ± SD, closed form).",
         *(_answered(question, found) for question in found.answers),
     ]
 
@@ -170,24 +170,21 @@ def _answered(question: str, found: Verdict) -> str:
     if answer.required_n is None:
         return f"{told}: {answer.reasons[0]}."
     by = f"{plus_minus(answer.mean, answer.se)} by {answer.estimator}"
-    size = f"±{found.tolerance:g} takes {answer.required_n:,} sequences"
+    size = f"±{found.tolerance:g} takes {counted(answer.required_n, 'sequence')}"
     doubts = [reason for reason in answer.reasons if reason.startswith("no answer")]
     return f"{told} (eta {found.eta:g}): {'; '.join([by, size, *doubts])}."
 
 
 def _milli(rows: pd.DataFrame, name: str) -> str:
     error = float(np.sqrt((rows[f"{name}_se"] ** 2).sum(skipna=False))) / len(rows)
-    return f"{rows[name].mean() * 1e3:+.3f}{'' if np.isnan(error) else f' ± {error * 1e3:.3f}'}"
+    mean = 1e3 * float(rows[name].mean())
+    return f"{mean:+.3g}" if np.isnan(error) else plus_minus(mean, 1e3 * error)
 
 
 def _per_eta(summary: pd.DataFrame) -> str:
     columns = (summary[name] for name in ("mean_err_rel", "std_err_rel", "eta"))
-    return ", ".join(f"{mean:+.2f} ± {sd:.2f} at eta {eta:g}" for mean, sd, eta in zip(*columns, strict=True))
+    return ", ".join(f"{plus_minus(mean, sd)} at eta {eta:g}" for mean, sd, eta in zip(*columns, strict=True))
 
 
-def _size(n: object) -> str:
-    return "no number is enough" if n is None or n is pd.NA else f"{n:,}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _size(n: object, unknown: str = "no number is enough") -> str:
+    return unknown if n is None or n is pd.NA else f"{n:,}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from html import escape
 from numbers import Integral
 from typing import Any
 
@@ -16,27 +18,40 @@ from .parameters import Parameters
 
 RESULT_MIME = "application/vnd.analysis.result+json"
 RESULT_DIGITS = 10  # significant digits to which stored numbers agree across processors
+_NUMBER = re.compile(r"(?!.*, )([-+\d].*|unbounded)?$")  # or an interval, or nothing
+_FEW_ROWS, _NO_ROWS = 2, "no rows"
 
 
 class ReadableTable:
-    """A table of short texts, displayed in full."""
+    """A table of short texts, displayed in full: numbers to the right and unbroken, words to the left."""
 
     def __init__(self, table: pd.DataFrame) -> None:
         self.table = table
 
     def __repr__(self) -> str:
-        return str(self.table.to_string(index=False))
+        return _NO_ROWS if self.table.empty else str(self.table.to_string(index=False))
 
     def to_html(self) -> str:
-        """Return the table as HTML; no text is cut, whatever the pandas options."""
-        with pd.option_context("display.max_colwidth", None):
-            return self.table.to_html(index=False, border=0)
+        """Return the table as HTML; a page may turn one of class ``few`` into a line for each column."""
+        if self.table.empty:
+            return f"<p>{_NO_ROWS}</p>"
+        names, rows = list(self.table.columns), self.table.to_numpy().tolist()
+        words = [not all(_NUMBER.match(row[k]) for row in rows) for k in range(len(names))]
+        head, *body = (
+            "".join(_cell(tag, text, left) for text, left in zip(row, words, strict=True))
+            for tag, row in [("th", names), *(("td", row) for row in rows)]
+        )
+        few = f' class="few" style="--columns: {len(names)}"' if len(rows) <= _FEW_ROWS else ""
+        lines = "\n".join(f"<tr>{line}</tr>" for line in body)
+        return f"<table{few}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
 
     _repr_html_ = to_html  # asked for by IPython
 
 
 def readable(table: pd.DataFrame, digits: int = 3) -> ReadableTable:
     """Return a table with numbers as short text, to read and to compare with stored output on any machine.
+
+    A column in which nothing is known is left out.
 
     Examples
     --------
@@ -45,7 +60,8 @@ def readable(table: pd.DataFrame, digits: int = 3) -> ReadableTable:
     1.6e-06   0.481
     """
     exact = ("eta", "etas")
-    return ReadableTable(table.apply(lambda c: c.map(lambda value: _text(value, 0 if c.name in exact else digits))))
+    texts = table.apply(lambda c: c.map(lambda value: _text(value, 0 if c.name in exact else digits)))
+    return ReadableTable(texts.loc[:, (texts != "").any()])
 
 
 class AnswerInBrief:
@@ -59,7 +75,10 @@ class AnswerInBrief:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Collect the warnings about runs of this block; the answer states each of them once."""
+        """Collect the warnings about runs of this block, for the answer, and show those that are new."""
+        from IPython.display import Markdown, display
+
+        before = dict(self._notes)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RunWarning)
             yield
@@ -68,13 +87,14 @@ class AnswerInBrief:
                 self._notes[str(found.message)] = None
             else:
                 warnings.showwarning(found.message, found.category, found.filename, found.lineno)
+        if new := [note for note in self._notes if note not in before]:
+            display(Markdown("\n".join(_noted(new))))
 
     def say(self, sentences: Iterable[str]) -> None:
         """Show the sentences and the collected warnings at the top, and here."""
         from IPython.display import Markdown, display
 
-        notes = [f"**Note:** {message}." for message in self._notes]
-        text = Markdown("\n".join(f"- {sentence}" for sentence in [*sentences, *notes]))
+        text = Markdown("\n".join([*(f"- {sentence}" for sentence in sentences), *_noted(self._notes)]))
         if self._place is not None:
             self._place.update(text)
         display(text)
@@ -106,11 +126,26 @@ def show_result(notebook: str, parameters: Parameters, rows: pd.DataFrame) -> No
     display({RESULT_MIME: payload, "text/plain": summary}, raw=True)
 
 
+def _noted(messages: Iterable[str]) -> list[str]:
+    return [f"- **Note:** {message}." for message in messages]
+
+
+def _cell(tag: str, text: str, left: bool) -> str:
+    """Return a cell, aligned to the left or, as usual, to the right; a name at the top may break at underscores."""
+    style = " style='text-align: left'" if left else ""  # in the cell itself: JupyterLab and GitHub keep no style sheet
+    whole = re.sub(
+        r"\S*[-+]\d\S*( (to|±) \S+)?|\(\S+ to \S+\)", r"<span style='white-space: nowrap'>\g<0></span>", escape(text)
+    )
+    return f"<{tag}{style}>{whole.replace('_', '_<wbr>') if tag == 'th' else whole}</{tag}>"
+
+
 def _text(value: object, digits: int) -> str:
     """Return a value as text, floats with ``digits`` significant digits and trailing zeros (0: as few as needed)."""
     if isinstance(value, float):
         if math.isnan(value):
             return ""
+        if math.isinf(value):
+            return "unbounded"
         return f"{value:#.{digits}g}".rstrip(".") if digits else f"{value:g}"
     if isinstance(value, list | tuple):
         return ", ".join(_text(part, digits) for part in value)

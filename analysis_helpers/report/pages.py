@@ -1,7 +1,8 @@
 """HTML pages of executed notebooks: one page each, figures as files, and a first page that sums them up.
 
-The first page takes each notebook's answer in brief and its cells tagged ``key``: texts, figures and tables in order.
-Pages load nothing from a network.
+The first page shows of each notebook its answer in brief and, of its cells tagged ``key``, the first figure, the first
+table and the texts. The first notebook stands before the table of contents, and as its table gives the answers, only
+what to do next is told. Pages load nothing from a network.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import base64
 import copy
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..inference import QUESTIONS
 from .display import RESULT_MIME
 from .execution import Execution
 
 KEY_TAG = "key"
+_SVG, _PNG = "image/svg+xml", "image/png"
+_LINK = re.compile(r'<a href="(?![a-z]+:|#)([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)  # to a file beside the page
+_SMALL_NUMBER = re.compile(r"(<[^>]*>)|(\d[\d.]*e-\d+)")  # browsers break lines at its sign; tags are left alone
 
 
 def write_report(executions: Sequence[Execution], out: Path) -> Path:
@@ -31,14 +36,21 @@ def write_report(executions: Sequence[Execution], out: Path) -> Path:
         Folder for the pages; figures go to ``out/figures`` as PNG and SVG.
     """
     out.mkdir(parents=True, exist_ok=True)
-    pages = [execution.name for execution in executions if execution.path.is_file()]
+    pages = [execution.name for execution in executions]
     return write_first_page([write_page(execution, out, pages) for execution in executions], out)
 
 
 def write_first_page(sections: Sequence[Mapping[str, Any]], out: Path) -> Path:
     """Write ``out/index.html`` from what `write_page` returned of each notebook, and return its path."""
     index = out / "index.html"
-    index.write_text(rendered("index.html", {"sections": sections}), encoding="utf-8")
+    if sections:
+        told = tuple(f"<li><strong>{question}" for question in QUESTIONS.values())
+        lines = sections[0].get("answer", "").splitlines()
+        first = {**sections[0], "answer": "\n".join(line for line in lines if not line.startswith(told))}
+        sections = [first, *sections[1:]]
+    page = rendered("index.html", {"sections": sections})
+    whole = _SMALL_NUMBER.sub(lambda found: found[1] or f'<span class="whole">{found[2]}</span>', page)
+    index.write_text(whole, encoding="utf-8")
     return index
 
 
@@ -50,17 +62,27 @@ def rendered(template: str, values: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(values)
 
 
-def notebook_page(path: Path) -> str:
-    """Return an executed notebook as one HTML page."""
-    body, _ = _exporter().from_filename(str(path))
-    return str(body).replace("</head>", f"{rendered('fit.html', {})}</head>", 1)
+def notebook_page(path: Path, pages: Collection[str] = (), index: str = "index.html") -> str:
+    """Return an executed notebook as one HTML page.
+
+    Parameters
+    ----------
+    path
+        The executed notebook.
+    pages
+        Names of the notebooks that have a page beside it; a link to any other file becomes text.
+    index
+        Address of the first page, relative to this one.
+    """
+    body, _ = _exporter().from_filename(str(path), resources={"index": index})
+    return _linked(str(body), pages)
 
 
 def save_figures(notebook: Any, folder: Path, stem: str) -> list[str]:
     """Write the figures of an executed notebook as ``stem-1.png``, ``stem-1.svg`` and so on; return their stems."""
     from nbconvert.preprocessors import ExtractOutputPreprocessor
 
-    extractor = ExtractOutputPreprocessor(extract_output_types={"image/png", "image/svg+xml"})
+    extractor = ExtractOutputPreprocessor(extract_output_types={_PNG, _SVG})
     _, resources = extractor.preprocess(copy.deepcopy(notebook), {"outputs": {}})
     folder.mkdir(parents=True, exist_ok=True)
     stems: dict[str, str] = {}
@@ -71,29 +93,29 @@ def save_figures(notebook: Any, folder: Path, stem: str) -> list[str]:
     return list(stems.values())
 
 
-def key_figure(notebook: Any) -> bytes | None:
-    """Return the first figure among the key cells of an executed notebook, as PNG; None if there is none."""
-    found = [data["image/png"] for data in _displayed(_key_cells(notebook)) if "image/png" in data]
-    return base64.b64decode(found[0]) if found else None
+def key_figure(notebook: Any) -> tuple[bytes, str] | None:
+    """Return the first figure among the key cells of an executed notebook, as PNG, and its finding."""
+    output = next(_shown(_key_cells(notebook), _PNG), None)
+    return (base64.b64decode(output.data[_PNG]), _finding(output)) if output else None
 
 
 def collected_result(notebook: Any) -> dict[str, Any]:
     """Return the result that an executed notebook displayed for collection; empty if it stopped before."""
-    found = [data[RESULT_MIME] for data in _displayed(notebook.cells) if RESULT_MIME in data]
+    found = [output.data[RESULT_MIME] for output in _shown(notebook.cells, RESULT_MIME)]
     return dict(found[-1]) if found else {}
 
 
 @cache
 def _exporter() -> Any:
     """Return the exporter of pages, made once: it compiles its templates."""
+    from jinja2 import PackageLoader
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
-    shown = ["text/html", "text/markdown", "image/svg+xml", "image/png", "text/plain"]  # widgets need a kernel
+    shown = ["text/html", "text/markdown", _SVG, _PNG, "text/plain"]  # widgets need a kernel
     config = Config({"NbConvertBase": {"display_data_priority": shown}})
-    exporter = HTMLExporter(config=config, require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="")
-    exporter.embed_images = True
-    return exporter
+    own: dict[str, Any] = {"extra_loaders": [PackageLoader("analysis_helpers")], "template_file": "notebook.html"}
+    return HTMLExporter(config=config, require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="", **own)
 
 
 def write_page(execution: Execution, out: Path, pages: Collection[str]) -> dict[str, Any]:
@@ -103,23 +125,31 @@ def write_page(execution: Execution, out: Path, pages: Collection[str]) -> dict[
     """
     import nbformat
 
-    section: dict[str, Any] = {"title": execution.name, "error": execution.error, "skipped": execution.skipped}
+    name = execution.name
+    section: dict[str, Any] = {"name": name, "title": name, "error": execution.error, "skipped": execution.skipped}
+    page = f"{name}.html"
     if execution.skipped or not execution.path.is_file():
+        if name in pages:  # others may link to it
+            (out / page).write_text(rendered("index.html", {"sections": [section]}), encoding="utf-8")
         return section
-    page = f"{execution.name}.html"
-    (out / page).write_text(notebook_page(execution.path), encoding="utf-8")
+    (out / page).write_text(notebook_page(execution.path, pages), encoding="utf-8")
     notebook = nbformat.read(execution.path, as_version=4)
-    title = _title(notebook) or execution.name
-    answers = [data["text/markdown"] for data in _displayed(notebook.cells) if "text/markdown" in data]
-    # Of a notebook that failed: no answer, and no text on how to read figures that are missing.
-    cells = [cell for cell in _key_cells(notebook) if cell.cell_type == "code" or not execution.error]
-    return section | {
-        "title": title,
+    section |= {
+        "title": _title(notebook) or name,
         "page": page,
-        "answer": _html_of(answers[0]) if answers and not execution.error else "",
         "parameters": collected_result(notebook).get("parameters", {}),
-        "blocks": [block for cell in cells for block in _blocks(cell, title)],
-        "figures": save_figures(notebook, out / "figures", execution.name),
+        "figures": save_figures(notebook, out / "figures", name),
+    }
+    if execution.error:  # no answer, and nothing that could be taken for one
+        return section
+    cells = _key_cells(notebook)
+    answers = [output.data["text/markdown"] for output in _shown(notebook.cells, "text/markdown")]
+    texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    return section | {
+        "answer": _html_of(answers[:1], pages),
+        "reading": _html_of(texts, pages),
+        "figure": next((_image(output) for output in _shown(cells, _PNG)), None),
+        "table": next((output.data["text/html"] for output in _shown(cells, "text/html")), ""),
     }
 
 
@@ -127,25 +157,21 @@ def _key_cells(notebook: Any) -> list[Any]:
     return [cell for cell in notebook.cells if KEY_TAG in cell.metadata.get("tags", [])]
 
 
-def _blocks(cell: Any, title: str) -> list[str]:
-    from markupsafe import escape
-
-    if cell.cell_type == "markdown":
-        return [_html_of(cell.source)]
-    printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
-    blocks = [f"<pre>{escape(printed)}</pre>"] if printed else []
-    for data in _displayed([cell]):
-        if "image/png" in data:
-            source = "data:image/png;base64," + data["image/png"].replace("\n", "")
-            blocks.append(f'<div class="figure"><img alt="{escape(title)}" src="{source}"></div>')
-        elif "text/html" in data:
-            blocks.append(f'<div class="table">{data["text/html"]}</div>')
-    return blocks
+def _shown(cells: Sequence[Any], kind: str) -> Iterator[Any]:
+    """Return the outputs of cells that are there as a kind of data."""
+    outputs = (output for cell in cells if cell.cell_type == "code" for output in cell.outputs)
+    return (output for output in outputs if kind in output.get("data", {}))
 
 
-def _displayed(cells: Sequence[Any]) -> list[dict[str, Any]]:
-    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
-    return [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]
+def _image(output: Any) -> dict[str, str]:
+    """Return address and alternative text of a figure, as SVG where it has one."""
+    png, svg = output.data[_PNG].replace("\n", ""), output.data.get(_SVG)
+    kind, content = (_SVG, base64.b64encode(svg.encode()).decode()) if svg else (_PNG, png)
+    return {"source": f"data:{kind};base64,{content}", "alt": _finding(output)}
+
+
+def _finding(output: Any) -> str:
+    return str(output.metadata.get(_PNG, {}).get("alt", "A figure"))
 
 
 def _title(notebook: Any) -> str:
@@ -154,7 +180,17 @@ def _title(notebook: Any) -> str:
     return found[1] if found else ""
 
 
-def _html_of(markdown: str) -> str:
+def _html_of(markdown: Iterable[str], pages: Collection[str]) -> str:
     from nbconvert.filters.markdown import markdown2html
 
-    return str(markdown2html(markdown))
+    return _linked("".join(map(markdown2html, markdown)), pages)
+
+
+def _linked(html: str, pages: Collection[str]) -> str:
+    """Return a text whose links to notebooks lead to their pages; where there is none, the link becomes text."""
+
+    def live(link: re.Match[str]) -> str:
+        name, ending = link[1][:-6], link[1][-6:]
+        return link[0].replace(link[1], f"{name}.html", 1) if ending == ".ipynb" and name in pages else link[2]
+
+    return _LINK.sub(live, html)

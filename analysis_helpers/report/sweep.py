@@ -289,10 +289,15 @@ def write_sweep_page(ended: Sequence[Ended], skipped: Mapping[str, str], results
     out
         Folder of the sweep.
     """
+    import nbformat
+
     ended = _sorted(ended)
     names = dict.fromkeys(name for job, _ in ended for name in job.parameters)
     roots = {str(job.parameters["data_root"]) for job, _ in ended if "data_root" in job.parameters}
-    figures = {path.stem for path in (out / FIGURES).glob("*.png")}
+    notebooks = {
+        job.name: nbformat.read(execution.path, as_version=4) for job, execution in ended if not execution.error
+    }
+    figures = {name: key_figure(notebook) for name, notebook in notebooks.items()}
     values = {
         "counts": Counter(execution.status for _, execution in ended),
         "skipped": skipped,
@@ -300,7 +305,7 @@ def write_sweep_page(ended: Sequence[Ended], skipped: Mapping[str, str], results
         "names": [name for name in names if name != "data_root"],
         "data_roots": sorted(roots),
         "ended": ended,
-        "figures": {job.name for job, execution in ended if not execution.error} & figures,
+        "findings": {name: figure[1] for name, figure in figures.items() if figure},
         "text": partial(_text, separator=", "),
     }
     write_in_one_step(out / INDEX, rendered("sweep.html", values))
@@ -488,14 +493,13 @@ def _finish(job: Job, execution: Execution, out: Path) -> Execution:
     nbformat.write(notebook, execution.path)
     error = execution.error
     try:
-        page = notebook_page(execution.path)
+        page = notebook_page(execution.path, index=f"../{INDEX}")
     except Exception as failure:  # nbconvert and its templates raise many kinds; the other notebooks go on
         page = "<!doctype html><title>No page</title><p>This notebook cannot be shown as a page.</p>"
         error = error or f"its page cannot be made ({type(failure).__name__}: {failure})"
     write_in_one_step(out / PAGES / f"{job.name}.html", page)
-    figure = key_figure(notebook)
-    if figure is not None:
-        write_in_one_step(out / FIGURES / f"{job.name}.png", figure)
+    if figure := key_figure(notebook):
+        write_in_one_step(out / FIGURES / f"{job.name}.png", figure[0])
     seconds = round(execution.seconds, 3)
     told = error or execution.skipped  # run again by the next sweep
     notebook.metadata[STAMP] = {"key": job.key, "error": told, "seconds": seconds, "package": execution.package}

@@ -68,7 +68,7 @@ def test_a_report_tells_of_a_failure_and_does_not_replace_a_good_one(tmp_path: P
     how = How(formats=("png", "svg"))
     assert make_report(options, out, how, folder=folder) == (out / "index.html", 0)
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert 'src="data:image/png;base64' in page
+    assert 'src="data:image/svg+xml;base64' in page
     assert "<table></table>" in page
     assert printed(out / "notebooks" / "b.ipynb").startswith("5e-06 [5e-06] given\n")  # eta fills etas
     assert (out / "b.html").is_file()

@@ -251,7 +251,7 @@ def test_what_no_sweep_made_is_neither_replaced_nor_deleted(tmp_path: Path, fold
 def test_a_page_that_cannot_be_made_is_an_error_of_its_notebook(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> str:
+    def broken(path: Path, **_: object) -> str:
         raise RuntimeError("no template")
 
     monkeypatch.setattr("analysis_helpers.report.sweep.notebook_page", broken)
@@ -397,10 +397,12 @@ def test_tables_are_written_with_ten_significant_digits(tmp_path: Path) -> None:
 
 
 def shown(out: Path, name: str, *, label: str = "plain", error: str = "") -> Ended:
-    (out / "figures").mkdir(parents=True, exist_ok=True)
-    (out / "figures" / f"{name}.png").write_bytes(b"png")
-    job = Job(Path("note.ipynb"), {"eta": 1e-6, "label": label}, name)
-    return job, Execution(name, out / "notebooks" / f"{name}.ipynb", error, 1.0)
+    figure = nbformat.v4.new_output("display_data", {"image/png": ""}, metadata={"image/png": {"alt": f"of {name}"}})
+    cell = nbformat.v4.new_code_cell(outputs=[figure], metadata={"tags": ["key"]})
+    path = out / "notebooks" / f"{name}.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    return Job(Path("note.ipynb"), {"eta": 1e-6, "label": label}, name), Execution(name, path, error, 1.0)
 
 
 def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: Path) -> None:
@@ -408,7 +410,7 @@ def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: P
     rows = [(eta, n, answer, "yes") for (eta, n), found in answers.items() for answer in found]
     table = pd.DataFrame(rows, columns=["param.eta", "param.subset_size", "linear", "recorded"])
     page = write_sweep_page([shown(tmp_path, "a")], {"05_x": "no eta"}, table, tmp_path).read_text()
-    places = [page.index(part) for part in ('<table class="map">', "<figure>", 'href="pages/a.html"')]
+    places = [page.index(part) for part in ('<table class="map">', "<figure>", 'href="pages/a.html"', 'alt="of a"')]
     assert places == sorted(places)
     assert "05_x" in page
     cells = re.findall(r'<td class="([a-z-]*)">([^<]*)</td>', page)
