@@ -20,14 +20,7 @@ SAMPLING = ("score_z", "log_probability_excess_z")
 
 @pytest.mark.slow  # a chunk takes 10 s; pinned numbers of the same records notice most changes
 def test_the_first_chunk_made_anew_is_the_one_stored_to_the_last_digit() -> None:
-    again, before = calibration.calibrate(1, seed=STORED.seed), STORED.first_chunk
-    fits = again["flags"]["check"] == "pareto_k"
-    assert calibration.stored({**again, "flags": again["flags"][~fits]}) == calibration.stored(
-        {**before, "flags": before["flags"][~fits]}
-    )
-    # The tail is fitted by a library whose versions differ a little, and a k near its limit tips to either side.
-    shares = (table.loc[fits, "flagged"].to_numpy(dtype=float) for table in (again["flags"], before["flags"]))
-    assert np.subtract(*shares) == pytest.approx(0, abs=0.15)
+    assert calibration.stored(calibration.calibrate(1, seed=STORED.seed)) == calibration.stored(STORED.first_chunk)
 
 
 @pytest.mark.slow  # three chunks

@@ -19,15 +19,9 @@ from matplotlib.figure import Figure
 
 import analysis_helpers as ah
 from analysis_helpers import plots
-from analysis_helpers.err_rel.comparison import explain_partial_sum
-from analysis_helpers.inference.decomposition import decomposition_table
-from analysis_helpers.inference.health import contribution_table, contribution_tails, run_totals
-from analysis_helpers.inference.planning import Goal, budget_table, error_by_size, plan_batch_sizes
-from analysis_helpers.inference.standard_errors import sizes_around, spread_by_size, subset_moments
-from analysis_helpers.inference.verdicts import verdict_map
+from analysis_helpers.inference import Goal
 from analysis_helpers.report.explorer import explore
 from analysis_helpers.report.parameters import read_parameters
-from analysis_helpers.runs.folders import sound_batches
 from analysis_helpers.synthetic.validation import read_calibration, verdict_rates
 from tests.calibration.records import (
     coverage_table,
@@ -67,14 +61,9 @@ def _sequence(values: list[Any]) -> Any:
     plain = [fingerprint(value) for value in values]
     if len(plain) <= 12 or not all(isinstance(value, float) for value in plain):
         return plain[:12]
-    numbers = np.array(plain)
-    finite = np.where(np.isfinite(numbers), numbers, 0.0)
-    return [
-        float(len(numbers)),
-        float(finite.sum()),
-        float(np.abs(finite).sum()),
-        float(finite @ np.linspace(0, 1, len(finite))),
-    ]
+    finite = np.nan_to_num(np.array(plain), posinf=0.0, neginf=0.0)
+    weighted = finite @ np.linspace(0, 1, len(finite))
+    return [float(total) for total in (len(finite), finite.sum(), np.abs(finite).sum(), weighted)]
 
 
 def plotted(figure: Figure) -> list[Any]:
@@ -98,42 +87,38 @@ def _results(root: Path) -> Iterator[tuple[str, Any]]:
     references = ah.reference_true_totals(large)
     yield "inventory", ah.inventory(root)
     yield "health", ah.run_health(large).drop(columns="meaning")
-    yield "totals", run_totals({"E_2048": large, "E_256": small})
+    yield "totals", ah.run_totals({"E_2048": large, "E_256": small})
     yield "references", references
-    yield "decomposition", decomposition_table(large, ETAS)
+    yield "decomposition", ah.decomposition_table(large, ETAS)
     yield "published", ah.sample_err_rel_across_runs(large, ETAS, samples_per_eta=500, seed=42)
-    yield "explained", explain_partial_sum(large, list(ETAS), 256)
-    yield "sizes", spread_by_size(large, ETAS[0], sizes_around(256, 2048), num_samples=100)
+    yield "explained", ah.explain_partial_sum(large, list(ETAS), 256)
+    yield "sizes", ah.spread_by_size(large, ETAS[0], num_samples=100)
     for eta in ETAS:
         yield f"contributions {eta}", [ah.per_sequence_contributions(run, eta) for run in large.values()]
-        yield f"tails {eta}", contribution_tails(contribution_table(large, eta))
+        yield f"tails {eta}", ah.contribution_tails(ah.contribution_table(large, eta))
         for estimator in ("partial_sum", "ratio", "matched", "adjusted"):
             named = f"{estimator} {eta}"
             chosen: Any = {"estimator": estimator}
             for sampler in ("sequential", "disjoint"):
                 draws = ah.simulate_err_rel_across_runs(large, [eta], num_samples=50, sampler=sampler, **chosen)
                 yield f"draws {sampler} {named}", draws
-            actual = ah.collect_err_rel_across_runs(small, eta, references[eta], **chosen)
-            yield f"actual {named}", actual
+            yield f"actual {named}", ah.collect_err_rel_across_runs(small, eta, references[eta], **chosen)
             compared = ah.compare_err_rel_distributions(large, small, eta, num_samples=50, **chosen)
             yield f"comparison {named}", compared.summary
-            errors = [
-                ah.err_rel_standard_error(run, eta, 256, population="run", reference=references[eta], **chosen)
-                for run in large.values()
-            ]
+            of_subset: Any = {"population": "run", "reference": references[eta], **chosen}
+            errors = [ah.err_rel_standard_error(run, eta, 256, **of_subset) for run in large.values()]
             yield f"standard errors {named}", errors
-            yield f"moments {named}", subset_moments(large, [eta], 256, **chosen)
+            yield f"moments {named}", ah.subset_moments(large, [eta], 256, **chosen)
             if estimator != "partial_sum":
                 required = [ah.required_batch_size(large, eta, tolerance=t, **chosen) for t in (0.25, 0.5, 1.0, 2.0)]
                 yield f"required {named}", [*required, ah.required_batch_size(large, eta, target_sd=0.25, **chosen)]
         predicted = ah.predict_err_rel(large, eta, 256)
         yield f"prediction {eta}", [predicted.mean, predicted.sd, predicted.tau, *predicted.interval(0.9)]
         yield f"check {eta}", ah.check_prediction(large, small, eta)
-        found = ah.verdict(large, eta, 256, small_runs=small)
-        yield f"verdict {eta}", ah.verdict_table([found])
-        yield f"errors {eta}", error_by_size(large, eta, [64, 256, 2048], tolerance=0.25)
-        yield f"budget {eta}", budget_table(large, eta)
-    yield "plans", plan_batch_sizes(large, ETAS, tolerance=1.0)
+        yield f"verdict {eta}", ah.verdict_map(large, [eta], small_runs=small)
+        yield f"errors {eta}", ah.error_by_size(large, eta, [64, 256, 2048], tolerance=0.25)
+        yield f"budget {eta}", ah.budget_table(large, eta)
+    yield "plans", ah.plan_batch_sizes(large, ETAS, tolerance=1.0)
     yield "trend", ah.entropy_trend(large)
     yield "nonlinearity", ah.nonlinearity(large)
     yield "estimators", ah.estimator_table(large, ETAS[0])
@@ -160,31 +145,31 @@ def figures(root: Path) -> dict[str, Any]:
 
 
 def _figures(root: Path) -> Iterator[tuple[str, Any]]:
-    batches = sound_batches(root)
+    batches = ah.sound_batches(root)
     large, small = batches["E_2048"], batches["E_256"]
     compared = [
         ah.compare_err_rel_distributions(large, small, ETAS[0], num_samples=50, estimator=estimator)
         for estimator in ("partial_sum", "ratio")
     ]
     yield "comparisons", plots.plot_err_rel_comparisons(compared)
-    moments = subset_moments(large, ETAS, 256)
+    moments = ah.subset_moments(large, ETAS, 256)
     draws = ah.sample_err_rel_across_runs(large, ETAS, estimator="ratio", samples_per_eta=50)
     yield "histograms", plots.plot_err_rel_histograms(draws, ETAS, estimator="ratio", moments=moments)
     checked = ah.check_prediction(large, small, ETAS[0])
     yield "prediction", plots.plot_prediction(ah.predict_err_rel(large, ETAS[0], 256), checked)
-    spread = spread_by_size(large, ETAS[0], [64, 256, 2048], num_samples=50)
+    spread = ah.spread_by_size(large, ETAS[0], [64, 256, 2048], num_samples=50)
     yield "spread", plots.plot_spread_by_size(spread, 256)
-    yield "totals", plots.plot_totals(run_totals(batches))
-    yield "tails", plots.plot_contribution_tails(contribution_table(large, ETAS[0]))
-    yield "trend", plots.plot_trend(ah.entropy_trend(large), run_totals({"E_2048": large}))
+    yield "totals", plots.plot_totals(ah.run_totals(batches))
+    yield "tails", plots.plot_contribution_tails(ah.contribution_table(large, ETAS[0]))
+    yield "trend", plots.plot_trend(ah.entropy_trend(large), ah.run_totals({"E_2048": large}))
     yield "nonlinearity", plots.plot_nonlinearity(ah.nonlinearity(large), tolerance=0.25)
-    yield "parts", plots.plot_decomposition(decomposition_table(large, ETAS))
-    errors = error_by_size(large, ETAS[0], [64, 256, 2048], **KEEP_TO)
+    yield "parts", plots.plot_decomposition(ah.decomposition_table(large, ETAS))
+    errors = ah.error_by_size(large, ETAS[0], [64, 256, 2048], **KEEP_TO)
     yield "errors", plots.plot_error_by_size(errors, eta=ETAS[0], **KEEP_TO)
-    plans = plan_batch_sizes(large, ETAS, tolerance=0.5)
+    plans = ah.plan_batch_sizes(large, ETAS, tolerance=0.5)
     yield "required", plots.plot_required_sizes(plans, goal="")
-    yield "map", plots.plot_verdict_map(verdict_map(large, ETAS, **KEEP_TO))
-    yield "budget", plots.plot_budget(budget_table(large, ETAS[0]), sequences=2048)
+    yield "map", plots.plot_verdict_map(ah.verdict_map(large, ETAS, **KEEP_TO))
+    yield "budget", plots.plot_budget(ah.budget_table(large, ETAS[0]), sequences=2048)
     folders = {"data_root": str(root), "large_batch": "E_2048", "small_batch": "E_256"}
     choice = {"eta": ETAS[0], "subset_size": 256, "estimator": "ratio", "num_samples": 50, "seed": 0, **KEEP_TO}
     yield "exploration", explore(read_parameters({**folders, **choice})).plot()
