@@ -462,6 +462,8 @@ class Case:
             if needed < recorded.required_n / 2:
                 sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
                 steps.append(f"use the matched estimator: ±{self.tolerance:g} takes {sizes}")
+        if self.unrecorded:
+            steps.append("record score, wjlogp_sum and jH_sum of each sequence in every run")
         behind = {"linear": (linear, self.pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
         for question, (found, pilot) in behind.items():
             if found.answer == UNSURE and pilot is not None and not found.reasons[0].startswith("no answer"):

@@ -10,7 +10,7 @@ import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel.tables import supported_estimators
 from analysis_helpers.estimators import EstimatorName
-from tests.building import ETAS, Runs, plain_estimate, random_run, refused
+from tests.building import ETAS, Runs, plain_estimate, random_run
 from tests.plain.estimates import ESTIMATORS
 
 RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2), "run_03": random_run(9, seed=3)}
@@ -68,8 +68,6 @@ def test_subsets_without_tokens_are_not_counted_and_are_warned_about() -> None:
 def test_the_aggregate_is_linear_minus_true_over_the_total() -> None:
     assert ah.aggregate_err_rel([1.0, 2.0], [2.5, 2.5], 4.0) == 0.5
     assert np.isnan(ah.aggregate_err_rel([1.0], [2.0], 0.0))
-    with refused("true_subset and linear_subset must have", "(2,)", "(1,)"):
-        ah.aggregate_err_rel([1.0, 2.0], [2.0], 1.0)
 
 
 def test_a_given_reference_is_divided_by() -> None:
@@ -105,8 +103,6 @@ def test_the_summary_has_a_row_an_eta_with_unbiased_spread() -> None:
     assert table["eta"].tolist() == [1e-6, 2e-6]
     assert table.iloc[0].tolist() == pytest.approx([1e-6, 3.0, np.sqrt(7.0), 7.0, 1.0, 6.0, 3])  # (4 + 1 + 9) / 2
     assert np.isnan(table["std_err_rel"].iloc[1])
-    with refused("df must have the columns 'eta' and 'err_rel'", "['x']"):
-        ah.summarize_err_rel_distribution(pd.DataFrame({"x": [1.0]}))
 
 
 def test_only_what_every_run_records_is_on_offer(large_runs: Runs) -> None:
