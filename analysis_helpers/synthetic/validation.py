@@ -24,13 +24,14 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, checked_count
-from ..inference import NO, UNSURE, YES, Case, Goal, pilot_of
+from ..inference import NO, UNSURE, YES, Case, pilot_of
 from ..runs import Run, ScoreTerms
 from .policy import Policy, random_policy, sample_sequences
 from .runs import SyntheticRun, entropy_to_go_baseline, evaluate, stored_shard_errors, update_direction
 
 ETA = 1.6e-6
 
+_TOLERANCE, _PROBABILITY = 0.5, 0.9  # of the verdicts asked for
 _POLICY_SEED = 3
 _CHUNK = 200_000  # sequences evaluated at once
 
@@ -174,42 +175,23 @@ def _scores(terms: ScoreTerms, tokens: FloatArray, part: slice) -> FloatArray:
 
 
 def verdict_rates(
-    biases: Sequence[float],
-    sizes: Sequence[int],
-    *,
-    tau: float = 0.0,
-    num_large: int = 4,
-    large_size: int = 512,
-    tolerance: float = 0.5,
-    probability: float = 0.9,
-    count: int = 100,
-    seed: int = 0,
+    biases: Sequence[float], sizes: Sequence[int], *, tau: float = 0.0, count: int = 100, seed: int = 0
 ) -> pd.DataFrame:
     """Return how often verdicts say "yes", "no" and "cannot tell", beside the true answer.
 
-    Whether the recorded linear change is right is asked of runs with each bias; whether a batch is enough for it, for
-    each size, of runs with the first.
+    Four runs of 512 are asked, with the tolerance 0.5 and the probability 0.9: whether the recorded linear change is
+    right, of runs with each bias; whether a batch is enough for it, for each size, of runs with the first.
 
     Returns
     -------
     DataFrame
         From `verdict_rate_table`.
     """
-    large = {"num_large": num_large, "large_size": large_size}
-    asked = Goal(tolerance=tolerance, probability=probability)
-    return verdict_rate_table(verdict_records(biases, sizes, asked, tau=tau, count=count, seed=seed, **large))
+    return verdict_rate_table(verdict_records(biases, sizes, tau=tau, count=count, seed=seed))
 
 
 def verdict_records(
-    biases: Sequence[float],
-    sizes: Sequence[int],
-    asked: Goal,
-    *,
-    tau: float = 0.0,
-    num_large: int = 4,
-    large_size: int = 512,
-    count: int,
-    seed: int,
+    biases: Sequence[float], sizes: Sequence[int], *, tau: float, count: int, seed: int
 ) -> pd.DataFrame:
     """Return the answer of every verdict behind `verdict_rates`.
 
@@ -219,19 +201,17 @@ def verdict_records(
         Columns question ("recorded", "enough"), setting (the bias, or the size), within (how often an update, or
         a batch, truly keeps to the tolerance), truth, answer.
     """
-    tolerance = float(asked.tolerance or 0)
     rows: list[tuple[str, float, float, str]] = []
-    large = {"num_large": num_large, "large_size": large_size, "fresh_size": 2}
-    precise = {n: _probability_within(tolerance, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
+    precise = {n: probability_within(_TOLERANCE, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
     for bias in biases:
-        for each in replicates(count, tau=tau, bias=bias, seed=seed, **large):
-            case = Case(each.large, None, ETA, sizes[0], tolerance, asked.probability)
-            within = _probability_within(tolerance, each.mean, tau)
+        for each in replicates(count, fresh_size=2, tau=tau, bias=bias, seed=seed):
+            case = Case(each.large, None, ETA, sizes[0], _TOLERANCE, _PROBABILITY)
+            within = probability_within(_TOLERANCE, each.mean, tau)
             rows.append(("recorded", bias, within, case.recorded().answer))
             if bias == biases[0]:
                 rows += [("enough", n, precise[n], case.of_size(n).recorded().enough) for n in sizes]
     table = pd.DataFrame(rows, columns=["question", "setting", "within", "answer"])
-    return table.assign(truth=np.where(table["within"] >= asked.probability, YES, NO))
+    return table.assign(truth=np.where(table["within"] >= _PROBABILITY, YES, NO))
 
 
 def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
@@ -251,7 +231,7 @@ def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["question", "setting", "within", "truth", "yes", "no", "cannot_tell"])
 
 
-def _probability_within(tolerance: float, mean: float, sd: float) -> float:
+def probability_within(tolerance: float, mean: float, sd: float) -> float:
     """Return P(abs(x) <= tolerance) for a normal x."""
     if sd == 0:
         return float(abs(mean) <= tolerance)

@@ -159,7 +159,6 @@ DIGITS = 4  # significant, as stored
 
 FRESH, LARGE = 64, 512  # sequences
 GOALS = (Goal(target_sd=0.25), Goal(tolerance=0.8))
-ASKED, TAU_OF_VERDICTS = Goal(tolerance=0.5, probability=0.9), 0.2
 BIASES, SIZES = (0.0, 0.3, 0.5, 0.75, 1.5), (64, 128, 165, 512)
 
 
@@ -199,7 +198,7 @@ def chunk_records(stream: np.random.SeedSequence) -> Tables:
         "estimates": estimate_records([64, 256], count=PER_CHUNK, seed=next(seeds)),
         "pits": pd.concat(pits, ignore_index=True),
         "plans": plan_records(GOALS, count=eighth, seed=next(seeds)),
-        "verdicts": verdict_records(BIASES, SIZES, ASKED, tau=TAU_OF_VERDICTS, count=eighth, seed=next(seeds)),
+        "verdicts": verdict_records(BIASES, SIZES, tau=0.2, count=eighth, seed=next(seeds)),
         "contradictions": contradiction_records([0.0, sampling_sd], count=eighth, seed=next(seeds)),
         "flags": pd.concat(flags, ignore_index=True),
         "intervals": interval_records(count=PER_CHUNK // 10, seed=next(seeds)),

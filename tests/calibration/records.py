@@ -16,8 +16,8 @@ from analysis_helpers.runs import Run
 from analysis_helpers.synthetic.validation import (
     ETA,
     Replicate,
-    _probability_within,
     batch_of,
+    probability_within,
     replicates,
     true_spread,
     world,
@@ -158,7 +158,7 @@ def _pit(each: Replicate) -> float:
 def _reached(goal: inference.Goal, n: float, spread: float, mean: float, tau: float) -> float:
     if goal.tolerance is None:
         return spread / math.sqrt(n)
-    return _probability_within(goal.tolerance, mean, math.hypot(spread / math.sqrt(n), tau))
+    return probability_within(goal.tolerance, mean, math.hypot(spread / math.sqrt(n), tau))
 
 
 def _size(n: int | None) -> float:
@@ -229,7 +229,7 @@ def _border(tolerance: float, tau: float) -> float:
     low, high = 0.0, tolerance
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _probability_within(tolerance, middle, tau) >= 0.88 else (low, middle)
+        low, high = (middle, high) if probability_within(tolerance, middle, tau) >= 0.88 else (low, middle)
     return high + (1e-9 if tau == 0 else 0.0)
 
 
