@@ -118,6 +118,14 @@ def tell(line: str) -> None:
     sys.stderr.flush()
 
 
+def prepare(how: How) -> None:
+    """Start what kernels will be forked from, while the parameters are checked."""
+    if not how.cold and how.scheduler is None:
+        from .kernels import warm_up
+
+        warm_up()
+
+
 def find_notebooks(folder: Path | None = None, names: Sequence[str] = ()) -> list[Path]:
     """Return the notebooks to run, sorted: those in ``folder``, else in ``./notebooks``, else those of the package.
 

@@ -38,8 +38,24 @@ GROUP, NAME = "jupyter_client.kernel_provisioners", "analysis-helpers-forks"  # 
 # Kernels run side by side, and sums are the same whatever the number of cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SERVE = f"import sys; sys.path[:] = filter(None, sys.path); from {__name__} import serve; serve()"
-_IMPORTED = ["ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "matplotlib_inline.backend_inline"]
-_IMPORTED += ["matplotlib.backends.backend_svg", "scipy.stats", "arviz_stats", "analysis_helpers.plots"]
+_IMPORTED = (
+    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "tornado.platform.asyncio"),
+    *(
+        "IPython.core.completerlib",
+        "IPython.core.debugger",
+        "IPython.core.magics.execution",
+        "IPython.core.magics.pylab",
+    ),
+    *("IPython.core.oinspect", "IPython.extensions.storemagic", "matplotlib_inline.backend_inline"),
+    *(
+        "matplotlib.backends.backend_agg",
+        "matplotlib.backends.backend_svg",
+        "PIL.JpegImagePlugin",
+        "PIL.GifImagePlugin",
+    ),
+    *("PIL.BmpImagePlugin", "PIL.PpmImagePlugin", "pandas.core.methods.to_dict", "pandas.io.formats.html"),
+    *("pandas.io.formats.string", "scipy.special", "analysis_helpers.plots", "analysis_helpers.report.explorer"),
+)
 
 
 class ForkedKernel(LocalProvisioner):
@@ -75,7 +91,7 @@ class _ThisInterpreter(KernelSpecManager):
         from ipykernel.kernelspec import get_kernel_dict
 
         described = get_kernel_dict()
-        if self.forked and hasattr(os, "fork") and entry_points(group=GROUP, name=NAME):
+        if self.forked and _can_fork():
             described["metadata"]["kernel_provisioner"] = {"provisioner_name": NAME}
         return KernelSpec(**described)
 
@@ -141,6 +157,17 @@ async def _ready(manager: Any, client: Any) -> None:
 _lock = threading.Lock()
 
 
+def warm_up() -> None:
+    """Start the process that kernels are forked from; it imports while this one goes on."""
+    if _can_fork():
+        with _lock:
+            _server()
+
+
+def _can_fork() -> bool:
+    return hasattr(os, "fork") and bool(entry_points(group=GROUP, name=NAME))
+
+
 def _fork(request: dict[str, Any]) -> int:
     """Return the process ID of a new kernel; the process that it is a fork of is started where there is none yet."""
     with _lock:
@@ -155,9 +182,8 @@ def _fork(request: dict[str, Any]) -> int:
 @cache
 def _server() -> subprocess.Popen[str]:
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    server = subprocess.Popen(
-        [sys.executable, "-c", _SERVE], env=os.environ | _ONE_THREAD, start_new_session=True, **pipes
-    )
+    env = os.environ | _ONE_THREAD | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the debugger would print a warning
+    server = subprocess.Popen([sys.executable, "-c", _SERVE], env=env, start_new_session=True, **pipes)
     atexit.register(server.communicate)  # it ends with its input
     return server
 

@@ -39,6 +39,7 @@ from .execution import (
     fitting_parameters,
     missing_extra,
     package_digest,
+    prepare,
     run_jobs,
     tell,
 )
@@ -79,6 +80,7 @@ def make_report(
     ValueError
         If a parameter is unknown, a value wrong, or the folder in use; nothing has run then.
     """
+    prepare(how)
     jobs, skipped = plan(find_notebooks(folder), options, sweep=False)
     pages = {job.name: f"{job.name}.html" for job in jobs}
     files = [INDEX, FAILED, *pages.values(), *(f"{NOTEBOOKS}/{name}.ipynb" for name in pages)]
@@ -90,7 +92,8 @@ def make_report(
         missing = {name: Execution(name, Path(), skipped=reason) for name, reason in skipped.items()}
         ended, sections = {**stopped, **missing}, {}
         try:
-            with closing(_followed(run_jobs(jobs, notebooks, how), len(jobs))) as running:
+            # The last notebooks take longest: begun first, they are not waited for alone.
+            with closing(_followed(run_jobs(jobs[::-1], notebooks, how), len(jobs))) as running:
                 for job, execution in running:
                     ended[job.name] = execution
                     sections[job.name] = write_page(execution, made, pages)
@@ -134,6 +137,7 @@ def make_sweep(
     ValueError
         If a parameter or notebook is unknown, a value wrong, or the folder in use; nothing has run then.
     """
+    prepare(how)
     jobs, skipped = plan(find_notebooks(folder, names), options)
     ended: list[Ended] = []
     for name, reason in skipped.items():

@@ -216,8 +216,8 @@ def test_a_stopped_report_shows_what_ran_and_leaves_no_kernel(tmp_path: Path, ho
 
     folder, out = tmp_path / "notebooks", tmp_path / "out"
     begun = tmp_path / "begun"
-    write_notebook(folder / "a.ipynb", "print('done')")
-    write_notebook(folder / "b.ipynb", f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(60)")
+    write_notebook(folder / "b.ipynb", "print('done')")
+    write_notebook(folder / "a.ipynb", f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(60)")
     arguments = ["report", "--notebooks", str(folder), "--out", str(out), "--workers", "1"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-m", "analysis_helpers", *arguments], **pipes)
@@ -229,7 +229,7 @@ def test_a_stopped_report_shows_what_ran_and_leaves_no_kernel(tmp_path: Path, ho
     assert str(out / "failed" / "index.html") in told
     assert psutil.wait_procs(children, timeout=10)[1] == []
     page = (out / "failed" / "index.html").read_text(encoding="utf-8")
-    assert 'href="a.html"' in page
+    assert 'href="b.html"' in page
     assert "stopped before it ended" in page
     assert not (out / "index.html").exists()
 
