@@ -26,8 +26,8 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
     problems = [f"{row.batch}/{row.run}: {row.problem}" for row in files[files["problem"] != ""].itertuples()]
     copies = files[files["same_as"] != ""].itertuples()
     problems += [f"{row.batch}/{row.run} has the same content as {row.same_as}" for row in copies]
-    more = f"; and {len(problems) - 5} more, listed below" if len(problems) > 5 else ""
-    state = f"problems: {'; '.join(problems[:5])}{more}" if problems else "all load, add up and differ from each other"
+    more = f"; and {len(problems) - 3} more, listed below" if len(problems) > 3 else ""
+    state = f"problems: {'; '.join(problems[:3])}{more}" if problems else "all load, add up and differ from each other"
     eta = totals.groupby("eta")["batch"].nunique().idxmax()  # the smallest that most batches have
     groups = totals[totals["eta"] == eta].groupby("group")
     changes = "; ".join(
