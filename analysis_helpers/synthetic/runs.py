@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -159,13 +159,14 @@ def synthetic_runs_with_truth(
     make_baseline = _BASELINES[checked_choice(baseline, "baseline", _BASELINES)]
     source = default_policy() if policy is None else policy
     sampler = Policy(source.logits / sampling_temperature, source.max_length)
-    streams = np.random.SeedSequence(seed).spawn(num_runs)
-    return {
-        f"run_{k:02d}": _make_run(
-            source, sampler, make_baseline, num_sequences, etas, np.random.default_rng(stream), f"run_{k:02d}"
-        )
-        for k, stream in enumerate(streams, start=1)
-    }
+    made = {}
+    for k, stream in enumerate(np.random.SeedSequence(seed).spawn(num_runs), start=1):
+        rng, name = np.random.default_rng(stream), f"run_{k:02d}"
+        direction, update_batch = update_direction(source, rng)
+        batch = sample_sequences(sampler, num_sequences, rng)
+        run = evaluate(source, direction, batch, etas, make_baseline(source, update_batch), f"synthetic {name}")
+        made[name] = SyntheticRun(run, source, direction)
+    return made
 
 
 def update_direction(policy: Policy, rng: np.random.Generator) -> tuple[FloatArray, Sequences]:
@@ -322,22 +323,6 @@ def _recorded(
         noise = {m.eta: rng.normal(0.0, log_weight_noise, run.num_sequences) for m in run.measurements}
         runs[name] = with_log_weights(run, noise)
     return runs
-
-
-def _make_run(
-    policy: Policy,
-    sampler: Policy,
-    make_baseline: Callable[[Policy, Sequences], FloatArray],
-    num_sequences: int,
-    etas: Sequence[float],
-    rng: np.random.Generator,
-    source: str,
-) -> SyntheticRun:
-    direction, update_batch = update_direction(policy, rng)
-    baseline = make_baseline(policy, update_batch)
-    batch = sample_sequences(sampler, num_sequences, rng)
-    run = evaluate(policy, direction, batch, etas, baseline, f"synthetic {source}")
-    return SyntheticRun(run, policy, direction)
 
 
 def _entropy_to_go(step_entropies: FloatArray, batch: Sequences) -> tuple[FloatArray, IntArray]:
