@@ -474,7 +474,8 @@ class Case:
         """Return what these runs do not show."""
         count, found, change = len(self.runs), [], self.change
         if count < _FEW_RUNS:
-            bounds = [f"{p.tau_interval(CONFIDENCE)[1]:.2f} ({_NAMED[name]})" for name, p in self.pilots.items()]
+            taus = {name: pilot.tau_interval(CONFIDENCE)[1] for name, pilot in self.pilots.items()}
+            bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items()]
             bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
             found.append(f"how much updates differ; with {counted(count, 'large run')} tau is hardly known{bound}")
         if any(len(run.etas) > 1 for run in self.runs.values()):
@@ -505,7 +506,8 @@ class Case:
         enough = YES if most <= self.tolerance else NO if least > self.tolerance else UNSURE
         required, fewest, largest = map(self._size_for, spreads)
         low, high = predict(pilot, math.inf).interval(self.probability)
-        batch = f"one batch of {self.n} estimates the error to ±{margin:.2f} ({least:.2f} to {most:.2f})"
+        told_to, low_end, high_end = (f"{end:.{_decimals(margin)}f}" for end in (margin, least, most))
+        batch = f"one batch of {self.n} estimates the error to ±{told_to} ({low_end} to {high_end})"
         errors, sizes = (pooled.mean, pooled.se, low, high, margin), (required, fewest, largest)
         return Answer(answer, estimator, *errors, enough, *sizes, (*reasons, *told, batch))
 
