@@ -171,11 +171,13 @@ def _can_fork() -> bool:
 def _fork(request: dict[str, Any]) -> int:
     """Return the process ID of a new kernel; the process that it is a fork of is started where there is none yet."""
     with _lock:
-        server = _server()
-        print(json.dumps(request), file=server.stdin, flush=True)
-        reply = server.stdout.readline() if server.stdout else ""
-    if not reply:
-        raise RuntimeError("the process that kernels are forked from has ended")
+        server: Any = _server()
+        with suppress(BrokenPipeError):
+            print(json.dumps(request), file=server.stdin, flush=True)
+        reply = server.stdout.readline()
+        if not reply:
+            _server.cache_clear()
+            raise RuntimeError("the process that kernels are forked from has ended")
     return int(reply)
 
 

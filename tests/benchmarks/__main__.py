@@ -129,6 +129,8 @@ def notebooks(reruns: int = 24) -> list[Row]:
     """Run notebooks: one report or sweep against papermill commands one after another."""
     places = [path for path in find_notebooks() if not missing_extra(path)]
     source = next(path for path in places if path.stem.startswith("02"))
+    plain = partial(subprocess.run, [sys.executable, "-c", "import numpy, pandas"], check=True)
+    asked = partial(quietly, "analysis_helpers", "verdict", REPOSITORY / "data_samples")
     with tempfile.TemporaryDirectory() as folder:
 
         def papermill(path: Path, *options: object) -> None:
@@ -156,6 +158,7 @@ def notebooks(reruns: int = 24) -> list[Row]:
         Row(f"report of {len(places)} notebooks", "papermill commands", whole / ours, 4),
         Row(f"sweep of {reruns} reruns", "papermill commands", every / swept, 6.5),
         Row("one more rerun in a sweep, one worker", "papermill command", one * (len(few) - 1) / (several - alone), 4),
+        Row("analysis-helpers verdict", "import numpy, pandas", ratio_of(plain, asked, 5), 0.4),
     ]
 
 

@@ -179,6 +179,11 @@ def test_kernels_are_forks_of_one_process_of_one_thread(tmp_path: Path) -> None:
         told.append(printed(tmp_path / name / "tiny.ipynb").split())
     assert told[0] == told[1] == [told[0][0], "1"]
     assert int(told[0][0]) != os.getpid()
+    os.kill(int(told[0][0]), signal.SIGKILL)
+    for name, parent in (("c", "usual"), ("d", "forked")):  # the next starts as usual, those after are forks again
+        assert executed(source, tmp_path / name).error == ""
+        pid = printed(tmp_path / name / "tiny.ipynb").split()[0]
+        assert (int(pid) == os.getpid()) == (parent == "usual")
 
 
 @pytest.mark.parametrize("cold", [False, True])
