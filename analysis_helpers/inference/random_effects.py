@@ -115,7 +115,7 @@ def pool(values: FloatArray, variances: FloatArray) -> Pool:
     >>> round(pool(np.array([1.0, 5.0]), np.array([1.0, 1.0])).tau ** 2, 9)  # 8 - 1
     7.0
     """
-    tau2 = _between_variances(values, variances, np.array([max(len(values) - 1.0, 1.0)]))
+    tau2 = between_variances(values, variances, np.array([max(len(values) - 1.0, 1.0)]))
     means, errors = _weighted(values, variances, tau2)
     return Pool(float(means[0]), float(errors[0]), float(np.sqrt(tau2[0])), len(values))
 
@@ -132,7 +132,7 @@ def confidence_distribution(values: FloatArray, variances: FloatArray) -> Confid
         tau2 = np.zeros(1)
     else:
         steps = (np.arange(_NODES) + 0.5) / _NODES
-        tau2 = _between_variances(values, variances, 2 * gammaincinv((len(values) - 1) / 2, steps))
+        tau2 = between_variances(values, variances, 2 * gammaincinv((len(values) - 1) / 2, steps))
     return ConfidenceDistribution(np.sqrt(tau2), *_weighted(values, variances, tau2))
 
 
@@ -143,7 +143,7 @@ def tau_interval(values: FloatArray, variances: FloatArray, level: float) -> tup
     if len(values) < 2:
         return 0.0, float("inf")
     bounds = 2 * gammaincinv((len(values) - 1) / 2, np.array([(1 + level) / 2, (1 - level) / 2]))
-    low, high = np.sqrt(_between_variances(values, variances, bounds)).tolist()
+    low, high = np.sqrt(between_variances(values, variances, bounds)).tolist()
     return low, high
 
 
@@ -170,19 +170,26 @@ def _weighted(values: FloatArray, variances: FloatArray, tau2: FloatArray) -> tu
     return means, np.where(exact, 0.0, weights.sum(axis=1) ** -0.5)
 
 
-def _between_variances(values: FloatArray, variances: FloatArray, targets: FloatArray) -> FloatArray:
-    """Return tau^2 at which ``Q(tau^2)`` equals each target; 0 where it is smaller from the start."""
-    spread = float(np.ptp(values))
+def between_variances(
+    values: FloatArray, variances: FloatArray, targets: FloatArray, member: FloatArray | None = None
+) -> FloatArray:
+    """Return tau^2 at which ``Q(tau^2)`` equals each target; 0 where it is smaller from the start.
+
+    ``member``, shape ``(R, groups)``, is 1 where a value belongs to a group; each group has a mean of its own.
+    """
+    group = np.ones((len(values), 1)) if member is None else member
+    off = values - values @ group / group.sum(axis=0) @ group.T
+    spread = float(np.ptp(off))
     if len(values) < 2 or spread == 0:
         return np.zeros(len(targets))
     variances = np.maximum(variances, 1e-24 * spread**2)  # what is known exactly would weigh without limit
 
     # Newton's method on 1 / Q, which is linear in tau^2 for equal variances, kept within a bracket.
     low = tau2 = np.zeros(len(targets))
-    high = float(np.sum((values - values.mean()) ** 2)) / targets  # Q(tau^2) <= sum of squares / tau^2
+    high = float(off @ off) / targets  # Q(tau^2) <= sum of squares / tau^2
     for k in range(_NEWTON_STEPS):
         weights = 1 / (variances + tau2[:, None])
-        off = values - (weights @ values / weights.sum(axis=1))[:, None]
+        off = values - weights * values @ group / (weights @ group) @ group.T
         q, slope = (weights * off**2).sum(axis=1), (weights * weights * off**2).sum(axis=1)
         if k == 0:
             none = q <= targets

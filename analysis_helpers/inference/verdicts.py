@@ -24,7 +24,7 @@ from ..runs import Run, integrity_problems, require_runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
 from .planning import CONFIDENCE, LEAST, Goal, prompts_per_sequence, size_for, spread_with_interval
 from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
-from .random_effects import Pool, normal_quantile, pool
+from .random_effects import Pool, between_variances, normal_quantile, pool
 from .trend import difference_z, straightness_pilots
 
 AnswerWord = Literal["yes", "no", "cannot tell"]
@@ -293,12 +293,13 @@ def true_change_p_value(large_runs: Mapping[str, Run], small_runs: Mapping[str, 
     freedom = sum(len(values) for values, _ in groups) - 2
     if freedom < 1 or not all(len(values) for values, _ in groups):
         return math.nan
+    values, variances = np.hstack(groups)
+    member = np.repeat(np.eye(2), [len(values) for values, _ in groups], axis=0)
     # Within groups Q(tau^2) = freedom: centre each group, which costs one degree of freedom each.
-    tau2 = _common_between_variance(groups, freedom)
-    weights = [1 / (variances + tau2) for _, variances in groups]
-    means = [float(w @ values / w.sum()) for w, (values, _) in zip(weights, groups, strict=True)]
-    error = math.sqrt(sum(1 / float(w.sum()) for w in weights))
-    return float(2 * stdtr(freedom, -abs(means[0] - means[1]) / error))
+    weights = 1 / (variances + between_variances(values, variances, np.array([freedom]), member))
+    totals = weights @ member
+    first, second = weights * values @ member / totals
+    return float(2 * stdtr(freedom, -abs(first - second) / math.sqrt(np.sum(1 / totals))))
 
 
 def _true_changes(runs: Mapping[str, Run], eta: float) -> tuple[np.ndarray, np.ndarray]:
@@ -309,21 +310,6 @@ def _true_changes(runs: Mapping[str, Run], eta: float) -> tuple[np.ndarray, np.n
     ]
     values, variances = np.array(known).reshape(-1, 2).T
     return values, variances
-
-
-def _common_between_variance(groups: Sequence[tuple[np.ndarray, np.ndarray]], freedom: int) -> float:
-    def excess(tau2: float) -> float:
-        means = [np.average(values, weights=1 / (variances + tau2)) for values, variances in groups]
-        squares = [(v - mean) ** 2 / (s + tau2) for (v, s), mean in zip(groups, means, strict=True)]
-        return float(np.sum(np.concatenate(squares))) - freedom
-
-    low, high = 0.0, sum(float(np.sum((values - values.mean()) ** 2)) for values, _ in groups) / freedom
-    if excess(0.0) <= 0:
-        return 0.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return (low + high) / 2
 
 
 @dataclass(frozen=True, eq=False)
