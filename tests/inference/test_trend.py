@@ -29,9 +29,8 @@ def curved_run(size: int, curvature: float, seed: int = 0, etas: tuple[float, ..
 
 
 def test_a_parabola_without_noise_in_its_shape_is_found_exactly() -> None:
-    run = curved_run(50, 3e9)
-    scale = fit_trend(run).slope / -1e5  # the mean of the noise, by which every change is multiplied
-    found = fit_trend(run)
+    found = fit_trend(curved_run(50, 3e9))
+    scale = found.slope / -1e5  # the mean of the noise, by which every change is multiplied
     assert found.curvature == pytest.approx(3e9 * scale, rel=1e-6)
     assert found.chi2 == pytest.approx(0, abs=1e-6)
     assert found.offset_z == pytest.approx(0, abs=1e-3)
@@ -54,9 +53,7 @@ def test_a_run_without_base_entropies_is_refused_by_name() -> None:
 
 def test_with_two_etas_there_is_a_curvature_but_no_test_of_fit() -> None:
     found = fit_trend(random_run(40))
-    assert found.df == 0
-    assert math.isnan(found.chi2)
-    assert math.isnan(found.offset_z)
+    assert (found.df, math.isnan(found.chi2), math.isnan(found.offset_z)) == (0, True, True)
     # Two points fix both coefficients.
     (one, two) = random_run(40).measurements
     curvature = (two.delta_h_true / two.eta - one.delta_h_true / one.eta) / (two.eta - one.eta)
