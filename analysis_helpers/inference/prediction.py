@@ -130,7 +130,7 @@ class Prediction:
             raise ValueError(f"level must lie between 0 and 1, got {level!r}")
         if self.num_runs == 1 and math.isinf(self.n):
             return math.nan, math.nan
-        low, high = (self._distribution.quantile((1 + sign * level) / 2, self.sampling_sd**2) for sign in (-1, 1))
+        low, high = self._distribution.quantiles([(1 - level) / 2, (1 + level) / 2], self.sampling_sd**2)
         return low, high
 
     def pit(self, value: float) -> float:

@@ -7,6 +7,7 @@ for a mean over runs, `confidence_distribution` for the next run. A single value
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,14 +72,15 @@ class ConfidenceDistribution:
             probability: FloatArray = ndtr(np.nan_to_num(distance / self.sds(sampling_variance), nan=0.0)).mean(axis=-1)
         return probability
 
-    def quantile(self, probability: float, sampling_variance: float = 0.0) -> float:
-        """Return the value that the next value lies below with the probability."""
-        reach = 40 * self.sds(sampling_variance)
-        low, high = float((self.means - reach).min()), float((self.means + reach).max())
+    def quantiles(self, probabilities: Sequence[float], sampling_variance: float = 0.0) -> list[float]:
+        """Return the values that the next value lies below with each of the probabilities."""
+        wanted, reach = np.array(probabilities), 40 * self.sds(sampling_variance)
+        low, high = np.full(wanted.shape, (self.means - reach).min()), np.full(wanted.shape, (self.means + reach).max())
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.below(middle, sampling_variance) < probability else (low, middle)
-        return (low + high) / 2
+            short = self.below(middle, sampling_variance) < wanted
+            low, high = np.where(short, middle, low), np.where(short, high, middle)
+        return [float(value) for value in (low + high) / 2]
 
     def confidence_within(self, tolerance: float, probability: float) -> float:
         """Return the confidence that at least so many of all values, without sampling error, lie within ``±tolerance``.

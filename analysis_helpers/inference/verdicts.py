@@ -323,12 +323,6 @@ class Case:
     tolerance: float
     probability: float
 
-    def of_size(self, n: int) -> Case:
-        """Return the same question of another batch size; what does not depend on it is not computed again."""
-        other = replace(self, n=n)
-        vars(other).update(vars(self) | {"n": n})
-        return other
-
     @cached_property
     def flags(self) -> pd.DataFrame:
         """What `run_health` flags at this eta."""
@@ -366,11 +360,6 @@ class Case:
         return ""
 
     @cached_property
-    def adjusted(self) -> Pilot | None:
-        """err_rel by the score-adjusted ratio; None where a run does not record the score."""
-        return pilot_of(self.runs, self.eta, estimator="adjusted") if not self._without("score") else None
-
-    @cached_property
     def agreement(self) -> Agreement | None:
         """Whether actual runs fell where predicted; None without them."""
         if self.ratio is None or not self.small_runs:
@@ -404,8 +393,8 @@ class Case:
         if change.count and change.se * CLEAR_Z > abs(change.mean):
             weak = f"the reference, the mean true change, is known to ±{change.se / abs(change.mean):.0%} only"
             doubts.append(weak)
-        if self.adjusted is not None:
-            told.append(f"score-adjusted: {_estimate(self.adjusted)}")
+        if not self._without("score"):
+            told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
         else:
             doubts.append("the linear terms lack the denominator correction, so they estimate another quantity")
         small = self.small_runs or {}
@@ -488,14 +477,22 @@ class Case:
         reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
         answer = UNSURE if reasons else _within(pilot, self.tolerance, self.probability)
         spreads = spread_with_interval(pilot)
-        margin, least, most = (normal_quantile(self.probability) * s / math.sqrt(self.n) for s in spreads)
-        enough = YES if most <= self.tolerance else NO if least > self.tolerance else UNSURE
+        margin, least, most = self._margins(spreads, self.n)
+        enough = self.enough(pilot, self.n)
         required, fewest, largest = map(self._size_for, spreads)
         low, high = predict(pilot, math.inf).interval(self.probability)
         told_to, low_end, high_end = (f"{end:.{_decimals(margin)}f}" for end in (margin, least, most))
         batch = f"one batch of {self.n} estimates the error to ±{told_to} ({low_end} to {high_end})"
         errors, sizes = (pooled.mean, pooled.se, low, high, margin), (required, fewest, largest)
         return Answer(answer, estimator, *errors, enough, *sizes, (*reasons, *told, batch))
+
+    def enough(self, pilot: Pilot, n: int) -> AnswerWord:
+        """Return whether one batch of ``n`` estimates the error to within the tolerance."""
+        _, least, most = self._margins(spread_with_interval(pilot), n)
+        return YES if most <= self.tolerance else NO if least > self.tolerance else UNSURE
+
+    def _margins(self, spreads: Iterable[float], n: int) -> list[float]:
+        return [normal_quantile(self.probability) * spread / math.sqrt(n) for spread in spreads]
 
     def _size_for(self, spread: float) -> int:
         return size_for(spread, self.tolerance / normal_quantile(self.probability))

@@ -208,8 +208,8 @@ def verdict_records(
             case = Case(each.large, None, ETA, sizes[0], _TOLERANCE, _PROBABILITY)
             within = probability_within(_TOLERANCE, each.mean, tau)
             rows.append(("recorded", bias, within, case.recorded().answer))
-            if bias == biases[0]:
-                rows += [("enough", n, precise[n], case.of_size(n).recorded().enough) for n in sizes]
+            if bias == biases[0] and case.ratio is not None:
+                rows += [("enough", n, precise[n], case.enough(case.ratio, n)) for n in sizes]
     table = pd.DataFrame(rows, columns=["question", "setting", "within", "answer"])
     return table.assign(truth=np.where(table["within"] >= _PROBABILITY, YES, NO))
 

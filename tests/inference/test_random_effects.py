@@ -78,7 +78,7 @@ def test_quantiles_and_probabilities_are_those_of_one_mixture() -> None:
     known = ConfidenceDistribution(np.array([0.3, 0.4]), np.array([-1.0, 2.0]), np.array([0.4, 0.3]))
     assert known.below(np.array([0.5])) == pytest.approx([0.5], abs=2e-3)  # 3 SDs from either mean
     for probability in (0.05, 0.3, 0.9):
-        assert known.below(known.quantile(probability, 0.2), 0.2) == pytest.approx(probability, abs=1e-9)
+        assert known.below(known.quantiles([probability], 0.2), 0.2) == pytest.approx(probability, abs=1e-9)
 
 
 def test_confidence_is_certain_where_mean_and_tau_are_known_and_without_tau_that_of_the_mean() -> None:
