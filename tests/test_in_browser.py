@@ -1,5 +1,6 @@
 """Pages as a reader sees them: in Chromium, at the width of a desk and of a phone."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,16 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     make_sweep(options, out, How(), folder=folder)
     return out
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pages of the stored notebooks."""
+    from analysis_helpers.report.execution import Execution
+    from analysis_helpers.report.pages import write_report
+
+    paths = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+    return write_report([Execution(path.stem, path) for path in paths], tmp_path_factory.mktemp("report")).parent
 
 
 class Visit:
@@ -104,4 +115,52 @@ def test_the_page_of_a_notebook_asks_for_nothing_from_a_network(browser: Any, sw
     opened = Visit(browser, path, width)
     assert all(url.startswith(("file://", "data:")) for url in opened.asked)
     assert opened.page.locator("text=How to read it.").count() >= 2
+    opened.page.close()
+
+
+# Numbers of which a part stands on another line than the rest.
+BROKEN = """() => {
+    const broken = [];
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const node = walker.currentNode;
+        if (!node.parentElement.closest("td, th, .answer")) continue;
+        for (const found of node.data.matchAll(/[-+]?\\d[\\d.,]*(e[-+]\\d+)?/g)) {
+            const range = document.createRange();
+            range.setStart(node, found.index);
+            range.setEnd(node, found.index + found[0].length);
+            if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) broken.push(found[0]);
+        }
+    }
+    return broken;
+}"""
+IMAGES = """() => [...document.images].map(image => {
+    const box = image.getBoundingClientRect();
+    return [image.naturalWidth > 100, box.left >= 0 && box.right <= innerWidth, image.alt];
+})"""
+CUT = "() => [...document.querySelectorAll('.table')].filter(box => box.scrollWidth > box.clientWidth).length"
+FIRST = ["table", "img", ".answer", "nav ul"]
+BOTTOMS = "names => names.map(name => document.querySelector(name).getBoundingClientRect().bottom)"
+
+
+@pytest.mark.parametrize(("width", "longest"), [(1280, 9000), (390, 14000)])
+def test_every_page_of_a_report_fits_its_width(browser: Any, report: Path, width: int, longest: int) -> None:
+    for path in report.glob("*.html"):
+        opened = Visit(browser, path, width)
+        assert opened.complaints == []
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        for loaded, inside, alt in opened.page.evaluate(IMAGES):
+            assert (loaded, inside) == (True, True)
+            assert re.search(r"\d", alt)
+        assert opened.page.evaluate(BROKEN) == []
+        if path.stem == "index":
+            assert opened.page.evaluate(CUT) == 0
+            assert opened.page.evaluate("document.documentElement.scrollHeight") < longest
+        opened.page.close()
+
+
+def test_the_first_screen_of_a_report_has_the_verdict_a_figure_and_what_to_do_next(browser: Any, report: Path) -> None:
+    opened = Visit(browser, report / "index.html", 1280)
+    table, figure, following, contents = opened.page.evaluate(BOTTOMS, FIRST)
+    assert table < min(figure, following) < max(figure, following) < min(contents, 800)
     opened.page.close()

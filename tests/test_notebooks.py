@@ -39,6 +39,18 @@ def test_every_code_cell_was_run_in_order_and_none_stores_an_error(path: Path) -
 
 
 @every_notebook
+def test_every_figure_has_an_alternative_text_of_its_own_with_numbers(path: Path) -> None:
+    outputs = [output for cell in code_cells(read(path)) for output in cell.outputs]
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    texts = [output.metadata["image/png"]["alt"] for output in figures]
+    assert len(set(texts)) == len(texts)
+    assert all(
+        re.search(r"\d", text) and text == output.data["text/plain"]
+        for text, output in zip(texts, figures, strict=True)
+    )
+
+
+@every_notebook
 def test_metadata_are_clean_and_the_kernel_is_python3(path: Path) -> None:
     notebook = read(path)
     assert notebook.metadata.kernelspec.name == "python3"

@@ -137,7 +137,12 @@ class Verdict:
         title = (
             f"eta {self.eta:g}, tolerance ±{self.tolerance:g}, probability {self.probability:.0%}, batch of {self.n}"
         )
-        lines = [title, self.table().to_string(index=False)]
+        return "\n".join([title, self.table().to_string(index=False), self.explanation])
+
+    @property
+    def explanation(self) -> str:
+        """Why, what would help, and what is not shown, a line for each sentence."""
+        lines: list[str] = []
         parts = {
             QUESTIONS["linear"]: self.linear.reasons,
             QUESTIONS["recorded"]: self.recorded.reasons,

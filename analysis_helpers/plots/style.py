@@ -53,6 +53,8 @@ own_look = matplotlib.style.context("default")
 class StatedFigure(Figure):
     """A figure that states its finding, which becomes its alternative text in notebooks and pages."""
 
+    savefig = own_look(Figure.savefig)
+
     @property
     def finding(self) -> str:
         """The title of each panel, which states its numbers, and its axes."""
@@ -60,10 +62,10 @@ class StatedFigure(Figure):
         told = (f"{title}. Axes: {' against '.join(filter(None, labels))}." for title, *labels in panels)
         return " ".join(" ".join(told).split())
 
-    @own_look
-    def draw(self, renderer: Any) -> None:
-        """Draw as usual, with no setting of a user."""
-        super().draw(renderer)
+    def set_canvas(self, canvas: Any) -> None:
+        """Take a canvas, which then prints with no setting of a user; notebooks print without `savefig`."""
+        super().set_canvas(canvas)
+        canvas.print_figure = own_look(canvas.print_figure)
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
         return {"text/plain": self.finding}, {"image/png": {"alt": self.finding}}
@@ -174,7 +176,6 @@ def legend_below(ax: Axes, columns: int, *, lines: int = 1) -> None:
     )
 
 
-@own_look
 def png(figure: Figure) -> bytes:
     """Return the figure as PNG and close it, so that no notebook shows it a second time below the cell."""
     buffer = BytesIO()

@@ -44,10 +44,8 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
 
 def describe_verdict(found: Verdict) -> list[str]:
     """Return both answers with the numbers they rest on, and what would help."""
-    return [
-        *(_answered(question, found) for question in found.answers),
-        f"Next: {'; '.join(found.next_steps) or 'nothing'}.",
-    ]
+    steps = [f"Next: {'; '.join(found.next_steps)}."] if found.next_steps else []
+    return [*(_answered(question, found) for question in found.answers), *steps]
 
 
 def describe_linearity(
@@ -157,10 +155,9 @@ def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates:
 
 
 def describe_exploration(mean: float, sd: float, found: Verdict) -> list[str]:
-    """Return the spread over subsets and both answers, for one choice of parameters."""
+    """Return the spread over subsets, for one choice of parameters."""
     return [
-        f"At eta {found.eta:g}, err_rel over subsets of {found.n} is {plus_minus(mean, sd)} (mean ± SD, closed form).",
-        *(_answered(question, found) for question in found.answers),
+        f"At eta {found.eta:g}, err_rel over subsets of {found.n} is {plus_minus(mean, sd)} (mean ± SD, closed form)."
     ]
 
 

@@ -21,7 +21,8 @@ from .execution import Execution
 
 KEY_TAG = "key"
 _SVG, _PNG = "image/svg+xml", "image/png"
-_LINK = re.compile(r'<a href="(?![a-z]+:|#)([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)  # to a file beside the page
+_LINK = re.compile(r'<a href="(?![a-z]+:|#)([^"]*)">(.*?)</a>', re.DOTALL)  # to a file, in a text
+_IN_TABLE = re.compile(rf"<li><strong>({'|'.join(map(re.escape, QUESTIONS.values()))}).* sequences?\.</li>\n")
 _SMALL_NUMBER = re.compile(r"(<[^>]*>)|(\d[\d.]*e-\d+)")  # browsers break lines at its sign; tags are left alone
 
 
@@ -44,10 +45,7 @@ def write_first_page(sections: Sequence[Mapping[str, Any]], out: Path) -> Path:
     """Write ``out/index.html`` from what `write_page` returned of each notebook, and return its path."""
     index = out / "index.html"
     if sections:
-        told = tuple(f"<li><strong>{question}" for question in QUESTIONS.values())
-        lines = sections[0].get("answer", "").splitlines()
-        first = {**sections[0], "answer": "\n".join(line for line in lines if not line.startswith(told))}
-        sections = [first, *sections[1:]]
+        sections = [{**sections[0], "answer": _IN_TABLE.sub("", sections[0].get("answer", ""))}, *sections[1:]]
     page = rendered("index.html", {"sections": sections})
     whole = _SMALL_NUMBER.sub(lambda found: found[1] or f'<span class="whole">{found[2]}</span>', page)
     index.write_text(whole, encoding="utf-8")

@@ -2,13 +2,19 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
+import analysis_helpers as ah
 from analysis_helpers import plots
 from analysis_helpers.estimators import ESTIMATORS
 from analysis_helpers.plots import style
 from analysis_helpers.plots.style import COLOURS
+from tests.building import Runs
 
 
 def test_every_estimator_has_a_colour_and_a_label_of_its_own() -> None:
@@ -39,3 +45,45 @@ def test_a_legend_below_hides_no_label_whatever_the_height(height: float, lines:
     assert legend is not None
     assert legend.get_window_extent().y1 <= ax.xaxis.label.get_window_extent().y0
     assert legend.get_window_extent().y0 >= 0
+
+
+def test_a_figure_states_the_numbers_of_its_table(large_runs: Runs, small_runs: Runs) -> None:
+    eta, totals = 1.6e-6, ah.run_totals({"E_2048": large_runs})
+    compared = ah.compare_err_rel_distributions(large_runs, small_runs, eta, num_samples=50, estimator="ratio")
+    trend, off = ah.entropy_trend(large_runs), ah.nonlinearity(large_runs)
+    spread, tails = ah.spread_by_size(large_runs, eta, [64, 256]), ah.contribution_table(large_runs, eta)
+    last, of_eta = off.iloc[-1], totals[totals["eta"] == eta]
+    drawn = compared.synthetic["err_rel"]
+    for figure, numbers in (
+        (plots.plot_err_rel_comparisons([compared]), [f"{drawn.mean():+.2f} ± {drawn.std():.2f}", "4 of 4"]),
+        (plots.plot_trend(trend, totals), [f"{trend.iloc[-1]['slope'] / 1e3:+.2f}"]),
+        (plots.plot_nonlinearity(off, tolerance=0.25), [f"{last['nonlinearity']:+.4f} ± {last['se']:.4f} (matched)"]),
+        (plots.plot_spread_by_size(spread, 256), [f"{spread.iloc[-1]['fresh']:.2g}"]),
+        (plots.plot_totals(totals), [f"{of_eta['linear'].mean() / of_eta['true'].mean():.2f} (E_2048)"]),
+        (plots.plot_contribution_tails(tails), ["SDs from the mean"]),
+    ):
+        assert isinstance(figure, style.StatedFigure)
+        assert [number for number in numbers if number not in figure.finding] == []
+        text, metadata = figure._repr_mimebundle_()  # asked for by IPython
+        assert text["text/plain"] == metadata["image/png"]["alt"] == figure.finding
+        assert "\n" not in figure.finding
+
+
+def test_settings_of_a_user_do_not_reach_a_figure() -> None:
+    table = pd.DataFrame({"eta": [1e-6], "method": ["trend"], "nonlinearity": 0.1, "se": 0.01, "low": 0.0, "high": 0.2})
+    usual = plots.png(plots.plot_nonlinearity(table, tolerance=0.25))
+    theirs: Any = {
+        "text.usetex": True,
+        "axes.facecolor": "black",
+        "font.size": 30,
+        "savefig.facecolor": "red",
+        "font.family": "cursive",
+    }
+    with mpl.rc_context(theirs):
+        assert plots.png(plots.plot_nonlinearity(table, tolerance=0.25)) == usual
+
+
+def test_without_rows_there_is_no_panel_and_nothing_that_a_notebook_would_show() -> None:
+    assert plots.plot_decomposition(pd.DataFrame({"eta": []})).axes == []
+    assert plots.plot_nonlinearity(pd.DataFrame(), tolerance=0.25).axes == []
+    assert plt.get_fignums() == []

@@ -75,10 +75,10 @@ def test_linearity_states_the_largest_eta_and_the_error_of_recorded_terms(large_
     assert round(pooled["linear_minus_matched"], 2) in numbers(said)
 
 
-def test_a_verdict_and_an_exploration_state_both_answers(large_runs: Runs) -> None:
+def test_a_verdict_states_both_answers_and_an_exploration_its_spread(large_runs: Runs) -> None:
     found = ah.verdict(large_runs, ETAS[0], 64)
-    for sentences in (describe_verdict(found), describe_exploration(0.1, 0.5, found)):
-        text = " ".join(sentences)
-        for answer in found.answers.values():
-            assert answer.answer.capitalize() in text
-            assert answer.required_n in numbers(sentences)
+    sentences = describe_verdict(found)
+    for answer in found.answers.values():
+        assert answer.answer.capitalize() in " ".join(sentences)
+        assert answer.required_n in numbers(sentences)
+    assert {ETAS[0], 64, 0.1, 0.5} <= set(numbers(describe_exploration(0.1, 0.5, found)))
