@@ -5,6 +5,9 @@ from pathlib import Path
 
 import nbformat
 
+from analysis_helpers.report.execution import Execution
+from analysis_helpers.report.pages import write_first_page, write_page
+
 PARAMETERS = """eta: float = 1e-6  # step size
 subset_size: int = 4  # sequences
 etas: list = [1e-6]  # step sizes
@@ -51,6 +54,13 @@ def write_notebook(
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel}), path)
     return path
+
+
+def write_report(executions: Sequence[Execution], out: Path) -> Path:
+    """Write the pages of executed notebooks and return the path of the first one."""
+    out.mkdir(parents=True, exist_ok=True)
+    pages = [execution.name for execution in executions]
+    return write_first_page([write_page(execution, out, pages) for execution in executions], out)
 
 
 def command(out: Path, folder: Path, *options: str) -> Sequence[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.browsing import in_browser, opened_browser
 from tests.conftest import REPOSITORY
-from tests.sweeping import write_notebook
+from tests.sweeping import write_notebook, write_report
 
 pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
@@ -46,7 +46,6 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pages of the stored notebooks."""
     from analysis_helpers.report.execution import Execution
-    from analysis_helpers.report.pages import write_report
 
     paths = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
     return write_report([Execution(path.stem, path) for path in paths], tmp_path_factory.mktemp("report")).parent

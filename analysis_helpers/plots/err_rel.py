@@ -61,7 +61,7 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
 @style.own_look
 def plot_err_rel_comparisons(comparisons: Sequence[Comparison]) -> Figure:
     """Return a figure with comparisons one below the other on one scale, so that their widths can be compared."""
-    figure, axes = style.panels(len(comparisons), share_x=True)
+    figure, axes = style.panels(len(comparisons), share_x=True, height=3.1)
     for ax, comparison in zip(axes, comparisons, strict=True):
         plot_err_rel_comparison(comparison, ax=ax)
     return figure

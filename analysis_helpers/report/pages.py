@@ -8,7 +8,6 @@ what to do next is told. Pages load nothing from a network.
 from __future__ import annotations
 
 import base64
-import copy
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -24,21 +23,6 @@ _SVG, _PNG = "image/svg+xml", "image/png"
 _LINK = re.compile(r'<a href="(?![a-z]+:|#)([^"]*)">(.*?)</a>', re.DOTALL)  # to a file, in a text
 _IN_TABLE = re.compile(rf"<li><strong>({'|'.join(map(re.escape, QUESTIONS.values()))}).* sequences?\.</li>\n")
 _SMALL_NUMBER = re.compile(r"(<[^>]*>)|(\d[\d.]*e-\d+)")  # browsers break lines at its sign; tags are left alone
-
-
-def write_report(executions: Sequence[Execution], out: Path) -> Path:
-    """Write the pages of a report and return the path of the first one, ``out/index.html``.
-
-    Parameters
-    ----------
-    executions
-        Executed notebooks.
-    out
-        Folder for the pages; figures go to ``out/figures`` as PNG and SVG.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    pages = [execution.name for execution in executions]
-    return write_first_page([write_page(execution, out, pages) for execution in executions], out)
 
 
 def write_first_page(sections: Sequence[Mapping[str, Any]], out: Path) -> Path:
@@ -76,19 +60,18 @@ def notebook_page(path: Path, pages: Collection[str] = (), index: str = "index.h
     return _linked(str(body), pages)
 
 
-def save_figures(notebook: Any, folder: Path, stem: str) -> list[str]:
-    """Write the figures of an executed notebook as ``stem-1.png``, ``stem-1.svg`` and so on; return their stems."""
-    from nbconvert.preprocessors import ExtractOutputPreprocessor
-
-    extractor = ExtractOutputPreprocessor(extract_output_types={_PNG, _SVG})
-    _, resources = extractor.preprocess(copy.deepcopy(notebook), {"outputs": {}})
+def save_figures(notebook: Any, folder: Path, stem: str) -> list[list[str]]:
+    """Write the figures of a notebook as ``stem-1.png``, ``stem-1.svg`` and so on; return the names of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    stems: dict[str, str] = {}
-    for name, content in resources["outputs"].items():
-        file = Path(name)
-        numbered = stems.setdefault(file.stem, f"{stem}-{len(stems) + 1}")
-        (folder / f"{numbered}{file.suffix}").write_bytes(content)
-    return list(stems.values())
+    names = []
+    for k, output in enumerate(_shown(notebook.cells, _PNG), start=1):
+        files = {f"{stem}-{k}.png": base64.b64decode(output.data[_PNG])}
+        if _SVG in output.data:
+            files[f"{stem}-{k}.svg"] = output.data[_SVG].encode()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        names.append(list(files))
+    return names
 
 
 def key_figure(notebook: Any) -> tuple[bytes, str] | None:

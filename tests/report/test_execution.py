@@ -15,10 +15,10 @@ import pytest
 
 from analysis_helpers import __version__
 from analysis_helpers.report.execution import Execution, How, Job, find_notebooks, package_digest, run_jobs
-from analysis_helpers.report.pages import collected_result, save_figures, write_report
+from analysis_helpers.report.pages import collected_result, save_figures
 from analysis_helpers.report.sweep import make_report, make_sweep, plan
 from tests.conftest import REPOSITORY
-from tests.sweeping import command, printed, write_notebook
+from tests.sweeping import command, printed, write_notebook, write_report
 
 pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
 
