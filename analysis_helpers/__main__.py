@@ -11,7 +11,7 @@ from functools import reduce
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -41,6 +41,8 @@ def main() -> None:
 def _require_notebooks() -> None:
     if find_spec("papermill") is None:
         raise click.ClickException("this needs papermill: pip install 'entropy-batch-diagnostics[notebooks]'")
+    # Papermill imports jsonschema, which would take most of a second to build a grammar that no notebook needs.
+    cast(Any, sys.modules).setdefault("rfc3987_syntax", None)
 
 
 @main.command("inventory")
