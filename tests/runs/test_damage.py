@@ -32,28 +32,15 @@ OTHER_TYPES = ["null", "true", '"1.0"', "[]", "{}", "[1]", '{"eta": 1}', r'"\ud8
 KEYS = sorted({part for field in FIELDS for part in field.split(".") if not part.isdigit()} | {"", "note", "Eta"})
 
 
-def place(data: bytes, draw: st.DrawFn) -> tuple[int, int]:
-    start = draw(st.integers(0, max(len(data) - 1, 0)))
-    return start, min(start + draw(st.integers(1, 60)), len(data))
+def spliced(put: Callable[[bytes, st.DrawFn], bytes]) -> Callable[[bytes, st.DrawFn], bytes]:
+    """Return a change that puts something in place of a few bytes."""
 
+    def change(data: bytes, draw: st.DrawFn) -> bytes:
+        start = draw(st.integers(0, max(len(data) - 1, 0)))
+        end = min(start + draw(st.integers(1, 60)), len(data))
+        return data[:start] + put(data[start:end], draw) + data[end:]
 
-def flip(data: bytes, draw: st.DrawFn) -> bytes:
-    start, _ = place(data, draw)
-    return data[:start] + bytes([draw(st.integers(0, 255))]) + data[start + 1 :]
-
-
-def cut(data: bytes, draw: st.DrawFn) -> bytes:
-    start, end = place(data, draw)
-    return data[:start] + data[end:]
-
-
-def double(data: bytes, draw: st.DrawFn) -> bytes:
-    start, end = place(data, draw)
-    return data[:end] + data[start:end] + data[end:]
-
-
-def end_early(data: bytes, draw: st.DrawFn) -> bytes:
-    return data[: place(data, draw)[0]]
+    return change
 
 
 def replace(pattern: bytes, others: list[str]) -> Callable[[bytes, st.DrawFn], bytes]:
@@ -81,7 +68,10 @@ def twice(data: bytes, draw: st.DrawFn) -> bytes:
 
 NUMBER = replace(rb"[ \[](-?\d[\d.eE+-]*)", ODD_NUMBERS)
 OTHER_TYPE = replace(rb'": (-?\d[\d.eE+-]*|\[[^\[\]]*\]|\{[^{}]*\})', OTHER_TYPES)
-CHANGES = [flip, cut, double, end_early, NUMBER, OTHER_TYPE, replace(rb'"(\w*)":', KEYS), twice]
+FLIP = spliced(lambda part, draw: bytes([draw(st.integers(0, 255))]) + part[1:])
+CUT, DOUBLE = spliced(lambda *_: b""), spliced(lambda part, _: 2 * part)
+CHANGES = [FLIP, CUT, DOUBLE, NUMBER, OTHER_TYPE, replace(rb'"(\w*)":', KEYS), twice]
+CHANGES += [lambda data, draw: data[: draw(st.integers(0, max(len(data) - 1, 0)))]]  # ends early
 
 
 @st.composite
