@@ -31,14 +31,6 @@ RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2)}
 UNEVEN = {"run_01": random_run(seed=1), "run_02": with_only(random_run(seed=2), ETAS[1])}
 
 
-def test_the_reference_is_the_mean_true_total_over_the_runs() -> None:
-    totals = reference_true_totals(RUNS)
-    assert list(totals) == list(ETAS)
-    for eta, total in totals.items():
-        one, other = (run.measurement(eta).delta_h_true for run in RUNS.values())
-        assert total == (one + other) / 2
-
-
 def test_a_run_without_an_eta_is_named_and_left_out_of_that_mean_only() -> None:
     with pytest.warns(RunWarning, match="skipped run_02: .*eta 1e-06"):
         totals = reference_true_totals(UNEVEN)

@@ -7,7 +7,7 @@ import pytest
 import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.decomposition import PARTS, pool_decomposition
-from tests.building import ETAS, Runs, random_run, totals_only_run
+from tests.building import ETAS, random_run, totals_only_run
 
 
 def off_policy(temperature: float) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -18,18 +18,6 @@ def off_policy(temperature: float) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def mean_and_error(values: Any) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / np.sqrt(len(values)))
-
-
-@pytest.mark.parametrize("score_adjusted", [False, True])
-def test_the_parts_add_up_to_the_error(large_runs: Runs, score_adjusted: bool) -> None:
-    table = ah.decompose_err_rel(large_runs, 1.6e-6, score_adjusted=score_adjusted)
-    parts = ("err_rel", "se", *(name for part in PARTS for name in (part, f"{part}_se")))
-    assert list(table.columns) == ["run", "eta", *parts, "score_z"]
-    assert (table["linear_minus_matched"] + table["matched_minus_true"]).to_numpy() == pytest.approx(table["err_rel"])
-    given = ah.decompose_err_rel(
-        large_runs, 1.6e-6, reference=ah.reference_true_totals(large_runs)[1.6e-6], score_adjusted=score_adjusted
-    )
-    pd.testing.assert_frame_equal(table, given)
 
 
 def test_runs_are_pooled_by_inverse_variance() -> None:
@@ -46,14 +34,6 @@ def test_runs_are_pooled_by_inverse_variance() -> None:
         w = 1 / (1 / np.array(w) + tau2)
         assert row[name] == pytest.approx(w @ values / w.sum(), rel=1e-6)
     assert row["score_z"] == pytest.approx(4 / np.sqrt(2))
-
-
-def test_the_table_of_parts_has_runs_and_their_pool_raw_and_adjusted_for_each_eta(large_runs: Runs) -> None:
-    table = ah.decomposition_table(large_runs, [1.6e-6, 3.2e-6])
-    assert table["run"].tolist() == [*large_runs, "pooled"] * 4
-    raw = table[(table["eta"] == 3.2e-6) & ~table["score_adjusted"].astype(bool)]
-    direct = ah.decompose_err_rel(large_runs, 3.2e-6)
-    assert raw["err_rel"].tolist() == [*direct["err_rel"], *pool_decomposition(direct)["err_rel"]]
 
 
 def test_runs_without_a_score_are_left_out_of_the_table_with_a_warning() -> None:

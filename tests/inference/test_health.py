@@ -12,12 +12,7 @@ from analysis_helpers.estimators import scores
 from analysis_helpers.inference.health import CHECKS
 from analysis_helpers.runs import ShardError
 from analysis_helpers.synthetic.validation import batch_of
-from tests.building import ETAS, Runs, known, random_run, refused, totals_only_run
-
-
-def flagged(run: ah.Run) -> set[str]:
-    table = ah.run_health({"run_01": run})
-    return set(table[table["flag"]]["check"])
+from tests.building import ETAS, Runs, known, random_run, totals_only_run
 
 
 def found(run: ah.Run, check: str, eta: float | None = None) -> Any:
@@ -42,11 +37,8 @@ def test_every_check_is_a_row_with_a_value_a_limit_and_a_meaning(large_runs: Run
     assert list(table.columns) == ["run", "eta", "check", "value", "limit", "flag", "meaning"]
     assert set(table["check"]) == set(CHECKS)
     assert set(table["run"]) == set(large_runs)
-    assert table[["value", "limit"]].notna().all(axis=None)
     assert not table["flag"].any()
-    assert (table["meaning"].str.len() > 20).all()
-    with refused("no runs given"):
-        ah.run_health({})
+    assert (table["meaning"] != "").all()
 
 
 def test_values_are_those_of_their_definitions(large_runs: Runs) -> None:
@@ -77,27 +69,6 @@ def test_without_the_score_noise_is_told_from_a_step_of_twice_the_size() -> None
     run = with_weights({ETAS[0]: 0.2 * slope + one - old, ETAS[1]: 0.4 * slope + two - old})
     assert found(run, "noise_share", ETAS[0]).value == pytest.approx(2 * s**2 / (0.04 + 2 * s**2), rel=0.05)
     assert np.isnan(found(run, "noise_share", ETAS[1]).value)
-
-
-def test_sampling_off_policy_moves_the_score() -> None:
-    [run] = ah.synthetic_runs(1, 2048, seed=5, sampling_temperature=0.95).values()
-    assert flagged(run) == {"score_z"}
-
-
-def test_altered_totals_are_seen_and_named(small_runs: Runs) -> None:
-    sound = small_runs["run_01"]
-    run = dataclasses.replace(sound, delta_h_per_lr=sound.delta_h_per_lr * 1.01)
-    assert flagged(run) - flagged(sound) == {"integrity"}
-    assert "delta_h_per_lr is " in found(run, "integrity").meaning
-
-
-def test_a_stored_error_of_the_mean_of_shards_is_multiplied_by_their_number(small_runs: Runs) -> None:
-    run = small_runs["run_01"]
-    [stored] = run.shard_errors
-    assert found(run, "stored_error").value == pytest.approx(1, abs=0.3)
-    # As if the stored value were that of the total already: 32 times too small for what it is multiplied by.
-    wrong = dataclasses.replace(run, shard_errors=(dataclasses.replace(stored, value=stored.value * 32),))
-    assert flagged(wrong) - flagged(run) == {"stored_error"}
 
 
 def test_a_stored_error_of_curvature_is_held_against_the_curvature_terms() -> None:
@@ -136,6 +107,7 @@ def test_the_overview_shows_the_worst_value_and_names_what_is_flagged(large_runs
     off = dataclasses.replace(small_runs["run_02"], delta_h_per_lr=1.0)
     table = ah.health_of_batches({"E_2048": large_runs, "E_256": {**small_runs, "run_02": off}})
     assert table["run"].nunique() == 8
+    assert "delta_h_per_lr is 1" in found(off, "integrity").meaning
     overview = ah.health_overview(table).set_index("check")
     assert list(overview.loc["integrity", ["worst", "flagged"]]) == [1, "E_256/run_02"]
     assert overview.loc["ess_share", "worst"] == table[table["check"] == "ess_share"]["value"].min()
@@ -154,12 +126,9 @@ def test_totals_are_listed_by_eta_batch_and_run() -> None:
     assert (first["true"], first["linear"]) == (run.measurements[0].delta_h_true, 1e-6 * run.delta_h_per_lr)
     assert set(table["group"]) == {"E_12", "E_2"}
     assert first["ess_share"] == pytest.approx(known(run.measurements[0].ess) / 12, rel=1e-12)
-
-
-def test_totals_with_and_without_the_denominator_correction_are_of_two_groups() -> None:
-    without = dataclasses.replace(random_run(), score=None)
-    table = ah.run_totals({"E_12": {"run_01": random_run(), "run_02": without}})
-    assert table["group"].tolist() == ["E_12, corrected", "E_12, uncorrected"] * 2
+    without = dataclasses.replace(run, score=None)  # the denominator correction
+    groups = ah.run_totals({"E_12": {"run_01": run, "run_02": without}})["group"]
+    assert groups.tolist() == ["E_12, corrected", "E_12, uncorrected"] * 2
 
 
 def test_contributions_have_a_row_a_sequence(large_runs: Runs) -> None:
@@ -171,21 +140,17 @@ def test_contributions_have_a_row_a_sequence(large_runs: Runs) -> None:
     with pytest.warns(RunWarning, match="true contributions .* run_02"):
         table = ah.contribution_table({"run_01": random_run(), "run_02": totals_only_run()}, 1e-6)
     assert table.groupby("run")[["true", "linear"]].count().to_numpy().tolist() == [[12, 12], [2, 0]]
-    assert ah.contribution_tails(table)[["run", "kind"]].to_numpy().tolist() == [
-        ["run_01", "true"],
-        ["run_01", "linear"],
-        ["run_02", "true"],
-    ]
+    tails = ah.contribution_tails(table)
+    assert (tails["run"] + " " + tails["kind"]).tolist() == ["run_01 true", "run_01 linear", "run_02 true"]
 
 
 def test_tails_measure_the_largest_and_the_top_hundredth() -> None:
     values = np.array([0.0] * 198 + [10.0, -10.0])
     table = ah.contribution_tails(pd.DataFrame({"run": "run_01", "true": values, "linear": np.arange(200.0)}))
     true, linear = table.to_dict("records")
-    assert true["top_1pct_share"] == 1.0
-    assert true["sd"] == pytest.approx(np.sqrt(200 / 199))
-    assert true["largest"] == pytest.approx(10 / np.sqrt(200 / 199))
-    assert linear["kind"] == "linear"
+    assert [true[name] for name in ("top_1pct_share", "sd", "largest")] == pytest.approx(
+        [1.0, np.sqrt(200 / 199), 10 / np.sqrt(200 / 199)]
+    )
     assert linear["top_1pct_share"] == pytest.approx(2 * 99.5**2 / np.sum((np.arange(200) - 99.5) ** 2))
 
 

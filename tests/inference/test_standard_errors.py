@@ -8,7 +8,7 @@ import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel import explain_partial_sum
 from analysis_helpers.estimators import estimate, scores
-from analysis_helpers.inference.standard_errors import sizes_around, typical_standard_error
+from analysis_helpers.inference.standard_errors import sizes_around
 from analysis_helpers.synthetic.validation import batch_of
 from tests.building import ETAS, Runs, altered, known, random_run
 
@@ -82,23 +82,14 @@ def test_the_reference_is_divided_by_whatever_its_sign() -> None:
     assert np.isnan(zero)
 
 
-def test_the_typical_standard_error_is_the_root_mean_square_over_runs() -> None:
-    errors = [ah.err_rel_standard_error(run, ETAS[0], 8, reference=-0.5) for run in RUNS.values()]
-    typical = typical_standard_error(RUNS, ETAS[0], 8, reference=-0.5)
-    assert typical == pytest.approx(np.sqrt(np.mean(np.square(errors))))
-
-
 def test_moments_over_subsets_are_the_full_value_and_the_closed_form() -> None:
     [row] = ah.subset_moments({"run_01": random_run()}, [ETAS[1]], 5, references={ETAS[1]: -0.5}).to_dict("records")
     true, linear = estimate(random_run(), ETAS[1])
     sd = ah.err_rel_standard_error(random_run(), ETAS[1], 5, reference=-0.5, population="run")
     assert row == {"run": "run_01", "eta": ETAS[1], "mean": (linear - true) / -0.5, "sd": sd}
-
-
-def test_moments_of_the_partial_sum_are_exact() -> None:
-    run = random_run()
-    [row] = ah.subset_moments({"run_01": run}, [ETAS[0]], 5, estimator="partial_sum").to_dict("records")
-    [exact] = explain_partial_sum({"run_01": run}, [ETAS[0]], 5).to_dict("records")
+    for_runs: Any = ({"run_01": random_run()}, [ETAS[0]], 5)
+    [row] = ah.subset_moments(*for_runs, estimator="partial_sum").to_dict("records")
+    [exact] = explain_partial_sum(*for_runs).to_dict("records")
     assert (row["mean"], row["sd"]) == pytest.approx((exact["partial_sum_mean"], exact["partial_sum_sd"]), rel=1e-9)
 
 
@@ -119,18 +110,15 @@ def test_the_spread_falls_with_the_root_of_n_and_to_nothing_at_the_whole_run(lar
 
 
 @pytest.mark.parametrize("given", [{}, {"num_samples": 30, "seed": 5}])
-def test_drawn_spreads_are_those_of_disjoint_subsets_over_the_mean_true_total(given: dict[str, int]) -> None:
+def test_spreads_are_root_mean_squares_over_runs_drawn_ones_of_disjoint_subsets(given: dict[str, int]) -> None:
     [row] = ah.spread_by_size(RUNS, ETAS[0], [4], **given).to_dict("records")
     reference = ah.reference_true_totals(RUNS)[ETAS[0]]
-    how = {"num_samples": 1000, "seed": 0, **given}
-    variances = [
-        ah.simulate_err_rel(run, ETAS[0], 4, estimator="ratio", sampler="disjoint", reference=reference, **how).var(
-            ddof=1
-        )
-        for run in RUNS.values()
-    ]
-    assert row["drawn"] == pytest.approx(np.sqrt(np.mean(variances)), rel=1e-12)
-    assert row["fresh"] == typical_standard_error(RUNS, ETAS[0], 4, reference=reference)
+    how: dict[str, Any] = {"num_samples": 1000, "seed": 0, **given}
+    how |= {"estimator": "ratio", "sampler": "disjoint", "reference": reference}
+    drawn = [ah.simulate_err_rel(run, ETAS[0], 4, **how).std(ddof=1) for run in RUNS.values()]
+    fresh = [ah.err_rel_standard_error(run, ETAS[0], 4, reference=reference) for run in RUNS.values()]
+    for name, errors in (("drawn", drawn), ("fresh", fresh)):
+        assert row[name] == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-12)
 
 
 def test_sizes_around_are_powers_of_two_from_sixteen_to_twice_the_largest() -> None:

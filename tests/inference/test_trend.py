@@ -60,18 +60,6 @@ def test_with_two_etas_there_is_a_curvature_but_no_test_of_fit() -> None:
     assert found.curvature == pytest.approx(curvature, rel=1e-5)
 
 
-def test_a_change_that_does_not_vanish_at_eta_0_is_an_offset() -> None:
-    run = curved_run(200, 1e9, etas=(1e-6, 2e-6, 4e-6, 8e-6))
-    moved = Run.from_arrays(
-        token_counts=run.token_counts,
-        h_base=np.asarray(run.measurements[0].h_base),
-        h_new={m.eta: m.h_new * np.random.default_rng(5).normal(1.02, 0.01, 200) for m in run.measurements},
-        log_weights={m.eta: np.zeros(200) for m in run.measurements},
-        delta_h_per_lr=0.0,
-    )
-    assert abs(fit_trend(moved).offset_z) > 4
-
-
 def test_the_same_run_counts_once() -> None:
     runs = {"run_01": curved_run(30, 1e9), "copy": curved_run(30, 1e9), "run_02": curved_run(30, 1e9, seed=7)}
     with pytest.warns(RunWarning, match="skipped copy: .*same content as run_01"):
