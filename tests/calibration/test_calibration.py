@@ -10,7 +10,6 @@ import pytest
 from analysis_helpers.inference import CHECKS
 from analysis_helpers.synthetic import flag_overview, read_calibration
 from analysis_helpers.synthetic.validation import calibration_file
-from tests.building import known, random_run
 from tests.calibration import calibration
 from tests.calibration.records import LEVELS
 
@@ -146,21 +145,6 @@ def test_bias_is_in_units_of_the_true_change() -> None:
     assert table["batches"].tolist() == [2, 2]
 
 
-def test_percentiles_are_counted_in_bins_and_their_distance_from_uniform_is_the_largest() -> None:
-    even = pd.DataFrame({"tau": 0.0, "pit": (np.arange(40) + 0.5) / 40})
-    lopsided = pd.DataFrame({"tau": 1.0, "pit": (np.arange(40) + 0.5) / 80})
-    records = pd.concat([even, lopsided], ignore_index=True)
-    counts = calibration.pit_table(records)
-    assert counts["count"].tolist() == [2] * 20 + [4] * 10 + [0] * 10
-    assert counts["high"].tolist()[:2] == [0.05, 0.1]
-    table = calibration.uniformity_table(records)
-    assert table["distance"].tolist() == pytest.approx([0.5 / 40, 0.5 + 0.5 / 80])
-    assert table["p_bins"].iloc[0] == pytest.approx(1.0)
-    assert (table.loc[1, ["p_ks", "p_bins"]].astype(float) < 0.01).all()
-    contradicted = pd.DataFrame({"tau": [0.0, 0.0, 1.0], "contradicted": [True, False, False]})
-    assert calibration.contradiction_table(contradicted).to_numpy().tolist() == [[0.0, 2, 0.5], [1.0, 1, 0.0]]
-
-
 def test_every_check_has_a_fault_that_should_raise_it() -> None:
     assert {check for condition in calibration.FAULTY.values() for check in condition.wanted} == set(CHECKS)
     assert not [name for name, condition in calibration.HEALTHY.items() if condition.wanted]
@@ -175,15 +159,6 @@ def test_strong_faults_are_seen_and_healthy_runs_are_not_flagged() -> None:
     assert (table[table["wanted"]]["flagged"] >= 0.75).all()
     assert (table[table["condition"] == "healthy"]["flagged"] == 0).all()
     assert table["runs"].isin([4, 20]).all()  # of five etas, a row each
-
-
-def test_changed_log_weights_change_the_true_change_and_no_linear_term() -> None:
-    run, change = random_run(), np.linspace(0.0, 0.5, 12)
-    moved = calibration.with_log_weights(run, change)
-    before, after = (known(each.measurements[0].log_weights) for each in (run, moved))
-    assert after == pytest.approx(before + change)
-    assert moved.delta_h_per_lr == pytest.approx(run.delta_h_per_lr, rel=1e-12)
-    assert moved.measurements[0].delta_h_true != run.measurements[0].delta_h_true
 
 
 def test_the_overview_sets_false_alarms_beside_what_is_seen() -> None:

@@ -55,15 +55,6 @@ def test_the_derivative_is_the_limit_of_the_change_and_a_shift_of_all_logits_cha
     assert entropy_derivative(policy, np.ones_like(policy.logits)) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_samples_have_the_exact_entropy_and_length() -> None:
-    # 20,000 sequences, ratio estimate with its standard error; beyond 4 of them with probability 6e-5.
-    policy = random_policy(np.random.default_rng(4))
-    batch = sample_sequences(policy, 20_000, np.random.default_rng(5))
-    h = batch.sum_steps(policy.state_entropies()[batch.step_prompts(), batch.states])
-    residual = h - per_token_entropy(policy) * batch.lengths
-    assert abs(residual.sum() / batch.lengths.sum()) < 4 * residual.std() / np.sqrt(20_000) / batch.lengths.mean()
-
-
 def test_samples_follow_the_transition_probabilities() -> None:
     # Each frequency is within 4.5 standard errors of its probability; 72 of them: fails with probability 5e-4.
     policy = random_policy(np.random.default_rng(6), num_prompts=2, num_tokens=6)

@@ -5,7 +5,6 @@ from analysis_helpers.estimators import columns, estimate
 from analysis_helpers.inference import pilot_of
 from analysis_helpers.synthetic.validation import ETA, batch_of, replicates, shifted
 from tests.building import ETAS, Runs, random_run
-from tests.calibration.records import estimate_records, estimate_table
 
 
 def test_a_part_of_a_batch_is_the_run_that_its_sequences_would_give(large_runs: Runs) -> None:
@@ -41,13 +40,3 @@ def test_spread_between_runs_and_bias_are_those_put_in() -> None:
     values = [pilot_of(each.large, ETA).values.mean() for each in drawn]
     # The mean of 80 runs, each 4 +- sqrt(1 + 0.06): known to 0.12; six standard errors.
     assert np.mean(values) == pytest.approx(4.0, abs=0.7)
-
-
-def test_estimates_and_standard_errors_come_out_right() -> None:
-    # 300 batches of 128: means within 4 Monte-Carlo errors, SDs within 18 % (4.4 standard errors), coverage of 95 %
-    # intervals within 5 percentage points (4 standard errors): fails with probability about 2e-3 in all.
-    table = estimate_table(estimate_records([128], count=300, seed=1))
-    assert table["quantity"].tolist() == ["true", "linear", "matched", "err_rel", "partial_sum"]
-    assert (table["bias_z"].abs() < 4).all()
-    assert (table["sd"] / table["typical_se"]).to_numpy() == pytest.approx(1, abs=0.18)
-    assert table["covered"].to_numpy() == pytest.approx(0.95, abs=0.05)
