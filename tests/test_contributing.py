@@ -83,7 +83,7 @@ def test_the_notebook_passes_the_checks_of_all_notebooks(tmp_path: Path) -> None
         for name, check in vars(test_notebooks).items()
         if name.startswith("test_") and getattr(check, "pytestmark", None) == [test_notebooks.every_notebook.mark]
     ]
-    assert len(checks) == 9
+    assert checks
     for check in checks:
         check(path)
 

@@ -121,10 +121,3 @@ def test_health_shows_score_precision_floor_and_stored_errors(large: Runs, small
     assert len(stored) == 8 * 4
     assert stored["value"].between(0.7, 1.3).all()
     assert not stored["flag"].any()
-
-
-def test_the_verdict_on_the_real_runs(large: Runs, small: Runs) -> None:
-    found = ah.verdict(large, 1.6e-6, 256, small_runs=small)
-    assert (found.linear.answer, found.recorded.answer) == ("yes", "cannot tell")
-    assert any("off-policy" in reason for reason in found.recorded.reasons)
-    assert "sampler" in found.next_steps[0]
