@@ -196,7 +196,7 @@ def load_policy(
     prompts
         File with a prompt a line, as JSON: ``{"prompt": "text"}``, or a conversation, for the chat template:
         ``{"prompt": [{"role": "user", "content": "text"}]}``. "tiny" for both: `tiny_model`, in float64, with its
-        10,648 prompts of four tokens.
+        10,648 prompts of four tokens; PyTorch is set to one thread, as more only get in each other's way there.
 
     Raises
     ------
@@ -212,6 +212,7 @@ def load_policy(
     (10648, [0])
     """
     if str(model) == str(prompts) == "tiny":
+        torch.set_num_threads(1)
         return tiny_model(0), [[1, *tokens] for tokens in itertools.product(range(2, 24), repeat=3)], [0]
     lines = Path(prompts).read_text(encoding="utf-8").splitlines()
     policy, tokenizer = load_model(model), transformers.AutoTokenizer.from_pretrained(model)

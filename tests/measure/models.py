@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import analysis_helpers.measure
 from analysis_helpers import Run
@@ -29,28 +21,19 @@ from analysis_helpers.measure import Batch
 from analysis_helpers.synthetic.policy import Policy, Sequences
 
 Tensors = Mapping[str, torch.Tensor]
-SPECIAL: dict[str, Any] = {"initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 0}
-SIZES: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 11}
-HEADS: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
+MODELS = ["gpt2", "llama", "qwen2"]
+SIZES: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"num_key_value_heads": 1, "max_position_embeddings": 64, "initializer_range": 0.3}
+TOKENS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 0, "pad_token_id": None}
 
 
-def gpt2(vocab_size: int = 11) -> Any:
+def tiny(family: str = "gpt2", *, vocab_size: int = 11) -> Any:
+    """Return a model with random weights: GPT-2 with dropout and tied weights, Llama, or Qwen2 with tied weights."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, **sizes, **SPECIAL))  # with dropout
-
-
-def llama() -> Any:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS, **SPECIAL, pad_token_id=None))
-
-
-def qwen2() -> Any:
-    torch.manual_seed(0)
-    return Qwen2ForCausalLM(Qwen2Config(**SIZES, **HEADS, **SPECIAL, tie_word_embeddings=True))
-
-
-MODELS = {"gpt2": gpt2, "llama": llama, "qwen2": qwen2}
+    config = AutoConfig.for_model(
+        family, vocab_size=vocab_size, tie_word_embeddings=family != "llama", **SIZES, **TOKENS
+    )
+    return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

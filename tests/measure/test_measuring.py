@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from analysis_helpers import Run, run_health
 from analysis_helpers._checks import RunWarning
@@ -19,13 +21,10 @@ from analysis_helpers.runs import integrity_problems
 from analysis_helpers.synthetic.policy import entropy_derivative, sample_sequences
 from analysis_helpers.synthetic.runs import default_policy, entropy_to_go_baseline, evaluate, update_direction
 from analysis_helpers.synthetic.validation import short_policy
-from tests.measure.models import MODELS, TabularPolicy, as_batch, assert_same, columns, gpt2, known, normal_direction
+from tests.measure.models import MODELS, TabularPolicy, as_batch, assert_same, columns, known, normal_direction, tiny
 from tests.measure.precision import noise_table
 
-# One library about the other, where both are new.
-OWN_WARNING = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 PROMPTS = [[1, 5], [3], [2, 4, 6], [1, 5]] * 5
-LORA = LoraConfig(target_modules=["c_attn"], r=2, init_lora_weights=False, fan_in_fan_out=True)
 
 
 def responses(model: Any, prompts: list[list[int]] = PROMPTS) -> Batch:
@@ -51,7 +50,7 @@ def moved(model: Any, v: dict[str, torch.Tensor], eta: float) -> Any:
 @pytest.fixture(scope="module")
 def enumerated() -> tuple[Any, Batch, dict[str, torch.Tensor]]:
     """Return a model of five tokens with all its responses of at most five: 0 ends one, and five tokens cut it."""
-    model = gpt2(vocab_size=5).double()
+    model = tiny(vocab_size=5).double()
     rows = [(*row, 0) for t in range(5) for row in itertools.product(range(1, 5), repeat=t)]
     rows += itertools.product(range(1, 5), repeat=5)
     assert len(rows) == 1365
@@ -134,23 +133,17 @@ def test_the_baseline_makes_the_linear_change_four_times_as_precise_and_no_less_
     assert max(spread["leave_one_out"], spread["centred"]) < spread["entropy_to_go"] / 4
 
 
-def test_where_no_other_sequence_is_alive_the_baseline_is_the_entropy_spent() -> None:
-    """By hand: two responses, of 1 and 3 tokens; the longer is alone at positions 1 and 2."""
-    model = gpt2().double()
-    batch = Batch.from_sequences([[1, 2], [1, 3, 4, 5]], [1, 1], [1, 3])
+def test_the_baseline_of_a_sequence_is_made_from_the_others_and_from_the_entropy_spent_where_there_are_none() -> None:
+    """Two responses, of 1 and 3 tokens: for each, the other's entropy to go as a fixed baseline gives the same."""
+    model, batch = tiny().double(), Batch.from_sequences([[1, 2], [1, 3, 4, 5]], [1, 1], [1, 3])
     v = normal_direction(model)
     run = measure(model, batch, v, [1e-6])
-    mean = run.measurements[0].base_entropy
-    # A baseline enters as -sum_t b_t j_t, so unit vectors show j_t, and zeros the rest.
-    plain = [measure(model, batch, v, [1e-6], baseline=b) for b in np.vstack((np.zeros(3), np.eye(3)))]
-    parts = [columns(each)["wjlogp"] for each in plain]
-    j = np.array([parts[0] - part for part in parts[1:]])  # position, sequence
-    longer, first = batch[1:], Batch.from_sequences([[1, 3]], [1], [1])
-    sums = [known(measure(model, b, v, [1e-6], baseline=np.zeros(3)).measurements[0].h_base) for b in (longer, first)]
-    to_go = float(sums[0][0] - sums[1][0])
-    wanted = [parts[0][0] - (to_go - 3 * mean) * j[0, 0]]
-    wanted.append(parts[0][1] - (0 - mean) * j[0, 1] + 2 * mean * j[1, 1] + 3 * mean * j[2, 1])
-    np.testing.assert_allclose(columns(run)["wjlogp"], wanted, rtol=1e-10)
+    entropy = run.measurements[0].base_entropy
+    for i, alive in ((0, 3), (1, 1)):
+        others = entropy_baseline(model, batch[1 - i : 2 - i], 3, kind="entropy_to_go") - entropy * alive
+        others[alive:] = -entropy * np.arange(alive + 1, 4)
+        wanted = columns(measure(model, batch, v, [1e-6], baseline=others))["wjlogp"][i]
+        assert columns(run)["wjlogp"][i] == pytest.approx(wanted, rel=1e-10)
 
 
 # --- the same, whichever way -----------------------------------------------------------------------------------------
@@ -158,7 +151,7 @@ def test_where_no_other_sequence_is_alive_the_baseline_is_the_entropy_spent() ->
 
 @pytest.mark.parametrize("name", MODELS)
 def test_microbatches_padding_and_differences_change_nothing(name: str) -> None:
-    model = MODELS[name]()
+    model = tiny(name)
     batch, v = responses(model), normal_direction(model, 1e-2)
     wanted = measure(model, batch, v, [1e-2, 1e-1], microbatch=1)  # nothing to pad
     padded = [np.pad(ids, (0, 20 - len(ids)), constant_values=9) for ids in batch.sequences]
@@ -170,7 +163,7 @@ def test_microbatches_padding_and_differences_change_nothing(name: str) -> None:
 
 
 def test_above_an_sd_of_a_fifth_two_points_are_taken() -> None:
-    model = gpt2().double()
+    model = tiny().double()
     batch, v = responses(model, PROMPTS * 4), normal_direction(model, 1e-2)
     for eta, wide in ((0.1, False), (0.8, True)):
         logs, exact = (known(run.measurements[0].log_weights) for run in both_ways(model, batch, v, eta))
@@ -182,7 +175,7 @@ def test_above_an_sd_of_a_fifth_two_points_are_taken() -> None:
 def test_the_output_layer_sees_response_tokens_only_and_in_chunks(
     attention: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = gpt2()
+    model = tiny()
     model.set_attn_implementation(attention)
     batch, v = responses(model), normal_direction(model, 1e-2)
     wanted, seen = measure(model, batch, v, [1e-2]), list[int]()
@@ -192,32 +185,26 @@ def test_the_output_layer_sees_response_tokens_only_and_in_chunks(
     assert max(seen) == 3
 
 
-@OWN_WARNING
-def test_adapters_of_peft_are_measured_one_at_a_time() -> None:
-    torch.manual_seed(0)
-    model = get_peft_model(gpt2().double(), LORA, adapter_name="one")
-    model.add_adapter("two", LORA)
+# One library about the other, where both are new.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_of_peft_are_measured_one_at_a_time_and_checkpointing_is_left_as_it_was() -> None:
+    lora = LoraConfig(target_modules=["c_attn"], r=2, init_lora_weights=False, fan_in_fan_out=True)
+    model: Any = get_peft_model(tiny().double(), lora, adapter_name="one")
+    model.add_adapter("two", lora)
     for active in ("one", "two"):
         model.set_adapter(active)
-        v = normal_direction(model, 0.05)
+        batch, v = responses(model), normal_direction(model, 0.05)
         assert all(f".{active}." in name for name in v)
-        run, check = both_ways(model, responses(model), v, 1e-3)
+        run, check = both_ways(model, batch, v, 1e-3)
         assert_same(run, check, tolerance=1e-5)
         assert np.std(known(check.measurements[0].log_weights)) > 1e-4
         assert model.active_adapter == active
-
-
-@OWN_WARNING
-def test_gradient_checkpointing_is_left_as_it_was_found() -> None:
-    model: Any = get_peft_model(gpt2(), LORA)
-    batch, v = responses(model), normal_direction(model, 0.05)
-    wanted = measure(model, batch, v, [0.02])
     model.base_model.model.enable_input_require_grads()
     getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     model.train()
     hooks = {name: list(module._forward_hooks) for name, module in model.named_modules()}
     assert any(hooks.values())
-    assert_same(measure(model, batch, v, [0.02]), wanted, tolerance=1e-6)
+    assert_same(measure(model, batch, v, [1e-3]), run, tolerance=1e-9)
     assert {name: list(module._forward_hooks) for name, module in model.named_modules()} == hooks
     assert model.training
     assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
@@ -226,7 +213,7 @@ def test_gradient_checkpointing_is_left_as_it_was_found() -> None:
 
 
 def test_tied_weights_are_moved_by_either_name() -> None:
-    model = gpt2()
+    model = tiny()
     values = torch.ones(11, 16).cumsum(0)
     runs = [
         measure(model, responses(model), {f"{name}.weight": values}, [1e-4]) for name in ("transformer.wte", "lm_head")
@@ -245,7 +232,7 @@ def test_in_low_precision_derivatives_are_exact_where_differences_drown() -> Non
 
 
 def test_a_measured_run_is_in_good_health() -> None:
-    model = gpt2()
+    model = tiny()
     batch, v = responses(model, PROMPTS * 20), normal_direction(model, 1e-2)
     run = measure(model, batch, v, [1e-2, 2e-2], microbatch=128)
     assert integrity_problems(run) == []
@@ -259,7 +246,7 @@ def test_a_measured_run_is_in_good_health() -> None:
 
 @pytest.fixture(scope="module")
 def measured() -> tuple[Any, Batch, dict[str, torch.Tensor]]:
-    model = gpt2()
+    model = tiny()
     return model, sample(model, PROMPTS, max_new_tokens=6, eos=0, seed=3), normal_direction(model)
 
 
@@ -284,7 +271,7 @@ def test_a_direction_that_the_model_has_not_and_other_arguments_are_refused(meas
 
 def test_low_precision_is_refused_where_it_matters(measured: Any) -> None:
     model, batch, v = measured
-    half = gpt2().bfloat16()
+    half = tiny().bfloat16()
     with pytest.raises(ValueError, match=r"lost in the rounding of bfloat16 .*load the model in float32"):
         measure(half, batch, v, [1e-6])
     measure(half, batch, {name: values * 1e-2 for name, values in v.items()}, [1.0])  # one that is large enough
@@ -301,24 +288,13 @@ def test_low_precision_is_refused_where_it_matters(measured: Any) -> None:
 
 
 def test_what_has_no_forward_mode_is_refused(measured: Any) -> None:
-    class Fast(torch.autograd.Function):
-        """A kernel of its own, with a backward and no forward mode."""
-
-        @staticmethod
-        def forward(x: torch.Tensor) -> torch.Tensor:
-            return 2 * x
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            pass
-
-        @staticmethod
-        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-            return 2 * gradient
+    def flash(_: Any, __: Any, x: torch.Tensor) -> torch.Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])[:, 0]
 
     _, batch, v = measured
-    model, apply = gpt2(), lambda _, __, output: Fast.apply(output)  # type: ignore[no-untyped-call]
-    handle = model.transformer.ln_f.register_forward_hook(apply)
+    model = tiny()
+    handle = model.transformer.ln_f.register_forward_hook(flash)
     with pytest.raises(ValueError, match="model must consist of operations that have a forward mode"):
         measure(model, batch, v, [1e-6])
     handle.remove()
@@ -326,7 +302,7 @@ def test_what_has_no_forward_mode_is_refused(measured: Any) -> None:
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="'eager' or 'sdpa', got 'flash_attention_2'"):
         measure(model, batch, v, [1e-6])
-    model = gpt2()
+    model = tiny()
     model.packed = torch.nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ValueError, match="model must not be quantised"):
         measure(model, batch, v, [1e-6])

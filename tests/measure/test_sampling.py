@@ -13,7 +13,7 @@ import torch
 from scipy.stats import chi2
 
 from analysis_helpers.measure import Batch, drawn_prompts, load_policy, measure, sample
-from tests.measure.models import MODELS, Plain, gpt2, known, normal_direction, tokenizer
+from tests.measure.models import MODELS, Plain, known, normal_direction, tiny, tokenizer
 
 PROMPTS = [[1, 5], [1, 5], [3], [2, 4, 6], [1, 5], [2, 4, 6]]
 
@@ -24,7 +24,7 @@ def rows(batch: Batch) -> list[list[int]]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_responses_do_not_depend_on_the_microbatch_nor_on_the_cache(name: str) -> None:
-    model = MODELS[name]()
+    model = tiny(name)
     wanted = rows(sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=3, microbatch=1))
     assert rows(sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=3)) == wanted
     assert rows(sample(Plain(model, 1e6), PROMPTS, max_new_tokens=12, eos=0, seed=3)) == wanted
@@ -32,18 +32,18 @@ def test_responses_do_not_depend_on_the_microbatch_nor_on_the_cache(name: str) -
 
 
 def test_a_response_ends_with_its_first_eos_or_is_cut() -> None:
-    batch = sample(gpt2(), [[1]] * 200, max_new_tokens=8, eos=[0, 7], seed=0)
+    batch = sample(tiny(), [[1]] * 200, max_new_tokens=8, eos=[0, 7], seed=0)
     responses = [row[1:] for row in rows(batch)]
     assert {len(row) for row in responses} == set(range(1, 9))
     assert [len(row) for row in responses] == batch.token_counts.tolist()
     assert all(not {0, 7} & set(row[:-1]) for row in responses)
     assert all(len(row) == 8 or row[-1] in (0, 7) for row in responses)
-    assert (sample(gpt2(), [[1]] * 20, max_new_tokens=8, eos=None, seed=0).token_counts == 8).all()
+    assert (sample(tiny(), [[1]] * 20, max_new_tokens=8, eos=None, seed=0).token_counts == 8).all()
 
 
 def test_responses_come_from_the_softmax() -> None:
     """Chi-square of 4,000 responses of two tokens over all 21 of them; fails by chance once in 10,000 seeds."""
-    model = gpt2(vocab_size=5)
+    model = tiny(vocab_size=5)
     batch = sample(model, [[1]] * 4000, max_new_tokens=2, eos=0, seed=5, microbatch=4000)
     every = [(0,), *itertools.product(range(1, 5), range(5))]
     drawn = [tuple(row[1:]) for row in rows(batch)]
@@ -56,14 +56,14 @@ def test_responses_come_from_the_softmax() -> None:
 
 @pytest.mark.parametrize("cap", [2.0, 1e6])
 def test_the_log_probability_is_that_of_the_policy_as_it_is(cap: float) -> None:
-    model = Plain(gpt2().double(), cap)
+    model = Plain(tiny().double(), cap)
     run = measure(model, sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=3), normal_direction(model), [1e-6])
     np.testing.assert_allclose(known(run.sampler_logp), known(run.logp), atol=1e-10)
     assert (known(run.sampler_logp) < 0).all()
 
 
 def test_equal_prompts_have_equal_ids_in_every_batch() -> None:
-    ids = sample(gpt2(), PROMPTS, max_new_tokens=2, eos=0, seed=3).prompt_ids.tolist()
+    ids = sample(tiny(), PROMPTS, max_new_tokens=2, eos=0, seed=3).prompt_ids.tolist()
     assert ids[0] == ids[1] == ids[4]
     assert ids[3] == ids[5]
     assert len(set(ids)) == 3
@@ -72,7 +72,7 @@ def test_equal_prompts_have_equal_ids_in_every_batch() -> None:
 
 
 def test_sampling_leaves_the_model_and_the_random_numbers_as_they_were() -> None:
-    model = gpt2().train()
+    model = tiny().train()
     model.transformer.h[0].train(False)
     modes = [module.training for module in model.modules()]
     before = torch.random.get_rng_state()
@@ -82,7 +82,7 @@ def test_sampling_leaves_the_model_and_the_random_numbers_as_they_were() -> None
 
 
 def test_a_batch_is_cut_for_several_processes() -> None:
-    batch = sample(gpt2(), PROMPTS, max_new_tokens=4, eos=0, seed=3)
+    batch = sample(tiny(), PROMPTS, max_new_tokens=4, eos=0, seed=3)
     part = batch[1::2]
     assert rows(part) == rows(batch)[1::2]
     np.testing.assert_array_equal(part.prompt_ids, batch.prompt_ids[1::2])
@@ -109,7 +109,7 @@ def test_what_is_no_batch_is_refused() -> None:
         ([[1]], {"microbatch": 0}, "microbatch must be a whole number of at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            sample(gpt2(), prompts, **given | options)
+            sample(tiny(), prompts, **given | options)
 
 
 def test_prompts_are_drawn_anew_and_each_before_any_comes_again() -> None:
@@ -121,7 +121,7 @@ def test_prompts_are_drawn_anew_and_each_before_any_comes_again() -> None:
 
 
 def test_saved_models_and_files_of_prompts_are_read(tmp_path: Path) -> None:
-    model, path = gpt2(), tmp_path / "prompts.jsonl"
+    model, path = tiny(), tmp_path / "prompts.jsonl"
     model.bfloat16().save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     path.write_text('{"prompt": "<bos> d"}\n\n{"prompt": [{"role": "user", "content": "d e"}]}\n', encoding="utf-8")

@@ -21,7 +21,7 @@ from analysis_helpers import load_runs, merge_runs, read_run
 from analysis_helpers.__main__ import main
 from analysis_helpers.measure import Batch, MeasureEntropy, entropy_baseline, load_policy, measure, sample
 from analysis_helpers.measure.measuring import fingerprint, reinforce
-from tests.measure.models import assert_same, assert_step, columns, flat, gpt2, normal_direction, recipe, tokenizer
+from tests.measure.models import assert_same, assert_step, columns, flat, normal_direction, recipe, tiny, tokenizer
 
 
 class Steps(TrainerCallback):
@@ -48,7 +48,7 @@ def train(folder: Path, *callbacks: TrainerCallback, bf16: bool = False) -> None
     sizes: dict[str, Any] = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 8}
     quiet: dict[str, Any] = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
     GRPOTrainer(
-        model=gpt2(),
+        model=tiny(),
         reward_funcs=reward,
         args=GRPOConfig(output_dir=str(folder), max_steps=4, learning_rate=1e-3, seed=3, bf16=bf16, **sizes, **quiet),
         train_dataset=Dataset.from_list([{"prompt": f"<bos> {a} {b}"} for a in "cde" for b in "fgh"]),
@@ -78,7 +78,7 @@ def test_two_processes_measure_slices_that_merge_into_the_whole(tmp_path: Path) 
     etas, prompts, v = [1e-5, 1e-4], prompts[:300], normal_direction(model)
     torch.save(v, tmp_path / "v.pt")
     code = "import os\nimport torch\nfrom analysis_helpers import *\nfrom analysis_helpers.measure import *\n"
-    code += "torch.set_num_threads(1)\nmodel, prompts, eos = load_policy()\n"
+    code += "model, prompts, eos = load_policy()\n"
     code += f"v, etas, prompts = torch.load('v.pt'), {etas}, prompts[:300]\n"
     code += recipe("world_size").replace("max_new_tokens=256", "max_new_tokens=16")
     started = [
@@ -104,7 +104,7 @@ def test_two_processes_measure_slices_that_merge_into_the_whole(tmp_path: Path) 
 
 def test_the_policy_gradient_favours_confident_answers() -> None:
     """It is that of the mean of ``A log pi``, whose derivative along a direction is the mean of ``A j``."""
-    model = gpt2().double()
+    model = tiny().double()
     batch = sample(model, [[1, 5], [3], [2, 4, 6]] * 6, max_new_tokens=6, eos=0, seed=0)
     reinforce(model.train(False), batch, microbatch=7)
     v = normal_direction(model)
@@ -122,7 +122,7 @@ def call(*arguments: object) -> Any:
 
 
 def test_saved_models_are_measured_from_the_command_line(tmp_path: Path) -> None:
-    model, prompts = gpt2(), tmp_path / "prompts.jsonl"
+    model, prompts = tiny(), tmp_path / "prompts.jsonl"
     model.save_pretrained(tmp_path / "before")
     tokenizer().save_pretrained(tmp_path / "before")
     reinforce(model, sample(model, [[1, 5]] * 64, max_new_tokens=8, eos=0, seed=0))
