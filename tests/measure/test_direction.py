@@ -98,7 +98,7 @@ def test_the_recipe_for_a_loop_of_ones_own(tmp_path: Path, monkeypatch: pytest.M
     }
 
     def train(hooked: bool) -> list[dict[str, torch.Tensor]]:
-        model = tiny().train(False)
+        model = tiny().double().train(False)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         states = [parameters(model)]
         if hooked:

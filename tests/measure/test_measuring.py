@@ -168,7 +168,7 @@ def test_above_an_sd_of_a_fifth_two_points_are_taken() -> None:
     for eta, wide in ((0.1, False), (0.8, True)):
         logs, exact = (known(run.measurements[0].log_weights) for run in both_ways(model, batch, v, eta))
         assert (np.std(exact) > 0.2) == wide
-        assert np.abs(logs - exact).max() < 1e-2 * np.std(exact)
+        assert np.abs(logs - exact).max() < 3e-3 * np.std(exact)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
