@@ -30,6 +30,8 @@ STORE := -m jupyter nbconvert --to notebook --inplace --execute --ClearMetadataP
 # A library as old as that uses what newer ones around it deprecate; that is nothing to learn from.
 OLD_NEIGHBOURS := -W ignore::DeprecationWarning
 
+MAKEFLAGS += --no-print-directory
+
 .PHONY: help report test test-slow test-oldest test-measure mutants bench bench-large fuzz lint lab notebooks notebook-measure pictures samples calibration constraints clean
 
 help: ## List the targets

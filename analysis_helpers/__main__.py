@@ -29,6 +29,7 @@ class _Path(click.Path):
 
 _PATH = _Path(path_type=Path)
 _POSITIVE = click.FloatRange(0, min_open=True)
+_SAMPLES = "../data_samples"  # beside the notebooks
 _PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
@@ -62,10 +63,10 @@ def inventory_command(data_root: Path) -> None:
 
 
 @main.command("verdict")
-@click.argument("data_root", type=_Path(exists=True, file_okay=False))
+@click.argument("data_root", default=_SAMPLES)
 @click.option("--large-batch", help="Batch folder to answer from [default: most sequences a run].")
 @click.option("--small-batch", help="Batch folder of actual small runs [default: fewest].")
-@click.option("--eta", "etas", multiple=True, help="Step size; may be repeated [default: the smallest shared].")
+@click.option("--eta", "etas", type=_POSITIVE, multiple=True, help="Step size; repeatable [default: smallest shared].")
 @click.option("-n", "--subset-size", help="Sequences of the batch in question [default: that of the small runs].")
 @click.option("--tolerance", type=_POSITIVE, default=0.25, show_default=True, help="Tolerance on abs(err_rel).")
 @click.option("--probability", type=_PROBABILITY, default=0.9, show_default=True, help="How often it must be met.")
@@ -73,12 +74,12 @@ def verdict_command(
     data_root: str,
     large_batch: str | None,
     small_batch: str | None,
-    etas: tuple[str, ...],
+    etas: tuple[float, ...],
     subset_size: str | None,
     tolerance: float,
     probability: float,
 ) -> None:
-    """Answer from the runs below DATA_ROOT: is the step linear, is the recorded change right, is the batch enough?"""
+    """Answer from the runs below DATA_ROOT [default: sample data]: is the step linear, is the recorded change right?"""
     from .report import read_parameters
 
     parameters = {name: value for name, value in click.get_current_context().params.items() if name != "etas"}

@@ -39,13 +39,15 @@ def test_the_example_of_writing_a_run_writes_one(tmp_path: Path, monkeypatch: py
         "entropy_before": [1.5, 2.0],
         "entropy_after": [1.4, 1.9],
         "log_ratio": [0.0, 0.1],
-        "linear_terms": [-1.0, -2.0],
+        "score": [-1.0, 2.0],
+        "score_part": [-1.0, -2.0],
+        "direct_part": [-1.0, -2.0],
         "logp": [-1.4, -2.1],
         "prompts": ["a", "b"],
     }
     exec(WRITE_A_RUN, arrays)
     run = read_run("my_runs/E_128/run_01/results.json")
-    assert {"linear", "logp", "prompts"} <= set(run.supports)
+    assert {"linear", "score", "logp", "prompts"} <= set(run.supports)
     [row] = inventory("my_runs").to_dict("records")
     assert (row["sequences"], row["etas"], row["problem"]) == (2, (1.6e-6,), "")
 

@@ -401,7 +401,7 @@ class Case:
         if not self._without("score"):
             told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
         else:
-            doubts.append("the linear terms lack the denominator correction, so they estimate another quantity")
+            doubts.append("it is not recorded that the linear terms include the denominator correction")
         small = self.small_runs or {}
         doubts += [f"actual run {name} does not add up" for name, run in small.items() if integrity_problems(run)]
         if (found := self.agreement) is not None:
@@ -441,9 +441,9 @@ class Case:
             needed = self._size_for(math.sqrt(matched.mean_square_spread))
             if needed < recorded.required_n / 2:
                 sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
-                steps.append(f"use the matched estimator: ±{self.tolerance:g} takes {sizes}")
-        if self.unrecorded:
-            steps.append("record score, wjlogp_sum and jH_sum of each sequence in every run")
+                steps.append(f"use the matched linear change, not the recorded one: ±{self.tolerance:g} takes {sizes}")
+        if self.unrecorded or self._without("score"):
+            steps.append("record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv")
         behind = {"linear": (linear, self.pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
         for question, (found, pilot) in behind.items():
             if found.answer == UNSURE and pilot is not None and not found.reasons[0].startswith("no answer"):
@@ -455,11 +455,11 @@ class Case:
         count, found, change = len(self.runs), [], self.change
         if count < _FEW_RUNS:
             taus = {name: pilot.tau_interval(CONFIDENCE)[1] for name, pilot in self.pilots.items()}
-            bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items()]
+            bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items() if tau]
             bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
             found.append(f"how much updates differ; with {counted(count, 'large run')} tau is hardly known{bound}")
         if any(len(run.etas) > 1 for run in self.runs.values()):
-            found.append("that etas agree: step sizes within a run share sequences and are not independent")
+            found.append("agreement between etas: step sizes within a run share sequences and are not independent")
         if change.count and change.mean:
             found.append(f"the true change to better than ±{change.se / abs(change.mean):.0%}")
         if prompts_per_sequence(self.runs) is None:
@@ -576,4 +576,6 @@ def _decimals(scale: float) -> int:
 def _sequences(found: Answer) -> str:
     if found.required_n is None:
         return "-"
+    if found.required_high == LEAST:
+        return f"at most {LEAST}"
     return f"{found.required_n:,} ({found.required_low:,} to {found.required_high:,})"

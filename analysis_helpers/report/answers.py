@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..err_rel import Comparison
-from ..inference import QUESTIONS, Verdict, counted, plus_minus, typical_standard_error
+from ..inference import QUESTIONS, Verdict, counted, low_to_high, plus_minus, typical_standard_error
 from ..runs import Run
 
 _AS_ETA = (0.75, 1.25)  # an SD whose fall is within these multiples of the growth of eta falls in proportion to it
@@ -37,7 +37,7 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
     flagged = "; ".join(f"{check} in {count} of {health['run'].nunique()} runs" for check, count in runs.items())
     return [
         f"{counted(len(files), 'run')} ({batches}); {state}.",
-        f"At eta {eta:g} the mean change of entropy, in 10⁻³ nats per token ± SE, is {changes}.",
+        f"At eta {eta:g} the mean change of entropy, in 10⁻³ nats per token ± sampling SE, is {changes}.",
         f"Health checks flagged: {flagged or 'none'}.",
     ]
 
@@ -107,9 +107,9 @@ def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset
     first, last = ratio["eta"].iloc[[0, -1]]
     of_sum, of_ratio = (t["std_err_rel"].iloc[0] / t["std_err_rel"].iloc[-1] for t in (partial_sum, ratio))
     low, high = (share * last / first for share in _AS_ETA)
-    cause = ", in proportion to eta: its spread is base entropy, not the step" if low < of_sum < high else ""
-    falls = f"by the ratio falls {of_ratio:.2f} times, by the partial sum {of_sum:.2f} times{cause}"
-    return [*sentences, f"From eta {first:g} to {last:g} the SD {falls}."]
+    cause = ", as eta grows: its spread is base entropy, not the step" if low < of_sum < high else ""
+    changes = f"by the ratio {_times(of_ratio)}, by the partial sum {_times(of_sum)}{cause}"
+    return [*sentences, f"From eta {first:g} to {last:g} the SD {changes}."]
 
 
 def describe_plans(
@@ -127,7 +127,8 @@ def describe_plans(
     goal = f"±{tolerance:g} with probability {probability:.0%}"
     by = ", ".join(f"{_size(row['sequences'])} by {row['estimator']}" for row in estimators.to_dict("records"))
     sizes = ", ".join(
-        f"{_size(row['n'])} at eta {row['eta']:g} ({_size(row['low'])} to {_size(row['high'], 'unbounded')})"
+        f"{_size(row['n'])} at eta {row['eta']:g}"
+        + ("" if row["low"] is pd.NA else f" ({_size(row['low'])} to {_size(row['high'])})")
         for row in plans.to_dict("records")
     )
     one, most = budget.iloc[0], budget.iloc[-1]
@@ -167,9 +168,14 @@ def _answered(question: str, found: Verdict) -> str:
     if answer.required_n is None:
         return f"{told}: {answer.reasons[0]}."
     by = f"{plus_minus(answer.mean, answer.se)} by {answer.estimator}"
-    size = f"±{found.tolerance:g} takes {counted(answer.required_n, 'sequence')}"
+    update = f"next update {low_to_high(answer.low, answer.high)}, tolerance ±{found.tolerance:g}"
     doubts = [reason for reason in answer.reasons if reason.startswith("no answer")]
-    return f"{told} (eta {found.eta:g}): {'; '.join([by, size, *doubts])}."
+    size = f"one batch to ±{found.tolerance:g} takes {counted(answer.required_n, 'sequence')}"
+    return f"{told} (eta {found.eta:g}): {'; '.join([by, update, *doubts, size])}."
+
+
+def _times(fall: float) -> str:
+    return f"falls {fall:.2f} times" if fall >= 1 else f"rises {1 / fall:.2f} times"
 
 
 def _milli(rows: pd.DataFrame, name: str) -> str:
@@ -183,5 +189,5 @@ def _per_eta(summary: pd.DataFrame) -> str:
     return ", ".join(f"{plus_minus(mean, sd)} at eta {eta:g}" for mean, sd, eta in zip(*columns, strict=True))
 
 
-def _size(n: object, unknown: str = "no number is enough") -> str:
+def _size(n: object, unknown: str = "unbounded") -> str:
     return unknown if n is None or n is pd.NA else f"{n:,}"

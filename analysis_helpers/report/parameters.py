@@ -213,7 +213,7 @@ def _batches(root: Path) -> Mapping[str, _Runs]:
         files = [(path, path.stat()) for path in result_files(root, depth=2)]
         return _described(root, tuple((path, state.st_size, state.st_mtime_ns) for path, state in files))
     except (RunError, OSError) as error:
-        raise ParameterError(f"data_root must be a folder of batch folders: {error}") from None
+        raise ParameterError(f"data_root must be a folder of batch folders with runs: {error}") from None
 
 
 @lru_cache(maxsize=8)

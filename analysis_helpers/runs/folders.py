@@ -242,13 +242,15 @@ def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, dict[str, Run]
     analysis_helpers._checks.RunError: nowhere: folder does not exist; ...
     """
     batches: dict[str, dict[str, Run]] = {}
+    reasons = []
     for folder in sorted({path.parent.parent for path in result_files(data_root, depth=2)}):
         try:
             batches[folder.name] = sound_runs(folder)
         except RunError as error:
-            warn_about_runs(f"skipped {folder.name}: {error}")
+            reasons.append(f"skipped {folder.name}: {error}")
+            warn_about_runs(reasons[-1])
     if not batches:
-        raise RunError(str(data_root), "folder", "holds no run that can be used")
+        raise RunError(str(data_root), "folder", "holds no run that can be used", "; ".join(reasons))
     return batches
 
 
@@ -289,7 +291,11 @@ def _content(path: Path) -> bytes:
 def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
     if isinstance(source, (str, os.PathLike)):
         if not Path(source).expanduser().is_file():
-            return {path.parent.name: path for path in result_files(source)}
+            files = result_files(source)
+            for folder in _without_a_run(files, files):
+                if folder.parent == files[0].parents[1]:
+                    warn_about_runs(f"skipped {folder.name}: holds no {RESULTS_FILE}; {_listing(folder)}")
+            return {path.parent.name: path for path in files}
         source = [source]
     paths = [Path(p).expanduser() for p in source]
     if not paths:
@@ -384,10 +390,15 @@ def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: S
     start = f"is not at batch/run/{RESULTS_FILE}"
     batch_named = any(map(_BATCH.fullmatch, folders))
     from_above = _BATCH.fullmatch(path.absolute().parents[1].name) or (folders and not batch_named)
-    if name in _NAMES and beside == [path] and from_above and not (len(folders) < 2 and in_place):
+    of_batch = any(other.relative_to(root).parts[0] == folders[0] for other in in_place) if folders else bool(in_place)
+    if name in _NAMES and beside == [path] and from_above and not of_batch and not (len(folders) < 2 and in_place):
         return f"{start}: give the data root {_above(path, 2)}"
     parts = folders if beside == [path] else [*folders, name.partition(".json")[0]]
-    batch = parts[0] if len(parts) == 2 else next(filter(_BATCH.fullmatch, parts), f"E_{run.num_sequences}")
+    batch = (
+        parts[0]
+        if len(parts) == 2 or (of_batch and folders)
+        else next(filter(_BATCH.fullmatch, parts), f"E_{run.num_sequences}")
+    )
     place = root / batch / ("-".join(part for part in parts if part != batch) or "run_01")
     while any((place / known).exists() for known in _NAMES):
         place = place.with_name(f"{place.name}-2")

@@ -163,7 +163,7 @@ def _decode(data: bytes, source: str) -> Results:
     try:
         plain = json.loads(data)
     except (ValueError, RecursionError) as error:
-        got = str(error) if data.strip() else "an empty file"
+        got = f"an error ({error})" if data.strip() else "an empty file"
         raise RunError(source, "file", "must be complete JSON", got) from None
     if isinstance(plain, dict) and not {"approx", "true"} <= plain.keys():
         keys = shorten(", ".join(map(repr, plain)), 120) or "none"
