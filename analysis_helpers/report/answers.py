@@ -43,7 +43,7 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
 
 
 def describe_verdict(found: Verdict) -> list[str]:
-    """Return both answers with the numbers they rest on, and what would help."""
+    """Return why each answer is what it is, and what would help."""
     steps = [f"Next: {'; '.join(found.next_steps)}."] if found.next_steps else []
     return [*(_answered(question, found) for question in found.answers), *steps]
 
@@ -167,11 +167,9 @@ def _answered(question: str, found: Verdict) -> str:
     told = f"**{QUESTIONS[question]} {answer.answer.capitalize()}**"
     if answer.required_n is None:
         return f"{told}: {answer.reasons[0]}."
-    by = f"{plus_minus(answer.mean, answer.se)} by {answer.estimator}"
-    update = f"next update {low_to_high(answer.low, answer.high)}, tolerance ±{found.tolerance:g}"
     doubts = [reason for reason in answer.reasons if reason.startswith("no answer")]
-    size = f"one batch to ±{found.tolerance:g} takes {counted(answer.required_n, 'sequence')}"
-    return f"{told} (eta {found.eta:g}): {'; '.join([by, update, *doubts, size])}."
+    update = f"the next update errs by {low_to_high(answer.low, answer.high)}, tolerance ±{found.tolerance:g}"
+    return f"{told} (eta {found.eta:g}): {'; '.join(doubts or [update])}."
 
 
 def _times(fall: float) -> str:

@@ -1,8 +1,7 @@
 """HTML pages of executed notebooks: one page each, figures as files, and a first page that sums them up.
 
 The first page shows of each notebook its answer in brief and, of its cells tagged ``key``, the first figure, the first
-table and the texts. The first notebook stands before the table of contents, and as its table gives the answers, only
-what to do next is told. Pages load nothing from a network.
+table and the texts. The first notebook stands before the table of contents. Pages load nothing from a network.
 """
 
 from __future__ import annotations
@@ -14,22 +13,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..inference import QUESTIONS
 from .display import RESULT_MIME
 from .execution import Execution
 
 KEY_TAG = "key"
 _SVG, _PNG = "image/svg+xml", "image/png"
 _LINK = re.compile(r'<a href="(?![a-z]+:|#)([^"]*)">(.*?)</a>', re.DOTALL)  # to a file, in a text
-_IN_TABLE = re.compile(rf"<li><strong>({'|'.join(map(re.escape, QUESTIONS.values()))}).* sequences?\.</li>\n")
 _SMALL_NUMBER = re.compile(r"(<[^>]*>)|(\d[\d.]*e-\d+)")  # browsers break lines at its sign; tags are left alone
 
 
 def write_first_page(sections: Sequence[Mapping[str, Any]], out: Path) -> Path:
     """Write ``out/index.html`` from what `write_page` returned of each notebook, and return its path."""
     index = out / "index.html"
-    if sections:
-        sections = [{**sections[0], "answer": _IN_TABLE.sub("", sections[0].get("answer", ""))}, *sections[1:]]
     page = rendered("index.html", {"sections": sections})
     whole = _SMALL_NUMBER.sub(lambda found: found[1] or f'<span class="whole">{found[2]}</span>', page)
     index.write_text(whole, encoding="utf-8")

@@ -80,5 +80,5 @@ def test_a_verdict_states_both_answers_and_an_exploration_its_spread(large_runs:
     sentences = describe_verdict(found)
     for answer in found.answers.values():
         assert answer.answer.capitalize() in " ".join(sentences)
-        assert answer.required_n in numbers(sentences)
+        assert {round(answer.low, 2), round(answer.high, 2)} <= set(numbers(sentences))
     assert {ETAS[0], 64, 0.1, 0.5} <= set(numbers(describe_exploration(0.1, 0.5, found)))
