@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, RunError, warn_about_runs
+from .._checks import FloatArray, NotRecordedError, RunError, warn_about_runs
 from ..err_rel import all_etas, known_etas, same_content
 from ..estimators import true_influence_values
 from ..runs import Run
@@ -192,7 +192,7 @@ def fit_trends(runs: Mapping[str, Run]) -> dict[str, Trend]:
     if not found and all("baseline_entropy" not in run.supports for run in runs.values()):
         raise RunError(", ".join(runs), "true.entries[].diagnostics.h_base", "is needed for a trend and not recorded")
     if not found:
-        raise ValueError(f"a trend needs at least two etas; the runs have {', '.join(map(repr, all_etas(runs)))}")
+        raise NotRecordedError(", ".join(runs), "etas", "must be at least two etas a run, for a trend", all_etas(runs))
     return found
 
 

@@ -51,6 +51,12 @@ INDEX, RESULTS, RUNLOG = TABLES = ("index.html", "results.csv", "runlog.csv")
 STAMP = "analysis_sweep"
 PARAMETER = "param."  # before the name of a parameter, so that it is not taken for an estimate
 
+_MAPPED = {  # columns of results that are shown by step size and batch size
+    "linear": QUESTIONS["linear"],
+    "linear_enough": "Is one batch enough for that?",
+    "recorded": QUESTIONS["recorded"],
+    "recorded_enough": "Is one batch enough for that?",
+}
 _LOCK, _WORKING = ".sweep.lock", ".sweep-working"
 _LONGEST_NAME = 100  # characters of a file name, so that endings fit whatever the file system
 
@@ -305,7 +311,7 @@ def write_sweep_page(ended: Sequence[Ended], skipped: Mapping[str, str], results
     values = {
         "counts": Counter(execution.status for _, execution in ended),
         "skipped": skipped,
-        "maps": [found for column, title in QUESTIONS.items() if (found := _verdict_map(results, column, title))],
+        "maps": [found for column, title in _MAPPED.items() if (found := _verdict_map(results, column, title))],
         "names": [name for name in names if name != "data_root"],
         "data_roots": sorted(roots),
         "ended": ended,
