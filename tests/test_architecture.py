@@ -20,7 +20,7 @@ ORDER += ["measure", "__init__", "__main__"]
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 EVERYWHERE = {"numpy", "analysis_helpers"}  # notebooks' own version is read late, by its name
 NOTEBOOKS = ["IPython", "dask", "filelock", "ipykernel", "ipywidgets", "jinja2", "jupyter_client", "markupsafe"]
-NOTEBOOKS += ["nbclient", "nbconvert", "nbformat", "papermill", "psutil", "tqdm", "traitlets"]
+NOTEBOOKS += ["nbclient", "nbconvert", "nbformat", "papermill", "psutil", "tqdm", "traitlets", "zmq"]
 # Libraries with a place of their own: a subpackage, or one module of it.
 PLACES = {
     "pandas": {"runs/folders.py", "err_rel", "inference", "synthetic", "plots", "report"},

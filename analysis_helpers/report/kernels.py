@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import zmq
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -128,6 +129,7 @@ async def run_cells(notebook: Any, folder: Path, formats: Sequence[str], *, fork
         try:
             await manager.start_kernel(cwd=folder, env=_ONE_THREAD | os.environ, extra_arguments=settings)
             client.kc = manager.client()
+            client.kc.context.setsockopt(zmq.RECONNECT_IVL, 5)  # milliseconds: the kernel does not listen at once
             client.kc.start_channels(hb=False)
             await _ready(manager, client.kc)
             await client.async_execute()
