@@ -11,14 +11,6 @@ from tests.building import refused
 etas = st.floats(1e-12, 1.0)
 
 
-def test_a_run_error_is_a_value_error_that_keeps_its_parts() -> None:
-    error = RunError("a/results.json", "true.entries", "must hold something", 0)
-    assert isinstance(error, ValueError)
-    parts = (error.file, error.field, error.rule, error.value)
-    assert parts == ("a/results.json", "true.entries", "must hold something", 0)
-    assert str(error) == "a/results.json: true.entries must hold something, got 0"
-
-
 @given(etas)
 def test_step_sizes_are_told_apart_at_a_relative_1e_6_and_have_one_canonical_value(eta: float) -> None:
     canonical = canonical_eta(eta)

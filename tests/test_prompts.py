@@ -1,7 +1,6 @@
 """Sequences sampled from one prompt are not independent: what follows for errors, subsets, plans and pooled answers."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from scipy.stats import t as student
 
 from analysis_helpers import Run, err_rel_standard_error, sample_err_rel_across_runs, simulate_err_rel
 from analysis_helpers.estimators import columns, estimate
-from tests.building import ETAS, in_prompts, known, random_run
+from tests.building import ETAS, in_prompts, random_run
 
 ETA = ETAS[0]
 
@@ -46,25 +45,6 @@ def test_one_sequence_a_prompt_is_as_without_prompts() -> None:
     for estimator in ("ratio", "matched", "adjusted"):
         errors = [err_rel_standard_error(each, ETA, estimator=estimator) for each in (plain, run)]
         assert errors[0] == pytest.approx(errors[1], rel=1e-9)
-
-
-def test_identical_sequences_of_a_prompt_count_as_one() -> None:
-    plain = random_run(30)
-
-    def repeated(times: int) -> Run:
-        by_eta: Any = {
-            name: {m.eta: np.repeat(getattr(m, name), times) for m in plain.measurements}
-            for name in ("h_new", "log_weights")
-        }
-        return Run.from_arrays(
-            token_counts=np.repeat(plain.token_counts, times),
-            h_base=np.repeat(known(plain.measurements[0].h_base), times),
-            gdotv=np.repeat(known(plain.gdotv), times) / times,
-            prompt_ids=np.repeat(np.arange(30), times),
-            **by_eta,
-        )
-
-    assert err_rel_standard_error(repeated(3), ETA) == pytest.approx(err_rel_standard_error(repeated(1), ETA), rel=1e-9)
 
 
 @pytest.mark.parametrize("sampler", ["sequential", "disjoint"])

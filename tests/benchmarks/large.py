@@ -92,9 +92,8 @@ def main() -> None:
         met = "yes" if growth <= MOST_GROWTH else "NO"
         print(f"{name:16}" + "".join(f"{cell:>22}" for cell in cells) + f"{growth:>10.2f}  <= {MOST_GROWTH}   {met}")
     ratio = found[-1]["load"][1] / file_bytes
-    print(
-        f"\nload, memory by bytes of the file: {ratio:.2f}  <= {MOST_MEMORY}  {'yes' if ratio <= MOST_MEMORY else 'NO'}"
-    )
+    met = "yes" if ratio <= MOST_MEMORY else "NO"
+    print(f"\nload, memory by bytes of the file: {ratio:.2f}  <= {MOST_MEMORY}  {met}")
 
 
 if __name__ == "__main__":
