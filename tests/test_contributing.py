@@ -13,7 +13,7 @@ from analysis_helpers import estimators, run_health, verdict
 from analysis_helpers.inference import health
 from analysis_helpers.inference.health import health_overview
 from tests import test_notebooks
-from tests.building import ETAS, Runs, plain_estimate, random_run
+from tests.building import ETAS, Runs, known, plain_estimate, random_run
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -41,13 +41,12 @@ def cells(script: str) -> Any:
 @pytest.mark.usefixtures("estimator")
 def test_the_estimator_is_the_ratio_with_linear_terms_as_recorded() -> None:
     run = random_run()
-    true, linear = estimators.estimate(run, ETAS[0], "as_recorded")
-    assert (true, linear) == pytest.approx(plain_estimate(run, ETAS[0], range(12), "ratio"), rel=1e-9)
+    found = estimators.estimate(run, ETAS[0], "as_recorded")
+    assert found == pytest.approx(plain_estimate(run, ETAS[0], range(12), "ratio"), rel=1e-9)
     batch = estimators.columns(run, ETAS[0], "as_recorded")
     on_subset = batch.estimate(batch.values[:5].sum(axis=0))
-    assert run.gdotv is not None
     assert on_subset[0] == pytest.approx(plain_estimate(run, ETAS[0], range(5), "ratio")[0], rel=1e-9)
-    mean = run.gdotv[:5].sum() * run.total_tokens / run.token_counts[:5].sum()
+    mean = known(run.gdotv)[:5].sum() * run.total_tokens / run.token_counts[:5].sum()
     assert on_subset[1] == pytest.approx(ETAS[0] * mean, rel=1e-9)
 
 
@@ -62,8 +61,6 @@ def test_standard_error_prediction_and_planning_come_for_nothing() -> None:
     assert predicted.sampling_sd < predicted.sd
     # What is required for an SD of 0.25 follows from the SD that sampling gives at 128.
     assert found["required"] == np.ceil(128 * (predicted.sampling_sd / 0.25) ** 2 * (1 - 1e-12))
-    low, high = predicted.interval(0.9)
-    assert predicted.pit(high) - predicted.pit(low) == pytest.approx(0.9, abs=1e-9)
 
 
 def test_the_notebook_passes_the_checks_of_all_notebooks(tmp_path: Path) -> None:
@@ -97,8 +94,6 @@ def test_the_check_of_health_follows_into_tables_sentences_and_verdicts(
     table = run_health(small_runs)
     rows = table[table["check"] == "cut_off_share"]
     assert rows["value"].tolist() == [np.mean(r.token_counts == r.token_counts.max()) for r in small_runs.values()]
-    # The policy of the sample data does cut its sequences off, at 150 tokens.
-    assert {run.token_counts.max() for run in small_runs.values()} == {150}
     overview = health_overview(table).set_index("check")
     assert overview.loc["cut_off_share", "flagged"] == "run_01; run_02; run_03; run_04"
     assert "cut_off_share in run_01" in " ".join(verdict(small_runs, 1.6e-6, 64).reasons)
@@ -107,13 +102,8 @@ def test_the_check_of_health_follows_into_tables_sentences_and_verdicts(
 
 
 def test_every_file_named_exists() -> None:
-    modules = set(re.findall(r"`([\w/]+\.py)`", TEXT))
-    assert modules
-    python_files = [path.as_posix() for folder in ("analysis_helpers", "tests") for path in _files(folder)]
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    modules |= set(re.findall(r"tests/[\w/]+\.py", makefile))
-    assert [name for name in modules if not any(f"/{path}".endswith(f"/{name}") for path in python_files)] == []
-
-
-def _files(folder: str) -> list[Path]:
-    return [path.relative_to(REPOSITORY) for path in (REPOSITORY / folder).rglob("*.py")]
+    named = {*re.findall(r"`([\w/]+\.py)`", TEXT), *re.findall(r"tests/[\w/]+\.py", makefile)}
+    assert len(named) > 30
+    files = [path for folder in ("analysis_helpers", "tests") for path in (REPOSITORY / folder).rglob("*.py")]
+    assert [name for name in named if not any(path.match(name) for path in files)] == []

@@ -4,25 +4,67 @@ from typing import Any
 
 import pytest
 
-from analysis_helpers.runs.json import encode_run
+from analysis_helpers import Run, RunError
+from analysis_helpers.estimators import estimate
+from analysis_helpers.runs.json import encode_run, parse_run
 from tests.building import ETAS, random_run, totals_only_run
-from tests.damaging import (
-    COLUMNS,
-    FIELDS,
-    FILE,
-    GOOD,
-    MAY_HOLD_OTHER_THINGS,
-    MUST_NOT_BE_NEGATIVE,
-    TREE,
-    WRONG,
-    damaged,
-    names,
-    read,
-    refusal,
-    same_where_supported,
-)
+from tests.damaging import COLUMNS, FIELDS, FILE, GOOD, TREE, limits
 
+PARENTS = ("per_sequence_meta", "variance", "quadratic", "quadratic.variance")
+MAY_HOLD_OTHER_THINGS = {f"approx.{parent}" for parent in PARENTS}
+_WITH_A_SIGN = "eta index length token_counts.3 normalized_weights.3 H_base_mean num_shards se_shard se_vHvv"
+MUST_NOT_BE_NEGATIVE = tuple(f".{name}" for name in _WITH_A_SIGN.split())
+WRONG = {
+    "text": "1.0",
+    "true": True,
+    "a list of text": ["x"],
+    "an object of other things": {"x": 1},
+    "an empty list": [],
+    "NaN": float("nan"),
+    "Infinity": float("inf"),
+    "a huge integer": 10**400,
+}
 FIRST, SECOND = (f"true.entries.{k}.diagnostics" for k in (0, 1))
+
+
+def read(data: bytes) -> Run:
+    with limits(len(data)):
+        return parse_run(data, FILE)
+
+
+def damaged(field: str, change: Any, *, remove: bool = False) -> bytes:
+    tree = json.loads(json.dumps(TREE))
+    *path, last = [int(part) if part.isdigit() else part for part in field.split(".")]
+    node = tree
+    for key in path:
+        node = node[key]
+    if remove:
+        del node[last]
+    else:
+        node[last] = change
+    return json.dumps(tree).encode()
+
+
+def refusal(data: bytes) -> RunError:
+    with pytest.raises(RunError) as caught:
+        read(data)
+    assert caught.value.file == FILE
+    assert str(caught.value).startswith(f"{FILE}: {caught.value.field} ")
+    return caught.value
+
+
+def names(error: RunError, field: str) -> bool:
+    """Return whether the error points at the field, or at what holds it or stands in it."""
+    plain = [part for part in error.field.replace("[", ".").replace("]", "").split(".") if part and not part.isdigit()]
+    wanted = [part for part in field.split(".") if not part.isdigit()]
+    return plain[: len(wanted)] == wanted[: len(plain)]
+
+
+def same_where_supported(run: Run, good: Run) -> bool:
+    """Return whether every estimate that the run still supports is that of the undamaged one."""
+    estimators = {"partial_sum": {"linear"}, "ratio": {"linear", "score", "baseline_entropy"}}
+    possible = [name for name, needs in estimators.items() if needs <= set(run.supports)]
+    return all(estimate(run, eta, name) == estimate(good, eta, name) for eta in run.etas for name in possible)
 
 
 def test_what_is_written_loads_back_equal() -> None:
