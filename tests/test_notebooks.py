@@ -65,10 +65,6 @@ def test_only_the_place_of_the_answer_and_controls_are_left_out_of_the_compariso
     assert [cell.source.splitlines()[-1] for cell in ignored] == ["answer = AnswerInBrief()", *controls]
 
 
-def test_lab_opens_at_the_first_notebook() -> None:
-    assert f"default_url=/lab/tree/{NOTEBOOKS[0].name}" in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-
-
 def test_the_first_notebook_leads_to_every_other_in_their_order() -> None:
     first, *others = NOTEBOOKS
     text = "\n".join(cell.source for cell in read(first).cells if cell.cell_type == "markdown")

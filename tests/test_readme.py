@@ -34,17 +34,9 @@ def test_it_is_short() -> None:
 
 def test_the_example_of_writing_a_run_writes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    arrays = {
-        "lengths": [3, 4],
-        "entropy_before": [1.5, 2.0],
-        "entropy_after": [1.4, 1.9],
-        "log_ratio": [0.0, 0.1],
-        "score": [-1.0, 2.0],
-        "score_part": [-1.0, -2.0],
-        "direct_part": [-1.0, -2.0],
-        "logp": [-1.4, -2.1],
-        "prompts": ["a", "b"],
-    }
+    arrays: dict[str, Any] = {"lengths": [3, 4], "entropy_before": [1.5, 2.0], "entropy_after": [1.4, 1.9]}
+    arrays |= {"score": [-1.0, 2.0], "score_part": [-1.0, -2.0], "direct_part": [-1.0, -2.0]}
+    arrays |= {"log_ratio": [0.0, 0.1], "logp": [-1.4, -2.1], "prompts": ["a", "b"]}
     exec(WRITE_A_RUN, arrays)
     run = read_run("my_runs/E_128/run_01/results.json")
     assert {"linear", "score", "logp", "prompts"} <= set(run.supports)

@@ -208,12 +208,10 @@ def chunk_records(stream: np.random.SeedSequence) -> Tables:
 def summary(records: Tables) -> Tables:
     """Return the tables of `calibrate`, from the records of all chunks."""
     pits = records["pits"]
-    predicted = pits[pits["n"] == FRESH]
     return {
         "estimates": bias_table(records["estimates"]),
         "coverage": _counted(coverage_table(pits), pits, ["tau", "n"]),
-        "pit": pit_table(predicted),
-        "uniformity": uniformity_table(predicted),
+        "pit": pit_table(pits[pits["n"] == FRESH]),
         "plans": _counted(plan_table(records["plans"]), records["plans"], ["target_sd", "tolerance"]),
         "verdicts": _counted(verdict_rate_table(records["verdicts"]), records["verdicts"], ["question", "setting"]),
         "contradictions": contradiction_table(records["contradictions"]),
@@ -245,18 +243,6 @@ def pit_table(records: pd.DataFrame) -> pd.DataFrame:
         for tau, pits in records.groupby("tau", sort=False)["pit"]
     ]
     return pd.concat(tables, ignore_index=True)
-
-
-def uniformity_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return how far the PIT is from uniform: the largest distance of shares below a percentile, and p-values."""
-    from scipy.stats import chisquare, kstest
-
-    rows = []
-    for tau, pits in records.groupby("tau", sort=False)["pit"]:
-        found = kstest(pits.to_numpy(), "uniform")
-        bins = chisquare(np.histogram(pits, BINS, (0.0, 1.0))[0])
-        rows.append((tau, len(pits), float(found.statistic), float(found.pvalue), float(bins.pvalue)))
-    return pd.DataFrame(rows, columns=["tau", "cases", "distance", "p_ks", "p_bins"])
 
 
 def contradiction_records(taus: list[float], *, count: int, seed: int) -> pd.DataFrame:

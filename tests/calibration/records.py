@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -174,7 +175,7 @@ def _true_size(goal: inference.Goal, spread: float, mean: float, tau: float) -> 
 
 
 RUNS, TAUS = (4, 8, 20), (0.0, 0.5, 0.75, 1.0, 2.0)
-SIZES = {"eighth": 8.0, "same": 1.0, "next": math.inf}  # of a large run: sampling variance of the next run over its own
+SIZES = {"eighth": 1 / 8, "same": 1.0, "next": math.inf}  # sequences of the next run over those of a large one
 
 
 def interval_records(*, count: int, seed: int) -> pd.DataFrame:
@@ -186,30 +187,20 @@ def interval_records(*, count: int, seed: int) -> pd.DataFrame:
     """
     rng = np.random.default_rng(seed)
     rows = []
-    for runs in RUNS:
-        for tau in TAUS:
-            tolerance = inference.normal_quantile(0.9) * tau + 2
-            border = _border(tolerance, tau)
-            for _ in range(count):
-                values = rng.normal(0.0, math.hypot(1.0, tau), runs)
-                pilot, beyond = _pilot(values), _pilot(values + border)
-                pits = [inference.predict(pilot, 1 / v if v else math.inf) for v in (8.0, 1.0, 0.0)]
-                nexts = [rng.normal(0.0, math.sqrt(tau**2 + v)) for v in (8.0, 1.0, 0.0)]
-                actual = rng.normal(0.0, math.sqrt(tau**2 + 8.0), 4)
-                shifted = actual + 3 * math.sqrt(tau**2 + 8.0)
-                rows.append(
-                    (
-                        runs,
-                        tau,
-                        *(predicted.pit(value) for predicted, value in zip(pits, nexts, strict=True)),
-                        _within(beyond, tolerance, 0.9) == inference.YES,
-                        _within(pilot, tolerance, 0.9) == inference.YES,
-                        _contradicts(pilot, actual),
-                        _contradicts(pilot, shifted),
-                    )
-                )
-    names = ["runs", "tau", *SIZES, "false_yes", "yes", "contradicted", "noticed"]
-    return pd.DataFrame(rows, columns=names)
+    for runs, tau in product(RUNS, TAUS):
+        tolerance = inference.normal_quantile(0.9) * tau + 2
+        border, sd = _border(tolerance, tau), math.sqrt(tau**2 + 1 / SIZES["eighth"])
+        for _ in range(count):
+            values = rng.normal(0.0, math.hypot(1.0, tau), runs)
+            pilot, beyond = _pilot(values), _pilot(values + border)
+            row: dict[str, float] = {"runs": runs, "tau": tau}
+            for name, size in SIZES.items():
+                row[name] = inference.predict(pilot, size).pit(rng.normal(0.0, math.sqrt(tau**2 + 1 / size)))
+            actual = rng.normal(0.0, sd, 4)
+            row |= {"false_yes": _says_yes(beyond, tolerance), "yes": _says_yes(pilot, tolerance)}
+            row |= {"contradicted": _contradicts(pilot, actual), "noticed": _contradicts(pilot, actual + 3 * sd)}
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def interval_table(records: pd.DataFrame) -> pd.DataFrame:
@@ -231,6 +222,10 @@ def _border(tolerance: float, tau: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if probability_within(tolerance, middle, tau) >= 0.88 else (low, middle)
     return high + (1e-9 if tau == 0 else 0.0)
+
+
+def _says_yes(pilot: Pilot, tolerance: float) -> bool:
+    return _within(pilot, tolerance, 0.9) == inference.YES
 
 
 def _contradicts(pilot: Pilot, values: np.ndarray) -> bool:

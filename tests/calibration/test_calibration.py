@@ -56,7 +56,6 @@ def test_intervals_never_cover_less_than_they_say_and_more_by_a_few_points_as_ta
 
 def test_percentiles_are_uniform_but_for_tails_that_hold_too_few() -> None:
     # Predictions are a little too wide, never too narrow: with eight runs tau is known poorly, and that is allowed for.
-    assert (STORED.tables["uniformity"]["distance"] < 0.025).all()
     pit = STORED.tables["pit"]
     shares, error = pit["count"] / 10_000, 4 * math.sqrt(0.05 * 0.95 / 10_000)
     tails = (pit["low"] == 0) | (pit["high"] == 1)

@@ -67,13 +67,6 @@ def test_one_run_predicts_with_its_own_sampling_only() -> None:
     assert all(map(math.isnan, predict(pilot_of({"run_01": run}, ETAS[0]), math.inf).interval(0.9)))
 
 
-def test_etas_are_found_with_a_tolerance_and_runs_without_them_are_named() -> None:
-    less = ah.Run(THREE["run_03"].token_counts, THREE["run_03"].measurements[1:], -1.0)
-    with pytest.warns(RunWarning, match="skipped run_03: .*eta 1e-06"):
-        predicted = ah.predict_err_rel({**THREE, "run_03": less}, ETAS[0] * (1 + 1e-9), 10)
-    assert (predicted.eta, predicted.num_runs) == (ETAS[0], 2)
-
-
 def test_actual_runs_stand_beside_their_prediction(large_runs: Runs, small_runs: Runs) -> None:
     table = ah.check_prediction(large_runs, small_runs, ETA)
     assert list(table.columns) == ["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"]

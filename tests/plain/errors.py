@@ -1,4 +1,4 @@
-"""Standard errors: influence values derived by hand, and by leaving out one sequence at a time; the error's parts."""
+"""Standard errors by influence values derived by hand; the parts of the error."""
 
 import math
 from collections.abc import Sequence
@@ -52,17 +52,6 @@ def subset_standard_error(batch: Batch, eta: float, n: int, reference: float, es
     """Return the SD of err_rel over the subsets of n sequences of this run, drawn without replacement."""
     one = spread(error_influence(batch, eta, reference, estimator)) * math.sqrt(1 / n - 1 / batch.size)
     return one * n / batch.size if estimator == "partial_sum" else one
-
-
-def delete_one_standard_error(batch: Batch, eta: float, reference: float, estimator: str) -> float:
-    """Return the standard error of err_rel by the jackknife: estimated anew without each sequence in turn."""
-    everything = list(range(batch.size))
-    left = []
-    for i in everything:
-        true, linear = changes(batch, eta, everything[:i] + everything[i + 1 :], estimator)
-        left.append((linear - true) / reference)
-    mean = sum(left) / len(left)
-    return math.sqrt((batch.size - 1) / batch.size * sum((value - mean) ** 2 for value in left))
 
 
 def decomposed(batch: Batch, eta: float, reference: float, *, adjusted: bool) -> dict[str, tuple[float, float]]:

@@ -82,32 +82,18 @@ def damaged_files(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-def plain_numbers(data: bytes) -> dict[str, Any]:
-    """Return the numbers of an accepted file as Python's json reads them, missing ones as None."""
-    tree = json.loads(str(data, "utf-8-sig", "replace"), parse_int=float)
+def numbers(tree: Any) -> dict[str, Any]:
+    """Return the numbers in use of a file that Python's json reads, missing ones as None."""
     approx, entries = tree["approx"], tree["true"]["entries"]
     sequences = approx.get("per_sequence")
     if sequences and sequences[0].get("index") is not None:
         sequences = sorted(sequences, key=lambda s: s["index"])
-    numbers = {"per_lr": approx["delta_h_per_lr"], "tokens": entries[0]["diagnostics"]["token_counts"]}
-    numbers["gdotv"] = None if sequences is None else [s["gdotv"] for s in sequences]
-    for k, entry in enumerate(entries):
-        found = entry["diagnostics"]
-        numbers |= {f"true{k}": entry["delta_h_true"], f"base{k}": found["base_entropy"]}
-        numbers |= {f"{name}{k}": found.get(name) for name in COLUMNS}
-    return numbers
-
-
-def numbers_of(run: Run) -> dict[str, Any]:
-    def listed(array: Any) -> Any:
-        return None if array is None else array.tolist()
-
-    numbers = {"per_lr": run.delta_h_per_lr, "tokens": listed(run.token_counts), "gdotv": listed(run.gdotv)}
-    for k, m in enumerate(run.measurements):
-        columns = zip(COLUMNS, (m.weights, m.h_new, m.h_base, m.log_weights), strict=True)
-        numbers |= {f"true{k}": m.delta_h_true, f"base{k}": m.base_entropy}
-        numbers |= {f"{name}{k}": listed(array) for name, array in columns}
-    return numbers
+    found = {"per_lr": approx["delta_h_per_lr"], "tokens": entries[0]["diagnostics"]["token_counts"]}
+    found["gdotv"] = sequences and [s["gdotv"] for s in sequences]
+    for k, (entry, columns) in enumerate((entry, entry["diagnostics"]) for entry in entries):
+        found |= {f"true{k}": entry["delta_h_true"], f"base{k}": columns["base_entropy"]}
+        found |= {f"{name}{k}": columns.get(name) for name in COLUMNS}
+    return found
 
 
 def test_a_file_damaged_at_random_is_refused_or_read_as_it_stands() -> None:
@@ -133,8 +119,9 @@ def test_a_file_damaged_at_random_is_refused_or_read_as_it_stands() -> None:
         if isinstance(found, RunError):
             assert str(found).startswith(f"{FILE}: {found.field} {found.rule}")
             return
-        assert numbers_of(found) == plain_numbers(data)
-        assert all(math.isfinite(x) for values in numbers_of(found).values() for x in np.ravel(values or 0.0))
+        read = numbers(json.loads(encode_run(found), parse_int=float))
+        assert read == numbers(json.loads(str(data, "utf-8-sig", "replace"), parse_int=float))
+        assert all(math.isfinite(x) for values in read.values() for x in np.ravel(values or 0.0))
         assert parse_run(encode_run(found), FILE) == found
 
     end = time.monotonic() + SECONDS

@@ -9,7 +9,6 @@ from analysis_helpers.estimators import columns, estimate, influence_values
 from analysis_helpers.runs import integrity_problems
 from analysis_helpers.synthetic.policy import per_token_entropy
 from analysis_helpers.synthetic.runs import default_policy, synthetic_runs_with_truth
-from tests.building import Runs, known
 
 
 def test_runs_are_named_sized_and_fixed_by_a_seed_whatever_their_number() -> None:
@@ -21,28 +20,6 @@ def test_runs_are_named_sized_and_fixed_by_a_seed_whatever_their_number() -> Non
     assert runs["run_01"] != ah.synthetic_runs(1, 40, [1e-6], seed=6)["run_01"]
     assert {"linear", "score", "baseline_entropy"} <= set(runs["run_01"].supports)
     assert integrity_problems(runs["run_01"]) == []
-
-
-def test_the_identities_of_the_recorded_terms_hold(large_runs: Runs) -> None:
-    for run in large_runs.values():
-        terms, total = known(run.score), run.total_tokens
-        parts = terms.wjlogp_sum + terms.jH_sum + terms.denom_corr_unscaled
-        assert np.max(np.abs(known(run.gdotv) * total - parts)) < 1e-9 * np.max(np.abs(parts))
-        for m in run.measurements:
-            weights = np.exp(known(m.log_weights))
-            assert terms.h_base_mean == pytest.approx(known(m.h_base).sum() / total, rel=1e-9)
-            assert weights / weights.sum() == pytest.approx(m.weights, rel=1e-9)
-            assert m.ess == pytest.approx(1 / (m.weights @ m.weights), rel=1e-9)
-
-
-def test_the_sample_data_resemble_real_runs(large_runs: Runs) -> None:
-    for run in large_runs.values():
-        assert 80 <= run.token_counts.mean() <= 140
-        for m in run.measurements:
-            assert known(m.ess) / run.num_sequences >= 0.99
-            assert 0.3 <= m.base_entropy <= 1.3
-            assert -2e-3 < m.delta_h_true / (m.eta / 1.6e-6) < -0.5e-3
-        assert 0.3 < ah.err_rel_standard_error(run, 1.6e-6, 256) < 1.5
 
 
 def test_sample_data_are_small_and_come_out_as_committed(tmp_path: Path, sample_root: Path) -> None:
