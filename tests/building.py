@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from analysis_helpers import Run, write_run
+from analysis_helpers.inference.prediction import Pilot
 from tests.plain.estimates import changes
 from tests.plain.reading import as_batch
 
@@ -74,6 +75,12 @@ def altered(run: Run, eta: float | None = None, **changed: Any) -> Run:
         )
 
     return dataclasses.replace(run, measurements=tuple(map(replaced, run.measurements)))
+
+
+def pilot(values: Sequence[float], *, spread: float = 1.0, size: float = 1.0, kurtosis: float = 3.0) -> Pilot:
+    """Return a pilot of runs of that size with these errors; a run's standard error is spread / sqrt(size)."""
+    ones = np.ones(len(values))
+    return Pilot(1e-6, -1.0, size * ones, np.array(values), spread * ones, kurtosis * ones, 0.0)
 
 
 def known(value: T | None) -> T:

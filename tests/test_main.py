@@ -70,13 +70,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [
-        ("--eta", "small"),
-        ("--eta", "-1"),
-        ("--subset-size", "256.5"),
-        ("--subset-size", "0"),
-        ("--data-root", "nowhere"),
-    ],
+    [("--eta", "small"), ("--eta", "-1"), ("--subset-size", "256.5"), ("--subset-size", "0"), ("--data-root", "no")],
 )
 def test_a_bad_option_is_refused_by_name_and_value_before_anything_runs(option: str, value: str) -> None:
     result = call("report", option, value)
@@ -108,9 +102,7 @@ def test_a_report_is_refused_before_anything_runs_if_a_notebook_cannot_take_its_
 
 
 @pytest.mark.slow  # runs every notebook, which nbval does in `make test` too
-def test_a_report_shows_every_notebook_and_loads_nothing_from_a_network(
-    tmp_path: Path,
-) -> None:
+def test_a_report_shows_every_notebook_and_loads_nothing_from_a_network(tmp_path: Path) -> None:
     result = call("report", "--out", tmp_path, "--eta", "3.2e-6", "--subset-size", "128")
     assert result.exit_code == 0, result.output
     assert Path(result.stdout.splitlines()[-1]) == tmp_path / "index.html"
@@ -125,9 +117,7 @@ def test_a_report_shows_every_notebook_and_loads_nothing_from_a_network(
         assert figures == [".png"] * (len(figures) // 2) + [".svg"] * (len(figures) // 2)
         assert figures
     shown = re.sub(r"<[^>]*>", "", page)
-    assert "eta = 3.2e-06" in shown
-    assert "etas = [3.2e-06]" in shown
-    assert "subset_size = 128" in shown
+    assert [each for each in ("eta = 3.2e-06", "etas = [3.2e-06]", "subset_size = 128") if each not in shown] == []
     for made in tmp_path.glob("*.html"):
         pattern = r"""<(?:script|link|img|iframe)[^>]*\s(?:src|href)=["'](?!data:)([^"']+)"""
         assert re.findall(pattern, made.read_text("utf-8")) == [], made.name

@@ -6,26 +6,12 @@ from scipy.stats import norm
 
 import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.inference.prediction import Pilot, agreement_of, pilot_of, predict
+from analysis_helpers.inference.prediction import agreement_of, pilot_of, predict
 from analysis_helpers.synthetic.validation import shifted
-from tests.building import ETAS, Runs, random_run
+from tests.building import ETAS, Runs, pilot, random_run
 
 ETA = 1.6e-6
 THREE = {f"run_0{k}": random_run(40, seed=k) for k in (1, 2, 3)}
-
-
-def pilot(values: list[float], *, se: float = 1.0) -> Pilot:
-    """Return a pilot of runs of one sequence each with that standard error."""
-    ones = np.ones(len(values))
-    return Pilot(1e-6, -1.0, ones, np.array(values), se * ones, 3 * ones, 0.0)
-
-
-def test_reference_and_sampling_are_those_of_the_runs(large_runs: Runs) -> None:
-    reference = ah.reference_true_totals(large_runs)[ETA]
-    predicted = ah.predict_err_rel(large_runs, ETA, 256)
-    errors = [ah.err_rel_standard_error(run, ETA, 256, reference=reference) for run in large_runs.values()]
-    assert predicted.reference == reference
-    assert predicted.sampling_sd == pytest.approx(np.sqrt(np.mean(np.square(errors))))
 
 
 def test_interval_pit_and_density_are_those_of_one_distribution() -> None:

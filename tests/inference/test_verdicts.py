@@ -2,13 +2,13 @@ import dataclasses
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from analysis_helpers import load_runs, reference_true_totals, synthetic_runs, trusted_eta, verdict
+from analysis_helpers import Run, load_runs, reference_true_totals, synthetic_runs, trusted_eta, verdict
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.inference.prediction import Pilot
 from analysis_helpers.inference.verdicts import (
     Case,
     true_change,
@@ -18,14 +18,12 @@ from analysis_helpers.inference.verdicts import (
 )
 from analysis_helpers.synthetic.runs import with_log_weights
 from analysis_helpers.synthetic.validation import shifted
-from tests.building import Runs, altered, in_prompts, known, random_run, totals_only_run
+from tests.building import Runs, altered, in_prompts, known, pilot, random_run, totals_only_run
 
 ETA = 1.6e-6
 
 
-def pilot(values: list[float], *, spread: float = 4.0, size: float = 1000.0, kurtosis: float = 3.0) -> Pilot:
-    ones = np.ones(len(values))
-    return Pilot(1e-6, -1e-3, size * ones, np.array(values), spread * ones, kurtosis * ones, 0.0)
+LARGE: Any = {"spread": 4.0, "size": 1000.0}
 
 
 def asked(n: int = 256) -> Case:
@@ -39,17 +37,13 @@ def off_by(runs: Runs, errors: list[float]) -> Runs:
     return {n: shifted(run, error * total / ETA) for (n, run), error in zip(runs.items(), errors, strict=True)}
 
 
-def on_score(runs: Runs, factor: float) -> Runs:
-    """Return the runs with their true change at every eta multiplied by a factor that grows with eta."""
-    made = {}
-    for name, run in runs.items():
-        measured = []
-        for m in run.measurements:
-            h_new = m.h_new * (1 - factor * m.eta**2)
-            delta = float(m.weights @ h_new / (m.weights @ run.token_counts)) - m.base_entropy
-            measured.append(dataclasses.replace(m, h_new=h_new, delta_h_true=delta))
-        made[name] = dataclasses.replace(run, measurements=tuple(measured))
-    return made
+def bent(run: Run, factor: float) -> Run:
+    """Return the run with its true change at every eta multiplied by a factor that grows with eta."""
+    for m in run.measurements:
+        h_new = m.h_new * (1 - factor * m.eta**2)
+        true = float(m.weights @ h_new / (m.weights @ run.token_counts)) - m.base_entropy
+        run = altered(run, m.eta, h_new=h_new, delta_h_true=true)
+    return run
 
 
 @pytest.mark.parametrize(
@@ -65,26 +59,26 @@ def on_score(runs: Runs, factor: float) -> Runs:
     ],
 )
 def test_the_answer_follows_from_mean_and_spread_over_updates(values: list[float], answer: str) -> None:
-    found = asked().answered("ratio", pilot(values), [], [])
+    found = asked().answered("ratio", pilot(values, **LARGE), [], [])
     assert found.answer == answer
     assert math.isnan(found.low) == (len(values) == 1)
-    doubted = asked().answered("ratio", pilot(values), ["doubt"], [])
+    doubted = asked().answered("ratio", pilot(values, **LARGE), ["doubt"], [])
     assert (doubted.answer, doubted.required_n) == ("cannot tell", found.required_n)
 
 
 def test_more_runs_that_agree_settle_a_question_but_not_at_the_border() -> None:
-    assert re.match(r"\d+ more runs? like these", asked().more_runs("x", pilot([0.2, 0.1, 0.3])))
-    assert "would not settle x" in asked().more_runs("x", pilot([0.5, 0.5, 0.5]))
+    assert re.match(r"\d+ more runs? like these", asked().more_runs("x", pilot([0.2, 0.1, 0.3], **LARGE)))
+    assert "would not settle x" in asked().more_runs("x", pilot([0.5, 0.5, 0.5], **LARGE))
 
 
 def test_a_margin_inside_the_tolerance_is_enough_and_near_it_cannot_be_told() -> None:
     # S = 4 is known to about 1.1 %; the margin is 1.645 * 4 / sqrt(n), 0.5 at n = 173.
-    enough = [asked(n).answered("ratio", pilot([0.0] * 4), [], []).enough for n in (150, 173, 200)]
+    enough = [asked(n).answered("ratio", pilot([0.0] * 4, **LARGE), [], []).enough for n in (150, 173, 200)]
     assert enough == ["no", "cannot tell", "yes"]
-    found = asked(100).answered("ratio", pilot([0.0] * 4), [], [])
+    found = asked(100).answered("ratio", pilot([0.0] * 4, **LARGE), [], [])
     assert found.margin == pytest.approx(1.6449 * 0.4, rel=1e-4)
     assert known(found.required_low) < known(found.required_n) == 174 < known(found.required_high)
-    hardly = pilot([0.0, 0.1], size=20, kurtosis=12)
+    hardly = pilot([0.0, 0.1], spread=4, size=20, kurtosis=12)
     assert {asked(n).answered("ratio", hardly, [], []).enough for n in (120, 173, 250)} == {"cannot tell"}
 
 
@@ -107,7 +101,9 @@ def test_bias_and_spread_of_recorded_terms_are_a_no_for_these_only(large_runs: R
 
 
 def test_a_nonlinear_step_is_a_no_at_large_etas_only(small_runs: Runs) -> None:
-    curved = on_score(small_runs, -1e8)  # half of the change at 12.8e-6, hardly any at 0.8e-6
+    curved = {
+        name: bent(run, -1e8) for name, run in small_runs.items()
+    }  # half of the change at 12.8e-6, hardly any at 0.8e-6
     assert verdict(curved, 12.8e-6, 256, tolerance=0.1).linear.answer == "no"
     assert verdict(curved, 0.8e-6, 256, tolerance=0.1).linear.answer == "yes"
     assert trusted_eta(curved, tolerance=0.25) in (1.6e-6, 3.2e-6)

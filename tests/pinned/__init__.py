@@ -34,12 +34,9 @@ from tests.calibration.records import (
 
 PLACE = Path(__file__).parent
 REPOSITORY = PLACE.parent.parent
+SAMPLES = REPOSITORY / "data_samples"
 ETAS = (1.6e-6, 3.2e-6)
 KEEP_TO: dict[str, Any] = {"tolerance": 0.25, "probability": 0.9}
-
-
-def sample_root() -> Path:
-    return REPOSITORY / "data_samples"
 
 
 def fingerprint(value: Any) -> Any:
@@ -190,10 +187,10 @@ def notebooks() -> dict[str, Any]:
 
 
 SOURCES: dict[str, Callable[[], dict[str, Any]]] = {
-    "sample": lambda: results(sample_root()),
+    "sample": lambda: results(SAMPLES),
     "real": lambda: results(Path(os.environ["RESEARCH_RUNS"])),
     "known_truth": known_truth,
-    "figures": lambda: figures(sample_root()),
+    "figures": lambda: figures(SAMPLES),
     "notebooks": notebooks,
 }
 
