@@ -37,15 +37,8 @@ def random_run(size: int = 12, seed: int = 0, *, score: bool = True, curvature: 
     }
     linear: dict[str, Any] = parts if score else {"gdotv": rng.normal(-5e4, 1e4, size) / size}
     vhvv = rng.normal(size=size) if curvature else None
-    return Run.from_arrays(
-        token_counts=tokens,
-        h_base=h_base,
-        h_new=h_new,
-        log_weights=log_weights,
-        vhvv=vhvv,
-        source=f"run {seed}",
-        **linear,
-    )
+    arrays: dict[str, Any] = {"token_counts": tokens, "h_base": h_base, "h_new": h_new, "log_weights": log_weights}
+    return Run.from_arrays(vhvv=vhvv, source=f"run {seed}", **arrays, **linear)
 
 
 def two_sequences(**changed: Any) -> Run:

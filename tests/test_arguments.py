@@ -39,6 +39,7 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.sample_err_rel_across_runs(RUNS, [E], subset_size=13), "subset_size must be at most 12", "13"),
     (lambda: ah.aggregate_err_rel([1.0, 2.0], [2.0], 1.0), "true_subset and linear_subset must have", "(2,) and (1,)"),
     (lambda: ah.summarize_err_rel_distribution(pd.DataFrame({"x": [1]})), "df must have the columns 'eta'", "['x']"),
+    (lambda: ah.load_runs([], on_error=ODD), "on_error must be one of 'raise', 'skip'", "'odd'"),
     (lambda: ah.reference_true_totals({}), "no runs given", ""),
     (lambda: ah.run_totals(RUNS), "batches must be a dict of name -> runs", "a dict of Run"),  # type: ignore[arg-type]
     (lambda: ah.health_of_batches(RUNS), "batches must be a dict of name", "a dict of Run"),  # type: ignore[arg-type]

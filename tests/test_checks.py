@@ -42,12 +42,8 @@ def test_a_bad_array_is_named_by_file_field_rule_and_value(values: Any, rule: st
         checked_array(values, "h_new", "file", length=3, nonnegative=True)
 
 
-@given(st.integers(1, 10**6))
-def test_counts_are_accepted_from_python_and_numpy(value: int) -> None:
-    assert checked_count(value, "sample_size") == checked_count(np.int64(value), "sample_size") == value
-
-
 @pytest.mark.parametrize("value", [0, -1, 2.0, 2.5, "2", None, True])
 def test_counts_must_be_whole_numbers_of_at_least_1(value: object) -> None:
+    assert checked_count(np.int64(7), "sample_size") == 7
     with refused("sample_size must be a whole number of at least 1", repr(value)):
         checked_count(value, "sample_size")

@@ -44,7 +44,7 @@ def test_on_the_full_batch_recorded_linear_terms_give_the_stored_totals(estimato
 def test_the_ratio_on_one_sequence_by_hand() -> None:
     # The first sequence alone: R_S = 0.9 / 2, H_S = 1 / 2. T j = 2, H_N = 3 / 5, g = 10 - 4 - 0.6 * 2 = 4.8; linear =
     # eta / 2 * (4.8 - (0.5 - 0.6) * 2) = eta / 2 * 5 = eta / 2 * (10 - 4 - 0.5 * 2): its own entropy in place of H_N.
-    batch = columns(two_sequences(**PARTS), 1e-6, "ratio")
+    batch = columns(two_sequences(**PARTS), 1e-6)  # which is estimated unless another estimator is named
     assert batch.estimate(batch.values[0]) == pytest.approx((-0.05, 2.5e-6), rel=1e-12)
 
 
@@ -81,10 +81,6 @@ def test_the_true_total_has_a_standard_error_where_base_entropies_are_recorded()
     assert true_total_standard_error(WITHOUT_BASE_ENTROPY, ETAS[0]) is None
     one = two_sequences(token_counts=[2], h_base=[1], h_new={1e-6: [1]}, log_weights={1e-6: [0]}, gdotv=[1])
     assert true_total_standard_error(one, 1e-6) is None
-
-
-def test_the_ratio_is_estimated_unless_another_estimator_is_named() -> None:
-    assert columns(random_run(), ETAS[0]).estimator.name == "ratio"
 
 
 def test_a_sequence_without_tokens_has_no_score() -> None:

@@ -78,10 +78,7 @@ def test_dragging_and_typing_change_numbers_and_figure(page: Any, lab: str, widt
         explorer.get_by_text(f"SD of err_rel over subsets of {expected}").wait_for()
         assert size.locator(".widget-readout").inner_text() == expected
     explorer.get_by_text("batch of 96").first.wait_for()
-    page.wait_for_function(
-        "before => document.querySelector('.entropy-explorer img').src !== before",
-        arg=before,
-    )
+    page.wait_for_function("before => document.querySelector('.entropy-explorer img').src !== before", arg=before)
 
 
 @pytest.mark.parametrize("width", [390, 1280, 1920])

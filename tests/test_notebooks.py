@@ -44,10 +44,8 @@ def test_every_figure_has_an_alternative_text_of_its_own_with_numbers(path: Path
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
     texts = [output.metadata["image/png"]["alt"] for output in figures]
     assert len(set(texts)) == len(texts)
-    assert all(
-        re.search(r"\d", text) and text == output.data["text/plain"]
-        for text, output in zip(texts, figures, strict=True)
-    )
+    assert texts == [output.data["text/plain"] for output in figures]
+    assert all(re.search(r"\d", text) for text in texts)
 
 
 @every_notebook

@@ -89,11 +89,6 @@ def test_full_batches_and_their_contributions(runs: Side) -> None:
             assert np.transpose(ah.per_sequence_contributions(run, eta)) == pytest.approx(np.array(single), rel=1e-9)
 
 
-def test_reference_totals(runs: Side) -> None:
-    for eta, total in ah.reference_true_totals(runs.large).items():
-        assert total == pytest.approx(mean_true_total(runs.plain_large, eta), rel=1e-12)
-
-
 def test_draws_of_every_estimator_size_and_seed(runs: Side) -> None:
     for eta, estimator, n, seed in product(ETAS, ESTIMATORS, runs.sizes, runs.seeds):
         name = f"run_0{1 + seed % 4}"

@@ -32,8 +32,7 @@ def distribution(root: Path, given: dict[str, Any], estimator: str) -> list[dict
     runs = read_batches(root / given["large_batch"])
     size, count, seed = (given[name] for name in ("subset_size", "samples_per_eta", "seed"))
     found = estimates.distributed_errors(runs, given["etas"], size, count, seed, estimator)
-    rows = [(eta, dict(zip(MOMENTS, estimates.summary(found[eta]), strict=True))) for eta in sorted(found)]
-    return [{"eta": eta, **row} for eta, row in rows]
+    return [{"eta": eta, **dict(zip(MOMENTS, estimates.summary(found[eta]), strict=True))} for eta in sorted(found)]
 
 
 RECOMPUTED = {"02_batch_size_comparison": comparison, "03_subsampling_distribution": distribution}

@@ -20,14 +20,6 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "dat
 WRITE_A_RUN, COMPARE, ASK = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-@pytest.fixture
-def beside_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to an empty folder that has the sample data, as the repository has."""
-    (tmp_path / "data_samples").symlink_to(REPOSITORY / "data_samples")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_it_is_short() -> None:
     assert len(TEXT.splitlines()) <= 150
 
@@ -44,13 +36,17 @@ def test_the_example_of_writing_a_run_writes_one(tmp_path: Path, monkeypatch: py
     assert (row["sequences"], row["etas"], row["problem"]) == (2, (1.6e-6,), "")
 
 
-def test_the_examples_print_what_is_shown(beside_the_samples: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_print_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data_samples").symlink_to(REPOSITORY / "data_samples")
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(COMPARE, names)
     assert "synthetic_std" in capsys.readouterr().out
     assert names["true_seq"].sum() == pytest.approx(names["large"]["run_01"].measurement(1.6e-6).delta_h_true)
     assert len(names["draws"]) == 2 * len(names["large"]) * 200
-    assert (beside_the_samples / "comparison.png").stat().st_size > 0
+    assert (tmp_path / "comparison.png").stat().st_size > 0
     exec(ASK, names)
     printed = capsys.readouterr().out
     [shown] = re.findall(r"```text\n(.*?)```", TEXT, re.DOTALL)

@@ -16,10 +16,13 @@ QUESTION = ["--notebook", "02_batch_size_comparison", "--notebook", "03_subsampl
 VALUES = ["--eta", "3.2e-6", "--eta", "1.6e-6", "-p", "num_samples", "20", "-p", "samples_per_eta", "20"]
 
 
-ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 # What must not matter: workers, working folder, environment, and where the checkout lies.
 USUAL = (1, ".", {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0"})
-UNUSUAL = (3, "notebooks", {**ASCII, "TZ": "Asia/Kolkata", "PYTHONHASHSEED": "1"})
+UNUSUAL = (
+    3,
+    "notebooks",
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONHASHSEED": "1", "TZ": "Asia/Kolkata"},
+)
 
 
 def swept(out: Path, workers: int, folder: str, environment: dict[str, str]) -> bytes:

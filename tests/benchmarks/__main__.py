@@ -168,11 +168,6 @@ def starting(root: Path) -> list[Row]:
     return [Row(what, "import numpy, pandas", found, target) for what, found, target in rows]
 
 
-def exponent(sizes: list[int], seconds: list[float]) -> float:
-    """Return the slope of log time against log size."""
-    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-
-
 def main() -> None:
     root = Path(os.environ.get("RESEARCH_RUNS") or REPOSITORY / "data_samples")
     runs = load_runs(root / "E_2048")

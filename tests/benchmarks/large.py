@@ -15,10 +15,10 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 import analysis_helpers as ah
 from analysis_helpers.plots import plot_contribution_tails
-from tests.benchmarks.__main__ import exponent
 from tests.building import ETAS, random_run, write_like_a_real_file
 
 SIZES = (2_048, 16_384, 262_144)
@@ -87,7 +87,7 @@ def main() -> None:
             path.unlink()
     print(f"\n{'step':16}" + "".join(f"{f'N = {size:,}':>22}" for size in SIZES) + f"{'exponent':>10}  target   met")
     for name in found[0]:
-        growth = exponent(list(SIZES), [taken[name][0] for taken in found])
+        growth = float(np.polyfit(np.log(SIZES), np.log([taken[name][0] for taken in found]), 1)[0])
         cells = [f"{taken[name][0]:8.3f} s {f'{taken[name][1] / 1e6:.0f} MB':>8}" for taken in found]
         met = "yes" if growth <= MOST_GROWTH else "NO"
         print(f"{name:16}" + "".join(f"{cell:>22}" for cell in cells) + f"{growth:>10.2f}  <= {MOST_GROWTH}   {met}")

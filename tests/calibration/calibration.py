@@ -37,6 +37,7 @@ from analysis_helpers.synthetic.validation import (
     world,
 )
 from tests.calibration.records import (
+    LARGE,
     coverage_table,
     estimate_records,
     estimate_table,
@@ -157,7 +158,7 @@ PER_CHUNK = 80  # batches behind bias and coverage; so many that one draw of seq
 BINS = 20  # of the PIT
 DIGITS = 4  # significant, as stored
 
-FRESH, LARGE = 64, 512  # sequences
+FRESH = 64  # sequences
 GOALS = (Goal(target_sd=0.25), Goal(tolerance=0.8))
 BIASES, SIZES = (0.0, 0.3, 0.5, 0.75, 1.5), (64, 128, 165, 512)
 
@@ -187,8 +188,8 @@ def chunk_records(stream: np.random.SeedSequence) -> Tables:
     sampling_sd = true_spread() / math.sqrt(FRESH)
     eighth = PER_CHUNK // 8
     pits = [
-        pit_records([0.0, sampling_sd], fresh_size=FRESH, large_size=LARGE, count=PER_CHUNK, seed=next(seeds)),
-        pit_records([0.0], fresh_size=LARGE, large_size=LARGE, count=eighth, seed=next(seeds)),
+        pit_records([0.0, sampling_sd], fresh_size=FRESH, count=PER_CHUNK, seed=next(seeds)),
+        pit_records([0.0], fresh_size=LARGE, count=eighth, seed=next(seeds)),
     ]
     flags = [
         flag_records(HEALTHY, count=PER_CHUNK // 2, seed=next(seeds)),

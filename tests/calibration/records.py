@@ -24,6 +24,7 @@ from analysis_helpers.synthetic.validation import (
     world,
 )
 
+LARGE = 512  # sequences of a large run
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
@@ -63,21 +64,12 @@ def estimate_table(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["n", "quantity", "exact", "mean", "bias_z", "sd", "typical_se", "covered"])
 
 
-def pit_records(
-    taus: Sequence[float],
-    *,
-    num_large: int = 4,
-    large_size: int = 512,
-    fresh_size: int = 64,
-    count: int = 200,
-    seed: int = 0,
-) -> pd.DataFrame:
+def pit_records(taus: Sequence[float], *, fresh_size: int = 64, count: int, seed: int = 0) -> pd.DataFrame:
     """Return the percentile of its prediction at which each fresh run falls: columns tau, num_large, n, pit."""
-    sizes = {"num_large": num_large, "large_size": large_size, "fresh_size": fresh_size}
     rows = [
-        (tau, num_large, fresh_size, _pit(each))
+        (tau, 4, fresh_size, _pit(each))
         for tau in taus
-        for each in replicates(count, tau=tau, seed=seed, **sizes)
+        for each in replicates(count, tau=tau, seed=seed, num_large=4, large_size=LARGE, fresh_size=fresh_size)
     ]
     return pd.DataFrame(rows, columns=["tau", "num_large", "n", "pit"])
 

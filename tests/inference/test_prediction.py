@@ -57,13 +57,11 @@ def test_actual_runs_stand_beside_their_prediction(large_runs: Runs, small_runs:
     table = ah.check_prediction(large_runs, small_runs, ETA)
     assert list(table.columns) == ["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"]
     predicted = ah.predict_err_rel(large_runs, ETA, 256)
-    for row in table.to_dict("records"):
-        run = small_runs[row["run"]]
+    for run, row in zip(small_runs.values(), table.to_dict("records"), strict=True):
         total = (ETA * run.delta_h_per_lr - run.measurement(ETA).delta_h_true) / predicted.reference
-        assert row["err_rel"] == pytest.approx(total, rel=1e-9)
-        assert row["se"] == pytest.approx(ah.err_rel_standard_error(run, ETA, reference=predicted.reference))
-        assert row["z"] == pytest.approx((total - predicted.mean) / predicted.sd)
-        assert row["pit"] == pytest.approx(predicted.pit(total))
+        se = ah.err_rel_standard_error(run, ETA, reference=predicted.reference)
+        expected = [total, se, (total - predicted.mean) / predicted.sd, predicted.pit(total)]
+        assert [row[name] for name in ("err_rel", "se", "z", "pit")] == pytest.approx(expected, rel=1e-9)
     one, other = (ah.check_prediction(large_runs, small_runs, ETA, reference=r)["pit"] for r in (-1e-3, -2e-3))
     assert other.to_numpy() == pytest.approx(one.to_numpy(), rel=1e-9)  # a scale changes no percentile
 

@@ -19,9 +19,8 @@ RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2)}
 def test_the_closed_form_is_the_spread_of_draws(large_runs: Runs, n: int) -> None:
     # The SD of 20,000 draws is known to 0.5 %, so 2 % is four standard errors: four of them fail with probability 3e-4.
     references = ah.reference_true_totals(large_runs)
-    draws = ah.simulate_err_rel_across_runs(
-        large_runs, [1.6e-6], n, num_samples=20_000, seed=n, estimator="ratio", references=references
-    )
+    how: Any = {"num_samples": 20_000, "seed": n, "estimator": "ratio", "references": references}
+    draws = ah.simulate_err_rel_across_runs(large_runs, [1.6e-6], n, **how)
     found = draws.groupby("run")["err_rel"].std()
     for name, run in large_runs.items():
         closed = ah.err_rel_standard_error(run, 1.6e-6, n, reference=references[1.6e-6], population="run")
@@ -59,10 +58,9 @@ def test_disjoint_subsets_have_the_spread_of_the_closed_form(large_runs: Runs, n
     # 2; 5 % fails with probability 1e-5 each.
     run = large_runs["run_02"]
     for estimator in ("ratio", "matched", "partial_sum"):
-        draws = ah.simulate_err_rel(
-            run, 1.6e-6, n, num_samples=8_000, seed=n, estimator=estimator, sampler="disjoint", reference=-1e-3
-        )
-        closed = ah.err_rel_standard_error(run, 1.6e-6, n, reference=-1e-3, estimator=estimator, population="run")
+        how: Any = {"estimator": estimator, "reference": -1e-3}
+        draws = ah.simulate_err_rel(run, 1.6e-6, n, num_samples=8_000, seed=n, sampler="disjoint", **how)
+        closed = ah.err_rel_standard_error(run, 1.6e-6, n, population="run", **how)
         assert closed / draws.std(ddof=1) == pytest.approx(1, abs=0.05)
 
 

@@ -48,12 +48,16 @@ def subset_errors(
     return found
 
 
+def scaled(runs: dict[str, Batch], eta: float, estimator: str) -> list[tuple[Batch, float]]:
+    """Return each run and what its errors are divided by: of "partial_sum" its own total."""
+    mean = mean_true_total(runs, eta)
+    return [(run, run.at(eta).true_total if estimator == "partial_sum" else mean) for run in runs.values()]
+
+
 def compared_errors(large: dict[str, Batch], eta: float, n: int, count: int, seed: int, estimator: str) -> list[float]:
-    """Return err_rel on subsets of the large runs, the same for each; of "partial_sum" over the run's own total."""
+    """Return err_rel on subsets of the large runs, the same for each."""
     found = []
-    for batch in large.values():
-        own = batch.at(eta).true_total
-        scale = own if estimator == "partial_sum" else mean_true_total(large, eta)
+    for batch, scale in scaled(large, eta, estimator):
         rng = np.random.default_rng(seed)
         found += subset_errors(batch, eta, n, count, rng, estimator=estimator, reference=scale)
     return found
@@ -67,9 +71,7 @@ def distributed_errors(
     found: dict[float, list[float]] = {}
     for eta in etas:
         found[eta] = []
-        for batch in runs.values():
-            own = batch.at(eta).true_total
-            scale = own if estimator == "partial_sum" else mean_true_total(runs, eta)
+        for batch, scale in scaled(runs, eta, estimator):
             found[eta] += subset_errors(batch, eta, n, count, rng, estimator=estimator, reference=scale)
     return found
 

@@ -77,9 +77,9 @@ def test_bad_arrays_are_refused_by_field_rule_and_value(changed: dict[str, Any],
     "name", ["token_counts", "h_base", "h_new", "log_weights", "gdotv", "vhvv", "logp", "sampler_logp", *PARTS]
 )
 def test_every_array_is_held_against_the_number_of_sequences_by_its_name(name: str) -> None:
-    arrays: dict[str, Any] = {"gdotv": None, **PARTS} if name in PARTS else {}
     by_eta = name in ("h_new", "log_weights")
-    arrays[name] = {1e-6: [1.0, 2.0, 3.0]} if by_eta else [1.0, 2.0, 3.0]
+    arrays: dict[str, Any] = {"gdotv": None, **PARTS} if name in PARTS else {}
+    arrays |= {name: {1e-6: [1.0, 2.0, 3.0]} if by_eta else [1.0, 2.0, 3.0]}
     # The token counts say how many sequences there are, so that the next array is the wrong one.
     shown, size = ("h_base", 3) if name == "token_counts" else (f"{name}[1e-06]" if by_eta else name, 2)
     with pytest.raises(RunError) as caught:
@@ -157,9 +157,8 @@ def test_what_does_not_add_up_is_one_problem_by_name_and_value(run: Run, field: 
 
 def test_base_entropies_that_disagree_are_problems() -> None:
     run = random_run()
-    [problem] = integrity_problems(
-        dataclasses.replace(run, score=dataclasses.replace(known(run.score), h_base_mean=1.2))
-    )
+    other = dataclasses.replace(known(run.score), h_base_mean=1.2)
+    [problem] = integrity_problems(dataclasses.replace(run, score=other))
     assert problem.startswith("H_base_mean is 1.2, its sequences give 0.")
     off = altered(run, ETAS[0], base_entropy=lambda entropy: entropy + 1, delta_h_true=lambda total: total - 1)
     [problem] = integrity_problems(off)
