@@ -15,7 +15,7 @@ from analysis_helpers.inference.prediction import pilot_of
 from analysis_helpers.subsampling import subset_sums
 from analysis_helpers.synthetic.policy import Policy, random_policy, sample_sequences
 from analysis_helpers.synthetic.validation import batch_of, shifted
-from tests.building import random_run, refused, totals_only_run, two_sequences
+from tests.building import random_run, refused, totals_only_run
 
 E = 1e-6
 RUN = random_run()
@@ -44,10 +44,8 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.run_totals(RUNS), "batches must be a dict of name -> runs", "a dict of Run"),  # type: ignore[arg-type]
     (lambda: ah.health_of_batches(RUNS), "batches must be a dict of name", "a dict of Run"),  # type: ignore[arg-type]
     (lambda: RUN.measurement("1e-6"), "eta must be a number such as", "'1e-6'"),  # type: ignore[arg-type]
-    (lambda: ah.per_sequence_contributions(RUN, ODD), "eta must be a number such as", "'odd'"),
     (lambda: reference_for({ODD: -2.0}, RUN, E, "run_01"), "eta must be a number such as", "'odd'"),
     (lambda: ah.nonlinearity(RUNS, ODD), "etas must be a list of at least one step size, such as", "'odd'"),
-    (lambda: two_sequences(h_new={ODD: [1.0, 1.0]}), "run in memory: h_new must be a positive step size", "'odd'"),
     (lambda: reference_for({E: -2.0}, RUN, 2e-6, "run_01"), "references has no eta 2e-06", "1e-06"),
     (lambda: usable_runs(RUNS, [5e-6], 4), "none of run_01, run_02 has eta 5e-06", "1e-06, 2e-06"),
     (lambda: usable_runs(RUNS, [], 4), "etas must be a list", "[]"),

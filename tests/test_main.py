@@ -36,10 +36,8 @@ def test_the_inventory_is_printed_and_a_problem_is_an_exit_status_of_1(
 
 
 def test_what_is_missing_is_one_sentence(tmp_path: Path) -> None:
-    for arguments in (
-        ("inventory", tmp_path / "nowhere"),
-        ("report", "--notebooks", tmp_path, "--out", tmp_path / "out"),
-    ):
+    places = ("inventory", tmp_path / "nowhere"), ("report", "--notebooks", tmp_path, "--out", tmp_path / "out")
+    for arguments in places:
         result = call(*arguments)
         assert result.exit_code == 1
         assert re.fullmatch(rf"Error: .*{tmp_path}.*\n", result.output)

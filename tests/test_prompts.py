@@ -17,8 +17,7 @@ def clustered_run(rng: np.random.Generator, prompts: int, responses: int, correl
     """Return a run whose linear terms have that correlation within a prompt; their expectation is -1e5 per token."""
     size = prompts * responses
     shared = np.repeat(rng.normal(size=prompts), responses)
-    own = rng.normal(size=size)
-    noise = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own
+    noise = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * rng.normal(size=size)
     tokens = np.full(size, 10.0)
     return Run.from_arrays(
         token_counts=tokens,

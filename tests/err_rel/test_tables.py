@@ -27,10 +27,9 @@ def test_several_runs_give_the_numbers_of_each_run_alone(estimator: EstimatorNam
         together = table.loc[(table["run"] == name) & (table["eta"] == eta), "err_rel"].to_numpy()
         alone = ah.simulate_err_rel(run, eta, 9, num_samples=6, seed=9, estimator=estimator)
         assert together == pytest.approx(alone, rel=1e-10)
-    whole = ah.collect_err_rel_across_runs(
-        {"run_03": RUNS["run_03"]}, ETAS[1], RUNS["run_03"].measurements[1].delta_h_true, estimator=estimator
-    )
-    assert together == pytest.approx(whole["err_rel"].item(), rel=1e-9)
+    last, own = {"run_03": RUNS["run_03"]}, RUNS["run_03"].measurements[1].delta_h_true
+    whole = ah.collect_err_rel_across_runs(last, ETAS[1], own, estimator=estimator)["err_rel"].item()
+    assert together == pytest.approx(whole, rel=1e-9)
 
 
 @every_estimator

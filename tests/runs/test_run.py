@@ -95,8 +95,7 @@ def test_entropies_and_weights_must_be_at_the_same_etas() -> None:
     for wrong in wrongs:
         with refused("h_new and log_weights must"):
             two_sequences(**wrong)
-    by_rounding = two_sequences(h_new={0.1 + 0.2: [0.9, 1.0]}, log_weights={0.3: [0.0, 0.0]})
-    assert by_rounding.etas == (0.3,)
+    assert two_sequences(h_new={0.1 + 0.2: [0.9, 1.0]}, log_weights={0.3: [0.0, 0.0]}).etas == (0.3,)
 
 
 def test_arrays_are_kept_read_only_and_said_to_be_supported() -> None:
