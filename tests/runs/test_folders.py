@@ -115,6 +115,8 @@ def test_folders_that_link_in_a_circle_are_bad_runs_and_not_followed_for_ever(da
     loop.symlink_to(loop)
     problems = inventory(data_root).set_index(["batch", "run"])["problem"]
     assert str(problems["E_6", "run_02"]).startswith("holds no results.json")
+    with pytest.warns(RunWarning, match="skipped run_02: holds no results.json"):
+        assert list(load_runs(data_root / "E_6")) == ["run_01"]
 
 
 @AS_ROOT
