@@ -59,6 +59,7 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     ),
     (lambda: ah.err_rel_standard_error(RUN, E, population=ODD), "population must be one of 'policy', 'run'", "'odd'"),
     (lambda: ah.err_rel_standard_error(RUN, E, 13, population="run"), "n must be at most 12, the number of seq", "13"),
+    (lambda: ah.subset_moments(RUNS, [E], 13), "n must be at most 12", "13"),
     (lambda: ah.predict_err_rel(RUNS, E, 10, reference=0), "reference must be a finite number other than 0", "0.0"),
     (lambda: ah.predict_err_rel(RUNS, E, 10).interval(90), "level must lie between 0 and 1", "90"),
     (lambda: ah.predict_err_rel(RUNS, E, 0), "n must be a whole number", "0"),
@@ -137,7 +138,8 @@ TAKE_A_RUN: list[Callable[[Any], object]] = [
 
 @pytest.mark.parametrize("name", TAKE_RUNS)
 def test_what_is_no_dict_of_runs_is_said_to_be_what_it_is(name: str) -> None:
-    for given, kind in ((RUN, "a single Run"), ("E_12", "the path 'E_12'"), ({"E_12": RUNS}, "a dict of dict")):
+    kinds: list[tuple[Any, str]] = [(RUN, "a single Run"), ("E_12", "the path 'E_12'"), (3, "int")]
+    for given, kind in (*kinds, ({"E_12": RUNS}, "a dict of dict")):
         with pytest.raises(ValueError, match=rf"runs must be a dict of name -> Run, as from load_runs, got {kind}$"):
             TAKE_RUNS[name](given)
 
@@ -146,7 +148,7 @@ def test_what_is_no_dict_of_runs_is_said_to_be_what_it_is(name: str) -> None:
 def test_a_dict_where_one_run_is_wanted_is_answered_with_one_of_its_runs(call: Callable[[Any], object]) -> None:
     with refused("run must be a single Run", "a dict of Run", "runs['run_01']"):
         call(RUNS)
-    with refused("run must be a single Run", "the path 'a/results.json'"):
+    with pytest.raises(ValueError, match=r"run must be a single Run.*the path 'a/results.json'$"):
         call("a/results.json")
 
 
