@@ -58,7 +58,7 @@ def test_groups_of_one_permutation_share_no_sequence(n: int) -> None:
 
 
 @either
-@pytest.mark.parametrize("n", [3, 5])
+@pytest.mark.parametrize("n", [3, 5, 7])
 def test_every_column_is_summed_over_the_same_sequences(sampler: Sampler, n: int) -> None:
     values = np.hstack([powers_of_two(7), 100 * powers_of_two(7) + 3])
     sums = subset_sums(values, n, 200, np.random.default_rng(4), sampler=sampler)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from analysis_helpers import Run, RunError, merge_runs, read_run, write_run
+from analysis_helpers.estimators import scores
+from analysis_helpers.runs.run import FIELDS_BEHIND
 from analysis_helpers.synthetic import synthetic_runs
 from analysis_helpers.synthetic.validation import batch_of
 from tests.building import altered, known, refused, two_sequences
@@ -37,7 +39,7 @@ def test_merged_shards_are_the_whole_run(tmp_path: Path) -> None:
         assert m.ess == pytest.approx(wanted.ess, rel=1e-12)
         np.testing.assert_allclose(m.weights, wanted.weights, rtol=1e-12)
     assert merged.delta_h_per_lr == pytest.approx(run.delta_h_per_lr, rel=1e-12)
-    assert (merged.direction, merged.supports) == ("1f3a", run.supports)
+    assert (merged.direction, merged.supports, merged.source) == ("1f3a", run.supports, "0 + 1 + 2")
     write_run(tmp_path / "results.json", merged)
     assert read_run(tmp_path / "results.json") == merged
 
@@ -45,8 +47,10 @@ def test_merged_shards_are_the_whole_run(tmp_path: Path) -> None:
 def test_sequences_without_tokens_are_merged() -> None:
     empty_first: dict[str, Any] = {"h_base": [0.0, 1.0], "h_new": {1e-6: [0.0, 1.1]}, "gdotv": None}
     parts: dict[str, Any] = {"score": [0.0, 0.5], "wjlogp_sum": [0.0, 1.0], "jH_sum": [0.0, 2.0]}
-    shards = {str(tokens): two_sequences(token_counts=[0, tokens], **empty_first, **parts) for tokens in (3, 4)}
-    assert merge_runs(shards).token_counts.tolist() == [0, 3, 0, 4]
+    shards = {str(tokens): two_sequences(token_counts=[0, tokens], **empty_first, **parts) for tokens in (1, 4)}
+    merged = merge_runs(shards)
+    assert merged.token_counts.tolist() == [0, 1, 0, 4]
+    assert scores(merged) == pytest.approx([0.0, 0.5, 0.0, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,10 @@ def test_sequences_without_tokens_are_merged() -> None:
     [
         (lambda run: replace(run, direction="77"), "b: direction must be that of the other runs, 1f3a, got 77"),
         (lambda run: replace(run, logp=None), "a + b: logp must be recorded by all runs or by none, got 1 of 2"),
-        (lambda run: replace(run, score=None), "b: approx.per_sequence[].extras.denom_corr_unscaled"),
+        (lambda run: replace(run, sampler_logp=None), "a + b: sampler_logp must be recorded by all"),
+        (lambda run: replace(run, prompt_ids=None), "a + b: prompt_ids must be recorded by all"),
+        (lambda run: replace(run, score=None), f"b: {FIELDS_BEHIND['score']} must be recorded"),
+        (lambda run: replace(run, measurements=run.measurements[:1] * 2), "b: etas must be those of the other runs"),
         (
             lambda run: replace(run, measurements=run.measurements[:1]),
             "b: etas must be those of the other runs, [1.6e-06, 3.2e-06], got [1.6e-06]",
