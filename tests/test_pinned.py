@@ -1,7 +1,5 @@
 """Numbers that must not change while code moves."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

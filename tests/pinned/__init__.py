@@ -3,8 +3,6 @@
 ``python -m tests.pinned`` stores them anew; do so only in a commit that says which number changed and why.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator

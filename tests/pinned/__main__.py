@@ -1,7 +1,5 @@
 """Store what must not change; name what to store, or all is stored."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
