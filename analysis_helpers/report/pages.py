@@ -39,8 +39,8 @@ def rendered(template: str, values: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(values)
 
 
-def notebook_page(path: Path, pages: Collection[str] = (), index: str = "index.html") -> str:
-    """Return an executed notebook as one HTML page.
+def notebook_page(path: Path, pages: Collection[str] = (), index: str = "index.html") -> tuple[str, str]:
+    """Return an executed notebook as one HTML page, and what went wrong in making it; empty if nothing did.
 
     Parameters
     ----------
@@ -51,8 +51,12 @@ def notebook_page(path: Path, pages: Collection[str] = (), index: str = "index.h
     index
         Address of the first page, relative to this one.
     """
-    body, _ = _exporter().from_filename(str(path), resources={"index": index})
-    return _linked(str(body), pages)
+    try:
+        body, _ = page_exporter().from_filename(str(path), resources={"index": index})
+    except Exception as failure:  # nbconvert and its templates raise many kinds; the other notebooks go on
+        no_page = "<!doctype html><title>No page</title><p>This notebook cannot be shown as a page.</p>"
+        return no_page, f"its page cannot be made ({type(failure).__name__}: {failure})"
+    return _linked(str(body), pages), ""
 
 
 def save_figures(notebook: Any, folder: Path, stem: str) -> list[list[str]]:
@@ -82,8 +86,8 @@ def collected_result(notebook: Any) -> dict[str, Any]:
 
 
 @cache
-def _exporter() -> Any:
-    """Return the exporter of pages, made once: it compiles its templates."""
+def page_exporter() -> Any:
+    """Return the exporter of pages, made once: importing nbconvert and compiling templates takes a second."""
     from jinja2 import PackageLoader
     from nbconvert import HTMLExporter
     from traitlets.config import Config
@@ -108,15 +112,17 @@ def write_page(execution: Execution, out: Path, pages: Collection[str]) -> dict[
         if name in pages:  # others may link to it
             (out / page).write_text(rendered("index.html", {"sections": [section]}), encoding="utf-8")
         return section
-    (out / page).write_text(notebook_page(execution.path, pages), encoding="utf-8")
+    text, problem = notebook_page(execution.path, pages)
+    (out / page).write_text(text, encoding="utf-8")
     notebook = nbformat.read(execution.path, as_version=4)
     section |= {
         "title": _title(notebook) or name,
         "page": page,
+        "error": execution.error or problem,
         "parameters": collected_result(notebook).get("parameters", {}),
         "figures": save_figures(notebook, out / "figures", name),
     }
-    if execution.error:  # no answer, and nothing that could be taken for one
+    if section["error"]:  # no answer, and nothing that could be taken for one
         return section
     cells = _key_cells(notebook)
     answers = [output.data["text/markdown"] for output in _shown(notebook.cells, "text/markdown")]

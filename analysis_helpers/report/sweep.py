@@ -24,6 +24,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pandas as pd
@@ -43,7 +44,7 @@ from .execution import (
     run_jobs,
     tell,
 )
-from .pages import collected_result, key_figure, notebook_page, rendered, write_first_page, write_page
+from .pages import collected_result, key_figure, notebook_page, page_exporter, rendered, write_first_page, write_page
 from .parameters import ParameterError, Parameters, convert_parameter, read_parameters, resolve_data_root
 
 NOTEBOOKS, PAGES, FIGURES, FAILED = "notebooks", "pages", "figures", "failed"
@@ -90,6 +91,7 @@ def make_report(
     jobs, skipped = plan(find_notebooks(folder), options, sweep=False)
     pages = {job.name: f"{job.name}.html" for job in jobs}
     files = [INDEX, FAILED, *pages.values(), *(f"{NOTEBOOKS}/{name}.ipynb" for name in pages)]
+    Thread(target=page_exporter).start()  # not in this thread, where Ctrl-C could leave it half imported
     with _working_folder(out, "report", files) as working:
         shutil.rmtree(out / FAILED, ignore_errors=True)
         notebooks = (made := working / "report") / NOTEBOOKS
@@ -103,6 +105,7 @@ def make_report(
                 for job, execution in running:
                     ended[job.name] = execution
                     sections[job.name] = write_page(execution, made, pages)
+                    ended[job.name] = replace(execution, error=sections[job.name]["error"])
         finally:  # what ran is shown, also after an interrupt
             for name in ended.keys() - sections:
                 sections[name] = write_page(ended[name], made, pages)
@@ -145,6 +148,7 @@ def make_sweep(
     """
     prepare(how)
     jobs, skipped = plan(find_notebooks(folder, names), options)
+    Thread(target=page_exporter).start()
     ended: list[Ended] = []
     for name, reason in skipped.items():
         tell(f"skipped {name}: {reason}")
@@ -501,12 +505,8 @@ def _finish(job: Job, execution: Execution, out: Path) -> Execution:
     made = execution.path if execution.path.is_file() else job.source  # it may have failed before the first cell
     notebook = nbformat.read(made, as_version=4)
     nbformat.write(notebook, execution.path)
-    error = execution.error
-    try:
-        page = notebook_page(execution.path, index=f"../{INDEX}")
-    except Exception as failure:  # nbconvert and its templates raise many kinds; the other notebooks go on
-        page = "<!doctype html><title>No page</title><p>This notebook cannot be shown as a page.</p>"
-        error = error or f"its page cannot be made ({type(failure).__name__}: {failure})"
+    page, problem = notebook_page(execution.path, index=f"../{INDEX}")
+    error = execution.error or problem
     write_in_one_step(out / PAGES / f"{job.name}.html", page)
     if figure := key_figure(notebook):
         write_in_one_step(out / FIGURES / f"{job.name}.png", figure[0])

@@ -251,14 +251,17 @@ def test_what_no_sweep_made_is_neither_replaced_nor_deleted(tmp_path: Path, fold
 def test_a_page_that_cannot_be_made_is_an_error_of_its_notebook(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path, **_: object) -> str:
+    def broken() -> None:
         raise RuntimeError("no template")
 
-    monkeypatch.setattr("analysis_helpers.report.sweep.notebook_page", broken)
+    monkeypatch.setattr("analysis_helpers.report.pages.page_exporter", broken)
     [failed] = ended(folder, tmp_path / "out", {"eta": ["1e-6"]})
     assert failed.status == "failed"
     assert "RuntimeError: no template" in failed.error
     assert failed.path.is_file()
+    index, count = make_report({}, tmp_path / "report", How(), folder=folder)
+    assert count == 1
+    assert "RuntimeError: no template" in index.read_text(encoding="utf-8")
 
 
 def test_two_sweeps_or_reports_into_one_folder_refuse_each_other(
