@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from operator import attrgetter
 from textwrap import shorten
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -187,7 +188,7 @@ def _run(results: Results, source: str) -> Run:
     stored = _shard_errors(approx, len(tokens), source)
     sequences = [] if approx.per_sequence is None else _in_order(approx.per_sequence, tokens, source)
     gdotv, vhvv, logp, sampler_logp = (
-        _recorded([getattr(s, name) for s in sequences], name, source)
+        _recorded(list(map(attrgetter(name), sequences)), name, source)
         for name in ("gdotv", "vhvv", "sum_logp", "sampler_logp")
     )
     score = None if gdotv is None else _score_terms(sequences, meta, source)
@@ -200,9 +201,10 @@ def _measurements(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[
     if not entries:
         raise RunError(source, "true.entries", "must hold at least one step size", "an empty list")
     field = "true.entries[{}].diagnostics.token_counts"
-    tokens = checked_tokens(entries[0].diagnostics.token_counts, field.format(0), source)
+    counts = entries[0].diagnostics.token_counts
+    tokens = checked_tokens(counts, field.format(0), source)
     for k, entry in enumerate(entries):
-        if k and not np.array_equal(entry.diagnostics.token_counts, tokens):
+        if entry.diagnostics.token_counts != counts:
             raise RunError(source, field.format(k), f"must be the same as {field.format(0)}")
     measurements = [_measurement(entry, f"true.entries[{k}]", tokens, source) for k, entry in enumerate(entries)]
     check_distinct_etas(measurements, "true.entries[].eta", source)
@@ -255,8 +257,8 @@ def _in_order(sequences: list[Sequence], tokens: FloatArray, source: str) -> lis
 
 def _score_terms(sequences: list[Sequence], meta: Meta, source: str) -> ScoreTerms | None:
     none, names = Extras(), ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
-    columns = [[getattr(s.extras or none, name) for s in sequences] for name in names]
-    parts = [_recorded(column, f"extras.{name}", source) for name, column in zip(names, columns, strict=True)]
+    extras = [s.extras or none for s in sequences]
+    parts = [_recorded(list(map(attrgetter(name), extras)), f"extras.{name}", source) for name in names]
     known = [part for part in parts if part is not None]
     if len(known) < len(names) or meta.H_base_mean is None:
         return None
@@ -283,7 +285,7 @@ def _recorded(values: list[float | None], name: str, source: str) -> FloatArray 
         return None
     if present < len(values):
         raise RunError(source, field, "must be recorded for all sequences or for none", f"{present} of {len(values)}")
-    return checked_array(np.array(values, dtype=np.float64), field, source)  # no None left
+    return checked_array(cast("list[float]", values), field, source)
 
 
 def _shard_errors(approx: Approx, size: int, source: str) -> tuple[ShardError, ...]:
