@@ -401,8 +401,8 @@ def health_overview(health: pd.DataFrame) -> pd.DataFrame:
     Examples
     --------
     >>> from analysis_helpers import synthetic_runs
-    >>> (health_overview(run_health(synthetic_runs(2, 512)))["flagged"] == "").all()
-    np.True_
+    >>> bool((health_overview(run_health(synthetic_runs(2, 512)))["flagged"] == "").all())
+    True
     """
     rows = []
     for check, table in health.groupby("check", sort=False):

@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from arviz_stats.base import array_stats
 
 import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
@@ -81,6 +80,9 @@ def test_what_a_run_does_not_record_is_missing_and_not_flagged() -> None:
 @pytest.mark.parametrize("size", [100, 225, 226, 3000])
 @pytest.mark.parametrize("tail", [0.1, 0.5, 1.5])
 def test_the_tail_of_weights_is_that_of_arviz_stats(size: int, tail: float) -> None:
+    pytest.importorskip("arviz_stats", minversion="0.6", reason="older ones weigh the prior otherwise")
+    from arviz_stats.base import array_stats
+
     log_weights = tail * np.random.default_rng(size).exponential(size=size)
     ours = found(with_weights({ETAS[0]: log_weights}), "pareto_k", ETAS[0]).value
     assert ours == pytest.approx(float(array_stats.psislw(-log_weights)[1]), rel=1e-9)
