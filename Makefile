@@ -16,6 +16,8 @@ REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,la
 	$(call option,SMALL_BATCH,small-batch) $(foreach eta,$(ETA),--eta $(eta)) $(call option,SUBSET_SIZE,subset-size) \
 	$(call option,TOLERANCE,tolerance) $(call option,PROBABILITY,probability) \
 	$(call option,OUT,out)
+NAMES := DATA_ROOT LARGE_BATCH SMALL_BATCH ETA SUBSET_SIZE TOLERANCE PROBABILITY OUT PYTHON
+MISSPELT = $(filter-out $(NAMES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 
 # Tests of analysis_helpers.measure, which alone needs PyTorch, in an environment of their own.
 MEASURE_VENV := .venv-measure
@@ -38,6 +40,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 report: $(READY) ## Run the notebooks and write reports/index.html
+	$(if $(MISSPELT),$(error make report has no option $(MISSPELT); there are $(NAMES)))
 	@$(RUN) -m analysis_helpers report $(REPORT_OPTIONS)
 
 test: $(READY) lint ## Run everything that is quick: lint, types, tests, doctests, notebooks

@@ -107,7 +107,7 @@ def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset
     first, last = ratio["eta"].iloc[[0, -1]]
     of_sum, of_ratio = (t["std_err_rel"].iloc[0] / t["std_err_rel"].iloc[-1] for t in (partial_sum, ratio))
     low, high = (share * last / first for share in _AS_ETA)
-    cause = ", as eta grows: its spread is base entropy, not the step" if low < of_sum < high else ""
+    cause = ", about in proportion to eta: its spread is base entropy, not the step" if low < of_sum < high else ""
     changes = f"by the ratio {_times(of_ratio)}, by the partial sum {_times(of_sum)}{cause}"
     return [*sentences, f"From eta {first:g} to {last:g} the SD {changes}."]
 
@@ -187,5 +187,5 @@ def _per_eta(summary: pd.DataFrame) -> str:
     return ", ".join(f"{plus_minus(mean, sd)} at eta {eta:g}" for mean, sd, eta in zip(*columns, strict=True))
 
 
-def _size(n: object, unknown: str = "unbounded") -> str:
-    return unknown if n is None or n is pd.NA else f"{n:,}"
+def _size(n: object) -> str:
+    return "unbounded" if n is None or n is pd.NA else f"{n:,}"

@@ -222,7 +222,7 @@ def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> 
     warn_skipped(reasons, f" of {Path(folder).name}")
     kept = {name: run for name, run in runs.items() if not reasons[name]}
     if not kept:
-        raise RunError(str(folder), "folder", "holds no run that can be used", "; ".join(reasons.values()))
+        raise RunError(str(folder), "folder", f"holds no run that can be used ({'; '.join(reasons.values())})")
     return kept
 
 
@@ -247,10 +247,10 @@ def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, dict[str, Run]
         try:
             batches[folder.name] = sound_runs(folder)
         except RunError as error:
-            reasons.append(f"skipped {folder.name}: {error}")
-            warn_about_runs(reasons[-1])
+            reasons.append(f"{folder.name}: {error}")
+            warn_about_runs(f"skipped {reasons[-1]}")
     if not batches:
-        raise RunError(str(data_root), "folder", "holds no run that can be used", "; ".join(reasons))
+        raise RunError(str(data_root), "folder", f"holds no run that can be used ({'; '.join(reasons)})")
     return batches
 
 

@@ -164,8 +164,8 @@ def _decode(data: bytes, source: str) -> Results:
     try:
         plain = json.loads(data)
     except (ValueError, RecursionError) as error:
-        got = f"an error ({error})" if data.strip() else "an empty file"
-        raise RunError(source, "file", "must be complete JSON", got) from None
+        why = error if data.strip() else "it is empty"
+        raise RunError(source, "file", f"must be complete JSON ({why})") from None
     if isinstance(plain, dict) and not {"approx", "true"} <= plain.keys():
         keys = shorten(", ".join(map(repr, plain)), 120) or "none"
         raise RunError(source, "file", f"is not a run: it has the keys {keys}; a run has 'true' and 'approx'")
