@@ -401,7 +401,7 @@ class Case:
         if not self._without("score"):
             told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
         else:
-            doubts.append("it is not recorded that the linear terms include the denominator correction")
+            doubts.append("whether the linear terms include the denominator correction is not recorded")
         small = self.small_runs or {}
         doubts += [f"actual run {name} does not add up" for name, run in small.items() if integrity_problems(run)]
         if (found := self.agreement) is not None:
