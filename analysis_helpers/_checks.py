@@ -89,9 +89,12 @@ def frozen(values: FloatArray) -> FloatArray:
 
 
 def checked_array(
-    values: ArrayLike, name: str, source: str, *, length: int | None = None, nonnegative: bool = False
+    values: ArrayLike, name: str, source: str, *, length: int | None = None, lowest: float = -np.inf
 ) -> FloatArray:
-    """Return a read-only float64 copy with one value per sequence, or raise a `RunError` about the field ``name``."""
+    """Return a read-only float64 copy with one value per sequence, or raise a `RunError` about the field ``name``.
+
+    ``lowest`` is 0 where no value may be negative, or a little less to allow for rounding.
+    """
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
@@ -100,8 +103,11 @@ def checked_array(
         raise RunError(source, name, "must hold one number per sequence", f"shape {array.shape}")
     if length is not None and len(array) != length:
         raise RunError(source, name, f"must have one value for each of the {length} sequences", f"{len(array)} values")
-    _refuse(~np.isfinite(array), "must be finite", array, name, source)
-    _refuse(nonnegative & (array < 0), "must not be negative", array, name, source)
+    least = array.min()
+    if not (-np.inf < least and array.max() < np.inf):  # NaN fails both
+        _refuse(~np.isfinite(array), "must be finite", array, name, source)
+    if least < lowest:
+        _refuse(array < lowest, "must not be negative", array, name, source)
     return frozen(array)
 
 
@@ -109,7 +115,7 @@ def checked_tokens(values: ArrayLike, name: str, source: str) -> FloatArray:
     """Return token counts as a read-only float64 copy, or raise a `RunError`: whole numbers, some of them positive."""
     if np.asarray(values).dtype == bool:
         raise RunError(source, name, "must be counts of tokens", "True and False")
-    array = checked_array(values, name, source, nonnegative=True)
+    array = checked_array(values, name, source, lowest=0.0)
     _refuse(array % 1 != 0, "must be whole numbers", array, name, source)
     checked_total(array, name, source)
     return array
@@ -117,8 +123,7 @@ def checked_tokens(values: ArrayLike, name: str, source: str) -> FloatArray:
 
 def checked_entropies(values: ArrayLike, name: str, source: str, tokens: FloatArray) -> FloatArray:
     """Return entropy sums (nats), or raise a `RunError`: none negative, and 0 where a sequence has no tokens."""
-    array = checked_array(values, name, source, length=len(tokens))
-    _refuse(array < -_ROUNDING, "must not be negative", array, name, source)
+    array = checked_array(values, name, source, length=len(tokens), lowest=-_ROUNDING)
     _refuse((tokens == 0) & (array != 0), "must be 0 where there are no tokens", array, name, source)
     return array
 

@@ -39,7 +39,7 @@ def test_a_step_size_must_be_positive_and_finite(eta: float) -> None:
 )
 def test_a_bad_array_is_named_by_file_field_rule_and_value(values: Any, rule: str, value: str) -> None:
     with refused(f"file: h_new {rule}", value, error=RunError):
-        checked_array(values, "h_new", "file", length=3, nonnegative=True)
+        checked_array(values, "h_new", "file", length=3, lowest=0.0)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, 2.5, "2", None, True])
