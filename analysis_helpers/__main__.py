@@ -70,19 +70,10 @@ def inventory_command(data_root: Path) -> None:
 @click.option("-n", "--subset-size", help="Sequences of the batch in question [default: that of the small runs].")
 @click.option("--tolerance", type=_POSITIVE, default=0.25, show_default=True, help="Tolerance on abs(err_rel).")
 @click.option("--probability", type=_PROBABILITY, default=0.9, show_default=True, help="How often it must be met.")
-def verdict_command(
-    data_root: str,
-    large_batch: str | None,
-    small_batch: str | None,
-    etas: tuple[float, ...],
-    subset_size: str | None,
-    tolerance: float,
-    probability: float,
-) -> None:
+def verdict_command(etas: tuple[float, ...], **parameters: Any) -> None:
     """Answer from the runs below DATA_ROOT [default: sample data]: is the step linear, is the recorded change right?"""
     from .report import read_parameters
 
-    parameters = {name: value for name, value in click.get_current_context().params.items() if name != "etas"}
     try:
         given = read_parameters({**parameters, **({"etas": etas} if etas else {"eta": None})})
         with warnings.catch_warnings(record=True) as caught:
@@ -100,9 +91,6 @@ def verdict_command(
         click.echo(f"\n{answer}")
     for note in dict.fromkeys(str(warning.message) for warning in caught):
         click.echo(f"Note: {note}.", err=True)
-
-
-_HOW = ("out", "notebooks", "workers", "timeout", "cold")
 
 
 def _running_options(command: Any) -> Any:
@@ -144,18 +132,7 @@ def _stoppable(hint: str) -> Iterator[None]:
 @click.option("--out", type=_PATH, default=Path("reports"), show_default=True, help="Folder of the pages.")
 @_running_options
 def report_command(
-    data_root: str | None,
-    large_batch: str | None,
-    small_batch: str | None,
-    eta: tuple[float, ...],
-    subset_size: int | None,
-    tolerance: float | None,
-    probability: float | None,
-    out: Path,
-    notebooks: Path | None,
-    workers: int | None,
-    timeout: float,
-    cold: bool,
+    out: Path, notebooks: Path | None, workers: int | None, timeout: float, cold: bool, **parameters: Any
 ) -> None:
     """Run the notebooks once and write a report; the last line is the path of its first page.
 
@@ -166,8 +143,7 @@ def report_command(
     from .report import How, make_report
 
     how = How(workers, None, timeout, cold, formats=("png", "svg"))
-    given = click.get_current_context().params.items()
-    options = {name: [value] for name, value in given if name not in _HOW and value not in (None, ())}
+    options = {name: [value] for name, value in parameters.items() if value not in (None, ())}
     with _stoppable(f"what ran is in {out / 'failed' / 'index.html'}"):
         index, failed = make_report(options, out, how, folder=notebooks)
     click.echo(index)

@@ -152,14 +152,6 @@ def missing_extra(path: Path) -> str:
     return "it needs PyTorch and transformers: pip install 'entropy-batch-diagnostics[measure]'"
 
 
-def declared_parameters(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what the ``parameters`` cell of a notebook declares: name -> default, inferred_type_name, help."""
-    import papermill
-
-    found: dict[str, dict[str, Any]] = papermill.inspect_notebook(path)
-    return found
-
-
 def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, Any]) -> dict[str, object]:
     """Return the parameters that a notebook declares; ``eta`` (one or several) also fills ``etas``."""
     filled = dict(parameters)
@@ -300,19 +292,14 @@ def _executor(how: How) -> Iterator[Executor]:
     except OSError as error:
         raise ValueError(f"no Dask scheduler answers at {how.scheduler} ({error})") from None
     with client:
-        _wait_for_workers(client, how)
+        patience = min(WAIT_FOR_WORKERS, how.timeout)
+        if not client.scheduler_info()["workers"]:
+            tell(f"the Dask scheduler at {how.scheduler} has no workers; waiting {patience:g} s for one")
+        try:
+            client.wait_for_workers(1, timeout=patience)
+        except TimeoutError:
+            raise ValueError(f"the Dask scheduler at {how.scheduler} had no workers for {patience:g} s") from None
         yield client.get_executor()
-
-
-def _wait_for_workers(client: Any, how: How) -> None:
-    if client.scheduler_info()["workers"]:
-        return
-    patience = min(WAIT_FOR_WORKERS, how.timeout)
-    tell(f"the Dask scheduler at {how.scheduler} has no workers; waiting {patience:g} s for one")
-    try:
-        client.wait_for_workers(1, timeout=patience)
-    except TimeoutError:
-        raise ValueError(f"the Dask scheduler at {how.scheduler} had no workers for {patience:g} s") from None
 
 
 def _cores() -> int:

@@ -39,24 +39,14 @@ GROUP, NAME = "jupyter_client.kernel_provisioners", "analysis-helpers-forks"  # 
 # Kernels run side by side, and sums are the same whatever the number of cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SERVE = f"import sys; sys.path[:] = filter(None, sys.path); from {__name__} import serve; serve()"
-_IMPORTED = (
-    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "tornado.platform.asyncio"),
-    *(
-        "IPython.core.completerlib",
-        "IPython.core.debugger",
-        "IPython.core.magics.execution",
-        "IPython.core.magics.pylab",
-    ),
-    *("IPython.core.oinspect", "IPython.extensions.storemagic", "matplotlib_inline.backend_inline"),
-    *(
-        "matplotlib.backends.backend_agg",
-        "matplotlib.backends.backend_svg",
-        "PIL.JpegImagePlugin",
-        "PIL.GifImagePlugin",
-    ),
-    *("PIL.BmpImagePlugin", "PIL.PpmImagePlugin", "pandas.core.methods.to_dict", "pandas.io.formats.html"),
-    *("pandas.io.formats.string", "scipy.special", "analysis_helpers.plots", "analysis_helpers.report.explorer"),
-)
+_IMPORTED = """
+    ipykernel.kernelapp ipykernel.ipkernel ipykernel.debugger tornado.platform.asyncio
+    IPython.core.completerlib IPython.core.debugger IPython.core.magics.execution IPython.core.magics.pylab
+    IPython.core.oinspect IPython.extensions.storemagic matplotlib_inline.backend_inline
+    matplotlib.backends.backend_agg matplotlib.backends.backend_svg PIL.JpegImagePlugin PIL.GifImagePlugin
+    PIL.BmpImagePlugin PIL.PpmImagePlugin pandas.core.methods.to_dict pandas.io.formats.html
+    pandas.io.formats.string scipy.special analysis_helpers.plots analysis_helpers.report.explorer
+"""
 
 
 class ForkedKernel(LocalProvisioner):
@@ -194,7 +184,7 @@ def _server() -> subprocess.Popen[str]:
 
 def serve() -> None:
     """Fork a kernel for each line of standard input, and print its process ID."""
-    for name in _IMPORTED:
+    for name in _IMPORTED.split():
         with suppress(ImportError):
             import_module(name)
     if threading.active_count() > 1:

@@ -86,8 +86,8 @@ class Parameters(msgspec.Struct, frozen=True):
     def table(self) -> pd.DataFrame:
         """Return a row per parameter: name, value, and where it comes from if it is not the notebook's own."""
         values = self.recorded()
-        shown = {name: values.get(name, "") for name in {**values, **self.sources}}
-        rows = [(name, _shown(value), self.sources.get(name, "")) for name, value in shown.items()]
+        names = {**values, **self.sources}
+        rows = [(name, shown(values.get(name, "")), self.sources.get(name, "")) for name in names]
         return pd.DataFrame(rows, columns=["parameter", "value", "source"])
 
 
@@ -154,9 +154,10 @@ def convert_parameter(name: str, value: object) -> Any:
     return canonical_eta(found) if name == "eta" else found
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(_shown, value))
+def shown(value: object, separator: str = ", ") -> str:
+    """Return the value of a parameter as text, floats in short."""
+    if isinstance(value, list | tuple):
+        return separator.join(map(shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -15,13 +15,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from threading import Thread
@@ -35,7 +33,6 @@ from .execution import (
     Execution,
     How,
     Job,
-    declared_parameters,
     find_notebooks,
     fitting_parameters,
     missing_extra,
@@ -45,7 +42,7 @@ from .execution import (
     tell,
 )
 from .pages import collected_result, key_figure, notebook_page, page_exporter, rendered, write_first_page, write_page
-from .parameters import ParameterError, Parameters, convert_parameter, read_parameters, resolve_data_root
+from .parameters import ParameterError, Parameters, convert_parameter, read_parameters, resolve_data_root, shown
 
 NOTEBOOKS, PAGES, FIGURES, FAILED = "notebooks", "pages", "figures", "failed"
 INDEX, RESULTS, RUNLOG = TABLES = ("index.html", "results.csv", "runlog.csv")
@@ -112,7 +109,7 @@ def make_report(
             write_first_page([sections[name] for name in sorted(sections)], made)
             failed = sum(bool(execution.error) for execution in ended.values())
             place = out / FAILED if failed else out
-            _move(made, place)
+            shutil.copytree(made, place, copy_function=os.replace, dirs_exist_ok=True)
         if failed and (out / INDEX).exists():
             tell(f"the report in {out} is an earlier one, which is kept")
         return place / INDEX, failed
@@ -157,6 +154,8 @@ def make_sweep(
             ended.extend(running)
     finally:  # what finished is reported, also after an interrupt
         if ended:
+            order = [job.name for job in jobs]
+            ended.sort(key=lambda pair: order.index(pair[0].name))
             results = results_table(ended)
             write_table(results, out / RESULTS)
             write_table(runlog_table(ended), out / RUNLOG)
@@ -185,7 +184,9 @@ def plan(
     ValueError
         If an option is in no notebook, or a value of the wrong type or against a rule; one sentence, with a suggestion.
     """
-    declared = {path.resolve(): declared_parameters(path) for path in notebooks}
+    import papermill
+
+    declared = {path.resolve(): papermill.inspect_notebook(path) for path in notebooks}
     _check_names(options, {name for found in declared.values() for name in found})
     swept = [name for name in options if name != "data_root" and sweep]
     jobs: dict[str, Job] = {}
@@ -201,7 +202,7 @@ def plan(
             for values in product(*(options[name] for name in names)):
                 job = _job(path, digest, found, dict(zip(names, values, strict=True)), sweep)
                 jobs.setdefault(job.name, job)
-    return sorted(jobs.values(), key=_place), skipped
+    return list(jobs.values()), skipped
 
 
 def run_sweep(jobs: Sequence[Job], out: Path, how: How) -> Iterator[Ended]:
@@ -221,15 +222,18 @@ def run_sweep(jobs: Sequence[Job], out: Path, how: How) -> Iterator[Ended]:
     ValueError
         If a report or another sweep is running in the folder, or a file to be written exists and is of no sweep.
     """
-    files = [f"{place}/{job.name}.{ending}" for job in jobs for place, ending in ((PAGES, "html"), (FIGURES, "png"))]
+    places = ((NOTEBOOKS, "ipynb"), (PAGES, "html"), (FIGURES, "png"))
+    files = [f"{place}/{job.name}.{ending}" for job in jobs for place, ending in places]
     with _working_folder(out, "sweep", [*TABLES, *files]) as working:
         for folder in (NOTEBOOKS, PAGES, FIGURES):
             (out / folder).mkdir(exist_ok=True)
         waiting = []
-        for job, stamp in [(job, _stamp_of(_finished(out, job))) for job in jobs]:
-            if stamp and not stamp["error"] and (stamp["key"], stamp["package"][1]) == (job.key, package_digest()):
-                seconds, package = float(stamp["seconds"]), tuple(stamp["package"])
-                yield job, Execution(job.name, _finished(out, job), "", seconds, kept=True, package=package)
+        for job in jobs:
+            path = out / NOTEBOOKS / f"{job.name}.ipynb"
+            stamp = _stamp_of(path)
+            if not stamp["error"] and (stamp["key"], stamp["package"][1]) == (job.key, package_digest()):
+                package = tuple(stamp["package"])
+                yield job, Execution(job.name, path, "", stamp["seconds"], kept=True, package=package)
             else:
                 waiting.append(job)
         for job, execution in run_jobs(waiting, working, how) if waiting else ():
@@ -249,7 +253,7 @@ def results_table(ended: Sequence[Ended]) -> pd.DataFrame:
     import nbformat
 
     rows: list[dict[str, Any]] = []
-    for job, execution in _sorted(ended):
+    for job, execution in ended:
         result, folder = collected_result(nbformat.read(execution.path, as_version=4)), job.source.parent
         given = dict(result.get("parameters", {}))
         if "data_root" in given:
@@ -264,7 +268,7 @@ def results_table(ended: Sequence[Ended]) -> pd.DataFrame:
 
 
 def runlog_table(ended: Sequence[Ended]) -> pd.DataFrame:
-    """Return a row per rerun: file, notebook, parameters, status, seconds, error, package, commit of the command.
+    """Return a row per rerun: file, notebook, parameters, status, seconds, error, version and digest of the package.
 
     Version and digest are those of the package where it ran.
     """
@@ -279,9 +283,9 @@ def runlog_table(ended: Sequence[Ended]) -> pd.DataFrame:
             "version": execution.package[0],
             "digest": execution.package[1][:12],
         }
-        for job, execution in _sorted(ended)
+        for job, execution in ended
     ]
-    return pd.DataFrame(rows).assign(commit=_commit())
+    return pd.DataFrame(rows)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -305,7 +309,6 @@ def write_sweep_page(ended: Sequence[Ended], skipped: Mapping[str, str], results
     """
     import nbformat
 
-    ended = _sorted(ended)
     names = dict.fromkeys(name for job, _ in ended for name in job.parameters)
     roots = {str(job.parameters["data_root"]) for job, _ in ended if "data_root" in job.parameters}
     notebooks = {
@@ -320,7 +323,7 @@ def write_sweep_page(ended: Sequence[Ended], skipped: Mapping[str, str], results
         "data_roots": sorted(roots),
         "ended": ended,
         "findings": {name: figure[1] for name, figure in figures.items() if figure},
-        "text": partial(_text, separator=", "),
+        "text": shown,
     }
     write_in_one_step(out / INDEX, rendered("sweep.html", values))
     return out / INDEX
@@ -336,15 +339,6 @@ def _followed(ended: Iterable[Ended], total: int) -> Generator[Ended]:
             tell(f"[{count}/{total}] {job.name}: {how}")
             bar.update()
             yield job, execution
-
-
-def _sorted(ended: Sequence[Ended]) -> list[Ended]:
-    return sorted(ended, key=lambda pair: _place(pair[0]))
-
-
-def _place(job: Job) -> tuple[str, list[tuple[float, str]], str]:
-    """Return a sort key: notebook, then parameters, numbers by size."""
-    return job.source.stem, [_sort_key(value) for value in job.parameters.values()], job.name
 
 
 # --- planning ---------------------------------------------------------------------------------------------------------
@@ -401,24 +395,12 @@ def _literal(text: Any) -> Any:
 
 def _file_name(notebook: str, parameters: Mapping[str, object]) -> str:
     """Return a file name that says what was run; a digest keeps it unique where it had to be altered to be safe."""
-    shown = [f"{name}={_text(value, '+')}" for name, value in parameters.items() if name != "data_root"]
-    plain = "_".join([notebook, *shown])
+    texts = [f"{name}={shown(value, '+')}" for name, value in parameters.items() if name != "data_root"]
+    plain = "_".join([notebook, *texts])
     safe = re.sub(r"[^A-Za-z0-9._=+-]+", "-", plain).strip(".-") or "notebook"
     if safe == plain and len(plain) <= _LONGEST_NAME:
         return plain
     return f"{safe[:_LONGEST_NAME]}~{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
-
-
-def _text(value: object, separator: str) -> str:
-    if isinstance(value, list):
-        return separator.join(_text(part, separator) for part in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _sort_key(value: object) -> tuple[float, str]:
-    if isinstance(value, list):
-        return _sort_key(value[0] if value else "")
-    return (float(value), "") if isinstance(value, (int, float)) else (0.0, str(value))
 
 
 def _notebook_digest(path: Path) -> str:
@@ -454,7 +436,9 @@ def _working_folder(out: Path, kind: str, files: Iterable[str]) -> Iterator[Path
     try:
         with FileLock(out / _LOCK, timeout=0):
             if there := [out / name for name in files if not marker.exists() and (out / name).exists()]:
-                raise _not_ours(there[0], kind)
+                raise ValueError(
+                    f"{there[0]} exists and was not written by a {kind}; move it, or choose another folder"
+                )
             marker.write_text(f"A {kind} of analysis_helpers writes here.\n", encoding="utf-8")
             shutil.rmtree(working, ignore_errors=True)  # left by one that was killed
             working.mkdir()
@@ -468,33 +452,14 @@ def _working_folder(out: Path, kind: str, files: Iterable[str]) -> Iterator[Path
         ) from None
 
 
-def _not_ours(path: Path, kind: str) -> ValueError:
-    return ValueError(f"{path} exists and was not written by a {kind}; move it, or choose another folder")
-
-
-def _move(folder: Path, place: Path) -> None:
-    """Move all files of a folder to another, replacing those there, the first page last."""
-    for path in sorted(folder.rglob("*"), key=lambda path: path.name == INDEX):
-        if path.is_file():
-            target = place / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
-
-
-def _finished(out: Path, job: Job) -> Path:
-    return out / NOTEBOOKS / f"{job.name}.ipynb"
-
-
-def _stamp_of(path: Path) -> Mapping[str, Any] | None:
-    """Return the stamp of a finished notebook, or None if there is no notebook yet."""
+def _stamp_of(path: Path) -> Mapping[str, Any]:
+    """Return the stamp of a finished notebook; where there is none, one with an error."""
     import nbformat
 
-    if not path.exists():
-        return None
     try:
-        stamp: Mapping[str, Any] = {"package": ("", ""), **nbformat.read(path, as_version=4).metadata[STAMP]}
-    except Exception:  # nbformat raises many kinds for what is not a notebook
-        raise _not_ours(path, "sweep") from None
+        stamp: Mapping[str, Any] = nbformat.read(path, as_version=4).metadata[STAMP]
+    except Exception:  # there is no file, or it is damaged: nbformat raises many kinds
+        return {"error": "not finished"}
     return stamp
 
 
@@ -514,19 +479,10 @@ def _finish(job: Job, execution: Execution, out: Path) -> Execution:
     told = error or execution.skipped  # run again by the next sweep
     notebook.metadata[STAMP] = {"key": job.key, "error": told, "seconds": seconds, "package": execution.package}
     nbformat.write(notebook, execution.path)
-    return replace(execution, path=execution.path.replace(_finished(out, job)), error=error)
+    return replace(execution, path=execution.path.replace(out / NOTEBOOKS / execution.path.name), error=error)
 
 
 # --- tables and page --------------------------------------------------------------------------------------------------
-
-
-def _commit() -> str:
-    """Return the git commit of the package; empty outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def _verdict_map(results: pd.DataFrame, column: str, title: str) -> dict[str, Any] | None:
