@@ -34,12 +34,12 @@ class Policy:
     ----------
     logits
         Shape ``(prompts, tokens, tokens)``. Row 0 of the second axis is the start state, column 0 of the third the end
-        token.
+        token. Complex for a derivative by complex step.
     max_length
         Tokens after which a sequence is cut, the end token counted.
     """
 
-    logits: FloatArray
+    logits: NDArray[Any]
     max_length: int = 150
 
     def __post_init__(self) -> None:
@@ -49,17 +49,21 @@ class Policy:
         if self.max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {self.max_length}")
 
-    def step(self, direction: FloatArray, eta: float) -> Policy:
+    def step(self, direction: FloatArray, eta: complex) -> Policy:
         """Return the policy with logits moved by ``eta * direction`` (shape of ``logits``)."""
         return Policy(self.logits + eta * direction, self.max_length)
 
-    def log_probs(self) -> FloatArray:
+    def log_probs(self) -> NDArray[Any]:
         """Return log pi(token | prompt, state) in nats, shape ``(prompts, tokens, tokens)``."""
-        return _log_softmax(self.logits)
+        shifted = self.logits - np.max(np.real(self.logits), axis=-1, keepdims=True)
+        log_probs: NDArray[Any] = shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+        return log_probs
 
-    def state_entropies(self) -> FloatArray:
+    def state_entropies(self) -> NDArray[Any]:
         """Return the entropy of the next-token distribution in nats, shape ``(prompts, tokens)``."""
-        return _entropies(_log_softmax(self.logits))
+        log_probs = self.log_probs()
+        entropies: NDArray[Any] = -np.sum(np.exp(log_probs) * log_probs, axis=-1)
+        return entropies
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +123,7 @@ def per_token_entropy(policy: Policy) -> float:
     >>> round(per_token_entropy(Policy(np.zeros((1, 2, 2)), max_length=5)), 12) == round(float(np.log(2)), 12)
     True
     """
-    return float(_per_token_entropy(policy.logits, policy.max_length))
+    return float(_per_token_entropy(policy))
 
 
 def entropy_change(policy: Policy, direction: FloatArray, eta: float) -> float:
@@ -144,8 +148,8 @@ def entropy_derivative(policy: Policy, direction: FloatArray) -> float:
     >>> abs(entropy_derivative(policy, v) - central) < 1e-8
     True
     """
-    moved = policy.logits + 1j * _COMPLEX_STEP * direction
-    return float(np.imag(_per_token_entropy(moved, policy.max_length)) / _COMPLEX_STEP)
+    moved = policy.step(direction, 1j * _COMPLEX_STEP)
+    return float(np.imag(_per_token_entropy(moved)) / _COMPLEX_STEP)
 
 
 def sample_sequences(
@@ -186,29 +190,14 @@ def _draw_tokens(cumulative: FloatArray, rows: IntArray, num_tokens: int, rng: n
     return np.minimum(found, num_tokens - 1)  # rows + random may round up to rows + 1
 
 
-# The functions below also take complex logits, for the complex step.
-
-
-def _log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    shifted = logits - np.max(np.real(logits), axis=-1, keepdims=True)
-    log_probs: NDArray[Any] = shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
-    return log_probs
-
-
-def _entropies(log_probs: NDArray[Any]) -> NDArray[Any]:
-    entropies: NDArray[Any] = -np.sum(np.exp(log_probs) * log_probs, axis=-1)
-    return entropies
-
-
-def _per_token_entropy(logits: NDArray[Any], max_length: int) -> Any:
-    log_probs = _log_softmax(logits)
-    moves, entropies = np.exp(log_probs), _entropies(log_probs)
-    here = np.zeros(entropies.shape, dtype=logits.dtype)
-    here[:, END] = 1.0 / len(logits)
-    entropy_sum = tokens = logits.dtype.type(0)
-    for _ in range(max_length):
-        tokens = tokens + here.sum()
-        entropy_sum = entropy_sum + (here * entropies).sum()
+def _per_token_entropy(policy: Policy) -> Any:
+    moves, entropies = np.exp(policy.log_probs()), policy.state_entropies()
+    here = np.zeros_like(entropies)
+    here[:, END] = 1.0 / len(here)
+    entropy_sum = tokens = 0.0
+    for _ in range(policy.max_length):
+        tokens += here.sum()
+        entropy_sum += (here * entropies).sum()
         here = np.einsum("ps,psa->pa", here, moves)
         here[:, END] = 0.0  # ended sequences leave
     return entropy_sum / tokens

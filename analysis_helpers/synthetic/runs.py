@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from .._checks import FloatArray, checked_choice, checked_count
+from .._checks import FloatArray, checked_choice, checked_count, frozen
 from ..runs import RESULTS_FILE, Measurement, Run, ShardError, write_run
 from .policy import (
     IntArray,
@@ -42,33 +42,6 @@ _POLICY_SEED = 2  # the one of a few whose entropy, length and spread of err_rel
 _STEP_SCALE = 1750.0  # logits move by eta times this, so that the change is about -1e-3 nats per token at eta 1.6e-6
 _UPDATE_PROMPTS, _SAMPLES_PER_PROMPT = 64, 8
 _SHARD = 8  # sequences
-
-
-@dataclass(frozen=True, eq=False)
-class SyntheticRun:
-    """A run with its known answer.
-
-    Attributes
-    ----------
-    run
-        The run, as it would be loaded from a results file.
-    policy
-        The policy before the step.
-    direction
-        The update direction v, of the shape of the policy's logits.
-    """
-
-    run: Run
-    policy: Policy
-    direction: FloatArray
-
-    def exact_change(self, eta: float) -> float:
-        """Return the change of per-token entropy at ``eta`` that the run estimates, in nats per token."""
-        return entropy_change(self.policy, self.direction, eta)
-
-    def exact_derivative(self) -> float:
-        """Return the derivative that ``delta_h_per_lr`` estimates, in nats per token per unit eta."""
-        return entropy_derivative(self.policy, self.direction)
 
 
 def default_policy() -> Policy:
@@ -104,7 +77,7 @@ def synthetic_runs(
         The policy; None: `default_policy`.
     baseline
         Of the linear terms, from the update batch: "entropy_to_go", as in published runs, or "centred", as
-        `analysis_helpers.measure` takes it (see `centred_baseline`). Changes their noise, and nothing else.
+        `analysis_helpers.measure` takes it (see `baseline_by_position`). Changes their noise, and nothing else.
     sampling_temperature
         Divides the logits while the evaluation batch is sampled, and only then: other than 1 gives off-policy runs
         (sampler-trainer mismatch).
@@ -126,47 +99,33 @@ def synthetic_runs(
     >>> list(runs), runs["run_01"].num_sequences, runs["run_01"].etas
     (['run_01', 'run_02'], 64, (1.6e-06, 3.2e-06))
     """
-    made = synthetic_runs_with_truth(
-        num_runs,
-        num_sequences,
-        etas,
-        seed=seed,
-        policy=policy,
-        baseline=baseline,
-        sampling_temperature=sampling_temperature,
-    )
-    return _recorded(made, seed, log_weight_noise, record_logp)
-
-
-def synthetic_runs_with_truth(
-    num_runs: int = 4,
-    num_sequences: int = 2048,
-    etas: Sequence[float] = SAMPLE_ETAS,
-    *,
-    seed: int = 0,
-    policy: Policy | None = None,
-    baseline: Baseline = "entropy_to_go",
-    sampling_temperature: float = 1.0,
-) -> dict[str, SyntheticRun]:
-    """Return the runs of `synthetic_runs`, each with its policy and update direction, which give the exact answer.
-
-    All that a run can record is recorded, without noise.
-    """
-    checked_count(num_runs, "num_runs")
     checked_count(num_sequences, "num_sequences")
+    checked_choice(baseline, "baseline", get_args(Baseline))
     if not 0 < sampling_temperature < np.inf:
         raise ValueError(f"sampling_temperature must be positive, got {sampling_temperature!r}")
-    make_baseline = _BASELINES[checked_choice(baseline, "baseline", _BASELINES)]
-    source = default_policy() if policy is None else policy
-    sampler = Policy(source.logits / sampling_temperature, source.max_length)
-    made = {}
-    for k, stream in enumerate(np.random.SeedSequence(seed).spawn(num_runs), start=1):
-        rng, name = np.random.default_rng(stream), f"run_{k:02d}"
-        direction, update_batch = update_direction(source, rng)
+    start = default_policy() if policy is None else policy
+    sampler = Policy(start.logits / sampling_temperature, start.max_length)
+    noise = np.random.default_rng([seed, 1])  # a stream of its own, so that sequences stay the same
+    runs = {}
+    for name, rng in _streams(num_runs, seed).items():
+        direction, update_batch = update_direction(start, rng)
         batch = sample_sequences(sampler, num_sequences, rng)
-        run = evaluate(source, direction, batch, etas, make_baseline(source, update_batch), f"synthetic {name}")
-        made[name] = SyntheticRun(run, source, direction)
-    return made
+        at = baseline_by_position(start, update_batch, baseline)
+        run = evaluate(start, direction, batch, etas, at, f"synthetic {name}")
+        run = with_log_weights(run, {eta: noise.normal(0.0, log_weight_noise, num_sequences) for eta in run.etas})
+        runs[name] = run if record_logp else replace(run, logp=None)
+    return runs
+
+
+def update_directions(policy: Policy, num_runs: int, *, seed: int) -> dict[str, FloatArray]:
+    """Return the update direction of each of the `synthetic_runs` of a policy; with it the exact answer is known."""
+    return {name: update_direction(policy, rng)[0] for name, rng in _streams(num_runs, seed).items()}
+
+
+def _streams(num_runs: int, seed: int) -> dict[str, np.random.Generator]:
+    """Return the random stream of each run by the run's name; the first are the same for any number."""
+    seeds = np.random.SeedSequence(seed).spawn(checked_count(num_runs, "num_runs"))
+    return {f"run_{k:02d}": np.random.default_rng(each) for k, each in enumerate(seeds, start=1)}
 
 
 def update_direction(policy: Policy, rng: np.random.Generator) -> tuple[FloatArray, Sequences]:
@@ -238,30 +197,21 @@ def evaluate(
     return replace(run, shard_errors=stored_shard_errors(run))
 
 
-def entropy_to_go_baseline(policy: Policy, batch: Sequences) -> FloatArray:
-    """Return the mean entropy-to-go by position over a batch, shape ``(max_length,)``, in nats; 0 past the longest."""
-    return _mean_by_position(policy.state_entropies()[batch.step_prompts(), batch.states], batch, policy, 0.0)
+def baseline_by_position(policy: Policy, batch: Sequences, kind: Baseline = "entropy_to_go") -> FloatArray:
+    """Return the baseline b_t from the sequences of a batch, shape ``(max_length,)``, in nats.
 
-
-def centred_baseline(policy: Policy, batch: Sequences) -> FloatArray:
-    """Return the mean of ``G_t - H T`` by position, shape ``(max_length,)``, in nats; ``-H (t + 1)`` past the longest.
-
-    G_t is the entropy-to-go, T the length of the sequence, H the per-token entropy of the batch: the whole of what the
-    score of a token is multiplied with in the linear term, denominator correction included.
+    With the entropy-to-go G_t, the length T of a sequence and the per-token entropy H of the batch: "entropy_to_go" is
+    the mean of ``G_t`` over the sequences that reach position t, 0 past the longest; "centred" that of ``G_t - H T``,
+    ``-H (t + 1)`` past the longest: the whole of what the score of a token is multiplied with in the linear term,
+    denominator correction included.
     """
     entropies = policy.state_entropies()[batch.step_prompts(), batch.states]
-    return _mean_by_position(entropies, batch, policy, float(entropies.mean()))
-
-
-def _mean_by_position(entropies: FloatArray, batch: Sequences, policy: Policy, mean: float) -> FloatArray:
+    mean = float(entropies.mean()) if kind == "centred" else 0.0
     to_go, positions = _entropy_to_go(entropies, batch)
     values = to_go - mean * np.repeat(batch.lengths, batch.lengths)
     counts = np.bincount(positions, minlength=policy.max_length)
     found = np.bincount(positions, values, policy.max_length) / np.maximum(counts, 1)
     return np.where(counts > 0, found, -mean * (np.arange(policy.max_length) + 1.0))
-
-
-_BASELINES = {"entropy_to_go": entropy_to_go_baseline, "centred": centred_baseline}
 
 
 def stored_shard_errors(run: Run) -> tuple[ShardError, ...]:
@@ -295,11 +245,11 @@ def write_sample_data(root: str | os.PathLike[str]) -> None:
     folder, policy = Path(root).expanduser(), default_policy()
     exact: dict[str, dict[str, object]] = {}
     for seed, (size, etas) in enumerate(SAMPLE_BATCHES.items(), start=SAMPLE_SEED):
-        made = synthetic_runs_with_truth(4, size, etas, seed=seed, policy=policy)
-        for name, run in _recorded(made, seed, SAMPLE_NOISE, record_logp=True).items():
-            write_run(folder / f"E_{size}" / name / RESULTS_FILE, run)
-            changes = {repr(eta): made[name].exact_change(eta) for eta in run.etas}
-            exact[f"E_{size}/{name}"] = {"derivative": made[name].exact_derivative(), "change": changes}
+        runs = synthetic_runs(4, size, etas, seed=seed, policy=policy, log_weight_noise=SAMPLE_NOISE, record_logp=True)
+        for name, direction in update_directions(policy, 4, seed=seed).items():
+            write_run(folder / f"E_{size}" / name / RESULTS_FILE, runs[name])
+            changes = {repr(eta): entropy_change(policy, direction, eta) for eta in runs[name].etas}
+            exact[f"E_{size}/{name}"] = {"derivative": entropy_derivative(policy, direction), "change": changes}
     truth = {"unit": "nats per token", "per_token_entropy": per_token_entropy(policy), "runs": exact}
     (folder / EXACT_FILE).write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
 
@@ -308,21 +258,9 @@ def with_log_weights(run: Run, change: Mapping[float, FloatArray]) -> Run:
     """Return a run with ``change[eta]``, shape ``(N,)``, added to its log weights; totals follow."""
     measured = []
     for m in run.measurements:
-        base, logs = np.asarray(m.h_base), np.asarray(m.log_weights) + change[m.eta]
+        base, logs = np.asarray(m.h_base), frozen(np.asarray(m.log_weights) + change[m.eta])
         measured.append(Measurement.from_log_weights(m.eta, run.token_counts, base, m.h_new, logs, run.source))
     return replace(run, measurements=tuple(measured))
-
-
-def _recorded(
-    made: Mapping[str, SyntheticRun], seed: int, log_weight_noise: float, record_logp: bool
-) -> dict[str, Run]:
-    """Return the runs with what is to be recorded; the noise has its own stream, so that sequences stay the same."""
-    runs = {name: each.run if record_logp else replace(each.run, logp=None) for name, each in made.items()}
-    rng = np.random.default_rng([seed, 1])
-    for name, run in runs.items() if log_weight_noise else ():
-        noise = {m.eta: rng.normal(0.0, log_weight_noise, run.num_sequences) for m in run.measurements}
-        runs[name] = with_log_weights(run, noise)
-    return runs
 
 
 def _entropy_to_go(step_entropies: FloatArray, batch: Sequences) -> tuple[FloatArray, IntArray]:

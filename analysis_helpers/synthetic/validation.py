@@ -9,16 +9,15 @@ of 10,000 batches that is stored with the package (``make calibration`` renews i
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,8 +25,8 @@ import pandas as pd
 from .._checks import FloatArray, checked_count
 from ..inference import NO, UNSURE, YES, Case, pilot_of
 from ..runs import Run, ScoreTerms
-from .policy import Policy, random_policy, sample_sequences
-from .runs import SyntheticRun, entropy_to_go_baseline, evaluate, stored_shard_errors, update_direction
+from .policy import Policy, entropy_change, entropy_derivative, random_policy, sample_sequences
+from .runs import baseline_by_position, evaluate, stored_shard_errors, update_direction
 
 ETA = 1.6e-6
 
@@ -88,19 +87,16 @@ def replicates(
     sizes = [large_size] * checked_count(num_large, "num_large") + [fresh_size]
     at_once = max(1, _CHUNK // sum(sizes))
     rng = np.random.default_rng(seed)
+    exact = exact_change()
+    mean = bias + (ETA * exact_derivative() - exact) / exact
     for start in range(0, checked_count(count, "count"), at_once):
         now = min(at_once, count - start)
-        made = world(now * sum(sizes), int(rng.integers(2**32)))
-        exact = made.exact_change(ETA)
-        first = 0
+        drawn = world(now * sum(sizes), int(rng.integers(2**32)))
+        firsts = accumulate(sizes * now, initial=0)
         for _ in range(now):
-            runs = []
-            for size in sizes:
-                shift = rng.normal(bias, tau) * exact / ETA if tau else bias * exact / ETA
-                runs.append(shifted(batch_of(made.run, first, size), shift))
-                first += size
+            runs = [shifted(batch_of(drawn, next(firsts), size), rng.normal(bias, tau) * exact / ETA) for size in sizes]
             large = {f"run_{k:02d}": run for k, run in enumerate(runs[:-1], start=1)}
-            yield Replicate(large, runs[-1], bias + true_error(made))
+            yield Replicate(large, runs[-1], mean)
 
 
 def batch_of(run: Run, first: int, size: int) -> Run:
@@ -142,31 +138,41 @@ def shifted(run: Run, change: float) -> Run:
     return dataclasses.replace(run, score=terms, gdotv=gdotv, delta_h_per_lr=run.delta_h_per_lr + change)
 
 
-def true_error(made: SyntheticRun) -> float:
-    """Return the exact err_rel of a step: (linear - true) / true, its nonlinearity."""
-    change = made.exact_change(ETA)
-    return (ETA * made.exact_derivative() - change) / change
-
-
 @cache
 def true_spread() -> float:
     """Return S of err_rel (SE = S / sqrt(n)) over the exact change, known to about 1 % from one very large batch."""
-    made = world(_CHUNK, 1)
-    return float(pilot_of({"all": made.run}, ETA, reference=made.exact_change(ETA)).spreads[0])
+    return float(pilot_of({"all": world(_CHUNK, 1)}, ETA, reference=exact_change()).spreads[0])
 
 
 @lru_cache(maxsize=8)  # the same sequences serve every tau and bias
-def world(size: int, seed: int, *, etas: tuple[float, ...] = (ETA,), temperature: float = 1.0) -> SyntheticRun:
+def world(size: int, seed: int, *, etas: tuple[float, ...] = (ETA,), temperature: float = 1.0) -> Run:
     """Return one very large evaluation batch; the update direction is the same for every size and seed.
 
     A ``temperature`` other than 1 samples off-policy, as in `analysis_helpers.synthetic_runs`.
     """
+    policy, direction, baseline = _update()
+    sampler = Policy(policy.logits / temperature, policy.max_length)
+    return evaluate(policy, direction, sample_sequences(sampler, size, np.random.default_rng(seed)), etas, baseline)
+
+
+def exact_change(eta: float = ETA) -> float:
+    """Return the exact change of per-token entropy under the update of `world`, in nats per token."""
+    policy, direction, _ = _update()
+    return entropy_change(policy, direction, eta)
+
+
+def exact_derivative() -> float:
+    """Return its exact derivative, in nats per token per unit eta."""
+    policy, direction, _ = _update()
+    return entropy_derivative(policy, direction)
+
+
+@cache
+def _update() -> tuple[Policy, FloatArray, FloatArray]:
+    """Return the policy, the update direction and the baseline of every batch."""
     policy = short_policy()
     direction, update_batch = update_direction(policy, np.random.default_rng(_POLICY_SEED))
-    baseline = entropy_to_go_baseline(policy, update_batch)
-    sampler = Policy(policy.logits / temperature, policy.max_length)
-    batch = sample_sequences(sampler, size, np.random.default_rng(seed))
-    return SyntheticRun(evaluate(policy, direction, batch, etas, baseline), policy, direction)
+    return policy, direction, baseline_by_position(policy, update_batch)
 
 
 def _scores(terms: ScoreTerms, tokens: FloatArray, part: slice) -> FloatArray:
@@ -201,16 +207,17 @@ def verdict_records(
         Columns question ("recorded", "enough"), setting (the bias, or the size), within (how often an update, or
         a batch, truly keeps to the tolerance), truth, answer.
     """
-    rows: list[tuple[str, float, float, str]] = []
+    recorded: list[tuple[str, float, float, str]] = []
+    enough: list[tuple[str, float, float, str]] = []
     precise = {n: probability_within(_TOLERANCE, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
     for bias in biases:
         for each in replicates(count, fresh_size=2, tau=tau, bias=bias, seed=seed):
             case = Case(each.large, None, ETA, sizes[0], _TOLERANCE, _PROBABILITY)
             within = probability_within(_TOLERANCE, each.mean, tau)
-            rows.append(("recorded", bias, within, case.recorded().answer))
+            recorded.append(("recorded", bias, within, case.recorded().answer))
             if bias == biases[0] and case.ratio is not None:
-                rows += [("enough", n, precise[n], case.enough(case.ratio, n)) for n in sizes]
-    table = pd.DataFrame(rows, columns=["question", "setting", "within", "answer"])
+                enough += [("enough", n, precise[n], case.enough(case.ratio, n)) for n in sizes]
+    table = pd.DataFrame([*recorded, *enough], columns=["question", "setting", "within", "answer"])
     return table.assign(truth=np.where(table["within"] >= _PROBABILITY, YES, NO))
 
 
@@ -222,13 +229,11 @@ def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Columns question, setting, within, truth, yes, no, cannot_tell (shares of replicates).
     """
-    rows = []
-    for question in ("recorded", "enough"):
-        asked = records[records["question"] == question]
-        for (setting, truth), found in asked.groupby(["setting", "truth"], sort=False):
-            shares = (float((found["answer"] == answer).mean()) for answer in (YES, NO, UNSURE))
-            rows.append((question, setting, found["within"].iloc[0], truth, *shares))
-    return pd.DataFrame(rows, columns=["question", "setting", "within", "truth", "yes", "no", "cannot_tell"])
+    answers = {
+        name: records["answer"] == answer for name, answer in (("yes", YES), ("no", NO), ("cannot_tell", UNSURE))
+    }
+    asked = records.assign(**answers).groupby(["question", "setting", "within", "truth"], sort=False)
+    return asked[list(answers)].mean().reset_index()
 
 
 def probability_within(tolerance: float, mean: float, sd: float) -> float:
@@ -237,9 +242,6 @@ def probability_within(tolerance: float, mean: float, sd: float) -> float:
         return float(abs(mean) <= tolerance)
     normal = NormalDist(mean, sd)
     return normal.cdf(tolerance) - normal.cdf(-tolerance)
-
-
-Tables = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -252,15 +254,12 @@ class Calibration:
         Version of the package that made it, its seed, and the number of batches behind bias and coverage.
     tables
         Name -> table.
-    first_chunk
-        The same tables from the first chunk of batches only.
     """
 
     version: str
     seed: int
     batches: int
-    tables: Tables
-    first_chunk: Tables
+    tables: dict[str, pd.DataFrame]
 
 
 def calibration_file() -> Path:
@@ -268,13 +267,8 @@ def calibration_file() -> Path:
     return Path(str(files("analysis_helpers"))) / "data" / "calibration.json"
 
 
-def read_calibration(path: Path | None = None) -> Calibration:
-    """Return the calibration that is stored with the package, or the one in ``path``.
-
-    Raises
-    ------
-    ValueError
-        If the file was changed after it was made.
+def read_calibration() -> Calibration:
+    """Return the calibration that is stored with the package.
 
     Examples
     --------
@@ -282,20 +276,9 @@ def read_calibration(path: Path | None = None) -> Calibration:
     >>> found.batches, sorted(found.tables)[:3]
     (10000, ['contradictions', 'coverage', 'estimates'])
     """
-    source = calibration_file() if path is None else path
-    content = json.loads(source.read_text(encoding="utf-8"))
-    if content.pop("digest", None) != digest(content):
-        raise ValueError(f"{source}: digest must be that of the content; the file was changed after it was made")
-    frames = {
-        part: {name: pd.DataFrame(table["rows"], columns=table["columns"]) for name, table in content[part].items()}
-        for part in ("tables", "first_chunk")
-    }
-    return Calibration(content["version"], content["seed"], content["batches"], **frames)
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """Return a digest of the content that does not depend on line breaks."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    content = json.loads(calibration_file().read_text(encoding="utf-8"))
+    tables = {name: pd.DataFrame(table["rows"], columns=table["columns"]) for name, table in content["tables"].items()}
+    return Calibration(content["version"], content["seed"], content["batches"], tables)
 
 
 def flag_overview(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ Each fault is as strong as its name says; a weaker one is detected less often.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -27,9 +28,7 @@ from analysis_helpers.runs import Measurement, Run, write_in_one_step
 from analysis_helpers.synthetic.runs import with_log_weights as add_to_log_weights
 from analysis_helpers.synthetic.validation import (
     ETA,
-    Tables,
     batch_of,
-    digest,
     replicates,
     true_spread,
     verdict_rate_table,
@@ -54,6 +53,7 @@ def with_log_weights(run: Run, change: FloatArray) -> Run:
     return add_to_log_weights(run, dict.fromkeys(run.etas, change))
 
 
+Tables = dict[str, pd.DataFrame]
 Alteration = Callable[[Run, np.random.Generator], Run]
 
 
@@ -139,7 +139,7 @@ def flag_records(conditions: Mapping[str, Condition], *, count: int, seed: int) 
     tables = []
     for name, condition in conditions.items():
         n, rng = condition.n, np.random.default_rng([seed, 1])
-        made = world(count * n, seed, etas=condition.etas, temperature=condition.temperature).run
+        made = world(count * n, seed, etas=condition.etas, temperature=condition.temperature)
         runs = {f"run_{k}": condition.alter(batch_of(made, k * n, n), rng) for k in range(count)}
         flags = run_health(runs)[["check", "flag"]]
         tables.append(flags.assign(condition=name, wanted=flags["check"].isin(condition.wanted)))
@@ -278,6 +278,11 @@ def write_calibration(path: Path, *, chunks: int = CHUNKS, seed: int = SEED, wor
     }
     text = json.dumps({**content, "digest": digest(content)}, separators=(",", ":"), allow_nan=False)
     write_in_one_step(path, text.replace("],[", "],\n[") + "\n")  # a row a line, so that a change can be read
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Return a digest of the content that does not depend on line breaks."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def stored(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

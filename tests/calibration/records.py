@@ -18,6 +18,8 @@ from analysis_helpers.synthetic.validation import (
     ETA,
     Replicate,
     batch_of,
+    exact_change,
+    exact_derivative,
     probability_within,
     replicates,
     true_spread,
@@ -37,8 +39,8 @@ def estimate_records(sizes: Sequence[int], *, count: int, seed: int) -> pd.DataF
     tables = []
     for n in sizes:
         made = world(count * checked_count(n, "sizes"), seed)
-        change, linear = made.exact_change(ETA), ETA * made.exact_derivative()
-        found = [_estimates(batch_of(made.run, k * n, n), change, k) for k in range(count)]
+        change, linear = exact_change(), ETA * exact_derivative()
+        found = [_estimates(batch_of(made, k * n, n), change, k) for k in range(count)]
         exact = {"true": change, "linear": linear, "matched": linear}
         exact |= {"err_rel": (linear - change) / change, "partial_sum": 0.0}
         for quantity, value in exact.items():

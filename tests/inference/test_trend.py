@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis_helpers import Run, RunError, entropy_trend, load_runs, nonlinearity
+from analysis_helpers import Run, RunError, entropy_trend, load_runs, nonlinearity, synthetic_runs
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.trend import difference_z, fit_trend, straightness_pilots
-from analysis_helpers.synthetic.runs import synthetic_runs_with_truth
-from analysis_helpers.synthetic.validation import batch_of, short_policy, world
+from analysis_helpers.synthetic.policy import entropy_change, entropy_derivative
+from analysis_helpers.synthetic.runs import update_directions
+from analysis_helpers.synthetic.validation import batch_of, exact_change, short_policy, world
 from tests.building import Runs, altered, random_run, totals_only_run
 
 FIVE = [0.8e-6, 1.6e-6, 3.2e-6, 6.4e-6, 12.8e-6]
@@ -80,11 +81,13 @@ def test_nonlinearity_by_trend_grows_with_eta_and_both_methods_stand_in_units_of
 def test_on_known_truth_the_slope_is_the_derivative_and_the_curvature_half_the_second_derivative() -> None:
     # Five etas, 4096 sequences, three updates: each within 4 of its standard errors; fails with probability 4e-4.
     policy = short_policy()
-    for made in synthetic_runs_with_truth(3, 4096, FIVE, policy=policy, seed=11).values():
-        found = fit_trend(made.run)
+    directions = update_directions(policy, 3, seed=11)
+    for name, run in synthetic_runs(3, 4096, FIVE, policy=policy, seed=11).items():
+        found = fit_trend(run)
         h = 1e-6
-        second = (made.exact_change(h) + made.exact_change(-h)) / h**2
-        assert found.slope == pytest.approx(made.exact_derivative(), abs=4 * found.slope_se)
+        second = (entropy_change(policy, directions[name], h) + entropy_change(policy, directions[name], -h)) / h**2
+        exact = entropy_derivative(policy, directions[name])
+        assert found.slope == pytest.approx(exact, abs=4 * found.slope_se)
         assert found.curvature == pytest.approx(second / 2, abs=4 * found.curvature_se)
 
 
@@ -95,8 +98,8 @@ def test_intervals_of_the_curvature_hold_the_truth_as_often_as_they_say(n: int) 
     count = 600
     made = world(count * n, 3, etas=tuple(FIVE))
     h = 1e-6
-    truth = (made.exact_change(h) + made.exact_change(-h)) / h**2 / 2
-    fits = [fit_trend(batch_of(made.run, k * n, n)) for k in range(count)]
+    truth = (exact_change(h) + exact_change(-h)) / h**2 / 2
+    fits = [fit_trend(batch_of(made, k * n, n)) for k in range(count)]
     z = np.array([(fit.curvature - truth) / fit.curvature_se for fit in fits])
     assert np.mean(np.abs(z) <= 1.6449) == pytest.approx(0.90, abs=0.02 + 1.5 * 0.012)
 
