@@ -31,6 +31,7 @@ from .prediction import (
 from .random_effects import ConfidenceDistribution as ConfidenceDistribution, normal_quantile as normal_quantile
 from .standard_errors import (
     err_rel_standard_error as err_rel_standard_error,
+    moments_over_runs as moments_over_runs,
     spread_by_size as spread_by_size,
     subset_moments as subset_moments,
     typical_standard_error as typical_standard_error,

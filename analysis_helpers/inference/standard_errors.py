@@ -133,6 +133,18 @@ def subset_moments(
     return pd.DataFrame(rows, columns=["run", "eta", "mean", "sd"])
 
 
+def moments_over_runs(moments: pd.DataFrame) -> tuple[float, float]:
+    """Return mean and SD of err_rel over the subsets of all runs, from `subset_moments` at one eta.
+
+    Examples
+    --------
+    >>> moments_over_runs(pd.DataFrame({"mean": [1.0, 1.0], "sd": [2.0, 2.0]}))
+    (1.0, 2.0)
+    """
+    within, between = (moments["sd"] ** 2).mean(), moments["mean"].var(ddof=0)
+    return float(moments["mean"].mean()), math.sqrt(within + between)
+
+
 def sizes_around(n: int, largest: int) -> list[int]:
     """Return sizes to plot a spread against: powers of two from 16 to twice ``largest``, and n.
 

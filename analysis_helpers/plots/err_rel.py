@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 from .._checks import ETA_TOLERANCE
 from ..err_rel import Comparison
 from ..estimators import EstimatorName
-from ..inference import Prediction, counted, low_to_high, plus_minus
+from ..inference import Prediction, counted, low_to_high, moments_over_runs, plus_minus
 from . import style
 
 _DASHES = ("--", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # so that actual runs differ by more than their label
 
+_NOT_COMPARABLE = "not comparable with actual runs"  # what is said of the partial sum
 _MOST_OFF = 0.1  # of the SD in closed form: where draws differ by more, the figure says so
 
 
@@ -43,7 +45,7 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     target = style.panels(1)[1][0] if ax is None else ax
     estimator, size, subsets = comparison.estimator, comparison.sample_size, comparison.synthetic["err_rel"]
     style.histogram(target, subsets, estimator, f"subsets of {size} drawn from large runs")
-    _draw_actual_runs(target, comparison.actual, comparison.actual_sizes, size)
+    _draw_actual_runs(target, comparison)
     style.zero_line(target)
     compared = f"{comparison.num_near} of {counted(len(comparison.actual), 'actual run')} within 2 SD of the mean"
     if others := sorted({n for n in comparison.actual_sizes if n != size}):
@@ -51,7 +53,7 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     if comparison.actual.empty:
         compared = "no actual runs to compare with"
     if estimator == "partial_sum":
-        compared = "not comparable with actual runs"
+        compared = _NOT_COMPARABLE
     title = f"{_spread(estimator, comparison.eta, subsets)}; {compared}"
     style.describe(target, title, style.err_rel_label(estimator), "number of subsets")
     style.legend_below(target, 2)
@@ -196,87 +198,74 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
 
 
 @style.own_look
-def plot_exploration(
-    moments: pd.DataFrame,
-    actual: pd.DataFrame,
-    draws: pd.DataFrame | None = None,
-    *,
-    subset_size: int,
-    num_samples: int,
-    estimator: EstimatorName,
-    tolerance: float,
-    title: str,
-) -> Figure:
-    """Return a figure of err_rel over subsets in closed form, the actual runs and, if given, a histogram of draws.
+def plot_exploration(comparison: Comparison, moments: pd.DataFrame, *, tolerance: float) -> Figure:
+    """Return a figure of err_rel over subsets, drawn and in closed form, with the actual runs.
 
-    The scale follows from the closed form and the actual runs, so it stays when draws are added.
+    The scale follows from the closed form and the actual runs, so that it does not depend on the draws.
 
     Parameters
     ----------
+    comparison
+        From `analysis_helpers.compare_err_rel_distributions`.
     moments
-        From `analysis_helpers.subset_moments`.
-    actual
-        Actual runs: columns run, err_rel, n.
-    draws
-        Column err_rel; None: no histogram.
-    subset_size, num_samples
-        Sequences in a subset, and subsets drawn per run.
-    estimator
-        Sets the colour.
+        From `analysis_helpers.subset_moments`: the closed form, for the same subsets.
     tolerance
         Drawn as a band.
-    title
-        The numbers in words.
     """
     figure, (ax,) = style.panels(1)
-    low, high = span = _span(moments, actual, tolerance)
-    count = num_samples * len(moments)
-    if draws is not None:
-        label = f"{count:,} subsets of {subset_size} drawn from large runs"
-        style.histogram(ax, draws["err_rel"].clip(low, high), estimator, label, span)
-        title += _disagreement(moments, draws["err_rel"])
-    if (moments["sd"] > 0).any():  # a subset of all sequences has no spread
-        _draw_closed_form(ax, moments, estimator, np.linspace(*span, 400), count, "subsets, closed form")
-    _draw_actual_runs(ax, actual, actual["n"].tolist(), subset_size)
+    estimator, size, draws = comparison.estimator, comparison.sample_size, comparison.synthetic["err_rel"]
+    low, high = span = _span(moments, comparison.actual, tolerance)
+    label = f"{len(draws):,} subsets of {size} drawn from large runs"
+    style.histogram(ax, draws.clip(low, high), estimator, label, span)
+    _draw_closed_form(ax, moments, estimator, np.linspace(low, high, 400), len(draws), "subsets, closed form")
+    _draw_actual_runs(ax, comparison)
     style.tolerance_band(ax, tolerance)
     ax.set_xlim(low, high)
+    mean, sd = moments_over_runs(moments)
+    spread = f"eta {comparison.eta:g}, subsets of {size}: {mean:+.2g} ± {sd:.2g} (mean ± SD)"
+    incomparable = f"; {_NOT_COMPARABLE}" if estimator == "partial_sum" else ""
+    title = f"{_name(estimator)}, {spread}{incomparable}{_disagreement(moments, draws)}"
     style.describe(ax, title, style.err_rel_label(estimator), "number of subsets")
     style.legend_below(ax, 2)
     return figure
 
 
-def _draw_actual_runs(ax: Axes, actual: pd.DataFrame, sizes: Sequence[int], size: int) -> None:
-    """Draw a dashed line per actual run (columns run, err_rel); runs of another size paler, with their size."""
-    for k, (row, own) in enumerate(zip(actual.to_dict("records"), sizes, strict=True)):
-        number, alpha = ("", 1.0) if own == size else (f" (n = {own:,})", 0.5)
-        label = f"actual {row['run']}{number}: {row['err_rel']:+.2g}"
-        dashes, colour = _DASHES[k % len(_DASHES)], style.COLOURS["actual"]
-        ax.axvline(row["err_rel"], color=colour, linestyle=dashes, linewidth=1.6, alpha=alpha, label=label)
+def _draw_actual_runs(ax: Axes, comparison: Comparison) -> None:
+    """Draw a dashed line per actual run; runs of another size than the subsets paler, with their size."""
+    actual = zip(comparison.actual["run"], comparison.actual["err_rel"], comparison.actual_sizes, strict=True)
+    for dashes, (run, value, size) in zip(cycle(_DASHES), actual, strict=False):
+        number, alpha = ("", 1.0) if size == comparison.sample_size else (f" (n = {size:,})", 0.5)
+        label = f"actual {run}{number}: {value:+.2g}"
+        ax.axvline(value, color=style.COLOURS["actual"], linestyle=dashes, linewidth=1.6, alpha=alpha, label=label)
 
 
 def _draw_closed_form(
     ax: Axes, moments: pd.DataFrame, estimator: str, grid: NDArray[np.float64], count: int, label: str
 ) -> None:
     """Draw the mean over runs of normal densities (columns mean, sd), on the scale of a histogram of ``count``."""
-    density = np.zeros_like(grid)
-    for mean, sd in zip(moments["mean"], moments["sd"], strict=True):
-        if sd > 0:  # a subset of all sequences has no spread
-            density += np.exp(-0.5 * ((grid - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi)) / len(moments)
-    expected = count * (grid[-1] - grid[0]) / style.BINS * density
+    spread = moments[moments["sd"] > 0]
+    if spread.empty:  # subsets of all sequences
+        return
+    off = (grid[:, None] - spread["mean"].to_numpy()) / spread["sd"].to_numpy()
+    densities = np.exp(-0.5 * off**2) / (spread["sd"].to_numpy() * np.sqrt(2 * np.pi))
+    expected = count * (grid[-1] - grid[0]) / style.BINS * densities.sum(axis=1) / len(moments)
     ax.plot(grid, expected, color=style.COLOURS[estimator], linewidth=1.8, label=label)
 
 
 def _disagreement(moments: pd.DataFrame, values: pd.Series[float]) -> str:
     """Return a line for the title where draws spread otherwise than in closed form, beyond their Monte-Carlo error."""
-    closed = np.sqrt((moments["sd"] ** 2).mean() + moments["mean"].var(ddof=0))
+    _, closed = moments_over_runs(moments)
     ratio = values.std() / closed if closed else 1.0
     told = abs(ratio - 1) > max(_MOST_OFF, 3 / np.sqrt(2 * len(values)))
     return f"; SD of the draws: {ratio:.2f} times the closed form" if told else ""
 
 
 def _spread(estimator: str, eta: float, values: pd.Series[float]) -> str:
-    name = style.ESTIMATOR_LABELS[estimator].capitalize()
-    return f"{name}, eta {eta:g}: subsets {plus_minus(values.mean(), values.std())} (mean ± SD)"
+    return f"{_name(estimator)}, eta {eta:g}: subsets {plus_minus(values.mean(), values.std())} (mean ± SD)"
+
+
+def _name(estimator: str) -> str:
+    return style.ESTIMATOR_LABELS[estimator].capitalize()
 
 
 def _at_eta(df: pd.DataFrame, eta: float) -> pd.DataFrame:
@@ -291,8 +280,7 @@ def _span(moments: pd.DataFrame, actual: pd.DataFrame, tolerance: float) -> tupl
     """Return an interval that holds nearly all subsets, every actual run and a tolerance that is not far off."""
     reach = 4 * moments["sd"]
     ends = pd.concat([moments["mean"] - reach, moments["mean"] + reach, actual["err_rel"]])
-    low, high = float(ends.min()), float(ends.max())
-    shown = min(tolerance, 2 * max(abs(low), abs(high)))  # one far beyond would press all else into one line
-    low, high = min(low, -shown), max(high, shown)
+    shown = min(tolerance, 2 * float(ends.abs().max()))  # one far beyond would press all else into one line
+    low, high = min(float(ends.min()), -shown), max(float(ends.max()), shown)
     margin = 0.03 * (high - low) or 1.0
     return low - margin, high + margin

@@ -1,7 +1,7 @@
 """Interactive exploration in JupyterLab: choose folder, eta, subset size and estimator; see verdict, figure and table.
 
-`explore` computes the results for one choice and keeps runs and draws for the next; `Explorer` puts controls over it
-and needs the extra ``lab`` (ipywidgets). For fixed parameters use the functions of `analysis_helpers` directly.
+`explore` computes the results for one choice; `Explorer` puts controls over it and needs the extra ``lab``
+(ipywidgets). For fixed parameters use the functions of `analysis_helpers` directly.
 """
 
 from __future__ import annotations
@@ -9,34 +9,34 @@ from __future__ import annotations
 import html
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ipywidgets as widgets
 import msgspec
 import pandas as pd
 
-from .._checks import RunError, warn_about_runs
-from ..err_rel import (
-    all_etas,
-    collect_err_rel_across_runs,
-    known_eta,
-    reference_total,
-    simulate_err_rel_across_runs,
-    supported_estimators,
+from ..err_rel import Comparison, all_etas, compare_err_rel_distributions, known_eta, supported_estimators
+from ..estimators import EstimatorName
+from ..inference import (
+    Verdict,
+    moments_over_runs,
+    required_batch_size,
+    subset_moments,
+    typical_standard_error,
+    verdict,
 )
-from ..inference import Verdict, required_batch_size, subset_moments, typical_standard_error, verdict
 from ..plots import ESTIMATOR_LABELS, plot_exploration, png
 from ..runs import Run, result_files, sound_runs
 from .display import readable
-from .parameters import ParameterError, Parameters, suitable_parameters
+from .parameters import Parameters, suitable_parameters
 
 FALLBACK = "<em>The controls appear here in JupyterLab, once this cell is run.</em>"
 """Shown instead of the controls where a notebook is read without a kernel."""
+
+_NEEDS = ("linear", "baseline_entropy")  # what a run must record to be explored
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +47,12 @@ class Exploration:
     ----------
     given
         The parameters.
+    comparison
+        err_rel on random subsets of the large runs, and of the actual runs.
     moments
         Mean and SD of err_rel over subsets of each large run, in closed form: columns run, eta, mean, sd.
-    draws
-        err_rel on random subsets of the large runs: columns run, eta, err_rel.
-    actual
-        One row per small run that has the eta: columns run, eta, err_rel, n (its sequences).
+    mean, sd
+        The same over the subsets of all large runs.
     fresh_error
         Standard error of err_rel (the ratio) on one fresh batch of the subset's size.
     required_n
@@ -62,42 +62,26 @@ class Exploration:
     """
 
     given: Parameters
+    comparison: Comparison
     moments: pd.DataFrame
-    draws: pd.DataFrame
-    actual: pd.DataFrame
+    mean: float
+    sd: float
     fresh_error: float
     required_n: int | None
     verdict: Verdict
 
-    @property
-    def mean(self) -> float:
-        """Mean of err_rel over the subsets of all large runs."""
-        return float(self.moments["mean"].mean())
-
-    @property
-    def sd(self) -> float:
-        """SD of err_rel over the subsets of all large runs, within and between runs."""
-        return math.sqrt((self.moments["sd"] ** 2).mean() + self.moments["mean"].var(ddof=0))
-
     def plot(self) -> Any:
         """Return the figure: histogram of the draws, closed form, actual runs, tolerance."""
-        given = self.given
-        name = ESTIMATOR_LABELS[given.estimator].capitalize()
-        title = (
-            f"{name}, eta {given.eta:g}, subsets of {given.subset_size}: {self.mean:+.2g} ± {self.sd:.2g} (mean ± SD)"
-        )
-        if given.estimator == "partial_sum":
-            title += "\nnot comparable with actual runs"
-        choice = {key: getattr(given, key) for key in ("subset_size", "num_samples", "estimator", "tolerance")}
-        return plot_exploration(self.moments, self.actual, self.draws, title=title, **choice)
+        return plot_exploration(self.comparison, self.moments, tolerance=self.given.tolerance)
 
     def table(self) -> pd.DataFrame:
         """Return a table: columns what, closed_form, drawn (missing where not drawn), unit."""
         n, within = self.given.subset_size, f"±{self.given.tolerance:g} with probability {self.given.probability:.0%}"
         size = "no size is enough" if self.required_n is None else f"{self.required_n:,}"
+        drawn = self.comparison.synthetic["err_rel"]
         rows = [
-            (f"mean err_rel over subsets of {n}", self.mean, self.draws["err_rel"].mean(), "true change"),
-            (f"SD of err_rel over subsets of {n}", self.sd, self.draws["err_rel"].std(), "true change"),
+            (f"mean err_rel over subsets of {n}", self.mean, drawn.mean(), "true change"),
+            (f"SD of err_rel over subsets of {n}", self.sd, drawn.std(), "true change"),
             (f"standard error of the ratio on a fresh batch of {n}", self.fresh_error, math.nan, "true change"),
             (f"batch size for a ratio within {within}", size, math.nan, "sequences"),
         ]
@@ -112,7 +96,7 @@ class Exploration:
 
 
 def explore(given: Parameters) -> Exploration:
-    """Return the results for one choice; runs and draws are kept for the next choice.
+    """Return the results for one choice.
 
     Parameters
     ----------
@@ -127,61 +111,32 @@ def explore(given: Parameters) -> Exploration:
     ValueError
         If no large run has the eta, or a value is out of range.
     """
-    n, large_folder = given.subset_size, given.root / given.large_batch
-    estimator: Any = given.estimator
-    large = _runs(large_folder)
+    n, estimator = given.subset_size, cast("EstimatorName", given.estimator)
+    large = given.large_runs(_NEEDS)
     eta = known_eta(large, given.eta)
-    large = _having(large, eta)
-    others = given.small_batch not in ("", given.large_batch)  # a run does not confirm itself
-    small = _having(_runs(given.root / given.small_batch), eta) if others else {}
-    reference = reference_total(large, eta)
+    small = given.small_runs(_NEEDS) if given.small_batch != given.large_batch else {}  # a run does not confirm itself
+    large, small = (_having(runs, eta) for runs in (large, small))
+    draws: Any = {"sample_size": n, "num_samples": given.num_samples, "seed": given.seed}
+    comparison = compare_err_rel_distributions(large, small, eta, estimator=estimator, **draws)
+    reference = comparison.reference_total
     references = None if estimator == "partial_sum" else {eta: reference}  # None: each run's own total, as published
-    limits: dict[str, Any] = {"tolerance": given.tolerance, "probability": given.probability}
+    moments = subset_moments(large, [eta], n, estimator=estimator, references=references)
+    mean, sd = moments_over_runs(moments)
+    limits: Any = {"tolerance": given.tolerance, "probability": given.probability}
     return Exploration(
         given=given,
-        moments=subset_moments(large, [eta], n, estimator=estimator, references=references),
-        draws=_draws(large_folder, eta, n, estimator, given.num_samples, given.seed, reference),
-        actual=_actual(small, eta, reference, estimator),
+        comparison=comparison,
+        moments=moments,
+        mean=mean,
+        sd=sd,
         fresh_error=typical_standard_error(large, eta, n, reference=reference),
         required_n=required_batch_size(large, eta, **limits),
         verdict=verdict(large, eta, n, **limits, small_runs=small or None),
     )
 
 
-@lru_cache(maxsize=16)
-def _loaded(folder: Path) -> tuple[Mapping[str, Run], tuple[str, ...]]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        runs = sound_runs(folder, needs=("linear", "baseline_entropy"))
-    return runs, tuple(str(warning.message) for warning in caught)
-
-
-def _runs(folder: Path) -> Mapping[str, Run]:
-    """Return the runs of a folder, read once; skipped runs are warned about each time."""
-    runs, skipped = _loaded(folder)
-    for message in skipped:
-        warn_about_runs(message)
-    return runs
-
-
-@lru_cache(maxsize=64)
-def _draws(
-    folder: Path, eta: float, n: int, estimator: Any, num_samples: int, seed: int, reference: float
-) -> pd.DataFrame:
-    references = None if estimator == "partial_sum" else {eta: reference}
-    options = {"num_samples": num_samples, "seed": seed, "estimator": estimator, "references": references}
-    return simulate_err_rel_across_runs(_having(_loaded(folder)[0], eta), [eta], n, **options)
-
-
 def _having(runs: Mapping[str, Run], eta: float) -> dict[str, Run]:
     return {name: run for name, run in runs.items() if run.has_eta(eta)}
-
-
-def _actual(runs: Mapping[str, Run], eta: float, reference: float, estimator: Any) -> pd.DataFrame:
-    if not runs:
-        return pd.DataFrame(columns=["run", "eta", "err_rel", "n"]).astype({"eta": float, "err_rel": float})
-    table = collect_err_rel_across_runs(runs, eta, reference, estimator=estimator)
-    return table.assign(n=[runs[name].num_sequences for name in table["run"]])
 
 
 class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
@@ -196,30 +151,30 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
     def __init__(self, given: Parameters) -> None:
         self._given, self._filling = given, False
         self.controls = _controls(given)
-        self.controls["data_root"].observe(self._offer_batches, "value")
-        self.controls["large_batch"].observe(self._offer_etas, "value")
         # Not an output widget: where a notebook is executed without a frontend, papermill waits for it for ever.
         self.answer, self.figure, self.table = widgets.HTML(), widgets.Image(format="png"), widgets.HTML()
         for part in (self.answer, self.table):
             part.add_class("jp-RenderedHTMLCommon")  # tables as in any other output
         self.figure.layout = {"max_width": "100%", "height": "auto", "align_self": "flex-start"}
-        self._offer_batches()
-        for control in self.controls.values():
-            control.observe(self._show, "value")
-        self._show()
         super().__init__([*self.controls.values(), self.answer, self.figure, self.table])
         self.add_class("entropy-explorer")
+        self._show()
+        for control in self.controls.values():
+            control.observe(self._show, "value")
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, object]:  # for IPython
         return {**super()._repr_mimebundle_(**kwargs), "text/html": FALLBACK}
 
     def _show(self, _: object = None) -> None:
-        if self._filling:  # half of the controls belong to another folder
+        """Show the results of what is chosen, or why there are none."""
+        if self._filling:  # by `_offer_what_is_there`: half of the controls belong to another folder
             return
-        chosen = {name: control.value for name, control in self.controls.items()}
+        self._filling = True
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
+                self._offer_what_is_there()
+                chosen = {name: control.value for name, control in self.controls.items()}
                 found = explore(msgspec.structs.replace(self._given, **chosen))
             except (ValueError, OSError) as error:
                 self.answer.value = f"<b>No answer:</b> {html.escape(str(error))}"
@@ -227,50 +182,34 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             else:
                 self.answer.value = found.verdict._repr_html_()
                 self.figure.value, self.table.value = png(found.plot()), readable(found.table()).to_html()
+            finally:
+                self._filling = False
         notes = dict.fromkeys(html.escape(str(warning.message)) for warning in caught)
         self.answer.value += "".join(f"<p><b>Note:</b> {note}.</p>" for note in notes)
 
-    def _offer_batches(self, change: object = None) -> None:
-        """Offer the batch folders of the data root; of another one, with the values that suit its runs."""
-        root = Path(self.controls["data_root"].value)
-        if change is not None:
-            with self._held(), suppress(ParameterError):  # a folder without runs is reported where the answer stands
-                self._given = suitable_parameters(self._given, root)
-                self.controls["subset_size"].value = self._given.subset_size
-        found = {path.parent.parent.name for path in result_files(root, depth=2)} if root.is_dir() else set()
-        batches = [(name, name) for name in sorted(found)]
-        with self._held():
-            self._offer("small_batch", [("none", ""), *batches])
-            self._offer("large_batch", batches)
-        self._offer_etas()
+    def _offer_what_is_there(self) -> None:
+        """Offer the batch folders of the data root and what the runs of the large one have.
 
-    def _offer_etas(self, _: object = None) -> None:
-        """Offer the step sizes, estimators and subset sizes of the large batch."""
-        batch, root = self.controls["large_batch"].value, Path(self.controls["data_root"].value)
-        if batch is None:
-            return
-        with self._held(), suppress(RunError):  # a folder without usable runs is reported where the answer stands
-            runs = _loaded(root / batch)[0]
-            self._offer("eta", [(f"{eta:g}", eta) for eta in all_etas(runs)])
-            self._offer("estimator", [(ESTIMATOR_LABELS[name], name) for name in supported_estimators(runs)])
-            self.controls["subset_size"].max = min(run.num_sequences for run in runs.values())
+        Another data root is shown with the values that suit its runs.
+        """
+        typed, size = self.controls["data_root"], self.controls["subset_size"]
+        if typed.value != str(self._given.root):
+            self._given = suitable_parameters(self._given, Path(typed.value))
+            typed.value, size.value = str(self._given.root), self._given.subset_size
+        batches = sorted({path.parent.parent.name for path in result_files(self._given.root, depth=2)})
+        self._offer("small_batch", {"none": "", **{name: name for name in batches}})
+        self._offer("large_batch", {name: name for name in batches})
+        runs = sound_runs(self._given.root / self.controls["large_batch"].value, needs=_NEEDS)
+        self._offer("eta", {f"{eta:g}": eta for eta in all_etas(runs)})
+        self._offer("estimator", {ESTIMATOR_LABELS[name]: name for name in supported_estimators(runs)})
+        size.max = min(run.num_sequences for run in runs.values())
 
-    def _offer(self, name: str, options: Sequence[tuple[str, Any]]) -> None:
+    def _offer(self, name: str, options: Mapping[str, Any]) -> None:
         """Set the options of a control; its value stays if it is one of them, else what suits the data."""
         control = self.controls[name]
-        wanted = [control.value, getattr(self._given, name)]
-        control.options = options
-        offered = [value for _, value in options]
-        control.value = next((value for value in wanted if value in offered), offered[-1] if offered else None)
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Show nothing while half of the controls belong to another folder."""
-        self._filling, before = True, self._filling
-        try:
-            yield
-        finally:
-            self._filling = before
+        wanted = [control.value, getattr(self._given, name), *list(options.values())[-1:]]
+        control.options = list(options.items())
+        control.value = next(value for value in wanted if value in options.values())
 
 
 def _controls(given: Parameters) -> dict[str, Any]:

@@ -1,5 +1,3 @@
-from typing import Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -90,11 +88,10 @@ def test_the_closed_form_over_a_histogram_has_the_area_of_the_bars() -> None:
 def test_a_figure_says_where_draws_differ_from_the_closed_form_by_more_than_a_tenth(sd: float, said: str) -> None:
     df = pd.DataFrame({"eta": 1e-6, "err_rel": np.random.default_rng(0).normal(0.5, 2.0, 30_000)})
     moments = pd.DataFrame({"run": ["run_01"], "eta": [1e-6], "mean": [0.5], "sd": [sd]})
-    actual = pd.DataFrame(columns=["run", "err_rel", "n"]).astype({"err_rel": float})
-    given: dict[str, Any] = {"subset_size": 64, "num_samples": 30_000, "tolerance": 0.5, "title": ""}
+    compared = Comparison(1e-6, 64, "ratio", 1.0, df, df.iloc[:0].assign(run=""), pd.DataFrame())
     spread = pd.DataFrame({"n": [64, 128], "fresh": sd, "subset": sd, "drawn": [2.0, np.nan]})
     histograms = plot_err_rel_histograms(df, [1e-6], estimator="ratio", moments=moments)
-    explored = plot_exploration(moments, actual, df, estimator="ratio", **given)
+    explored = plot_exploration(compared, moments, tolerance=0.5)
     for figure in (histograms, explored, plot_spread_by_size(spread, 64)):
         [ax] = figure.axes
         assert said in ax.get_title()

@@ -50,13 +50,11 @@ def test_draws_are_those_of_the_comparison_with_the_moments_of_the_closed_form(
     plain = ah.simulate_err_rel_across_runs(
         large_runs, [1.6e-6], 256, num_samples=2000, seed=42, estimator=estimator, references=references
     )
-    drawn = found.draws["err_rel"]
+    drawn = found.comparison.synthetic["err_rel"]
     assert drawn.to_numpy() == pytest.approx(plain["err_rel"].to_numpy(), rel=1e-9)
     # 8,000 draws: the mean is known to SD / 89, the SD to 1 / 126 of itself; five of each.
     assert drawn.mean() == pytest.approx(found.mean, abs=5 * found.sd / 89)
     assert drawn.std() == pytest.approx(found.sd, rel=5 / 126)
-    again = {"tolerance": 0.5, "probability": 0.8, "small_batch": "", "estimator": estimator, "num_samples": 2000}
-    assert explored(start, **again).draws is found.draws  # drawn once
 
 
 def test_it_says_what_the_functions_behind_it_say(start: Parameters, large_runs: Runs, small_runs: Runs) -> None:
@@ -74,10 +72,10 @@ def test_it_says_what_the_functions_behind_it_say(start: Parameters, large_runs:
 
 
 def test_actual_runs_are_not_needed(start: Parameters) -> None:
-    assert not explored(start).actual.empty
+    assert not explored(start).comparison.actual.empty
     for same in ("", "E_2048"):
         found = explored(start, small_batch=same)
-        assert found.actual.empty
+        assert found.comparison.actual.empty
 
 
 def test_the_table_shows_sizes_as_numbers_or_that_there_is_none(start: Parameters) -> None:
@@ -164,6 +162,15 @@ def test_another_folder_offers_what_it_has(shown: Shown, tmp_path: Path, sample_
     assert len(seen) == 3
 
 
+def test_a_folder_may_be_typed_as_in_a_shell(shown: Shown, start: Parameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    explorer, seen = shown
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(Path(start.data_root).parent))
+    explorer.controls["data_root"].value = f"~/{Path(start.data_root).name}/"
+    assert explorer.controls["data_root"].value == start.data_root
+    assert seen[-1].verdict == seen[0].verdict
+
+
 def test_what_goes_wrong_is_shown_in_place_of_an_answer_and_does_not_last(
     shown: Shown, tmp_path: Path, start: Parameters
 ) -> None:
@@ -173,6 +180,7 @@ def test_what_goes_wrong_is_shown_in_place_of_an_answer_and_does_not_last(
     (tmp_path / "E_<bad>" / "run_01" / "results.json").write_text("{")
     for folder, words in (
         (str(tmp_path), "must be complete JSON"),
+        (str(tmp_path / "E_<bad>" / "run_01"), "must be a folder of batch folders with runs"),
         (str(tmp_path / "none"), "must be a folder that exists"),
     ):
         explorer.controls["data_root"].value = folder
