@@ -9,7 +9,7 @@ prediction and planning need no further code. Results are full-batch numbers and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -73,6 +73,62 @@ class Estimator:
 
 
 @dataclass(frozen=True, eq=False)
+class Estimate:
+    """An estimate on the full batch, with its influence values; estimates on the same rows can be subtracted.
+
+    Attributes
+    ----------
+    value
+        The estimate.
+    psi
+        Influence values, shape ``(M,)``, one for each row of `Columns`: ``psi_i = M * x_i . grad f(sums)``, with the
+        gradient by complex step, exact to rounding (infinitesimal jackknife: Efron, 1982, chapter 6).
+    num_sequences
+        N.
+    """
+
+    value: float
+    psi: FloatArray
+    num_sequences: int
+
+    @property
+    def spread(self) -> float:
+        """S, the SD of influence values per sequence: the standard error on a fresh batch of n is ``S / sqrt(n)``.
+
+        Over M prompts of N sequences it is the cluster-robust ``std(psi) sqrt(N / M)``.
+        """
+        return standard_deviation(self.psi) * float(np.sqrt(self.num_sequences / len(self.psi)))
+
+    @property
+    def se(self) -> float:
+        """Standard error; NaN for a single row."""
+        return self.spread / float(np.sqrt(self.num_sequences))
+
+    @property
+    def z(self) -> float:
+        """The value over its standard error: infinite where nothing varies, NaN where all is 0."""
+        if self.se:
+            return self.value / self.se
+        return float(np.copysign(np.inf, self.value)) if self.value else float("nan")
+
+    def __mul__(self, factor: float) -> Estimate:
+        return Estimate(self.value * factor, self.psi * factor, self.num_sequences)
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        return Estimate(self.value - other.value, self.psi - other.psi, self.num_sequences)
+
+    def without(self, control: Estimate) -> Estimate:
+        """Return what regression on a control variate, an estimate of 0 on the same rows, leaves of the estimate."""
+        return self - control * self.slope_on(control)
+
+    def slope_on(self, control: Estimate) -> float:
+        """Return the regression slope of the influence values on those of the control; 0 where these do not vary."""
+        centred = control.psi - control.psi.mean()
+        variance = float(centred @ centred)
+        return float(centred @ self.psi) / variance if variance else 0.0
+
+
+@dataclass(frozen=True, eq=False)
 class Columns:
     """One run at one eta, as an estimator sees it.
 
@@ -103,10 +159,19 @@ class Columns:
         """Return (true, linear) for sums of shape ``(..., columns)``, in nats per token."""
         return self.estimator.evaluate(sums, self.full)
 
-    def error(self) -> float:
+    def estimates(self) -> tuple[Estimate, Estimate]:
+        """Return (true, linear) of the full batch, in nats per token."""
+        values, gradients = self.estimate(self.sums), _gradients(self, self.sums)
+        true, linear = (
+            Estimate(float(value), self.values @ gradient, self.num_sequences)
+            for value, gradient in zip(values, gradients, strict=True)
+        )
+        return true, linear
+
+    def error(self) -> Estimate:
         """Return linear - true of the full batch, in nats per token."""
-        true, linear = self.estimate(self.sums)
-        return float(linear - true)
+        true, linear = self.estimates()
+        return linear - true
 
 
 def _partial_sum(sums: Array, full: FullBatch) -> tuple[Array, Array]:
@@ -200,60 +265,45 @@ def scores(run: Run) -> FloatArray:
     return np.divide(tokens_times_score(run), tokens, out=np.zeros(len(tokens)), where=tokens > 0)
 
 
-def score_z(run: Run) -> float:
-    """Return the mean score over its standard error; standard normal for on-policy sequences."""
-    scores(run)  # must be recorded
-    return _mean_z(_columns(run, run.etas[0], _MEAN_SCORE))
+def mean_score(run: Run) -> Estimate:
+    """Return the mean score; its z is standard normal for on-policy sequences.
+
+    Raises
+    ------
+    RunError
+        If the run does not record the score.
+    """
+    return _columns(run, run.etas[0], _MEAN_SCORE).estimates()[1]
 
 
-def score_influence_values(run: Run) -> tuple[float, FloatArray]:
-    """Return the mean score and its influence values, shape ``(M,)``."""
-    batch = _columns(run, run.etas[0], _MEAN_SCORE)
-    return float(batch.estimate(batch.sums)[1]), influence_values(batch)[1]
+def mean_log_probability_excess(run: Run) -> Estimate:
+    """Return the mean of c_i, log-probability plus entropy sum of each sequence (nats).
 
-
-def log_probability_excess(run: Run) -> FloatArray | None:
-    """Return c_i, log-probability plus entropy sum of each sequence (nats), shape ``(N,)``; None if not recorded.
-
-    Its mean is 0 when tokens come from the policy that was differentiated: ``log pi(a_t) + H_t`` is a martingale
+    Its expectation is 0 when tokens come from the policy that was differentiated: ``log pi(a_t) + H_t`` is a martingale
     difference. On real off-policy runs it is more powerful than the score.
+
+    Raises
+    ------
+    RunError
+        If the run does not record ``sum_logp`` or ``h_base``.
     """
-    h_base = run.measurements[0].h_base
-    return None if run.logp is None or h_base is None else run.logp + h_base
+    return _columns(run, run.etas[0], _MEAN_EXCESS).estimates()[1]
 
 
-def log_probability_excess_z(run: Run) -> float:
-    """Return the mean log-probability excess over its standard error; NaN where it is not recorded."""
-    if log_probability_excess(run) is None or run.num_sequences < 2:
+def true_total(run: Run, eta: float) -> Estimate:
+    """Return the stored true change at ``eta`` (nats per token); without ``h_base``, influence values are NaN."""
+    measured = run.measurement(eta)
+    if measured.h_base is None:
+        return Estimate(measured.delta_h_true, np.full(run.num_sequences, np.nan), run.num_sequences)
+    return replace(_columns(run, eta, _TRUE).estimates()[0], value=measured.delta_h_true)
+
+
+def if_recorded(compute: Callable[[], float]) -> float:
+    """Return the number; NaN where a run does not record what it takes."""
+    try:
+        return compute()
+    except RunError:
         return float("nan")
-    return _mean_z(_columns(run, run.etas[0], _MEAN_EXCESS))
-
-
-def _mean_z(batch: Columns) -> float:
-    """Return a mean over its standard error: infinite where all values are the same, NaN where all are 0."""
-    mean = float(batch.estimate(batch.sums)[1])
-    error = standard_error(influence_values(batch)[1], batch)
-    return mean / error if error else float("nan") if mean == 0 else float(np.copysign(np.inf, mean))
-
-
-def estimate(run: Run, eta: float, estimator: str = "ratio") -> tuple[float, float]:
-    """Return the full-batch estimates (true, linear) in nats per token.
-
-    Examples
-    --------
-    >>> run = Run.from_arrays(
-    ...     token_counts=[2, 3],
-    ...     h_base=[1.0, 2.0],
-    ...     h_new={1e-6: [0.9, 1.8]},
-    ...     log_weights={1e-6: [0.0, 0.0]},
-    ...     gdotv=[-1.0, -2.0],
-    ... )
-    >>> [f"{x:.6g}" for x in estimate(run, 1e-6)]
-    ['-0.06', '-3e-06']
-    """
-    batch = columns(run, eta, estimator)
-    true, linear = batch.estimate(batch.sums)
-    return float(true), float(linear)
 
 
 def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatArray]:
@@ -294,41 +344,10 @@ def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatA
     return batch.estimate(batch.values)
 
 
-def influence_values(batch: Columns) -> tuple[FloatArray, FloatArray]:
-    """Return the influence values psi of the true and of the linear estimate, shape ``(N,)``, in nats per token.
-
-    ``psi_i = N * x_i . grad f(sums)``, with the gradient by complex step, exact to rounding. The standard error of an
-    estimate on a fresh batch of n sequences is ``std(psi, ddof=1) / sqrt(n)`` (infinitesimal jackknife: Efron, 1982,
-    chapter 6).
-    """
-    true, linear = _gradients(batch, batch.sums)
-    return batch.values @ true, batch.values @ linear
-
-
-def error_influence_values(batch: Columns) -> FloatArray:
-    """Return the influence values of ``linear - true``, shape ``(N,)``, in nats per token."""
-    true, linear = _gradients(batch, batch.sums)
-    psi: FloatArray = batch.values @ (linear - true)
-    return psi
-
-
-def standard_deviation(psi: FloatArray) -> float:
-    """Return the SD (ddof=1) of values, shape ``(N,)``."""
-    centred = psi - psi.mean()
-    return float(np.sqrt(centred @ centred / (len(psi) - 1)))
-
-
-def influence_spread(psi: FloatArray, batch: Columns) -> float:
-    """Return S, the SD of influence values per sequence: the standard error on a fresh batch of n is ``S / sqrt(n)``.
-
-    Over M prompts of N sequences it is the cluster-robust ``std(psi) sqrt(N / M)``.
-    """
-    return standard_deviation(psi) * float(np.sqrt(batch.num_sequences / len(psi)))
-
-
-def standard_error(psi: FloatArray, batch: Columns) -> float:
-    """Return the standard error of the full-batch estimate that has these influence values."""
-    return influence_spread(psi, batch) / float(np.sqrt(batch.num_sequences))
+def standard_deviation(values: FloatArray) -> float:
+    """Return the SD (ddof=1) of values, shape ``(N,)``; NaN of a single one."""
+    centred = values - values.mean()
+    return float(np.sqrt(centred @ centred / (len(values) - 1))) if len(values) > 1 else float("nan")
 
 
 def second_order_spread(batch: Columns) -> float:
@@ -346,28 +365,6 @@ def second_order_spread(batch: Columns) -> float:
     hessian = np.divide(above - below, 2 * rows * steps[:, None], out=np.zeros_like(above), where=steps[:, None] > 0)
     product = hessian @ covariance
     return float(np.sqrt(np.sum(product * product.T) / 2)) * batch.num_sequences / rows
-
-
-def true_influence_values(run: Run, eta: float) -> tuple[FloatArray, Columns]:
-    """Return psi of the true change at ``eta``, shape ``(M,)``, in nats per token, and the columns it comes from.
-
-    Needs no linear terms.
-
-    Raises
-    ------
-    RunError
-        If the run does not record ``h_base``.
-    """
-    batch = _columns(run, eta, _TRUE)
-    return influence_values(batch)[0], batch
-
-
-def true_total_standard_error(run: Run, eta: float) -> float | None:
-    """Return the standard error of the run's true change at ``eta`` (nats per token); None without ``h_base``."""
-    if "baseline_entropy" not in run.supports or run.num_sequences < 2:
-        return None
-    psi, batch = true_influence_values(run, eta)
-    return standard_error(psi, batch)
 
 
 def _gradients(batch: Columns, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -398,7 +395,7 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
             + _recorded(measured.h_base, run, "baseline_entropy") * scores(run)
         ),
         "score": lambda: scores(run),
-        "excess": lambda: _recorded(log_probability_excess(run), run, "logp"),
+        "excess": lambda: _recorded(run.logp, run, "logp") + _recorded(measured.h_base, run, "baseline_entropy"),
         "sequences": lambda: np.ones(len(tokens)),
     }
     found = [assemble[name]() for name in chosen.columns]
@@ -412,18 +409,9 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
         weighted_tokens=float(measured.weights @ tokens),
         base_entropy=measured.base_entropy,
         score_entropy=run.score.h_base_mean if run.score else 0.0,
-        score_slope=_score_slope(run, eta) if chosen.name == "adjusted" else 0.0,
+        score_slope=columns(run, eta).error().slope_on(mean_score(run)) if chosen.name == "adjusted" else 0.0,
     )
     return Columns(chosen, frozen(np.stack(found, axis=1)), frozen(sums), full, len(tokens))
-
-
-def _score_slope(run: Run, eta: float) -> float:
-    """Return cov(psi_linear - psi_true, psi_score) / var(psi_score) on the full batch; 0 where no score varies."""
-    error = error_influence_values(columns(run, eta, "ratio"))
-    _, score = score_influence_values(run)
-    centred = score - score.mean()
-    variance = float(centred @ centred)
-    return float(centred @ error) / variance if variance else 0.0
 
 
 def _recorded(values: _T | None, run: Run, support: str) -> _T:

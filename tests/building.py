@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from analysis_helpers import Run, write_run
+from analysis_helpers.estimators import columns
 from analysis_helpers.inference.prediction import Pilot
 from tests.plain.estimates import changes
 from tests.plain.reading import as_batch
@@ -80,6 +81,12 @@ def known(value: T | None) -> T:
     """Return a value that may be missing in other runs."""
     assert value is not None
     return value
+
+
+def estimate(run: Run, eta: float, estimator: str = "ratio") -> tuple[float, float]:
+    """Return the full-batch estimates (true, linear)."""
+    true, linear = columns(run, eta, estimator).estimates()
+    return true.value, linear.value
 
 
 def plain_estimate(run: Run, eta: float, chosen: Iterable[int], estimator: str) -> tuple[float, float]:

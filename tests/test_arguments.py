@@ -10,7 +10,7 @@ import pytest
 
 import analysis_helpers as ah
 from analysis_helpers.err_rel.references import reference_for, usable_runs
-from analysis_helpers.estimators import estimate
+from analysis_helpers.estimators import columns
 from analysis_helpers.inference.prediction import pilot_of
 from analysis_helpers.subsampling import subset_sums
 from analysis_helpers.synthetic.policy import Policy, random_policy, sample_sequences
@@ -31,8 +31,8 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: subset_sums(SEVEN, 2.0, 1, RNG), "subset_size must be a whole number", "2.0"),  # type: ignore[arg-type]
     (lambda: subset_sums(SEVEN, 2, 0, RNG), "num_samples must be a whole number", "0"),
     (lambda: subset_sums(SEVEN, 2, 1, RNG, sampler=ODD), "sampler must be one of 'sequential', 'disjoint'", "'odd'"),
-    (lambda: estimate(RUN, 5e-6), "run 0: no eta 5e-06", "1e-06, 2e-06"),
-    (lambda: estimate(RUN, E, "mean"), "estimator must be one of 'partial_sum', 'ratio', 'matched'", "'mean'"),
+    (lambda: columns(RUN, 5e-6), "run 0: no eta 5e-06", "1e-06, 2e-06"),
+    (lambda: columns(RUN, E, "mean"), "estimator must be one of 'partial_sum', 'ratio', 'matched'", "'mean'"),
     (lambda: ah.simulate_err_rel(RUN, E, 13), "sample_size must be at most 12", "13"),
     (lambda: ah.simulate_err_rel_across_runs(RUNS, [E], 0), "sample_size must be a whole number", "0"),
     (lambda: ah.sample_err_rel_across_runs(RUNS, [E], samples_per_eta=0), "samples_per_eta must be a whole", "0"),

@@ -13,7 +13,7 @@ from analysis_helpers import estimators, run_health, verdict
 from analysis_helpers.inference import health
 from analysis_helpers.inference.health import health_overview
 from tests import test_notebooks
-from tests.building import ETAS, Runs, known, plain_estimate, random_run
+from tests.building import ETAS, Runs, estimate, known, plain_estimate, random_run
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def cells(script: str) -> Any:
 @pytest.mark.usefixtures("estimator")
 def test_the_estimator_is_the_ratio_with_linear_terms_as_recorded() -> None:
     run = random_run()
-    found = estimators.estimate(run, ETAS[0], "as_recorded")
+    found = estimate(run, ETAS[0], "as_recorded")
     assert found == pytest.approx(plain_estimate(run, ETAS[0], range(12), "ratio"), rel=1e-9)
     batch = estimators.columns(run, ETAS[0], "as_recorded")
     on_subset = batch.estimate(batch.values[:5].sum(axis=0))

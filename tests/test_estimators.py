@@ -6,15 +6,13 @@ import pytest
 from analysis_helpers import Run, RunError, per_sequence_contributions
 from analysis_helpers.estimators import (
     columns,
-    error_influence_values,
-    estimate,
-    log_probability_excess,
-    log_probability_excess_z,
+    if_recorded,
+    mean_log_probability_excess,
     scores,
-    true_total_standard_error,
+    true_total,
 )
 from analysis_helpers.runs.run import FIELDS_BEHIND
-from tests.building import ETAS, altered, known, plain_estimate, random_run, totals_only_run, two_sequences
+from tests.building import ETAS, altered, estimate, plain_estimate, random_run, totals_only_run, two_sequences
 
 PARTS = {"gdotv": None, "score": [1.0, -1.0], "wjlogp_sum": [10.0, 20.0], "jH_sum": [-4.0, -6.0]}
 WITHOUT_BASE_ENTROPY = altered(random_run(), h_base=None)
@@ -58,7 +56,7 @@ def test_contributions_by_hand() -> None:
 def test_adjusted_is_the_ratio_without_what_goes_along_with_the_mean_score() -> None:
     run, chosen = random_run(), [3, 1, 7]
     ratio, adjusted = (columns(run, ETAS[1], name) for name in ("ratio", "adjusted"))
-    psi, j = error_influence_values(ratio), scores(run)
+    psi, j = ratio.error().psi, scores(run)
     slope = np.cov(psi, j)[0, 1] / np.var(j, ddof=1)
     true, linear = ratio.estimate(ratio.values[chosen].sum(axis=0))
     found = adjusted.estimate(adjusted.values[chosen].sum(axis=0))
@@ -69,18 +67,18 @@ def test_adjusted_is_the_ratio_without_what_goes_along_with_the_mean_score() -> 
 
 def test_the_log_probability_excess_is_log_probability_plus_entropy_over_its_standard_error() -> None:
     run = two_sequences(logp=[-3.0, -1.0])  # mean -1/2, SD 3 / sqrt 2, standard error 3/2
-    assert known(log_probability_excess(run)).tolist() == [-2.0, 1.0]
-    assert log_probability_excess_z(run) == pytest.approx(-1 / 3, rel=1e-12)
-    assert log_probability_excess_z(two_sequences(logp=[-2.0, -3.0])) == -np.inf  # the same on every sequence
-    for nothing in ({"logp": [-1.0, -2.0]}, {}):  # 0 on every sequence, or not recorded
-        assert np.isnan(log_probability_excess_z(two_sequences(**nothing)))
+    found = mean_log_probability_excess(run)
+    assert (found.value, found.z) == pytest.approx((-0.5, -1 / 3), rel=1e-12)
+    assert mean_log_probability_excess(two_sequences(logp=[-2.0, -3.0])).z == -np.inf  # the same on every sequence
+    assert np.isnan(mean_log_probability_excess(two_sequences(logp=[-1.0, -2.0])).z)  # 0 on every sequence
+    assert np.isnan(if_recorded(lambda: mean_log_probability_excess(two_sequences()).z))
 
 
 def test_the_true_total_has_a_standard_error_where_base_entropies_are_recorded() -> None:
-    assert known(true_total_standard_error(totals_only_run(), 1e-6)) > 0
-    assert true_total_standard_error(WITHOUT_BASE_ENTROPY, ETAS[0]) is None
+    assert true_total(totals_only_run(), 1e-6).se > 0
+    assert np.isnan(true_total(WITHOUT_BASE_ENTROPY, ETAS[0]).se)
     one = two_sequences(token_counts=[2], h_base=[1], h_new={1e-6: [1]}, log_weights={1e-6: [0]}, gdotv=[1])
-    assert true_total_standard_error(one, 1e-6) is None
+    assert np.isnan(true_total(one, 1e-6).se)
 
 
 def test_a_sequence_without_tokens_has_no_score() -> None:

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import t as student
 
 from analysis_helpers import Run, err_rel_standard_error, sample_err_rel_across_runs, simulate_err_rel
-from analysis_helpers.estimators import columns, estimate
-from tests.building import ETAS, in_prompts, random_run
+from analysis_helpers.estimators import columns
+from tests.building import ETAS, estimate, in_prompts, random_run
 
 ETA = ETAS[0]
 

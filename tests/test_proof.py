@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import analysis_helpers as ah
-from analysis_helpers.estimators import EstimatorName, estimate
-from tests.building import Runs
+from analysis_helpers.estimators import EstimatorName
+from tests.building import Runs, estimate
 from tests.conftest import REPOSITORY
 from tests.plain import errors, estimates
 from tests.plain.reading import Batch, mean_true_total, read_batches

@@ -7,6 +7,7 @@ from .comparison import (
 )
 from .references import (
     all_etas as all_etas,
+    distinct_runs as distinct_runs,
     known_eta as known_eta,
     known_etas as known_etas,
     mean_total_error as mean_total_error,
@@ -15,6 +16,7 @@ from .references import (
     reference_total as reference_total,
     reference_true_totals as reference_true_totals,
     require_poolable as require_poolable,
+    runs_at as runs_at,
     same_content as same_content,
     usable_runs as usable_runs,
 )

@@ -98,8 +98,7 @@ def compare_err_rel_distributions(
     (4000, 3)
     """
     require_runs(small_runs or large_runs, "small_runs")  # there may be none
-    [(found, names)] = usable_runs(large_runs, [eta], sample_size).items()
-    kept = {name: large_runs[name] for name in names}
+    [(found, kept)] = usable_runs(large_runs, [eta], sample_size).items()
     require_poolable(
         {f"{side} {k}": r for side, runs in (("large", kept), ("small", small_runs)) for k, r in runs.items()}
     )
@@ -150,9 +149,8 @@ def explain_partial_sum(runs: Mapping[str, Run], etas: list[float], subset_size:
     True
     """
     rows = []
-    for eta, names in usable_runs(runs, etas, subset_size, "subset_size").items():
-        for name in names:
-            run = runs[name]
+    for eta, kept in usable_runs(runs, etas, subset_size, "subset_size").items():
+        for name, run in kept.items():
             share, total = subset_size / run.num_sequences, own_total(run, eta, name) or np.nan
             true_seq, linear_seq = per_sequence_contributions(run, eta)
             errors = linear_seq - true_seq

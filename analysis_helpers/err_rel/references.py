@@ -5,12 +5,12 @@ Unusable runs are skipped with a warning that names the run and the reason; none
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from .._checks import RunError, checked_count, same_eta, warn_about_runs, warn_skipped
-from ..estimators import true_total_standard_error
+from ..estimators import true_total
 from ..runs import Run, require_runs
 
 WEAK_REFERENCE = 3.0
@@ -19,8 +19,8 @@ WEAK_REFERENCE = 3.0
 
 def usable_runs(
     runs: Mapping[str, Run], etas: Sequence[float], size: int, argument: str = "sample_size"
-) -> dict[float, list[str]]:
-    """Return eta -> names of the runs that have it and at least ``size`` sequences; others are skipped with a warning.
+) -> dict[float, dict[str, Run]]:
+    """Return eta -> the runs that have it and at least ``size`` sequences; others are skipped with a warning.
 
     Raises
     ------
@@ -30,20 +30,26 @@ def usable_runs(
         If only some of the runs record the denominator correction.
     """
     found = known_etas(runs, etas)
-    runs = _without_copies(runs)
+    runs = distinct_runs(runs)
     largest = max(run.num_sequences for run in runs.values())
     if checked_count(size, argument) > largest:
         raise ValueError(f"{argument} must be at most {largest}, the sequences of the largest run, got {size}")
     large_enough = {name: run for name, run in runs.items() if run.num_sequences >= size}
     small = {name: run.num_sequences for name, run in runs.items() if name not in large_enough}
     warn_skipped({name: f"{own} sequences, fewer than {argument} {size}" for name, own in small.items()})
-    usable = {eta: _having(large_enough, eta) for eta in found}
-    for eta, names in usable.items():
-        if not names:
+    usable = {eta: runs_at(large_enough, eta) for eta in found}
+    for eta, kept in usable.items():
+        if not kept:
             raise ValueError(f"no run with at least {size} sequences has eta {eta!r}")
-    used = {name: run for name, run in runs.items() if any(name in names for names in usable.values())}
-    require_poolable(used)
+    require_poolable({name: run for kept in usable.values() for name, run in kept.items()})
     return usable
+
+
+def runs_at(runs: Mapping[str, Run], eta: float) -> dict[str, Run]:
+    """Return the runs that have ``eta``; others are skipped with a warning."""
+    having = {name: run for name, run in runs.items() if run.has_eta(eta)}
+    warn_skipped({name: f"no eta {eta!r}" for name in runs if name not in having})
+    return having
 
 
 def require_poolable(runs: Mapping[str, Run]) -> None:
@@ -105,16 +111,15 @@ def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     >>> {eta: round(total, 12) for eta, total in totals.items()}
     {1e-06: -0.2}
     """
-    distinct = _without_copies(runs)
-    having = {eta: {name: distinct[name] for name in _having(distinct, eta)} for eta in all_etas(distinct)}
-    return {eta: reference_total(of_eta, eta) for eta, of_eta in having.items()}
+    distinct = distinct_runs(runs)
+    return {eta: reference_total(runs_at(distinct, eta), eta) for eta in all_etas(distinct)}
 
 
 def reference_total(runs: Mapping[str, Run], eta: float) -> float:
     """Return the mean ``delta_h_true`` of runs that all have ``eta``; warn if it is too close to zero to divide by."""
     require_runs(runs)
     total = float(np.mean([run.measurement(eta).delta_h_true for run in runs.values()]))
-    _warn_if_weak(total, list(runs.values()), "the mean over the runs", eta)
+    _warn_if_weak(total, runs.values(), "the mean over the runs", eta)
     return total
 
 
@@ -125,13 +130,11 @@ def own_total(run: Run, eta: float, name: str) -> float:
     return total
 
 
-def mean_total_error(runs: Sequence[Run], eta: float) -> float | None:
-    """Return the sampling standard error of the mean true total over runs; None if no run records ``h_base``."""
-    errors = [true_total_standard_error(run, eta) for run in runs]
-    known = [se for se in errors if se is not None]
-    if not known:
-        return None
-    return float(np.sqrt(np.mean(np.square(known)) / len(runs)))  # a run without one counts as average
+def mean_total_error(runs: Iterable[Run], eta: float) -> float:
+    """Return the sampling standard error of the mean true total over runs; NaN if no run records ``h_base``."""
+    errors = np.array([true_total(run, eta).se for run in runs])
+    known = errors[~np.isnan(errors)]  # a run without one counts as average
+    return float(np.sqrt(np.mean(known**2) / len(errors))) if len(known) else float("nan")
 
 
 def reference_for(references: Mapping[float, float] | None, run: Run, eta: float, name: str) -> float:
@@ -151,21 +154,16 @@ def same_content(runs: Mapping[str, Run]) -> dict[str, str]:
     return {name: original for name, original in first.items() if original != name}
 
 
-def _without_copies(runs: Mapping[str, Run]) -> dict[str, Run]:
+def distinct_runs(runs: Mapping[str, Run]) -> dict[str, Run]:
+    """Return the runs without those whose content is that of an earlier one, which are skipped with a warning."""
     copies = same_content(runs)
     warn_skipped({name: f"same content as {original}" for name, original in copies.items()})
     return {name: run for name, run in runs.items() if name not in copies}
 
 
-def _having(runs: Mapping[str, Run], eta: float) -> list[str]:
-    having = [name for name, run in runs.items() if run.has_eta(eta)]
-    warn_skipped({name: f"no eta {eta!r}" for name in runs if name not in having})
-    return having
-
-
-def _warn_if_weak(total: float, runs: Sequence[Run], name: str, eta: float) -> None:
+def _warn_if_weak(total: float, runs: Iterable[Run], name: str, eta: float) -> None:
     se = mean_total_error(runs, eta)
-    if se is not None and abs(total) < WEAK_REFERENCE * se:
+    if abs(total) < WEAK_REFERENCE * se:
         warn_about_runs(
             f"the true total of {name} at eta {eta!r}, {total:.3g}, is within {WEAK_REFERENCE:g} standard errors "
             f"({se:.3g}) of zero: err_rel divided by it is unreliable"

@@ -311,7 +311,7 @@ def _batches(
 ) -> dict[tuple[str, float], Columns]:
     """Return (name, eta) -> columns of the usable runs, by eta, then run."""
     usable = usable_runs(runs, etas, size, argument)
-    return {(name, eta): columns(runs[name], eta, estimator) for eta, names in usable.items() for name in names}
+    return {(name, eta): columns(run, eta, estimator) for eta, kept in usable.items() for name, run in kept.items()}
 
 
 def _relative_error(batch: Columns, sums: FloatArray, reference: float) -> FloatArray:

@@ -6,39 +6,18 @@ The mean score is 0 in expectation on policy. It shows off-policy bias of the fi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, warn_skipped
+from .._checks import warn_skipped
 from ..err_rel import known_etas, reference_total, usable_runs
-from ..estimators import Columns, columns, error_influence_values, score_influence_values, score_z, standard_error
+from ..estimators import columns, mean_score
 from ..runs import Run, require_runs
 from .random_effects import pool
 
 PARTS = ("linear_minus_matched", "matched_minus_true")
 _COLUMNS = ("run", "eta", "err_rel", "se", *(part + end for part in PARTS for end in ("", "_se")), "score_z")
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """A difference of estimates on one run, in units of the reference: its value, its influence values, its columns."""
-
-    value: float
-    psi: FloatArray
-    batch: Columns
-
-    @property
-    def se(self) -> float:
-        return standard_error(self.psi, self.batch)
-
-    def adjusted(self, mean_score: float, score_psi: FloatArray) -> _Part:
-        """Return the part without what the mean score explains, by regression of psi on that of the score."""
-        centred = score_psi - score_psi.mean()
-        variance = float(centred @ centred)
-        slope = float(centred @ self.psi) / variance if variance else 0.0
-        return _Part(self.value - slope * mean_score, self.psi - slope * centred, self.batch)
 
 
 def decompose_err_rel(
@@ -86,8 +65,7 @@ def decompose_err_rel(
     >>> bool((abs(parts - table["err_rel"]) < 1e-9).all())
     True
     """
-    [(found, names)] = usable_runs(runs, [eta], 2).items()
-    kept = {name: runs[name] for name in names}
+    [(found, kept)] = usable_runs(runs, [eta], 2).items()
     scale = reference_total(kept, found) if reference is None else reference
     return pd.DataFrame([_decomposed(name, run, found, scale, score_adjusted) for name, run in kept.items()])
 
@@ -142,13 +120,9 @@ def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = 
 
 
 def _decomposed(name: str, run: Run, eta: float, scale: float, score_adjusted: bool) -> dict[str, object]:
-    error, second = (_error_of(columns(run, eta, estimator), scale) for estimator in ("ratio", "matched"))
-    parts = [error, _Part(error.value - second.value, error.psi - second.psi, error.batch), second]
+    error, second = (columns(run, eta, estimator).error() * (1 / scale) for estimator in ("ratio", "matched"))
+    score, parts = mean_score(run), [error, error - second, second]
     if score_adjusted:
-        parts = [part.adjusted(*score_influence_values(run)) for part in parts]
+        parts = [part.without(score) for part in parts]
     values = [number for part in parts for number in (part.value, part.se)]
-    return dict(zip(_COLUMNS, [name, eta, *values, score_z(run)], strict=True))
-
-
-def _error_of(batch: Columns, scale: float) -> _Part:
-    return _Part(batch.error() / scale, error_influence_values(batch) / scale, batch)
+    return dict(zip(_COLUMNS, [name, eta, *values, score.z], strict=True))

@@ -18,16 +18,13 @@ from .._checks import FloatArray, same_eta, warn_about_runs, warn_skipped
 from ..err_rel import all_etas, known_eta, reference_for
 from ..estimators import (
     columns,
-    error_influence_values,
-    influence_values,
-    log_probability_excess_z,
+    if_recorded,
+    mean_log_probability_excess,
+    mean_score,
     per_sequence_contributions,
-    score_z,
     scores,
     standard_deviation,
-    standard_error,
-    true_influence_values,
-    true_total_standard_error,
+    true_total,
 )
 from ..runs import Measurement, Run, integrity_problems, require_batches
 from .trend import fit_trend
@@ -104,28 +101,25 @@ def _integrity(run: Run, references: References) -> list[Finding]:
 
 
 def _score(run: Run, references: References) -> list[Finding]:
-    known = run.score is not None and run.num_sequences > 1
-    return [Finding(score_z(run) if known else math.nan, CLEAR_Z)]
+    return [Finding(if_recorded(lambda: mean_score(run).z), CLEAR_Z)]
 
 
 def _excess(run: Run, references: References) -> list[Finding]:
-    return [Finding(log_probability_excess_z(run), CLEAR_Z)]
+    return [Finding(if_recorded(lambda: mean_log_probability_excess(run).z), CLEAR_Z)]
 
 
 def _offset(run: Run, references: References) -> list[Finding]:
     several = len(run.etas) > 2
     limit = MOST_OFFSET_Z if several else MOST_OFFSET_Z_OF_TWO
-    if len(run.etas) < 2 or not _true_error_known(run):
+    if len(run.etas) < 2 or "baseline_entropy" not in run.supports or run.num_sequences < 2:
         return [Finding(math.nan, limit)]
     if several:
         return [Finding(fit_trend(run).offset_z, limit)]
-    one, two = sorted(run.measurements, key=lambda m: m.eta)
-    ahead, behind = two.eta / (two.eta - one.eta), one.eta / (two.eta - one.eta)
-    offset = ahead * one.delta_h_true - behind * two.delta_h_true
-    psi = ahead * true_influence_values(run, one.eta)[0] - behind * true_influence_values(run, two.eta)[0]
-    error = standard_deviation(psi) / math.sqrt(len(psi))
-    z = offset / error if error else 0.0
-    large = abs(offset) > 0.5 * min(abs(one.delta_h_true), abs(two.delta_h_true))
+    one, two = sorted(run.etas)
+    changes = true_total(run, one), true_total(run, two)
+    offset = changes[0] * (two / (two - one)) - changes[1] * (one / (two - one))
+    z = offset.value / offset.se if offset.se else 0.0
+    large = abs(offset.value) > 0.5 * min(abs(change.value) for change in changes)
     return [Finding(z, limit, large and abs(z) > limit)]
 
 
@@ -230,17 +224,14 @@ def _centred(values: FloatArray) -> FloatArray:
 
 
 def _step_errors(run: Run, references: References) -> Iterator[Finding]:
-    for m in run.measurements:
-        share = math.nan
-        if run.score is not None and m.h_base is not None and run.num_sequences > 1:
-            true, batch = reference_for(references, run, m.eta, run.source), columns(run, m.eta, "matched")
-            share = standard_error(error_influence_values(batch), batch) / abs(true) if true else math.inf
-        yield Finding(share, MOST_STEP_ERROR, eta=m.eta)
+    for eta in run.etas:
+        error, true = _matched_error(run, eta), reference_for(references, run, eta, run.source)
+        yield Finding(error / abs(true) if true else error * math.inf, MOST_STEP_ERROR, eta=eta)
 
 
 def _stored_errors(run: Run, references: References) -> Iterator[Finding]:
     linear, curvature = _linear_error(run, run.etas[0]) / run.etas[0], math.nan
-    if run.vhvv is not None and run.num_sequences > 1:
+    if run.vhvv is not None:
         curvature = standard_deviation(run.vhvv) * math.sqrt(run.num_sequences)  # of a sum
     for stored in run.shard_errors:
         computed = curvature if stored.field.endswith("vHvv") else linear
@@ -249,16 +240,14 @@ def _stored_errors(run: Run, references: References) -> Iterator[Finding]:
         yield Finding(ratio, limit, detail=f"{stored.field}:")
 
 
+def _matched_error(run: Run, eta: float) -> float:
+    """Return the standard error of matched - true at ``eta``; NaN where it cannot be had."""
+    return if_recorded(lambda: columns(run, eta, "matched").error().se)
+
+
 def _linear_error(run: Run, eta: float) -> float:
     """Return the standard error of the linear total at ``eta``; NaN where it cannot be had."""
-    if "linear" not in run.supports or not _true_error_known(run):
-        return math.nan
-    batch = columns(run, eta, "ratio")
-    return standard_error(influence_values(batch)[1], batch)
-
-
-def _true_error_known(run: Run) -> bool:
-    return "baseline_entropy" in run.supports and run.num_sequences > 1
+    return if_recorded(lambda: columns(run, eta).estimates()[1].se)
 
 
 CHECKS = {
@@ -453,7 +442,7 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
             "group": batch if len({*map(_correction, runs.values())}) == 1 else f"{batch}, {_correction(run)}",
             "true": m.delta_h_true,
             "linear": m.eta * run.delta_h_per_lr,
-            "true_se": true_total_standard_error(run, m.eta),
+            "true_se": true_total(run, m.eta).se,
             "linear_se": _linear_error(run, m.eta),
             "ess_share": effective_share(m),
         }
@@ -461,8 +450,7 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
         for name, run in runs.items()
         for m in run.measurements
     ]
-    table = pd.DataFrame(rows).astype({"true_se": float})
-    return table.sort_values(["eta", "batch", "run"], ignore_index=True)
+    return pd.DataFrame(rows).sort_values(["eta", "batch", "run"], ignore_index=True)
 
 
 def _correction(run: Run) -> str:

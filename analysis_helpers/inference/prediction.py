@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, RunError, checked_count, warn_about_runs
+from .._checks import FloatArray, checked_count, warn_about_runs
 from ..err_rel import (
     collect_err_rel_across_runs,
     mean_total_error,
@@ -24,7 +24,7 @@ from ..err_rel import (
     same_content,
     usable_runs,
 )
-from ..estimators import EstimatorName, columns, error_influence_values, influence_spread
+from ..estimators import Estimate, EstimatorName, columns, if_recorded
 from ..runs import Run, require_runs
 from .random_effects import ConfidenceDistribution, Pool, confidence_distribution, pool, tau_interval
 from .standard_errors import err_rel_standard_error
@@ -48,8 +48,8 @@ class Pilot:
         Fourth over squared second moment of the influence values: how well S is known.
     reference_error
         Relative standard error of the reference, from sampling; 0 where it was given.
-    names, psis
-        Names of the runs, and influence values of their errors.
+    errors
+        Name of the run -> its error, with influence values.
     """
 
     eta: float
@@ -59,8 +59,14 @@ class Pilot:
     spreads: FloatArray
     kurtoses: FloatArray
     reference_error: float
-    names: tuple[str, ...] = ()
-    psis: tuple[FloatArray, ...] = ()
+    errors: Mapping[str, Estimate] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, eta: float, reference: float, errors: Mapping[str, Estimate], reference_error: float) -> Pilot:
+        """Return the pilot of the errors of runs."""
+        rows = [(each.num_sequences, each.value, each.spread, kurtosis(each.psi)) for each in errors.values()]
+        sizes, values, spreads, kurtoses = np.array(rows, dtype=float).T
+        return cls(eta, reference, sizes, values, spreads, kurtoses, reference_error, errors)
 
     @property
     def variances(self) -> FloatArray:
@@ -230,23 +236,18 @@ def pilot_of(
     RunError
         If a run does not record what is needed.
     """
-    [(found, names)] = usable_runs(runs, [eta], 2, "sequences of a run").items()
-    kept = {name: runs[name] for name in names}
+    [(found, kept)] = usable_runs(runs, [eta], 2, "sequences of a run").items()
     scale = reference_total(kept, found) if reference is None else float(reference)
     if scale == 0 or not np.isfinite(scale):
         raise ValueError(f"reference must be a finite number other than 0, got {scale!r}")
-    rows, psis = [], []
-    for run in kept.values():
+    errors = {}
+    for name, run in kept.items():
         batch = columns(run, found, estimator)
         if batch.estimator.degree:
             raise ValueError(f"estimator must be a mean, as 'ratio' is, on a fresh batch; got {estimator!r}")
-        psi = error_influence_values(batch) / scale
-        psis.append(psi)
-        rows.append((run.num_sequences, batch.error() / scale, influence_spread(psi, batch), kurtosis(psi)))
-    sizes, values, spreads, kurtoses = np.array(rows, dtype=float).T
-    error = mean_total_error(list(kept.values()), found) if reference is None else 0.0
-    relative = (error or 0.0) / abs(scale)
-    return Pilot(found, scale, sizes, values, spreads, kurtoses, relative, tuple(kept), tuple(psis))
+        errors[name] = batch.error() * (1 / scale)
+    known = mean_total_error(kept.values(), found) / abs(scale) if reference is None else 0.0
+    return Pilot.of(found, scale, errors, known)
 
 
 def predict(pilot: Pilot, n: float) -> Prediction:
@@ -343,16 +344,8 @@ def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[st
     rows = []
     for name, value in zip(actual["run"], actual["err_rel"].tolist(), strict=True):
         run = kept[name]
-        found, se = predict(pilot, run.num_sequences), _own_standard_error(run, pilot)
+        found = predict(pilot, run.num_sequences)
+        se = if_recorded(partial(err_rel_standard_error, run, pilot.eta, reference=pilot.reference))
         z = (value - found.mean) / found.sd
         rows.append((name, run.num_sequences, value, se, found.mean, found.sd, z, found.pit(value)))
     return pd.DataFrame(rows, columns=names)
-
-
-def _own_standard_error(run: Run, pilot: Pilot) -> float:
-    if run.num_sequences < 2:
-        return math.nan
-    try:
-        return err_rel_standard_error(run, pilot.eta, reference=pilot.reference)
-    except RunError:  # totals only
-        return math.nan

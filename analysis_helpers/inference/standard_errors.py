@@ -15,7 +15,7 @@ import pandas as pd
 
 from .._checks import checked_choice, checked_count
 from ..err_rel import own_total, reference_for, reference_total, simulate_err_rel_across_runs, usable_runs
-from ..estimators import EstimatorName, columns, error_influence_values, influence_spread, second_order_spread
+from ..estimators import EstimatorName, columns, second_order_spread
 from ..runs import Run
 
 POPULATIONS = ("policy", "run")
@@ -84,7 +84,7 @@ def err_rel_standard_error(
     scale = own_total(run, eta, run.source) if reference is None else reference
     if scale == 0:
         return float("nan")
-    spread = influence_spread(error_influence_values(batch), batch) / abs(scale)
+    spread = batch.error().spread / abs(scale)
     left = max(1 / size - 1 / total, 0.0) if population == "run" else 1 / size
     first = spread * float(np.sqrt(left)) * (size / total) ** degree
     if degree or run.score is not None:
@@ -123,13 +123,12 @@ def subset_moments(
     ['run_01', 'run_02']
     """
     rows = []
-    for eta, names in usable_runs(runs, etas, n, "n").items():
-        for name in names:
-            run, batch = runs[name], columns(runs[name], eta, estimator)
-            scale = reference_for(references, run, eta, name)
+    for eta, kept in usable_runs(runs, etas, n, "n").items():
+        for name, run in kept.items():
+            batch, scale = columns(run, eta, estimator), reference_for(references, run, eta, name)
             share = (n / run.num_sequences) ** batch.estimator.degree
             sd = err_rel_standard_error(run, eta, n, reference=scale, estimator=estimator, population="run")
-            rows.append((name, eta, batch.error() / scale * share, sd))
+            rows.append((name, eta, batch.error().value / scale * share, sd))
     return pd.DataFrame(rows, columns=["run", "eta", "mean", "sd"])
 
 

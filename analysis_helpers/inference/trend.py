@@ -8,17 +8,17 @@ recorded linear change is right: see `analysis_helpers.inference.decomposition`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, NotRecordedError, RunError, warn_about_runs
-from ..err_rel import all_etas, known_etas, same_content
-from ..estimators import true_influence_values
+from .._checks import FloatArray, NotRecordedError, RunError, warn_skipped
+from ..err_rel import all_etas, distinct_runs, known_etas
+from ..estimators import Estimate, true_total
 from ..runs import Run
-from .prediction import Pilot, kurtosis, pilot_of, predict
+from .prediction import Pilot, pilot_of, predict
 from .random_effects import Pool, pool
 
 _RIDGE = 1e-6  # of the diagonal: the covariance is nearly singular on exact data
@@ -31,28 +31,20 @@ class Trend:
 
     Attributes
     ----------
-    slope, slope_se, curvature, curvature_se
-        Coefficients and their standard errors; the curvature is half the second derivative.
+    slope, curvature
+        The coefficients; the curvature is half the second derivative.
     chi2, df
         Lack of fit, on so many degrees of freedom; NaN with two etas.
     offset_z
         Intercept of a fit that has one, over its standard error; NaN below three etas. A change that does not vanish at
         eta 0 is a fault of the data, not of the step.
-    curvature_psi
-        Influence values of the curvature, shape ``(M,)``.
-    num_sequences
-        N.
     """
 
-    slope: float
-    slope_se: float
-    curvature: float
-    curvature_se: float
+    slope: Estimate
+    curvature: Estimate
     chi2: float
     df: int
     offset_z: float
-    curvature_psi: FloatArray
-    num_sequences: int
 
 
 def entropy_trend(runs: Mapping[str, Run]) -> pd.DataFrame:
@@ -87,14 +79,17 @@ def entropy_trend(runs: Mapping[str, Run]) -> pd.DataFrame:
     {'run': ['run_01', 'run_02', 'pooled'], 'df': [1, 1, 2]}
     """
     fits = fit_trends(runs)
-    names = ("slope", "slope_se", "curvature", "curvature_se", "chi2", "df", "offset_z")
-    rows = [(run, *(getattr(fit, name) for name in names)) for run, fit in fits.items()]
-    slope, curvature = _pooled(fits, "slope"), _pooled(fits, "curvature")
     found = list(fits.values())
+    rows: list[tuple[object, ...]] = [
+        (run, fit.slope.value, fit.slope.se, fit.curvature.value, fit.curvature.se, fit.chi2, fit.df, fit.offset_z)
+        for run, fit in fits.items()
+    ]
+    slope, curvature = pool_estimates(fit.slope for fit in found), pool_estimates(fit.curvature for fit in found)
     together = (sum(fit.chi2 for fit in found), sum(fit.df for fit in found))
     offset = sum(fit.offset_z for fit in found) / math.sqrt(len(found))
     rows.append(("pooled", slope.mean, slope.se, curvature.mean, curvature.se, *together, offset))
-    return pd.DataFrame(rows, columns=["run", *names])
+    names = ["run", "slope", "slope_se", "curvature", "curvature_se", "chi2", "df", "offset_z"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def nonlinearity(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -> pd.DataFrame:
@@ -153,14 +148,9 @@ def straightness_pilots(runs: Mapping[str, Run], eta: float) -> dict[str, Pilot]
 def trend_pilot(runs: Mapping[str, Run], eta: float) -> Pilot:
     """Return what the trends of runs say about nonlinearity at eta, in units of the pooled straight line ``a eta``."""
     fits = fit_trends(runs)
-    slope = _pooled(fits, "slope")
-    scale = -eta / slope.mean
-    psis = tuple(scale * fit.curvature_psi for fit in fits.values())
-    rows = [(fit.num_sequences, fit.curvature, fit.curvature_se) for fit in fits.values()]
-    sizes, curvatures, errors = np.array(rows, dtype=float).T
-    spreads, kurtoses = abs(scale) * errors * np.sqrt(sizes), np.array([kurtosis(psi) for psi in psis])
-    known = slope.se / abs(slope.mean)
-    return Pilot(eta, slope.mean * eta, sizes, scale * curvatures, spreads, kurtoses, known, tuple(fits), psis)
+    slope = pool_estimates(fit.slope for fit in fits.values())
+    errors = {name: fit.curvature * (-eta / slope.mean) for name, fit in fits.items()}
+    return Pilot.of(eta, slope.mean * eta, errors, slope.se / abs(slope.mean))
 
 
 def difference_z(one: Pilot, other: Pilot) -> float:
@@ -168,27 +158,26 @@ def difference_z(one: Pilot, other: Pilot) -> float:
 
     In nats per token: their references, the straight line and the true change, differ where the step is not linear.
     """
-    if one.names != other.names:
+    if one.errors.keys() != other.errors.keys():
         return math.nan
-    psis = [a * one.reference - b * other.reference for a, b in zip(one.psis, other.psis, strict=True)]
-    errors = np.array([np.std(psi, ddof=1) / math.sqrt(len(psi)) for psi in psis])
-    found = pool(one.values * one.reference - other.values * other.reference, errors**2)
+    found = pool_estimates(
+        error * one.reference - other.errors[name] * other.reference for name, error in one.errors.items()
+    )
     return found.mean / found.se if found.se else 0.0
+
+
+def pool_estimates(estimates: Iterable[Estimate]) -> Pool:
+    """Return the random-effects mean of an estimate on each of several runs."""
+    values, errors = np.array([(each.value, each.se) for each in estimates]).T
+    return pool(values, errors**2)
 
 
 def fit_trends(runs: Mapping[str, Run]) -> dict[str, Trend]:
     """Return the fit of each run that has two etas and records ``h_base``; a run of the same content counts once."""
-    copies = same_content(runs)
-    found = {}
-    for name, run in runs.items():
-        if name in copies:
-            warn_about_runs(f"skipped {name}: same content as {copies[name]}")
-        elif "baseline_entropy" not in run.supports or run.num_sequences < 2:
-            warn_about_runs(f"skipped {name}: a trend needs h_base of at least two sequences")
-        elif len(run.etas) < 2:
-            warn_about_runs(f"skipped {name}: a trend needs at least two etas")
-        else:
-            found[name] = fit_trend(run)
+    distinct = distinct_runs(runs)
+    reasons = {name: _no_trend(run) for name, run in distinct.items()}
+    warn_skipped(reasons)
+    found = {name: fit_trend(run) for name, run in distinct.items() if not reasons[name]}
     if not found and all("baseline_entropy" not in run.supports for run in runs.values()):
         raise RunError(", ".join(runs), "true.entries[].diagnostics.h_base", "is needed for a trend and not recorded")
     if not found:
@@ -196,43 +185,35 @@ def fit_trends(runs: Mapping[str, Run]) -> dict[str, Trend]:
     return found
 
 
+def _no_trend(run: Run) -> str:
+    """Return why a run has no trend; empty where it has one."""
+    if "baseline_entropy" not in run.supports or run.num_sequences < 2:
+        return "a trend needs h_base of at least two sequences"
+    return "" if len(run.etas) > 1 else "a trend needs at least two etas"
+
+
 def fit_trend(run: Run) -> Trend:
     """Return the fit of a run that has two etas and records ``h_base``."""
-    measured = sorted(run.measurements, key=lambda m: m.eta)
-    x = np.array([m.eta for m in measured])
-    true = np.array([m.delta_h_true for m in measured])
-    psi = np.column_stack([true_influence_values(run, m.eta)[0] for m in measured])
-    covariance = np.cov(psi, rowvar=False) / len(psi)
+    x = np.array(sorted(run.etas))
+    totals = [true_total(run, eta) for eta in x]
     unit = x[-1]  # numbers near 1 for the linear algebra
     scaled = x / unit
-    gains, (slope, curvature), errors, residual = _least_squares(np.column_stack([scaled, scaled**2]), true, covariance)
-    df = len(x) - 2
-    offset_z = math.nan
-    if df > 0:
-        with_offset = np.column_stack([np.ones(len(x)), scaled, scaled**2])
-        _, coefficients, offset_errors, _ = _least_squares(with_offset, true, covariance)
-        offset_z = coefficients[0] / offset_errors[0] if offset_errors[0] else math.nan
-    slopes = (slope / unit, errors[0] / unit)
-    curvatures = (curvature / unit**2, errors[1] / unit**2)
-    chi2 = residual if df else math.nan
-    return Trend(*slopes, *curvatures, chi2, df, offset_z, psi @ gains[1] / unit**2, run.num_sequences)
+    (slope, curvature), residual = _least_squares(np.column_stack([scaled, scaled**2]), totals)
+    df, offset_z = len(x) - 2, math.nan
+    if df:
+        (offset, *_), _ = _least_squares(np.column_stack([np.ones(len(x)), scaled, scaled**2]), totals)
+        offset_z = offset.value / offset.se if offset.se else math.nan
+    return Trend(slope * (1 / unit), curvature * (1 / unit**2), residual if df else math.nan, df, offset_z)
 
 
-def _least_squares(
-    design: FloatArray, values: FloatArray, covariance: FloatArray
-) -> tuple[FloatArray, list[float], list[float], float]:
-    """Return the matrix A, the coefficients ``A values``, their sandwich standard errors, and the weighted residual."""
+def _least_squares(design: FloatArray, totals: Sequence[Estimate]) -> tuple[list[Estimate], float]:
+    """Return the coefficients by the matrix A, with its influence values (the sandwich), and the weighted residual."""
+    values, psi = np.array([each.value for each in totals]), np.column_stack([each.psi for each in totals])
+    covariance = np.cov(psi, rowvar=False) / len(psi)
     scale = float(np.mean(np.diag(covariance))) or 1.0
     ridge = covariance + _RIDGE * np.diag(np.maximum(np.diag(covariance), 1e-12 * scale))
     weighted = np.linalg.solve(ridge, design)
     gains = np.linalg.solve(design.T @ weighted, weighted.T)
-    coefficients = gains @ values
-    left = values - design @ coefficients
-    errors = np.sqrt(np.maximum(np.diag(gains @ covariance @ gains.T), 0.0))
-    return gains, coefficients.tolist(), errors.tolist(), float(left @ np.linalg.solve(ridge, left))
-
-
-def _pooled(fits: Mapping[str, Trend], name: str) -> Pool:
-    values = np.array([getattr(fit, name) for fit in fits.values()])
-    errors = np.array([getattr(fit, f"{name}_se") for fit in fits.values()])
-    return pool(values, errors**2)
+    left = values - design @ gains @ values
+    coefficients = [Estimate(float(gain @ values), psi @ gain, totals[0].num_sequences) for gain in gains]
+    return coefficients, float(left @ np.linalg.solve(ridge, left))

@@ -19,13 +19,13 @@ import pandas as pd
 
 from .._checks import checked_count, same_eta
 from ..err_rel import all_etas, known_eta, known_etas, same_content
-from ..estimators import true_total_standard_error
+from ..estimators import Estimate, true_total
 from ..runs import Run, integrity_problems, require_runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
 from .planning import CONFIDENCE, LEAST, Goal, prompts_per_sequence, size_for, spread_with_interval
 from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
-from .random_effects import Pool, between_variances, normal_quantile, pool
-from .trend import difference_z, straightness_pilots
+from .random_effects import Pool, between_variances, normal_quantile
+from .trend import difference_z, pool_estimates, straightness_pilots
 
 AnswerWord = Literal["yes", "no", "cannot tell"]
 YES: AnswerWord = "yes"
@@ -281,10 +281,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(dict.fromkeys(counts, "Int64"))
 
 
-def true_change(runs: Mapping[str, Run], eta: float) -> Pool:
-    """Return the random-effects mean of the true change over the runs that have eta, and tau between them."""
-    values, variances = _true_changes(runs, eta)
-    return pool(values, variances)
+def true_change(runs: Mapping[str, Run], eta: float) -> Pool | None:
+    """Return the random-effects mean of the true change over the runs, and tau between them; None if it is unknown."""
+    totals = _true_totals(runs, eta)
+    return pool_estimates(totals) if totals else None
 
 
 def true_change_p_value(large_runs: Mapping[str, Run], small_runs: Mapping[str, Run], eta: float) -> float:
@@ -294,12 +294,12 @@ def true_change_p_value(large_runs: Mapping[str, Run], small_runs: Mapping[str, 
     """
     from scipy.special import stdtr
 
-    groups = [_true_changes(runs, eta) for runs in (large_runs, small_runs)]
-    freedom = sum(len(values) for values, _ in groups) - 2
-    if freedom < 1 or not all(len(values) for values, _ in groups):
+    groups = [_true_totals(runs, eta) for runs in (large_runs, small_runs)]
+    freedom = sum(map(len, groups)) - 2
+    if freedom < 1 or not all(groups):
         return math.nan
-    values, variances = np.hstack(groups)
-    member = np.repeat(np.eye(2), [len(values) for values, _ in groups], axis=0)
+    values, errors = np.array([(total.value, total.se) for group in groups for total in group]).T
+    variances, member = errors**2, np.repeat(np.eye(2), [len(group) for group in groups], axis=0)
     # Within groups Q(tau^2) = freedom: centre each group, which costs one degree of freedom each.
     weights = 1 / (variances + between_variances(values, variances, np.array([freedom]), member))
     totals = weights @ member
@@ -307,14 +307,10 @@ def true_change_p_value(large_runs: Mapping[str, Run], small_runs: Mapping[str, 
     return float(2 * stdtr(freedom, -abs(first - second) / math.sqrt(np.sum(1 / totals))))
 
 
-def _true_changes(runs: Mapping[str, Run], eta: float) -> tuple[np.ndarray, np.ndarray]:
-    having = [run for run in runs.values() if run.has_eta(eta)]
-    errors = [true_total_standard_error(run, eta) for run in having]
-    known = [
-        (run.measurement(eta).delta_h_true, se**2) for run, se in zip(having, errors, strict=True) if se is not None
-    ]
-    values, variances = np.array(known).reshape(-1, 2).T
-    return values, variances
+def _true_totals(runs: Mapping[str, Run], eta: float) -> list[Estimate]:
+    """Return the true change of each run that has eta, where its standard error is known."""
+    totals = [true_total(run, eta) for run in runs.values() if run.has_eta(eta)]
+    return [total for total in totals if not math.isnan(total.se)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,8 +336,8 @@ class Case:
         return self.flags[self.flags["check"].isin(OFF_POLICY_CHECKS)]
 
     @cached_property
-    def change(self) -> Pool:
-        """The true change over the runs."""
+    def change(self) -> Pool | None:
+        """The true change over the runs; None where no run has its standard error."""
         return true_change(self.runs, self.eta)
 
     @cached_property
@@ -395,7 +391,7 @@ class Case:
         if self.ratio is None:
             return Answer(UNSURE, reasons=(self.unrecorded,))
         told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self.doubts), self.change
-        if change.count and change.se * CLEAR_Z > abs(change.mean):
+        if change and change.se * CLEAR_Z > abs(change.mean):
             weak = f"the reference, the mean true change, is known to ±{change.se / abs(change.mean):.0%} only"
             doubts.append(weak)
         if not self._without("score"):
@@ -415,15 +411,16 @@ class Case:
 
     def of_both(self) -> tuple[str, ...]:
         """Return the reasons that concern both answers."""
-        told, change = [], self.change
-        if change.count:
+        told, small_runs = [], self.small_runs or {}
+        if change := self.change:
             tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 else ""
-            told.append(f"true change {change.mean * 1e3:+.3f} ± {change.se * 1e3:.3f} (10⁻³ nats per token{tau})")
-        small = true_change(self.small_runs, self.eta) if told and self.small_runs else None
-        if self.small_runs and small is not None and small.count:
-            p = true_change_p_value(self.runs, self.small_runs, self.eta)
-            told[0] += f"; actual runs {small.mean * 1e3:+.3f} ± {small.se * 1e3:.3f} (p = {p:.2g} for no difference)"
-        return (*told, f"health flags: {_listed(self.flags)}") if len(self.flags) else tuple(told)
+            told.append(f"true change {_milli(change)} (10⁻³ nats per token{tau})")
+        if change and (small := true_change(small_runs, self.eta)):
+            p = true_change_p_value(self.runs, small_runs, self.eta)
+            told[0] += f"; actual runs {_milli(small)} (p = {p:.2g} for no difference)"
+        if len(self.flags):
+            told.append(f"health flags: {_listed(self.flags)}")
+        return tuple(told)
 
     def next_steps(self, linear: Answer, recorded: Answer) -> tuple[str, ...]:
         """Return what would help, from the numbers."""
@@ -460,7 +457,7 @@ class Case:
             found.append(f"how much updates differ; with {counted(count, 'large run')} tau is hardly known{bound}")
         if any(len(run.etas) > 1 for run in self.runs.values()):
             found.append("agreement between etas: step sizes within a run share sequences and are not independent")
-        if change.count and change.mean:
+        if change and change.mean:
             found.append(f"the true change to better than ±{change.se / abs(change.mean):.0%}")
         if prompts_per_sequence(self.runs) is None:
             found.append("that sequences are independent (prompts sampled more than once?): no prompt ids are recorded")
@@ -533,6 +530,10 @@ def _shared_prompts(runs: Mapping[str, Run]) -> list[str]:
         if len(a & b) > _MOST_SHARED * min(len(a), len(b)):
             return [f"{one} and {other} share more than half of their prompts, so runs are not independent"]
     return []
+
+
+def _milli(change: Pool) -> str:
+    return f"{change.mean * 1e3:+.3f} ± {change.se * 1e3:.3f}"
 
 
 def _estimate(pilot: Pilot) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis_helpers import err_rel_standard_error, inference, simulate_err_rel
 from analysis_helpers._checks import checked_count
-from analysis_helpers.estimators import EstimatorName, columns, estimate, influence_values, standard_deviation
+from analysis_helpers.estimators import EstimatorName, columns
 from analysis_helpers.inference.planning import size_for
 from analysis_helpers.inference.prediction import Pilot, agreement_of
 from analysis_helpers.inference.verdicts import _within
@@ -125,12 +125,10 @@ def _estimates(run: Run, scale: float, seed: int) -> dict[str, tuple[float, floa
     """Return each quantity's estimate and standard error; err_rel over ``scale``."""
     found: dict[str, tuple[float, float]] = {}
     for name in ("matched", "ratio"):
-        batch = columns(run, ETA, name)
-        (true, linear), psi = batch.estimate(batch.sums), influence_values(batch)
-        errors = [standard_deviation(each) / math.sqrt(len(each)) for each in (*psi, psi[1] - psi[0])]
-        found |= {"true": (float(true), errors[0])}
-        found |= {"linear" if name == "ratio" else name: (float(linear), errors[1])}
-    found["err_rel"] = (float(linear - true) / scale, errors[2] / abs(scale))
+        true, linear = columns(run, ETA, name).estimates()
+        found |= {"true": (true.value, true.se), "linear" if name == "ratio" else name: (linear.value, linear.se)}
+    error = linear - true
+    found["err_rel"] = (error.value / scale, error.se / abs(scale))
     return found | {"partial_sum": _partial_sum(run, scale, seed)}
 
 
@@ -139,15 +137,15 @@ def _partial_sum(run: Run, scale: float, seed: int) -> tuple[float, float]:
     name: EstimatorName = "partial_sum"
     quarter = run.num_sequences // 4
     [drawn] = simulate_err_rel(run, ETA, quarter, num_samples=1, seed=seed, estimator=name, reference=scale)
-    true, linear = estimate(run, ETA, name)
+    full = columns(run, ETA, name).error().value / scale
     error = err_rel_standard_error(run, ETA, quarter, population="run", estimator=name, reference=scale)
-    return float(drawn) - quarter / run.num_sequences * (linear - true) / scale, error
+    return float(drawn) - quarter / run.num_sequences * full, error
 
 
 def _pit(each: Replicate) -> float:
     pilot = inference.pilot_of(each.large, ETA)
-    true, linear = estimate(each.fresh, ETA)
-    return inference.predict(pilot, each.fresh.num_sequences).pit((linear - true) / pilot.reference)
+    error = columns(each.fresh, ETA).error().value / pilot.reference
+    return inference.predict(pilot, each.fresh.num_sequences).pit(error)
 
 
 def _reached(goal: inference.Goal, n: float, spread: float, mean: float, tau: float) -> float:

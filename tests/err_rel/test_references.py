@@ -60,7 +60,7 @@ def test_step_sizes_that_differ_by_rounding_are_one() -> None:
 def test_runs_are_left_out_with_a_warning_that_names_run_and_reason() -> None:
     with pytest.warns(RunWarning) as caught:
         usable = usable_runs({**UNEVEN, "run_03": random_run(4, seed=3)}, ETAS, 8)
-    assert usable == {ETAS[0]: ["run_01"], ETAS[1]: ["run_01", "run_02"]}
+    assert [list(kept) for kept in usable.values()] == [["run_01"], ["run_01", "run_02"]]
     second, third = sorted(str(w.message) for w in caught)
     assert second.startswith("skipped run_02")
     assert "eta 1e-06" in second
@@ -80,4 +80,4 @@ def test_runs_with_and_without_the_denominator_correction_are_never_pooled() -> 
     with refused("run_05: approx.per_sequence[].extras.denom_corr_unscaled", error=RunError):
         require_poolable({**RUNS, "run_05": other})
     with pytest.warns(RunWarning, match="skipped run_05"):  # it does not take part
-        assert usable_runs({**RUNS, "run_05": with_only(other, ETAS[1])}, [ETAS[0]], 4) == {ETAS[0]: list(RUNS)}
+        assert usable_runs({**RUNS, "run_05": with_only(other, ETAS[1])}, [ETAS[0]], 4) == {ETAS[0]: RUNS}

@@ -31,12 +31,12 @@ def curved_run(size: int, curvature: float, seed: int = 0, etas: tuple[float, ..
 
 def test_a_parabola_without_noise_in_its_shape_is_found_exactly() -> None:
     found = fit_trend(curved_run(50, 3e9))
-    scale = found.slope / -1e5  # the mean of the noise, by which every change is multiplied
-    assert found.curvature == pytest.approx(3e9 * scale, rel=1e-6)
+    scale = found.slope.value / -1e5  # the mean of the noise, by which every change is multiplied
+    assert found.curvature.value == pytest.approx(3e9 * scale, rel=1e-6)
     assert found.chi2 == pytest.approx(0, abs=1e-6)
     assert found.offset_z == pytest.approx(0, abs=1e-3)
     # Curvature and slope are proportional on every sequence, so their relative errors are the same.
-    assert found.curvature_se / found.curvature == pytest.approx(found.slope_se / abs(found.slope), rel=1e-6)
+    assert found.curvature.z == pytest.approx(abs(found.slope.z), rel=1e-6)
 
 
 def test_a_totals_only_run_has_a_trend_and_one_eta_has_none() -> None:
@@ -58,7 +58,7 @@ def test_with_two_etas_there_is_a_curvature_but_no_test_of_fit() -> None:
     # Two points fix both coefficients.
     (one, two) = random_run(40).measurements
     curvature = (two.delta_h_true / two.eta - one.delta_h_true / one.eta) / (two.eta - one.eta)
-    assert found.curvature == pytest.approx(curvature, rel=1e-5)
+    assert found.curvature.value == pytest.approx(curvature, rel=1e-5)
 
 
 def test_the_same_run_counts_once() -> None:
@@ -87,8 +87,8 @@ def test_on_known_truth_the_slope_is_the_derivative_and_the_curvature_half_the_s
         h = 1e-6
         second = (entropy_change(policy, directions[name], h) + entropy_change(policy, directions[name], -h)) / h**2
         exact = entropy_derivative(policy, directions[name])
-        assert found.slope == pytest.approx(exact, abs=4 * found.slope_se)
-        assert found.curvature == pytest.approx(second / 2, abs=4 * found.curvature_se)
+        assert found.slope.value == pytest.approx(exact, abs=4 * found.slope.se)
+        assert found.curvature.value == pytest.approx(second / 2, abs=4 * found.curvature.se)
 
 
 @pytest.mark.slow  # a thousand batches
@@ -100,7 +100,7 @@ def test_intervals_of_the_curvature_hold_the_truth_as_often_as_they_say(n: int) 
     h = 1e-6
     truth = (exact_change(h) + exact_change(-h)) / h**2 / 2
     fits = [fit_trend(batch_of(made, k * n, n)) for k in range(count)]
-    z = np.array([(fit.curvature - truth) / fit.curvature_se for fit in fits])
+    z = np.array([(fit.curvature.value - truth) / fit.curvature.se for fit in fits])
     assert np.mean(np.abs(z) <= 1.6449) == pytest.approx(0.90, abs=0.02 + 1.5 * 0.012)
 
 

@@ -173,11 +173,16 @@ def test_a_flag_at_another_eta_does_not_count(large_runs: Runs) -> None:
 
 
 def test_the_true_change_varies_between_updates_by_random_effects(large_runs: Runs, small_runs: Runs) -> None:
-    found = true_change(large_runs, ETA)
+    found = known(true_change(large_runs, ETA))
     totals = [run.measurement(ETA).delta_h_true for run in large_runs.values()]
     assert found.mean == pytest.approx(np.mean(totals), rel=0.02)
     assert true_change_p_value(large_runs, large_runs, ETA) == pytest.approx(1.0)
     assert 0.01 < true_change_p_value(large_runs, small_runs, ETA) < 1
+
+
+def test_small_runs_without_the_eta_say_nothing_about_it(large_runs: Runs, small_runs: Runs) -> None:
+    with_them, without = (verdict(small_runs, 12.8e-6, 256, small_runs=small) for small in (large_runs, None))
+    assert (with_them.linear, with_them.recorded) == (without.linear, without.recorded)
 
 
 def test_the_map_holds_the_verdict_of_each_eta(large_runs: Runs) -> None:
@@ -197,7 +202,7 @@ def test_the_published_runs_get_two_answers_each_with_its_batch_size(research_ro
         assert found.recorded.answer == "cannot tell"
         assert found.recorded.required_n == pytest.approx(recorded_n, abs=1)
         assert any("off-policy" in reason for reason in found.recorded.reasons)
-    change = true_change(large, ETA)
+    change = known(true_change(large, ETA))
     assert change.tau == pytest.approx(0.216e-3, abs=5e-7)
     assert change.se / abs(change.mean) == pytest.approx(0.105, abs=5e-4)
     assert true_change_p_value(large, small, ETA) == pytest.approx(0.068, abs=6e-4)

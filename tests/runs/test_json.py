@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 
 from analysis_helpers import Run, RunError
-from analysis_helpers.estimators import estimate
 from analysis_helpers.runs.json import encode_run, parse_run
-from tests.building import ETAS, random_run, totals_only_run
+from tests.building import ETAS, estimate, random_run, totals_only_run
 from tests.damaging import COLUMNS, FIELDS, FILE, GOOD, TREE, limits
 
 PARENTS = ("per_sequence_meta", "variance", "quadratic", "quadratic.variance")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import analysis_helpers as ah
-from analysis_helpers.estimators import columns, estimate, influence_values
+from analysis_helpers.estimators import columns
 from analysis_helpers.runs import integrity_problems
 from analysis_helpers.synthetic.policy import entropy_derivative, per_token_entropy
 from analysis_helpers.synthetic.runs import default_policy, update_directions
@@ -43,8 +43,10 @@ def test_the_exact_answers_beside_the_sample_data_are_those_of_the_policy(sample
         batch, run_name = name.split("/")
         run = ah.load_runs(sample_root / batch)[run_name]
         for m in run.measurements:  # within 4.5 standard errors; 32 numbers fail by chance with probability 2e-4
-            errors = np.subtract(estimate(run, m.eta), (exact["change"][repr(m.eta)], m.eta * exact["derivative"]))
-            spreads = [psi.std(ddof=1) for psi in influence_values(columns(run, m.eta, "ratio"))]
+            true, linear = columns(run, m.eta).estimates()
+            expected = (exact["change"][repr(m.eta)], m.eta * exact["derivative"])
+            errors = np.subtract((true.value, linear.value), expected)
+            spreads = (true.spread, linear.spread)
             assert (np.abs(errors) < 4.5 * np.array(spreads) / np.sqrt(run.num_sequences)).all()
 
 
@@ -55,7 +57,7 @@ def test_the_centred_baseline_changes_only_the_noise_of_the_linear_terms() -> No
     for name, direction in update_directions(policy, 2, seed=0).items():
         one, other = usual[name], centred[name]
         assert [m.delta_h_true for m in one.measurements] == [m.delta_h_true for m in other.measurements]
-        spread = [influence_values(columns(run, 1.6e-6, "ratio"))[1].std(ddof=1) for run in (one, other)]
+        spread = [columns(run, 1.6e-6).estimates()[1].spread for run in (one, other)]
         assert spread[1] < spread[0] / 4
         exact = entropy_derivative(policy, direction)  # within 4.5 standard errors
         assert abs(other.delta_h_per_lr - exact) < 4.5 * spread[1] / 1.6e-6 / np.sqrt(512)

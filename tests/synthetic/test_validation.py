@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from analysis_helpers.estimators import columns, estimate
+from analysis_helpers.estimators import columns
 from analysis_helpers.inference import pilot_of
 from analysis_helpers.synthetic.validation import ETA, batch_of, replicates, shifted
-from tests.building import ETAS, Runs, random_run
+from tests.building import ETAS, Runs, estimate, random_run
 
 
 def test_a_part_of_a_batch_is_the_run_that_its_sequences_would_give(large_runs: Runs) -> None:
