@@ -20,5 +20,5 @@ from .runs import (
     plot_decomposition as plot_decomposition,
     plot_totals as plot_totals,
 )
-from .style import ANSWER_COLOURS as ANSWER_COLOURS, ESTIMATOR_LABELS as ESTIMATOR_LABELS, png as png
+from .style import ANSWER_COLOURS as ANSWER_COLOURS, png as png
 from .validation import plot_calibration as plot_calibration, plot_verdict_rates as plot_verdict_rates

@@ -265,7 +265,7 @@ def _spread(estimator: str, eta: float, values: pd.Series[float]) -> str:
 
 
 def _name(estimator: str) -> str:
-    return style.ESTIMATOR_LABELS[estimator].capitalize()
+    return estimator.replace("_", " ").capitalize()
 
 
 def _at_eta(df: pd.DataFrame, eta: float) -> pd.DataFrame:

@@ -28,8 +28,8 @@ def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
     for k, (run, slope, curvature) in enumerate(fits[["run", "slope", "curvature"]].itertuples(index=False)):
         rows = totals[totals["run"] == run]
         label = "true change of a run ± SE, and its trend" if k == 0 else None
-        errors = 1e3 * rows["true_se"].fillna(0.0)
-        ax.errorbar(rows["eta"], 1e3 * rows["true"], yerr=errors, fmt="o", color=style.COLOURS["true"], markersize=4)
+        values, errors = 1e3 * rows["true"], 1e3 * rows["true_se"]
+        ax.errorbar(rows["eta"], values, errors, fmt="o", color=style.COLOURS["true"], markersize=4)
         ax.plot(grid, 1e3 * (slope * grid + curvature * grid**2), color=style.COLOURS["true"], linewidth=1, label=label)
     line = 1e3 * pooled["slope"] * grid
     ax.plot(grid, line, color=style.COLOURS["linear"], linestyle="--", linewidth=1.8, label="pooled straight line")

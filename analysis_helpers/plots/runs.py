@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from ..inference import plus_minus
 from . import style
 
 _PAIR = (("o", -0.12), ("D", 0.12))  # marker and shift of two values side by side
+_POINTS: dict[str, Any] = {"markersize": 5.5, "elinewidth": 1.2}
 
 
 @style.own_look
@@ -30,8 +32,8 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
         rows = totals[totals["eta"] == eta].reset_index(drop=True)
         places = np.arange(len(rows))
         for name, (marker, shift) in zip(("true", "linear"), _PAIR, strict=True):
-            values, errors = rows[name] * 1e3, rows[f"{name}_se"] * 1e3
-            style.points(ax, places + shift, values, errors, style.COLOURS[name], marker, name)
+            values, errors, colour = rows[name] * 1e3, rows[f"{name}_se"] * 1e3, style.COLOURS[name]
+            ax.errorbar(places + shift, values, errors, fmt=marker, color=colour, label=name, **_POINTS)
         ax.set_xticks(places, rows["batch"] + "\n" + rows["run"], fontsize=7)
         ax.set_xlim(-0.5, len(rows) - 0.5)
         style.zero_line(ax, upright=False)
@@ -84,17 +86,18 @@ def plot_decomposition(table: pd.DataFrame) -> Figure:
     """
     etas = sorted(table["eta"].unique())
     figure, axes = style.panels(2 * len(etas), height=2.8)
-    for ax, (eta, part) in zip(axes, product(etas, style.PART_LABELS), strict=True):
-        colour, at_eta, kinds = style.PART_COLOURS[part], table[table["eta"] == eta], ("unadjusted", "score-adjusted")
-        raw, adjusted = (at_eta[at_eta["score_adjusted"] == chosen].reset_index() for chosen in (False, True))
-        for rows, label, (marker, shift) in zip((raw, adjusted), kinds, _PAIR, strict=True):
-            places, face = np.arange(len(rows)), colour if rows is raw else style.BACKGROUND
-            style.points(ax, places + shift, rows[part], rows[f"{part}_se"], colour, marker, label, face)
+    for ax, (eta, (part, (name, colour))) in zip(axes, product(etas, style.PARTS.items()), strict=True):
+        at_eta = table[table["eta"] == eta]
+        raw, adjusted = (at_eta[at_eta["score_adjusted"] == chosen] for chosen in (False, True))
+        drawn = ((raw, "unadjusted", colour), (adjusted, "score-adjusted", style.BACKGROUND))
+        for (rows, label, face), (marker, shift) in zip(drawn, _PAIR, strict=True):
+            look: dict[str, Any] = {"fmt": marker, "color": colour, "mfc": face, **_POINTS}
+            ax.errorbar(np.arange(len(rows)) + shift, rows[part], rows[f"{part}_se"], label=label, **look)
         style.zero_line(ax, upright=False)
         ax.axvline(len(raw) - 1.5, color=style.COLOURS["guide"], linewidth=0.8, linestyle=":")
         ax.set_xticks(range(len(raw)), raw["run"], fontsize=8)
         pooled = raw[raw["run"] == "pooled"].iloc[0]
-        title = f"{style.PART_LABELS[part]}, eta {eta:g}: {plus_minus(pooled[part], pooled[f'{part}_se'])} pooled"
+        title = f"{name}, eta {eta:g}: {plus_minus(pooled[part], pooled[f'{part}_se'])} pooled"
         style.describe(ax, title, y=f"part of err_rel\n{style.TRUE_CHANGES}")
         style.legend_below(ax, 2)
     return figure

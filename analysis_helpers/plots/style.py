@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
-from numpy.typing import NDArray
 
 # From the palette of Okabe and Ito (2008), which colour-blind readers tell apart.
 COLOURS = {
@@ -31,9 +30,10 @@ COLOURS = {
     "linear": "#CC79A7",
     "guide": "#808080",
 }
-ESTIMATOR_LABELS = {"partial_sum": "partial sum", "ratio": "ratio", "matched": "matched", "adjusted": "adjusted"}
-PART_LABELS = {"linear_minus_matched": "linear − matched", "matched_minus_true": "nonlinearity (matched − true)"}
-PART_COLOURS = {"linear_minus_matched": COLOURS["linear"], "matched_minus_true": COLOURS["matched"]}
+PARTS = {
+    "linear_minus_matched": ("linear − matched", COLOURS["linear"]),
+    "matched_minus_true": ("nonlinearity (matched − true)", COLOURS["matched"]),
+}
 ANSWER_COLOURS = {"yes": "#56B4E9", "cannot tell": "#E5E5E5", "no": "#F0A27F"}  # light: words stand on them
 SERIES = (("#332288", "o"), ("#882255", "s"), ("#999933", "D"))
 """Colour and marker of settings side by side, none of which is an estimator; from the muted palette of Tol (2021)."""
@@ -121,21 +121,6 @@ def log_error_axis(ax: Axes) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def points(
-    ax: Axes,
-    places: NDArray[np.floating[Any]],
-    values: pd.Series[float],
-    errors: pd.Series[float],
-    colour: str,
-    marker: str,
-    label: str,
-    face: str | None = None,
-) -> None:
-    """Draw values with their standard errors as bars (none where unknown)."""
-    bars, filled = errors.fillna(0.0), face or colour
-    ax.errorbar(places, values, bars, fmt=marker, color=colour, mfc=filled, markersize=5.5, elinewidth=1.2, label=label)
 
 
 def band(ax: Axes, x: Any, low: Any, high: Any, label: str | None = None) -> None:

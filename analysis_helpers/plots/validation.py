@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -36,23 +34,20 @@ def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
     title = f"coverage − level: {100 * off.min():+.1f} to {100 * off.max():+.1f} points (bars: 2 SE)"
     style.describe(left, title, "level of the prediction interval", "coverage − level (points)")
 
-    shares, width = (
-        pit["count"] / pit.groupby("tau")["count"].transform("sum"),
-        float((pit["high"] - pit["low"]).mean()),
-    )
-    for (tau, rows), (colour, _) in zip(pit.groupby("tau", sort=False), style.SERIES, strict=False):
-        edges, label = [*rows["low"], rows["high"].iloc[-1]], f"tau = {float(str(tau)):.2g}"
+    shares = pit["count"] / pit.groupby("tau")["count"].transform("sum")
+    width = float((pit["high"] - pit["low"]).mean())
+    for ((tau,), rows), (colour, _) in zip(pit.groupby(["tau"], sort=False), style.SERIES, strict=False):
+        edges, label = [*rows["low"], rows["high"].iloc[-1]], f"tau = {tau:.2g}"
         right.stairs(shares[rows.index], edges, color=colour, linewidth=1.5, baseline=None, label=label)
     noise = 2 * np.sqrt(width * (1 - width) * pit["tau"].nunique() / pit["count"].sum())
-    look: dict[str, Any] = {"color": style.COLOURS["guide"], "alpha": 0.2, "linewidth": 0}
-    right.axhspan(width - noise, width + noise, label="95% range if calibrated", **look)
+    low, high, label = width - noise, width + noise, "95% range if calibrated"
+    right.axhspan(low, high, color=style.COLOURS["guide"], alpha=0.2, linewidth=0, label=label)
     right.set_ylim(0, 1.6 * max(width, float(shares.max()) / 1.3))
     for axis in (right.xaxis, right.yaxis):
         axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
     title = f"each {width:.0%} of percentiles holds {shares.min():.1%} to {shares.max():.1%} of runs"
-    style.describe(
-        right, title, "percentile of the next run in its prediction (PIT)", f"share of runs in each {width:.0%} (%)"
-    )
+    percentile = "percentile of the next run in its prediction (PIT)"
+    style.describe(right, title, percentile, f"share of runs in each {width:.0%} (%)")
     style.legend_below(left, 2)
     style.legend_below(right, 3)
     return figure
@@ -76,13 +71,12 @@ def plot_verdict_rates(table: pd.DataFrame, question: str, label: str) -> Figure
     bottom = np.zeros(len(rows))
     for answer, colour in style.ANSWER_COLOURS.items():
         shares = rows[answer.replace(" ", "_")]
-        texts = [f"{share:.0%}" if share > 0.05 else "" for share in shares]
         bars = ax.bar(range(len(rows)), shares, bottom=bottom, color=colour, width=0.8, label=answer)
-        ax.bar_label(bars, texts, label_type="center", fontsize=8)
+        ax.bar_label(bars, fmt=lambda share: f"{share:.0%}" if share > 0.05 else "", label_type="center", fontsize=8)
         bottom += shares.to_numpy()
-    names = [f"{row['setting']:g}\ntruth: {row['truth']}\n({row['within']:.0%})" for row in rows.to_dict("records")]
+    names = [f"{row.setting:g}\ntruth: {row.truth}\n({row.within:.0%})" for row in rows.itertuples()]
     ax.set_xticks(range(len(rows)), names, fontsize=8)
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    ax.yaxis.set_major_formatter("{x:.0%}")
     false = np.where(rows["truth"] == "yes", rows["no"], rows["yes"])
     style.describe(ax, f"false answers: at most {false.max():.0%} in any setting", label, "share of verdicts")
     style.legend_below(ax, 3, lines=3)

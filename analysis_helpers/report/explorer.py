@@ -28,7 +28,7 @@ from ..inference import (
     typical_standard_error,
     verdict,
 )
-from ..plots import ESTIMATOR_LABELS, plot_exploration, png
+from ..plots import plot_exploration, png
 from ..runs import Run, result_files, sound_runs
 from .display import readable
 from .parameters import Parameters, suitable_parameters
@@ -201,7 +201,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self._offer("large_batch", {name: name for name in batches})
         runs = sound_runs(self._given.root / self.controls["large_batch"].value, needs=_NEEDS)
         self._offer("eta", {f"{eta:g}": eta for eta in all_etas(runs)})
-        self._offer("estimator", {ESTIMATOR_LABELS[name]: name for name in supported_estimators(runs)})
+        self._offer("estimator", {name.replace("_", " "): name for name in supported_estimators(runs)})
         size.max = min(run.num_sequences for run in runs.values())
 
     def _offer(self, name: str, options: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from matplotlib.container import ErrorbarContainer
 from analysis_helpers import decomposition_table, run_totals
 from analysis_helpers.inference import plus_minus
 from analysis_helpers.plots import plot_decomposition, plot_totals
-from analysis_helpers.plots.style import PART_LABELS
+from analysis_helpers.plots.style import PARTS
 from tests.building import Runs
 
 
@@ -26,9 +26,9 @@ def test_parts_have_two_panels_an_eta_with_every_run_and_the_pool(large_runs: Ru
     table = decomposition_table(large_runs, [1.6e-6, 3.2e-6])
     axes = plot_decomposition(table).axes
     raw = table[(table["run"] == "pooled") & ~table["score_adjusted"].astype(bool)].set_index("eta")
-    panels = [(eta, part) for eta in (1.6e-6, 3.2e-6) for part in PART_LABELS]
+    panels = [(eta, part) for eta in (1.6e-6, 3.2e-6) for part in PARTS]
     for ax, (eta, part) in zip(axes, panels, strict=True):
         mean, se = plus_minus(raw[part][eta], raw[f"{part}_se"][eta]).split(" ± ")
-        assert [text for text in (PART_LABELS[part], f"{eta:g}", mean, se) if text not in ax.get_title()] == []
+        assert [text for text in (PARTS[part][0], f"{eta:g}", mean, se) if text not in ax.get_title()] == []
         assert [tick.get_text() for tick in ax.get_xticklabels()] == [*large_runs, "pooled"]
     assert len(axes[0].get_legend_handles_labels()[0]) == 2  # raw and adjusted

@@ -17,13 +17,10 @@ from analysis_helpers.plots.style import COLOURS
 from tests.building import Runs
 
 
-def test_every_estimator_has_a_colour_and_a_label_of_its_own() -> None:
+def test_every_estimator_has_a_colour_of_its_own() -> None:
     assert set(ESTIMATORS) <= set(COLOURS)
-    assert set(ESTIMATORS) == set(style.ESTIMATOR_LABELS)
     series = [colour for colour, _ in style.SERIES]
     assert len({*COLOURS.values(), style.BACKGROUND, *series}) == len(COLOURS) + 1 + len(series)
-    assert set(style.PART_COLOURS) == set(style.PART_LABELS)
-    assert set(style.PART_COLOURS.values()) <= set(COLOURS.values())
 
 
 def test_no_figure_has_a_colour_of_its_own() -> None:
