@@ -55,8 +55,7 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     if estimator == "partial_sum":
         compared = _NOT_COMPARABLE
     title = f"{_spread(estimator, comparison.eta, subsets)}; {compared}"
-    style.describe(target, title, style.err_rel_label(estimator), "number of subsets")
-    style.legend_below(target, 2)
+    style.describe(target, title, style.err_rel_label(estimator), "number of subsets", columns=2)
     return target
 
 
@@ -139,26 +138,22 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
     label = f"predictive density of a fresh run of {prediction.n:g}"
     ax.plot(grid, density, color=style.COLOURS["ratio"], linewidth=1.5, label=label)
     style.band(ax, grid[inside], density[inside], 0, "90% prediction interval")
-    step = density.max() / 8
-    for k, row in enumerate(checked.to_dict("records"), start=1):
-        value, se = row["err_rel"], row["se"]
-        fade = 1.0 if row["n"] == prediction.n else 0.45
-        ax.errorbar(value, -k * step, xerr=se, fmt="o", color=style.COLOURS["actual"], alpha=fade, elinewidth=1.2)
+    step, colour = density.max() / 8, style.COLOURS["actual"]
+    rows = checked[["run", "n", "err_rel", "se", "pit"]].itertuples(index=False)
+    for k, (run, n, value, se, pit) in enumerate(rows, start=1):
+        size, alpha = ("", 1.0) if n == prediction.n else (f" (n = {n:,})", 0.45)
+        ax.errorbar(value, -k * step, xerr=se, fmt="o", color=colour, alpha=alpha, elinewidth=1.2)
         side, align = (-1, "right") if value > prediction.mean else (1, "left")  # where there is room
-        size = "" if row["n"] == prediction.n else f" (n = {row['n']:,})"
-        label = f"{row['run']}{size}: percentile {row['pit']:.0%}"
-        end, shift = (value + side * np.nan_to_num(se), -k * step), (6 * side, -3)
-        ax.annotate(label, end, xytext=shift, textcoords="offset points", ha=align, fontsize=8)
+        label, end = f"{run}{size}: percentile {pit:.0%}", (value + side * np.nan_to_num(se), -k * step)
+        ax.annotate(label, end, xytext=(6 * side, -3), textcoords="offset points", ha=align, fontsize=8)
     style.zero_line(ax)
     style.zero_line(ax, upright=False)
     ax.set_ylim(-(len(checked) + 0.6) * step, 1.08 * density.max())
     ax.set_yticks([])
     alike = values[checked["n"] == prediction.n]
-    count = f"{int(alike.between(low, high).sum())} of {counted(len(alike), 'actual run')} of this size in the "
-    found = f"{count if len(alike) else ''}90% prediction interval {low_to_high(low, high)}"
-    title = f"eta {prediction.eta:g}: {found}"
-    style.describe(ax, title, f"{style.ERR_REL_LABEL}; bars: standard errors", "predictive density")
-    style.legend_below(ax, 2)
+    held = f"{alike.between(low, high).sum()} of {counted(len(alike), 'actual run')} of this size in the "
+    title = f"eta {prediction.eta:g}: {held if len(alike) else ''}90% prediction interval {low_to_high(low, high)}"
+    style.describe(ax, title, f"{style.ERR_REL_LABEL}; bars: standard errors", "predictive density", columns=2)
     return figure
 
 
@@ -191,9 +186,7 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     title = f"{known}four times the sequences {halved}"
     if (abs(ratios - 1) > _MOST_OFF).any():
         title += f"; subsets drawn: {ratios.min():.2f} to {ratios.max():.2f} times the closed form"
-    label = f"SD of err_rel\n{style.TRUE_CHANGES}"
-    style.describe(ax, title, "sequences n", label)
-    style.legend_below(ax, 2)
+    style.describe(ax, title, "sequences n", f"SD of err_rel\n{style.TRUE_CHANGES}", columns=2)
     return figure
 
 
@@ -225,8 +218,7 @@ def plot_exploration(comparison: Comparison, moments: pd.DataFrame, *, tolerance
     spread = f"eta {comparison.eta:g}, subsets of {size}: {mean:+.2g} ± {sd:.2g} (mean ± SD)"
     incomparable = f"; {_NOT_COMPARABLE}" if estimator == "partial_sum" else ""
     title = f"{_name(estimator)}, {spread}{incomparable}{_disagreement(moments, draws)}"
-    style.describe(ax, title, style.err_rel_label(estimator), "number of subsets")
-    style.legend_below(ax, 2)
+    style.describe(ax, title, style.err_rel_label(estimator), "number of subsets", columns=2)
     return figure
 
 

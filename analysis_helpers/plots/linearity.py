@@ -37,8 +37,7 @@ def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
     fit = f"; lack of fit: chi² {pooled['chi2']:.1f} on {pooled['df']:.0f}" if pooled["df"] else ""
     change = plus_minus(1e-3 * pooled["slope"], 1e-3 * pooled["slope_se"])
     title = f"slope {change} (10⁻³ nats per token per 10⁻⁶){fit}"
-    style.describe(ax, title, "step size eta", style.CHANGE_LABEL)
-    style.legend_below(ax, 2)
+    style.describe(ax, title, "step size eta", style.CHANGE_LABEL, columns=2)
     return figure
 
 
@@ -77,6 +76,5 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
     reach = 1.1 * max(tolerance, min(seen, 4 * tolerance))
     ax.set_ylim(-reach, reach)
     title = f"nonlinearity at eta {etas[-1]:g}: {'; '.join(found)}"
-    style.describe(ax, title, "step size eta", f"nonlinearity (line − true)\n{style.TRUE_CHANGES}")
-    style.legend_below(ax, 2)
+    style.describe(ax, title, "step size eta", f"nonlinearity (line − true)\n{style.TRUE_CHANGES}", columns=2)
     return figure

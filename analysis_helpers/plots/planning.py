@@ -32,7 +32,7 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     style.log_error_axis(left)
     smallest, largest = (counted(int(row["n"]), "sequence") for row in (first, last))
     title = f"eta {eta:g}: SE {first['se']:.2g} on {smallest}, {last['se']:.2g} on {largest}"
-    style.describe(left, title, "sequences n", f"standard error\n{style.TRUE_CHANGES}")
+    style.describe(left, title, "sequences n", f"standard error\n{style.TRUE_CHANGES}", columns=1)
     style.band(right, n, table["low"], table["high"], f"{probability:.0%} prediction interval of a fresh run")
     style.tolerance_band(right, tolerance, upright=False)
     style.zero_line(right, upright=False)
@@ -41,10 +41,9 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     reach = max(min(farthest, 4 * tolerance), end)
     right.set_ylim(-1.05 * reach, 1.05 * reach)
     title = f"eta {eta:g}, in all: {low_to_high(last['low'], last['high'])} on {largest}"
-    style.describe(right, title, "sequences n", f"err_rel\n{style.TRUE_CHANGES}")
+    style.describe(right, title, "sequences n", f"err_rel\n{style.TRUE_CHANGES}", columns=1)
     for ax in (left, right):
         style.log_size_axis(ax)
-        style.legend_below(ax, 1)
     return figure
 
 
@@ -74,9 +73,8 @@ def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
         ax.plot([place, place], ends, color=colour, linewidth=1.4, label=labels.pop("-", None))
         if np.isnan(high):
             ax.plot(place, top, "^", color=colour, markersize=7, label=labels.pop("^", None))
+        ax.plot(place, n, "o", color=colour, markersize=6)
         label, shown = (_NO_SIZE.replace(" is", "\nis"), top) if np.isnan(n) else (f"n = {n:,.0f}", n)
-        if not np.isnan(n):
-            ax.plot(place, n, "o", color=colour, markersize=6)
         ax.annotate(label, (place, shown), xytext=(8, -4), textcoords="offset points", fontsize=8)
     ax.set_yscale("log", base=2)
     ax.yaxis.set_major_formatter("{x:,.0f}")
@@ -84,9 +82,8 @@ def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
     ax.set(xlim=(-0.5, len(plans) - 0.1), ylim=(bottom, 1.6 * top))
     needed = zip(plans["eta"], sizes[:, 0], strict=True)
     found = ", ".join(f"{_NO_SIZE if np.isnan(n) else counted(int(n), 'sequence')} at eta {eta:g}" for eta, n in needed)
-    style.describe(ax, f"{goal}: {found}", "step size eta", "sequences required")
-    if ax.lines:
-        style.legend_below(ax, 2)
+    columns = 2 if ax.lines else 0
+    style.describe(ax, f"{goal}: {found}", "step size eta", "sequences required", columns=columns)
     return figure
 
 
@@ -103,15 +100,12 @@ def plot_verdict_map(table: pd.DataFrame) -> Figure:
     for x, question in enumerate(QUESTIONS):
         for y, row in enumerate(table.to_dict("records")):
             answer, size = str(row[question]), row[f"{question}_required_n"]
-            colour = style.ANSWER_COLOURS[answer]
-            left, right, edge = x - 0.5, x + 0.5, style.BACKGROUND
-            ax.fill_between([left, right], y - 0.5, y + 0.5, facecolor=colour, edgecolor=edge, linewidth=2)
+            colour, edge = style.ANSWER_COLOURS[answer], style.BACKGROUND
+            ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, facecolor=colour, edgecolor=edge, linewidth=2)
             by = "" if pd.isna(size) else f"\n{counted(size, 'sequence')}, {row[f'{question}_estimator']}"
             ax.text(x, y, f"{answer}{by}", ha="center", va="center", fontsize=8)
-    ax.set_xticks(
-        range(len(QUESTIONS)),
-        [question.replace(" linear change", "\nlinear change") for question in QUESTIONS.values()],
-    )
+    questions = [question.replace(" linear change", "\nlinear change") for question in QUESTIONS.values()]
+    ax.set_xticks(range(len(questions)), questions)
     ax.set_yticks(range(len(table)), [f"{eta:g}" for eta in table["eta"]], fontsize=8)
     ax.set(xlim=(-0.5, len(QUESTIONS) - 0.5), ylim=(-0.5, len(table) - 0.5))
     found = [f"yes at {(table[name] == YES).sum()} of {len(table)} etas" for name in QUESTIONS]
@@ -141,6 +135,5 @@ def plot_budget(table: pd.DataFrame, *, sequences: int) -> Figure:
     at_most = f" (at most {most:.0%})" if np.isfinite(most) else ""
     split = f"{counted(sequences, 'sequence')} as {counted(runs.iloc[-1], 'run')}"
     title = f"{split}: SE of the mean err_rel {gain:.0%} smaller{at_most}"
-    style.describe(ax, title, "runs × sequences per run", f"standard error\n{style.TRUE_CHANGES}")
-    style.legend_below(ax, 1)
+    style.describe(ax, title, "runs × sequences per run", f"standard error\n{style.TRUE_CHANGES}", columns=1)
     return figure

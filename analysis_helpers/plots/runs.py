@@ -98,6 +98,5 @@ def plot_decomposition(table: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(raw)), raw["run"], fontsize=8)
         pooled = raw[raw["run"] == "pooled"].iloc[0]
         title = f"{name}, eta {eta:g}: {plus_minus(pooled[part], pooled[f'{part}_se'])} pooled"
-        style.describe(ax, title, y=f"part of err_rel\n{style.TRUE_CHANGES}")
-        style.legend_below(ax, 2)
+        style.describe(ax, title, y=f"part of err_rel\n{style.TRUE_CHANGES}", columns=2)
     return figure

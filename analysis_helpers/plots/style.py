@@ -96,11 +96,16 @@ def panels(
     return figure, list(axes.flat)
 
 
-def describe(ax: Axes, title: str, x: str = "", y: str = "") -> None:
-    """Set the title, which states what the figure shows with its numbers, and the axis labels with units."""
+def describe(ax: Axes, title: str, x: str = "", y: str = "", *, columns: int = 0, lines: int = 1) -> None:
+    """Set the title, which states what the figure shows with its numbers, the axis labels with units, and the legend.
+
+    The legend, if it has ``columns``, comes last: below the axes and what is drawn there (`legend_below`).
+    """
     unbroken = title.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     ax.set_title(textwrap.fill(unbroken, _TITLE_WIDTH, break_on_hyphens=False), fontsize=10)
     ax.set(xlabel=x, ylabel=y)
+    if columns:
+        legend_below(ax, columns, lines=lines)
 
 
 def err_rel_label(estimator: str) -> str:

@@ -32,7 +32,7 @@ def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
     left.set_ylim(-reach, reach)
     left.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}")
     title = f"coverage − level: {100 * off.min():+.1f} to {100 * off.max():+.1f} points (bars: 2 SE)"
-    style.describe(left, title, "level of the prediction interval", "coverage − level (points)")
+    style.describe(left, title, "level of the prediction interval", "coverage − level (points)", columns=2)
 
     shares = pit["count"] / pit.groupby("tau")["count"].transform("sum")
     width = float((pit["high"] - pit["low"]).mean())
@@ -47,9 +47,7 @@ def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
         axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
     title = f"each {width:.0%} of percentiles holds {shares.min():.1%} to {shares.max():.1%} of runs"
     percentile = "percentile of the next run in its prediction (PIT)"
-    style.describe(right, title, percentile, f"share of runs in each {width:.0%} (%)")
-    style.legend_below(left, 2)
-    style.legend_below(right, 3)
+    style.describe(right, title, percentile, f"share of runs in each {width:.0%} (%)", columns=3)
     return figure
 
 
@@ -78,6 +76,6 @@ def plot_verdict_rates(table: pd.DataFrame, question: str, label: str) -> Figure
     ax.set_xticks(range(len(rows)), names, fontsize=8)
     ax.yaxis.set_major_formatter("{x:.0%}")
     false = np.where(rows["truth"] == "yes", rows["no"], rows["yes"])
-    style.describe(ax, f"false answers: at most {false.max():.0%} in any setting", label, "share of verdicts")
-    style.legend_below(ax, 3, lines=3)
+    title = f"false answers: at most {false.max():.0%} in any setting"
+    style.describe(ax, title, label, "share of verdicts", columns=3, lines=3)
     return figure
