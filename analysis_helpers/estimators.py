@@ -260,9 +260,7 @@ def scores(run: Run) -> FloatArray:
     RunError
         If the run does not record the score.
     """
-    _recorded(run.score, run, "score")
-    tokens = run.token_counts
-    return np.divide(tokens_times_score(run), tokens, out=np.zeros(len(tokens)), where=tokens > 0)
+    return _recorded(run.score, run, "score").scores(run.token_counts)
 
 
 def mean_score(run: Run) -> Estimate:

@@ -14,7 +14,7 @@ from analysis_helpers.estimators import columns
 from analysis_helpers.inference.prediction import pilot_of
 from analysis_helpers.subsampling import subset_sums
 from analysis_helpers.synthetic.policy import Policy, random_policy, sample_sequences
-from analysis_helpers.synthetic.validation import batch_of, shifted
+from analysis_helpers.synthetic.validation import shifted
 from tests.building import random_run, refused, totals_only_run
 
 E = 1e-6
@@ -79,7 +79,6 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: sample_sequences(random_policy(RNG), 4, RNG, prompts=np.array([1])), "prompts must have shape (4", "(1,)"),
     (lambda: Policy(np.zeros((1, 2, 3))), "logits must have shape", "(1, 2, 3)"),
     (lambda: Policy(np.zeros((1, 2, 2)), max_length=0), "max_length must be at least 1", "0"),
-    (lambda: batch_of(PLAIN["run_09"], 0, 4), "run must record the score", ""),
     (lambda: shifted(TOTALS["run_02"], 1.0), "run must record the score", ""),
 ]
 WITHOUT_LINEAR = "run in memory: approx.per_sequence[].gdotv"

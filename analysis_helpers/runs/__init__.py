@@ -18,6 +18,7 @@ from .run import (
     ScoreTerms as ScoreTerms,
     ShardError as ShardError,
     integrity_problems as integrity_problems,
+    joined as joined,
     merge_runs as merge_runs,
     require_batches as require_batches,
     require_run as require_run,

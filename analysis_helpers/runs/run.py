@@ -8,7 +8,7 @@ recorded; ``gdotv`` in nats per token per unit eta.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -99,6 +99,11 @@ class ScoreTerms:
     jH_sum: FloatArray
     denom_corr_unscaled: FloatArray
     h_base_mean: float
+
+    def scores(self, tokens: FloatArray, part: slice = slice(None)) -> FloatArray:
+        """Return the scores of the sequences ``part``, which have so many tokens; 0 where there are none."""
+        tokens_times_scores = -self.denom_corr_unscaled[part] / self.h_base_mean
+        return np.divide(tokens_times_scores, tokens, out=np.zeros(len(tokens)), where=tokens > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -389,35 +394,43 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
     80
     """
     require_runs(runs)
-    shards = list(runs.values())
-    first, size = shards[0], len(shards)
+    shards, merged = list(runs.values()), " + ".join(runs)
     for k, (name, run) in enumerate(runs.items()):
-        _check_shard(name, run, first)
+        _check_shard(name, run, shards[0])
         if any(run == other for other in shards[:k]):
             raise RunError(name, "sequences", "must not be those of another run")
-    scores = [_score_of(name, run) for name, run in runs.items()]
+    for name in ("logp", "sampler_logp", "prompt_ids"):
+        found = sum(getattr(run, name) is not None for run in shards)
+        if found not in (0, len(shards)):
+            raise RunError(merged, name, "must be recorded by all runs or by none", f"{found} of {len(shards)}")
+    return joined(shards, source=merged)
 
-    def joined(columns: Iterable[NDArray[Any] | None], name: str = "") -> Any:
-        found = [column for column in columns if column is not None]
-        if len(found) not in (0, size):
-            raise RunError(merged, name, "must be recorded by all runs or by none", f"{len(found)} of {size}")
+
+def joined(runs: Sequence[Run], part: slice = slice(None), *, source: str) -> Run:
+    """Return the run of the sequences ``part`` of each run; all record the same, ``h_base``, log weights and score too.
+
+    Totals, weights and corrections are made anew.
+    """
+
+    def column(values: Iterable[NDArray[Any] | None]) -> Any:
+        found = [each[part] for each in values if each is not None]
         return np.concatenate(found) if found else None
 
-    merged = " + ".join(runs)
-    measured = {eta: [run.measurement(eta) for run in shards] for eta in first.etas}
+    measured = {eta: [run.measurement(eta) for run in runs] for eta in runs[0].etas}
+    parts = [(run.score, run.token_counts[part]) for run in runs if run.score]
     return Run.from_arrays(
-        token_counts=joined(run.token_counts for run in shards),
-        h_base=joined(run.measurements[0].h_base for run in shards),
-        h_new={eta: joined(m.h_new for m in found) for eta, found in measured.items()},
-        log_weights={eta: joined(m.log_weights for m in found) for eta, found in measured.items()},
-        score=joined(scores),
-        wjlogp_sum=joined(run.score.wjlogp_sum for run in shards if run.score),
-        jH_sum=joined(run.score.jH_sum for run in shards if run.score),
-        logp=joined((run.logp for run in shards), "logp"),
-        sampler_logp=joined((run.sampler_logp for run in shards), "sampler_logp"),
-        prompt_ids=joined((run.prompt_ids for run in shards), "prompt_ids"),
-        direction=first.direction,
-        source=merged,
+        token_counts=column(run.token_counts for run in runs),
+        h_base=column(run.measurements[0].h_base for run in runs),
+        h_new={eta: column(m.h_new for m in found) for eta, found in measured.items()},
+        log_weights={eta: column(m.log_weights for m in found) for eta, found in measured.items()},
+        score=np.concatenate([terms.scores(tokens, part) for terms, tokens in parts]),
+        wjlogp_sum=column(terms.wjlogp_sum for terms, _ in parts),
+        jH_sum=column(terms.jH_sum for terms, _ in parts),
+        logp=column(run.logp for run in runs),
+        sampler_logp=column(run.sampler_logp for run in runs),
+        prompt_ids=column(run.prompt_ids for run in runs),
+        direction=runs[0].direction,
+        source=source,
     )
 
 
@@ -426,17 +439,12 @@ def _check_shard(name: str, run: Run, first: Run) -> None:
         raise RunError(name, "etas", f"must be those of the other runs, {list(first.etas)}", list(run.etas))
     if run.direction != first.direction:
         raise RunError(name, "direction", f"must be that of the other runs, {first.direction}", run.direction)
+    if run.score is None:
+        raise RunError(name, FIELDS_BEHIND["score"], "must be recorded")
     for m in run.measurements:
         for recorded, field_name in ((m.h_base, "h_base"), (m.log_weights, "log_weights")):
             if recorded is None:
                 raise RunError(name, f"true.entries[].diagnostics.{field_name}", "must be recorded")
-
-
-def _score_of(name: str, run: Run) -> FloatArray:
-    if run.score is None:
-        raise RunError(name, FIELDS_BEHIND["score"], "must be recorded")
-    scaled: FloatArray = -run.score.denom_corr_unscaled / run.score.h_base_mean
-    return np.divide(scaled, run.token_counts, out=np.zeros_like(scaled), where=run.token_counts > 0)
 
 
 def check_distinct_etas(measurements: list[Measurement], name: str, source: str) -> None:

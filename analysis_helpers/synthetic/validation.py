@@ -24,7 +24,7 @@ import pandas as pd
 
 from .._checks import FloatArray, checked_count
 from ..inference import NO, UNSURE, YES, Case, pilot_of
-from ..runs import Run, ScoreTerms
+from ..runs import Run, joined
 from .policy import Policy, entropy_change, entropy_derivative, random_policy, sample_sequences
 from .runs import baseline_by_position, evaluate, stored_shard_errors, update_direction
 
@@ -100,26 +100,8 @@ def replicates(
 
 
 def batch_of(run: Run, first: int, size: int) -> Run:
-    """Return ``size`` sequences of a run, from ``first`` on, as a run.
-
-    Raises
-    ------
-    ValueError
-        If the run does not record the score, ``h_base`` and ``log_weights``.
-    """
-    if run.score is None or any(m.h_base is None or m.log_weights is None for m in run.measurements):
-        raise ValueError("run must record the score, h_base and log_weights")
-    part = slice(first, first + size)
-    made = Run.from_arrays(
-        token_counts=run.token_counts[part],
-        h_base=np.asarray(run.measurements[0].h_base)[part],
-        h_new={m.eta: m.h_new[part] for m in run.measurements},
-        log_weights={m.eta: np.asarray(m.log_weights)[part] for m in run.measurements},
-        score=_scores(run.score, run.token_counts, part),
-        wjlogp_sum=run.score.wjlogp_sum[part],
-        jH_sum=run.score.jH_sum[part],
-        logp=None if run.logp is None else run.logp[part],
-    )
+    """Return ``size`` sequences of a run, from ``first`` on, as a run: see `analysis_helpers.merge_runs`."""
+    made = joined([run], slice(first, first + size), source=run.source)
     return dataclasses.replace(made, shard_errors=stored_shard_errors(made))
 
 
@@ -173,11 +155,6 @@ def _update() -> tuple[Policy, FloatArray, FloatArray]:
     policy = short_policy()
     direction, update_batch = update_direction(policy, np.random.default_rng(_POLICY_SEED))
     return policy, direction, baseline_by_position(policy, update_batch)
-
-
-def _scores(terms: ScoreTerms, tokens: FloatArray, part: slice) -> FloatArray:
-    # Of the part only: the whole batch can be a thousand times as large.
-    return -terms.denom_corr_unscaled[part] / terms.h_base_mean / tokens[part]
 
 
 def verdict_rates(

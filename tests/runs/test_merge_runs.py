@@ -11,7 +11,7 @@ from analysis_helpers.estimators import scores
 from analysis_helpers.runs.run import FIELDS_BEHIND
 from analysis_helpers.synthetic import synthetic_runs
 from analysis_helpers.synthetic.validation import batch_of
-from tests.building import altered, known, refused, two_sequences
+from tests.building import altered, refused, two_sequences
 
 
 def whole_run(size: int = 60) -> Run:
@@ -21,15 +21,9 @@ def whole_run(size: int = 60) -> Run:
     return replace(run, shard_errors=(), direction="1f3a", prompt_ids=np.arange(size) // 4, **recorded)
 
 
-def shard(run: Run, first: int, size: int) -> Run:
-    part = slice(first, first + size)
-    recorded: Any = {name: known(getattr(run, name))[part] for name in ("logp", "sampler_logp", "prompt_ids")}
-    return replace(batch_of(run, first, size), direction=run.direction, **recorded)
-
-
 def test_merged_shards_are_the_whole_run(tmp_path: Path) -> None:
     run = whole_run()
-    shards = {name: shard(run, *where) for name, where in {"0": (0, 7), "1": (7, 33), "2": (40, 20)}.items()}
+    shards = {name: batch_of(run, *where) for name, where in {"0": (0, 7), "1": (7, 33), "2": (40, 20)}.items()}
     shards["1"] = replace(shards["1"], measurements=shards["1"].measurements[::-1])  # etas in any order
     merged = merge_runs(shards)
     for name in ("token_counts", "gdotv", "logp", "sampler_logp", "prompt_ids"):
@@ -68,10 +62,10 @@ def test_sequences_without_tokens_are_merged() -> None:
         ),
         (lambda run: altered(run, h_base=None), "b: true.entries[].diagnostics.h_base must be recorded"),
         (lambda run: altered(run, log_weights=None), "b: true.entries[].diagnostics.log_weights must be recorded"),
-        (lambda _: shard(whole_run(), 0, 30), "b: sequences must not be those of another run"),
+        (lambda _: batch_of(whole_run(), 0, 30), "b: sequences must not be those of another run"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(change: Callable[[Run], Run], message: str) -> None:
     run = whole_run()
     with refused(message, error=RunError):
-        merge_runs({"a": shard(run, 0, 30), "b": change(shard(run, 30, 30))})
+        merge_runs({"a": batch_of(run, 0, 30), "b": change(batch_of(run, 30, 30))})
