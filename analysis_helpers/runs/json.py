@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any
 
@@ -28,10 +27,14 @@ from .._checks import (
 )
 from .run import Measurement, Run, ScoreTerms, ShardError, check_distinct_etas
 
-# Fields stand in the order of the files, which decodes fastest.
+# Fields stand in the order of the files, which decodes fastest. What is None is not written.
 
 
-class Diagnostics(msgspec.Struct, kw_only=True):
+class Part(msgspec.Struct, omit_defaults=True):
+    """An object of the file."""
+
+
+class Diagnostics(Part, kw_only=True):
     """What was recorded at one step size; lists have one number per sequence."""
 
     base_entropy: float
@@ -43,7 +46,7 @@ class Diagnostics(msgspec.Struct, kw_only=True):
     token_counts: list[float]
 
 
-class Entry(msgspec.Struct):
+class Entry(Part):
     """One step size."""
 
     eta: float
@@ -51,13 +54,13 @@ class Entry(msgspec.Struct):
     diagnostics: Diagnostics
 
 
-class TrueChange(msgspec.Struct):
+class TrueChange(Part):
     """The true change."""
 
     entries: list[Entry]
 
 
-class Extras(msgspec.Struct, gc=False):
+class Extras(Part, gc=False):
     """The parts of a linear term."""
 
     wjlogp_sum: float | None = None
@@ -65,7 +68,13 @@ class Extras(msgspec.Struct, gc=False):
     denom_corr_unscaled: float | None = None
 
 
-class Sequence(msgspec.Struct, kw_only=True, gc=False):
+class WrittenExtras(Extras, gc=False):
+    """The same with what is written and not read."""
+
+    denom_corr_scaled: float | None = None
+
+
+class Sequence(Part, gc=False):
     """The linear term of one sequence."""
 
     index: int | None = None
@@ -78,14 +87,15 @@ class Sequence(msgspec.Struct, kw_only=True, gc=False):
     vhvv: float | None = None
 
 
-class Meta(msgspec.Struct):
+class Meta(Part):
     """What all linear terms have in common."""
 
     scale: float | None = None
+    T_total: Any = None  # written and not read
     H_base_mean: float | None = None
 
 
-class Variance(msgspec.Struct):
+class Variance(Part):
     """Standard errors as stored: of means over shards."""
 
     num_shards: int | None = None
@@ -95,13 +105,13 @@ class Variance(msgspec.Struct):
     se_vHvv: float | None = None
 
 
-class Quadratic(msgspec.Struct):
+class Quadratic(Part):
     """The curvature."""
 
     variance: Variance | None = None
 
 
-class Approx(msgspec.Struct):
+class Approx(Part):
     """The linear change."""
 
     delta_h_per_lr: float
@@ -112,7 +122,7 @@ class Approx(msgspec.Struct):
     direction: str | None = None  # fingerprint of the update direction
 
 
-class Results(msgspec.Struct, rename={"true_": "true"}):
+class Results(Part, rename={"true_": "true"}):
     """The whole file."""
 
     approx: Approx
@@ -137,18 +147,19 @@ def parse_run(data: bytes, source: str) -> Run:
 
 def encode_run(run: Run) -> bytes:
     """Return the bytes of a results file that holds the run: indented JSON whose floats read back exactly."""
-    meta = {"scale": run.scale, "T_total": run.total_tokens, "H_base_mean": run.score and run.score.h_base_mean}
-    approx = {
-        "delta_h_per_lr": run.delta_h_per_lr,
-        "variance": _variance_fields(run, _LINEAR),
-        "per_sequence": _sequence_rows(run),
-        "per_sequence_meta": _present(meta),
-        "quadratic": _present({"variance": _variance_fields(run, _QUADRATIC)}) or None,
-        "direction": run.direction,
-    }
-    entries = [_entry(run.token_counts, m) for m in run.measurements]
-    text = msgspec.json.encode({"approx": _present(approx), "true": {"entries": entries}}, enc_hook=np.ndarray.tolist)
-    del approx, entries  # they take many times the memory of the run
+    entropy = run.score.h_base_mean if run.score else None
+    curvature = _variance(run, _QUADRATIC)
+    approx = Approx(
+        run.delta_h_per_lr,
+        variance=_variance(run, _LINEAR),
+        per_sequence=_sequences(run),
+        per_sequence_meta=Meta(run.scale, run.total_tokens, entropy),
+        quadratic=Quadratic(curvature) if curvature else None,
+        direction=run.direction,
+    )
+    true = TrueChange([_entry(m, run.token_counts) for m in run.measurements])
+    text = msgspec.json.encode(Results(approx, true))
+    del approx, true  # they take many times the memory of the run
     return msgspec.json.format(text, indent=1) + b"\n"
 
 
@@ -322,56 +333,49 @@ def _finite(value: float, name: str, source: str) -> float:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _entry(m: Measurement, tokens: FloatArray) -> Entry:
+    diagnostics = Diagnostics(
+        base_entropy=m.base_entropy,
+        ess=m.ess,
+        normalized_weights=m.weights.tolist(),
+        log_weights=None if m.log_weights is None else m.log_weights.tolist(),
+        h_base=None if m.h_base is None else m.h_base.tolist(),
+        h_new=m.h_new.tolist(),
+        token_counts=_whole(tokens),
+    )
+    return Entry(m.eta, m.delta_h_true, diagnostics)
 
 
-def _entry(tokens: FloatArray, m: Measurement) -> dict[str, Any]:
-    diagnostics = {
-        "base_entropy": m.base_entropy,
-        "ess": m.ess,
-        "normalized_weights": m.weights,
-        "log_weights": m.log_weights,
-        "h_base": m.h_base,
-        "h_new": m.h_new,
-        "token_counts": _whole(tokens),
-    }
-    return {"eta": m.eta, "delta_h_true": m.delta_h_true, "diagnostics": _present(diagnostics)}
-
-
-def _sequence_rows(run: Run) -> list[dict[str, Any]] | None:
-    own = {"sum_logp": run.logp, "sampler_logp": run.sampler_logp, "prompt_id": run.prompt_ids}
-    if all(column is None for column in (run.gdotv, run.vhvv, *own.values())):
+def _sequences(run: Run) -> list[Sequence] | None:
+    size = run.num_sequences
+    if all(column is None for column in (run.gdotv, run.vhvv, run.logp, run.sampler_logp, run.prompt_ids)):
         return None
-    columns: dict[str, Any] = {
-        "index": range(run.num_sequences),
-        "gdotv": run.gdotv,
-        "length": _whole(run.token_counts),
-        **own,
-    }
-    if run.score is not None:
-        terms, scale = run.score, run.scale or 1.0 / run.total_tokens
-        with np.errstate(over="ignore"):  # the scaled corrections are not read back
-            scaled = terms.denom_corr_unscaled * scale
-        parts = {"wjlogp_sum": terms.wjlogp_sum, "jH_sum": terms.jH_sum}
-        corrections = {"denom_corr_unscaled": terms.denom_corr_unscaled, "denom_corr_scaled": scaled}
-        columns["extras"] = _rows({**parts, **corrections})
-    return _rows(_present({**columns, "vhvv": run.vhvv}))
+
+    def column(values: NDArray[Any] | None) -> list[Any]:
+        return [None] * size if values is None else values.tolist()
+
+    columns = [range(size), column(run.gdotv), _whole(run.token_counts)]
+    columns += [column(run.logp), column(run.sampler_logp), column(run.prompt_ids), _extras(run), column(run.vhvv)]
+    return [Sequence(*row) for row in zip(*columns, strict=True)]
 
 
-def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return columns of equal length as one dict per row."""
-    lists = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
+def _extras(run: Run) -> list[Any]:
+    if run.score is None:
+        return [None] * run.num_sequences
+    terms, scale = run.score, run.scale or 1.0 / run.total_tokens
+    with np.errstate(over="ignore"):  # the scaled corrections are not read back
+        scaled = terms.denom_corr_unscaled * scale
+    columns = (terms.wjlogp_sum, terms.jH_sum, terms.denom_corr_unscaled, scaled)
+    return [WrittenExtras(*row) for row in zip(*(values.tolist() for values in columns), strict=True)]
 
 
-def _variance_fields(run: Run, prefix: str) -> dict[str, float] | None:
+def _variance(run: Run, prefix: str) -> Variance | None:
     stored = [e for e in run.shard_errors if e.field.startswith(f"{prefix}.")]
     if not stored:
         return None
-    return {"num_shards": stored[0].num_shards, **{e.field.rpartition(".")[2]: e.value for e in stored}}
+    return Variance(stored[0].num_shards, **{e.field.rpartition(".")[2]: e.value for e in stored})
 
 
 def _whole(tokens: FloatArray) -> list[float]:
-    """Return token counts as whole numbers where they are, as real files have them."""
-    return [int(t) if t.is_integer() else t for t in tokens.tolist()]
+    """Return token counts as whole numbers, as real files have them."""
+    return [int(count) for count in tokens.tolist()]
