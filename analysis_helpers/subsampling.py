@@ -7,6 +7,7 @@ which draws with replacement.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +17,7 @@ from ._checks import FloatArray, checked_choice, checked_count
 
 Sampler = Literal["sequential", "disjoint"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+Indices = NDArray[np.intp]  # one row per subset
 
 _BLOCK_BYTES = 1 << 20  # of indices and of gathered values: fits the cache, whatever the number of subsets
 _MOST_PERMUTATIONS = 32  # per chunk; each chunk has its own random stream
@@ -66,43 +68,47 @@ def subset_sums(
     array([[ 3., 30.]])
     """
     checked_choice(sampler, "sampler", SAMPLERS)
-    n = checked_count(subset_size, "subset_size", most=len(values), what_most=", the number of sequences")
-    sums = np.empty((checked_count(num_samples, "num_samples"), values.shape[1]))
-    rows = np.ascontiguousarray(values)
-    if sampler == "sequential":
-        _independent(rows, n, rng, sums)
+    size, width = values.shape
+    n = checked_count(subset_size, "subset_size", most=size, what_most=", the number of sequences")
+    sums = np.empty((checked_count(num_samples, "num_samples"), width))
+    total = values.sum(axis=0)
+    if sampler == "disjoint" and n == size:
+        sums[:] = total
+        return sums
+    m = n if sampler == "sequential" else min(n, size - n)
+    at_once = min(num_samples, _fitting(m * (1 + width)))
+    permutations = -(-num_samples // (size // m))
+    if sampler == "sequential" or permutations * size > num_samples * (m + _CALL):
+        blocks = _independent(size, m, num_samples, at_once, rng)
     else:
-        _disjoint(rows, n, rng, sums)
+        blocks = _permuted(size, m, num_samples, at_once, rng)
+    _add_up(np.ascontiguousarray(values), blocks, np.empty((at_once, m, width)), sums)
+    if m != n:
+        np.subtract(total, sums, out=sums)
     return sums
 
 
-def _independent(values: FloatArray, n: int, rng: np.random.Generator, sums: FloatArray) -> None:
-    """Fill ``sums`` with one ``choice`` per subset, in blocks."""
-    block = np.empty((min(len(sums), _fitting(n * (1 + values.shape[1]))), n), dtype=np.intp)
-    add_up = _Sums(values, block.shape)
-    for start in range(0, len(sums), len(block)):
-        part = block[: len(sums) - start]
+def _independent(size: int, n: int, count: int, at_once: int, rng: np.random.Generator) -> Iterator[Indices]:
+    """Yield blocks of subsets, one ``choice`` each."""
+    block = np.empty((at_once, n), dtype=np.intp)
+    for start in range(0, count, at_once):
+        part = block[: count - start]
         for row in part:
-            row[:] = rng.choice(len(values), size=n, replace=False)
-        add_up(part, sums[start : start + len(part)])
+            row[:] = rng.choice(size, size=n, replace=False)
+        yield part
 
 
-def _disjoint(values: FloatArray, n: int, rng: np.random.Generator, sums: FloatArray) -> None:
-    """Fill ``sums`` from groups of random permutations, or from their complements."""
-    size = len(values)
-    if n == size:
-        sums[:] = values.sum(axis=0)
-        return
-    m = min(n, size - n)
-    groups = size // m
-    permutations = -(-len(sums) // groups)
-    if permutations * size > len(sums) * (m + _CALL):
-        _independent(values, m, rng, sums)
-    else:
-        chunk = min(_MOST_PERMUTATIONS, _fitting(size))
-        _permuted(values, m, _streams(rng, -(-permutations // chunk)), chunk, sums)
-    if m != n:
-        np.subtract(values.sum(axis=0), sums, out=sums)
+def _permuted(size: int, m: int, count: int, at_once: int, rng: np.random.Generator) -> Iterator[Indices]:
+    """Yield blocks of groups of ``m`` that permutations are cut into; each chunk of them has its own stream."""
+    groups, chunk = size // m, min(_MOST_PERMUTATIONS, _fitting(size))
+    starts = range(0, count, chunk * groups)
+    block = np.empty((chunk, size), dtype=np.intp)
+    for start, stream in zip(starts, _streams(rng, len(starts)), strict=True):
+        part = block[: -(-(count - start) // groups)]
+        part[:] = np.arange(size)  # afresh, so that a chunk depends on its own stream only
+        stream.permuted(part, axis=1, out=part)
+        cut = part[:, : groups * m].reshape(-1, m)[: count - start]
+        yield from np.split(cut, range(at_once, len(cut), at_once))
 
 
 def _streams(rng: np.random.Generator, count: int) -> list[np.random.Generator]:
@@ -111,36 +117,17 @@ def _streams(rng: np.random.Generator, count: int) -> list[np.random.Generator]:
     return [np.random.Generator(np.random.SFC64(seed)) for seed in sequence.spawn(count)]
 
 
-def _permuted(values: FloatArray, m: int, streams: list[np.random.Generator], chunk: int, sums: FloatArray) -> None:
-    """Fill ``sums`` from permutations cut into groups of ``m``; each chunk of them has its own stream."""
-    size, width = values.shape
-    groups = size // m
-    block = np.empty((chunk, size), dtype=np.intp)
-    at_once = min(chunk * groups, _fitting(m * width))
-    add_up = _Sums(values, (at_once, m))
-    for start, stream in zip(range(0, len(sums), chunk * groups), streams, strict=True):
-        wanted = sums[start : start + chunk * groups]
-        part = block[: -(-len(wanted) // groups)]
-        part[:] = np.arange(size)  # afresh, so that a chunk depends on its own stream only
-        stream.permuted(part, axis=1, out=part)
-        cut = part[:, : groups * m].reshape(-1, m)[: len(wanted)]
-        for first in range(0, len(wanted), at_once):
-            chosen = cut[first : first + at_once]
-            add_up(chosen, wanted[first : first + len(chosen)])
+def _add_up(values: FloatArray, blocks: Iterable[Indices], buffer: FloatArray, sums: FloatArray) -> None:
+    """Fill ``sums`` with sums of values over blocks of subsets.
 
-
-class _Sums:
-    """Sums rows of values over sets of indices through one buffer; allocating one per call would double the time."""
-
-    def __init__(self, values: FloatArray, shape: tuple[int, ...]) -> None:
-        self._values = values
-        self._gathered = np.empty((*shape, values.shape[1]))
-        self._ones = np.ones(shape[-1])
-
-    def __call__(self, chosen: NDArray[np.intp], sums: FloatArray) -> None:
-        gathered = self._gathered[: len(chosen)]
-        np.take(self._values, chosen, axis=0, out=gathered, mode="clip")  # in range; "raise" would copy first
-        np.matmul(self._ones, gathered, out=sums)
+    They are gathered in one buffer of the size of the largest block: allocating one for each would double the time.
+    """
+    done, ones = 0, np.ones(buffer.shape[1])
+    for chosen in blocks:
+        gathered = buffer[: len(chosen)]
+        np.take(values, chosen, axis=0, out=gathered, mode="clip")  # in range; "raise" would copy first
+        np.matmul(ones, gathered, out=sums[done : done + len(chosen)])
+        done += len(chosen)
 
 
 def _fitting(numbers: int) -> int:

@@ -177,13 +177,28 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     files = _json_files(root, _DEEPEST)
     in_place = _at_depth(files, root, 2)
     seen: dict[bytes, str] = {}
-    rows = {path: _inventory_row(path, root, files, in_place, seen) for path in files}
-    listed = {path: row for path, row in rows.items() if row is not None}
-    if not listed:
+    rows: dict[Path, tuple[object, ...]] = {}
+    for path in files:
+        place = path.parent if path.name in _NAMES and path.parent != root else path
+        try:
+            content = _content(path)
+            run = parse_run(content, str(path))
+        except RunError as error:
+            if _NEARLY_NAMED.fullmatch(path.name):
+                rows[path] = _row(place, root, str(error).removeprefix(f"{path}: "))
+            continue
+        name = place.relative_to(root).as_posix()
+        first = seen.setdefault(hashlib.sha256(content).digest(), name)
+        problems = [] if path in in_place else [_remedy(path, root, run, files, in_place)]
+        problem = "; ".join([*problems, *integrity_problems(run)])
+        rows[path] = _row(place, root, problem, run, same_as="" if first == name else first)
+    if not rows:
         result_files(root, depth=2)  # raises
-    for folder in _without_a_run(in_place, listed):
-        listed[folder] = {**_row(folder, root), "problem": f"holds no {RESULTS_FILE}; {_listing(folder)}"}
-    return pd.DataFrame([listed[path] for path in sorted(listed)]).astype({"sequences": "Int64"})
+    known = {folder for path in in_place for folder in path.parents[:2]}
+    for folder in _without_a_run(known, {folder for path in rows for folder in path.parents}):
+        rows[folder] = _row(folder, root, f"holds no {RESULTS_FILE}; {_listing(folder)}")
+    columns = ["batch", "run", "sequences", "etas", "supports", "same_as", "problem"]
+    return pd.DataFrame([rows[path] for path in sorted(rows)], columns=columns).astype({"sequences": "Int64"})
 
 
 def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> dict[str, Run]:
@@ -292,9 +307,9 @@ def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str
     if isinstance(source, (str, os.PathLike)):
         if not Path(source).expanduser().is_file():
             files = result_files(source)
-            for folder in _without_a_run(files, files):
-                if folder.parent == files[0].parents[1]:
-                    warn_about_runs(f"skipped {folder.name}: holds no {RESULTS_FILE}; {_listing(folder)}")
+            loaded = {path.parent for path in files}
+            for folder in _without_a_run(loaded, loaded):
+                warn_about_runs(f"skipped {folder.name}: holds no {RESULTS_FILE}; {_listing(folder)}")
             return {path.parent.name: path for path in files}
         source = [source]
     paths = [Path(p).expanduser() for p in source]
@@ -346,41 +361,21 @@ def _above(path: Path, depth: int) -> str:
     return os.path.normpath(path.parent.joinpath(*[".."] * depth))
 
 
-def _without_a_run(in_place: Sequence[Path], listed: Iterable[Path]) -> list[Path]:
-    """Return folders that hold no run although they are named like batch or run folders beside them, but for digits."""
+def _without_a_run(known: set[Path], used: set[Path]) -> list[Path]:
+    """Return folders beside the known ones that are named like them, but for digits, and are not in use."""
 
     def pattern(folder: Path) -> Path:
         return folder.with_name(re.sub(r"\d+", "0", folder.name))
 
-    used = {folder for path in listed for folder in path.parents}
-    known = {folder for path in in_place for folder in path.parents[:2]}
+    patterns = set(map(pattern, known))
     beside = {place for folder in known for place in folder.parent.iterdir() if place.is_dir() or place.is_symlink()}
-    return [place for place in beside - used if pattern(place) in set(map(pattern, known))]
+    return sorted(place for place in beside - used if pattern(place) in patterns)
 
 
-def _row(path: Path, root: Path) -> dict[str, object]:
-    *batch, run = path.relative_to(root).parts
-    row = {"batch": "/".join(batch), "run": run, "sequences": None, "etas": (), "supports": ""}
-    return {**row, "same_as": "", "problem": ""}
-
-
-def _inventory_row(
-    path: Path, root: Path, files: Sequence[Path], in_place: Sequence[Path], seen: dict[bytes, str]
-) -> dict[str, object] | None:
-    """Return what is known of a file; None if it is neither a run nor named like one."""
-    row = _row(path.parent if path.name in _NAMES and path.parent != root else path, root)
-    name = f"{row['batch']}/{row['run']}".lstrip("/")
-    try:
-        content = _content(path)
-        run = parse_run(content, str(path))
-    except RunError as error:
-        row["problem"] = str(error).removeprefix(f"{path}: ")
-        return row if _NEARLY_NAMED.fullmatch(path.name) else None
-    first = seen.setdefault(hashlib.sha256(content).digest(), name)
-    row |= {"sequences": run.num_sequences, "etas": run.etas, "supports": ", ".join(run.supports)}
-    problems = [] if path in in_place else [_remedy(path, root, run, files, in_place)]
-    row |= {"same_as": "" if first == name else first, "problem": "; ".join([*problems, *integrity_problems(run)])}
-    return row
+def _row(place: Path, root: Path, problem: str, run: Run | None = None, same_as: str = "") -> tuple[object, ...]:
+    *batch, name = place.relative_to(root).parts
+    known = (run.num_sequences, run.etas, ", ".join(run.supports)) if run else (None, (), "")
+    return ("/".join(batch), name, *known, same_as, problem)
 
 
 def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: Sequence[Path]) -> str:
@@ -390,15 +385,15 @@ def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: S
     start = f"is not at batch/run/{RESULTS_FILE}"
     batch_named = any(map(_BATCH.fullmatch, folders))
     from_above = _BATCH.fullmatch(path.absolute().parents[1].name) or (folders and not batch_named)
-    of_batch = any(other.relative_to(root).parts[0] == folders[0] for other in in_place) if folders else bool(in_place)
-    if name in _NAMES and beside == [path] and from_above and not of_batch and not (len(folders) < 2 and in_place):
+    of_batch = any(other.is_relative_to(root.joinpath(*folders[:1])) for other in in_place)
+    near = of_batch if len(folders) > 1 else in_place
+    if name in _NAMES and beside == [path] and from_above and not near:
         return f"{start}: give the data root {_above(path, 2)}"
     parts = folders if beside == [path] else [*folders, name.partition(".json")[0]]
-    batch = (
-        parts[0]
-        if len(parts) == 2 or (of_batch and folders)
-        else next(filter(_BATCH.fullmatch, parts), f"E_{run.num_sequences}")
-    )
+    if len(parts) == 2 or (of_batch and folders):
+        batch = parts[0]
+    else:
+        batch = next(filter(_BATCH.fullmatch, parts), f"E_{run.num_sequences}")
     place = root / batch / ("-".join(part for part in parts if part != batch) or "run_01")
     while any((place / known).exists() for known in _NAMES):
         place = place.with_name(f"{place.name}-2")
