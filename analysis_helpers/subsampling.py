@@ -75,7 +75,7 @@ def subset_sums(
     if sampler == "disjoint" and n == size:
         sums[:] = total
         return sums
-    m = n if sampler == "sequential" else min(n, size - n)
+    m = n if sampler == "sequential" else min(n, size - n)  # of more than half, draw what is left out
     at_once = min(num_samples, _fitting(m * (1 + width)))
     permutations = -(-num_samples // (size // m))
     if sampler == "sequential" or permutations * size > num_samples * (m + _CALL):
@@ -103,18 +103,14 @@ def _permuted(size: int, m: int, count: int, at_once: int, rng: np.random.Genera
     groups, chunk = size // m, min(_MOST_PERMUTATIONS, _fitting(size))
     starts = range(0, count, chunk * groups)
     block = np.empty((chunk, size), dtype=np.intp)
-    for start, stream in zip(starts, _streams(rng, len(starts)), strict=True):
+    sequence: Any = rng.bit_generator.seed_seq  # NumPy's stubs type it without spawn
+    for start, seed in zip(starts, sequence.spawn(len(starts)), strict=True):
+        stream = np.random.Generator(np.random.SFC64(seed))  # the one that permutes fastest
         part = block[: -(-(count - start) // groups)]
         part[:] = np.arange(size)  # afresh, so that a chunk depends on its own stream only
         stream.permuted(part, axis=1, out=part)
         cut = part[:, : groups * m].reshape(-1, m)[: count - start]
         yield from np.split(cut, range(at_once, len(cut), at_once))
-
-
-def _streams(rng: np.random.Generator, count: int) -> list[np.random.Generator]:
-    """Return streams spawned from ``rng``, of the bit generator that permutes fastest."""
-    sequence: Any = rng.bit_generator.seed_seq  # NumPy's stubs type it without spawn
-    return [np.random.Generator(np.random.SFC64(seed)) for seed in sequence.spawn(count)]
 
 
 def _add_up(values: FloatArray, blocks: Iterable[Indices], buffer: FloatArray, sums: FloatArray) -> None:

@@ -468,25 +468,23 @@ def integrity_problems(run: Run) -> list[str]:
     []
     """
     tokens, total = run.token_counts, run.total_tokens
-    compared = []  # name, stored, found, size of the contributions
+    compared: list[tuple[str, float, FloatArray]] = []  # name, total as stored, contributions
     if run.scale is not None:
-        compared.append(("per_sequence_meta.scale", run.scale, 1 / total, 1 / total))
+        compared.append(("per_sequence_meta.scale", run.scale, np.array([1 / total])))
     if run.gdotv is not None:
-        compared.append(("delta_h_per_lr", run.delta_h_per_lr, float(run.gdotv.sum()), float(np.abs(run.gdotv).sum())))
+        compared.append(("delta_h_per_lr", run.delta_h_per_lr, run.gdotv))
     for m in run.measurements:
-        parts = m.weights * m.h_new / (m.weights @ tokens) - tokens / total * m.base_entropy
-        before = m.base_entropy if m.h_base is None else float(m.h_base.sum()) / total
-        compared.append(
-            (f"delta_h_true at eta {m.eta!r}", m.delta_h_true, float(parts.sum()), float(np.abs(parts).sum()))
-        )
-        compared.append((f"base_entropy at eta {m.eta!r}", m.base_entropy, before, before))
+        change = m.weights * m.h_new / (m.weights @ tokens) - tokens / total * m.base_entropy
+        before = np.array([m.base_entropy]) if m.h_base is None else m.h_base / total
+        compared.append((f"delta_h_true at eta {m.eta!r}", m.delta_h_true, change))
+        compared.append((f"base_entropy at eta {m.eta!r}", m.base_entropy, before))
         if run.score is not None:
-            compared.append(("H_base_mean", run.score.h_base_mean, before, before))
-    problems = (
-        f"{name} is {stored:.7g}, its sequences give {found:.7g}"
-        for name, stored, found, size in compared
-        if not abs(stored - found) <= TOTAL_TOLERANCE * max(size, abs(stored)) < np.inf
-    )
+            compared.append(("H_base_mean", run.score.h_base_mean, before))
+    problems = []
+    for name, stored, parts in compared:
+        found, size = float(parts.sum()), float(np.abs(parts).sum())
+        if not abs(stored - found) <= TOTAL_TOLERANCE * max(size, abs(stored)) < np.inf:
+            problems.append(f"{name} is {stored:.7g}, its sequences give {found:.7g}")
     return list(dict.fromkeys(problems))
 
 

@@ -157,16 +157,15 @@ def sample_sequences(
 ) -> Sequences:
     """Return sequences sampled from the policy, with ``prompts`` (shape ``(N,)``) given or drawn uniformly."""
     if prompts is None:
-        prompts = rng.integers(policy.logits.shape[0], size=num_sequences)
-    elif prompts.shape != (num_sequences,):
-        raise ValueError(f"prompts must have shape ({num_sequences},), got {prompts.shape}")
-    cumulative, num_tokens = _stacked_cumulative(policy), policy.logits.shape[-1]
+        prompts = rng.integers(len(policy.logits), size=num_sequences)
+    cumulative = np.cumsum(np.exp(policy.log_probs()), axis=-1)
+    cumulative /= cumulative[..., -1:]
     drawn = np.full((num_sequences, policy.max_length), END, dtype=np.int16)
     lengths = np.full(num_sequences, policy.max_length, dtype=np.intp)
     alive = np.arange(num_sequences)
     current = np.full(num_sequences, END, dtype=np.intp)
     for t in range(policy.max_length):
-        current = _draw_tokens(cumulative, prompts[alive] * num_tokens + current, num_tokens, rng)
+        current = np.sum(cumulative[prompts[alive], current] <= rng.random((len(alive), 1)), axis=1)
         drawn[alive, t] = current
         ended = current == END
         lengths[alive[ended]] = t + 1
@@ -175,19 +174,6 @@ def sample_sequences(
     states = np.roll(actions, 1)
     states[np.cumsum(lengths) - lengths] = END
     return Sequences(lengths, prompts, states, actions)
-
-
-def _stacked_cumulative(policy: Policy) -> FloatArray:
-    """Return one sorted array to search: k + (cumulative probabilities of the k-th prompt and state), concatenated."""
-    cumulative = np.cumsum(np.exp(policy.log_probs()), axis=-1).reshape(-1, policy.logits.shape[-1])
-    cumulative /= cumulative[:, -1:]
-    cumulative += np.arange(len(cumulative))[:, None]
-    return np.ravel(cumulative)
-
-
-def _draw_tokens(cumulative: FloatArray, rows: IntArray, num_tokens: int, rng: np.random.Generator) -> IntArray:
-    found: IntArray = np.searchsorted(cumulative, rows + rng.random(len(rows)), side="right") - rows * num_tokens
-    return np.minimum(found, num_tokens - 1)  # rows + random may round up to rows + 1
 
 
 def _per_token_entropy(policy: Policy) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -31,27 +31,9 @@ from .runs import baseline_by_position, evaluate, stored_shard_errors, update_di
 ETA = 1.6e-6
 
 _TOLERANCE, _PROBABILITY = 0.5, 0.9  # of the verdicts asked for
+_SIZES = (512, 512, 512, 512, 2)  # of the runs drawn; the last is not asked
 _POLICY_SEED = 3
 _CHUNK = 200_000  # sequences evaluated at once
-
-
-@dataclass(frozen=True, eq=False)
-class Replicate:
-    """Large runs and a fresh run, newly drawn, with the known answer.
-
-    Attributes
-    ----------
-    large
-        Name -> run.
-    fresh
-        The run to be predicted, with its own update.
-    mean
-        Expectation of err_rel over runs, with the exact reference.
-    """
-
-    large: Mapping[str, Run]
-    fresh: Run
-    mean: float
 
 
 def short_policy() -> Policy:
@@ -60,23 +42,16 @@ def short_policy() -> Policy:
 
 
 def replicates(
-    count: int,
-    *,
-    num_large: int = 4,
-    large_size: int = 512,
-    fresh_size: int = 64,
-    tau: float = 0.0,
-    bias: float = 0.0,
-    seed: int = 0,
-) -> Iterator[Replicate]:
-    """Yield replicates of large runs and a fresh run.
+    count: int, sizes: Sequence[int], *, tau: float = 0.0, bias: float = 0.0, seed: int = 0
+) -> Iterator[list[Run]]:
+    """Yield replicates: runs of these sizes, newly drawn, each with its own update.
 
     Parameters
     ----------
     count
         Number of replicates.
-    num_large, large_size, fresh_size
-        Number of large runs in a replicate, sequences of each, sequences of the fresh run.
+    sizes
+        Sequences of each run.
     tau
         Between-run SD of err_rel beyond sampling.
     bias
@@ -84,19 +59,26 @@ def replicates(
     seed
         Seed of sequences and shifts.
     """
-    sizes = [large_size] * checked_count(num_large, "num_large") + [fresh_size]
-    at_once = max(1, _CHUNK // sum(sizes))
-    rng = np.random.default_rng(seed)
-    exact = exact_change()
-    mean = bias + (ETA * exact_derivative() - exact) / exact
+    total, rng, exact = sum(sizes), np.random.default_rng(seed), exact_change()
+    at_once = max(1, _CHUNK // total)
     for start in range(0, checked_count(count, "count"), at_once):
         now = min(at_once, count - start)
-        drawn = world(now * sum(sizes), int(rng.integers(2**32)))
-        firsts = accumulate(sizes * now, initial=0)
+        drawn = world(now * total, int(rng.integers(2**32)))
+        firsts = accumulate([*sizes] * now, initial=0)
         for _ in range(now):
-            runs = [shifted(batch_of(drawn, next(firsts), size), rng.normal(bias, tau) * exact / ETA) for size in sizes]
-            large = {f"run_{k:02d}": run for k, run in enumerate(runs[:-1], start=1)}
-            yield Replicate(large, runs[-1], mean)
+            runs = [batch_of(drawn, next(firsts), size) for size in sizes]
+            yield [shifted(run, rng.normal(bias, tau) * exact / ETA) for run in runs]
+
+
+def named(runs: Sequence[Run]) -> dict[str, Run]:
+    """Return runs by the names run_01, run_02 and so on."""
+    return {f"run_{k:02d}": run for k, run in enumerate(runs, start=1)}
+
+
+def expected_error(bias: float = 0.0) -> float:
+    """Return the expectation of err_rel over runs, with the exact reference: the nonlinearity of the step, and bias."""
+    change = exact_change()
+    return bias + (ETA * exact_derivative() - change) / change
 
 
 def batch_of(run: Run, first: int, size: int) -> Run:
@@ -188,9 +170,9 @@ def verdict_records(
     enough: list[tuple[str, float, float, str]] = []
     precise = {n: probability_within(_TOLERANCE, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
     for bias in biases:
-        for each in replicates(count, fresh_size=2, tau=tau, bias=bias, seed=seed):
-            case = Case(each.large, None, ETA, sizes[0], _TOLERANCE, _PROBABILITY)
-            within = probability_within(_TOLERANCE, each.mean, tau)
+        within = probability_within(_TOLERANCE, expected_error(bias), tau)
+        for *runs, _ in replicates(count, _SIZES, tau=tau, bias=bias, seed=seed):
+            case = Case(named(runs), None, ETA, sizes[0], _TOLERANCE, _PROBABILITY)
             recorded.append(("recorded", bias, within, case.recorded().answer))
             if bias == biases[0] and case.ratio is not None:
                 enough += [("enough", n, precise[n], case.enough(case.ratio, n)) for n in sizes]

@@ -29,6 +29,7 @@ from analysis_helpers.synthetic.runs import with_log_weights as add_to_log_weigh
 from analysis_helpers.synthetic.validation import (
     ETA,
     batch_of,
+    named,
     replicates,
     true_spread,
     verdict_rate_table,
@@ -250,10 +251,8 @@ def contradiction_records(taus: list[float], *, count: int, seed: int) -> pd.Dat
     """Return whether four actual runs contradict the four large ones that predict them: columns tau, contradicted."""
     rows = []
     for tau in taus:
-        for each in replicates(count, num_large=8, large_size=LARGE, fresh_size=2, tau=tau, seed=seed):
-            names = list(each.large)
-            large = {name: each.large[name] for name in names[:4]}
-            small = {name: batch_of(each.large[name], 0, FRESH) for name in names[4:]}
+        for *runs, _ in replicates(count, [LARGE] * 8 + [2], tau=tau, seed=seed):
+            large, small = named(runs[:4]), named([batch_of(run, 0, FRESH) for run in runs[4:]])
             found = agreement_with_prediction(large, small, ETA)
             rows.append((tau, found is not None and min(found.p_spread, found.p_mean) < SURPRISING))
     return pd.DataFrame(rows, columns=["tau", "contradicted"])

@@ -16,10 +16,11 @@ from analysis_helpers.inference.verdicts import _within
 from analysis_helpers.runs import Run
 from analysis_helpers.synthetic.validation import (
     ETA,
-    Replicate,
     batch_of,
     exact_change,
     exact_derivative,
+    expected_error,
+    named,
     probability_within,
     replicates,
     true_spread,
@@ -69,9 +70,9 @@ def estimate_table(records: pd.DataFrame) -> pd.DataFrame:
 def pit_records(taus: Sequence[float], *, fresh_size: int = 64, count: int, seed: int = 0) -> pd.DataFrame:
     """Return the percentile of its prediction at which each fresh run falls: columns tau, num_large, n, pit."""
     rows = [
-        (tau, 4, fresh_size, _pit(each))
+        (tau, 4, fresh_size, _pit(named(large), fresh))
         for tau in taus
-        for each in replicates(count, tau=tau, seed=seed, num_large=4, large_size=LARGE, fresh_size=fresh_size)
+        for *large, fresh in replicates(count, [LARGE] * 4 + [fresh_size], tau=tau, seed=seed)
     ]
     return pd.DataFrame(rows, columns=["tau", "num_large", "n", "pit"])
 
@@ -93,12 +94,12 @@ def plan_records(goals: Sequence[inference.Goal], *, tau: float = 0.0, count: in
     ``true_n`` is the size with mean and tau known, ``reached`` what a batch of n truly has: its standard error, or its
     probability to be within tolerance.
     """
-    spread, rows = true_spread(), []
+    spread, mean, rows = true_spread(), expected_error(), []
     for goal in goals:
-        for k, each in enumerate(replicates(count, tau=tau, seed=seed)):
-            plan = inference.plan_batch_size(each.large, ETA, goal, seed=k)
-            true_n = _size(_true_size(goal, spread, each.mean, tau))
-            reached = math.nan if plan.n is None else _reached(goal, plan.n, spread, each.mean, tau)
+        true_n = _size(_true_size(goal, spread, mean, tau))
+        for k, (*large, _) in enumerate(replicates(count, [LARGE] * 4 + [64], tau=tau, seed=seed)):
+            plan = inference.plan_batch_size(named(large), ETA, goal, seed=k)
+            reached = math.nan if plan.n is None else _reached(goal, plan.n, spread, mean, tau)
             aims = (math.nan if aim is None else aim for aim in (goal.target_sd, goal.tolerance))
             rows.append((*aims, true_n, _size(plan.n), _size(plan.low), _size(plan.high), reached))
     return pd.DataFrame(rows, columns=["target_sd", "tolerance", "true_n", "n", "low", "high", "reached"])
@@ -142,10 +143,10 @@ def _partial_sum(run: Run, scale: float, seed: int) -> tuple[float, float]:
     return float(drawn) - quarter / run.num_sequences * full, error
 
 
-def _pit(each: Replicate) -> float:
-    pilot = inference.pilot_of(each.large, ETA)
-    error = columns(each.fresh, ETA).error().value / pilot.reference
-    return inference.predict(pilot, each.fresh.num_sequences).pit(error)
+def _pit(large: dict[str, Run], fresh: Run) -> float:
+    pilot = inference.pilot_of(large, ETA)
+    error = columns(fresh, ETA).error().value / pilot.reference
+    return inference.predict(pilot, fresh.num_sequences).pit(error)
 
 
 def _reached(goal: inference.Goal, n: float, spread: float, mean: float, tau: float) -> float:
