@@ -6,12 +6,14 @@ from .comparison import (
     explain_partial_sum as explain_partial_sum,
 )
 from .references import (
+    FOR_MATCHED as FOR_MATCHED,
     all_etas as all_etas,
     distinct_runs as distinct_runs,
     known_eta as known_eta,
     known_etas as known_etas,
     mean_total_error as mean_total_error,
     own_total as own_total,
+    recording as recording,
     reference_for as reference_for,
     reference_total as reference_total,
     reference_true_totals as reference_true_totals,

@@ -13,6 +13,9 @@ from .._checks import RunError, checked_count, same_eta, warn_about_runs, warn_s
 from ..estimators import true_total
 from ..runs import Run, require_runs
 
+FOR_MATCHED = ("linear", "score", "baseline_entropy")
+"""What "matched" and "adjusted" need a run to record."""
+
 WEAK_REFERENCE = 3.0
 """A reference total within this many of its standard errors of zero is warned about."""
 
@@ -152,6 +155,11 @@ def same_content(runs: Mapping[str, Run]) -> dict[str, str]:
     require_runs(runs)
     first = {name: next(known for known, other in runs.items() if other == run) for name, run in runs.items()}
     return {name: original for name, original in first.items() if original != name}
+
+
+def recording(runs: Mapping[str, Run], *needs: str) -> dict[str, Run]:
+    """Return the runs that record all of the needs, each a key of `FIELDS_BEHIND`."""
+    return {name: run for name, run in runs.items() if set(needs) <= set(run.supports)}
 
 
 def distinct_runs(runs: Mapping[str, Run]) -> dict[str, Run]:

@@ -44,7 +44,6 @@ from .verdicts import (
     UNSURE as UNSURE,
     YES as YES,
     Answer as Answer,
-    Case as Case,
     Verdict as Verdict,
     counted as counted,
     low_to_high as low_to_high,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import warn_skipped
-from ..err_rel import known_etas, reference_total, usable_runs
+from ..err_rel import FOR_MATCHED, known_etas, recording, reference_total, usable_runs
 from ..estimators import columns, mean_score
 from ..runs import Run, require_runs
 from .random_effects import pool
@@ -108,7 +108,7 @@ def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = 
     ['run_01', 'run_02', 'pooled', 'run_01', 'run_02', 'pooled']
     """
     require_runs(runs)
-    able = {name: run for name, run in runs.items() if {"linear", "score", "baseline_entropy"} <= set(run.supports)}
+    able = recording(runs, *FOR_MATCHED)
     warn_skipped({name: "without the score the error cannot be split" for name in runs if name not in able})
     parts = []
     for eta in known_etas(able, etas) if able else []:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, checked_count
-from ..err_rel import known_eta
+from ..err_rel import FOR_MATCHED, known_eta, recording
 from ..estimators import EstimatorName
 from ..runs import Run
 from .prediction import Pilot, pilot_of, predict
@@ -278,10 +278,9 @@ def estimator_table(
         "ratio": "linear terms by sequence",
     }
     pilots = straightness_pilots(runs, known_eta(runs, eta))
-    supports = [set(run.supports) for run in runs.values()]
-    if all({"linear", "score", "baseline_entropy"} <= found for found in supports):
+    if len(recording(runs, *FOR_MATCHED)) == len(runs):
         pilots["adjusted"] = pilot_of(runs, eta, estimator="adjusted")
-    if all({"linear", "baseline_entropy"} <= found for found in supports):
+    if len(recording(runs, "linear", "baseline_entropy")) == len(runs):
         pilots["ratio"] = pilot_of(runs, eta)
     target, size = tolerance / normal_quantile(probability), checked_count(n, "n")
     rows = []

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, NotRecordedError, RunError, warn_skipped
-from ..err_rel import all_etas, distinct_runs, known_etas
+from ..err_rel import FOR_MATCHED, all_etas, distinct_runs, known_etas, recording
 from ..estimators import Estimate, true_total
 from ..runs import Run
 from .prediction import Pilot, pilot_of, predict
@@ -132,14 +132,10 @@ def nonlinearity(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -
 def straightness_pilots(runs: Mapping[str, Run], eta: float) -> dict[str, Pilot]:
     """Return what the runs say about nonlinearity at eta, by each method that they record: "trend", "matched"."""
     found: dict[str, Pilot] = {}
-    able = {name: run for name, run in runs.items() if len(run.etas) > 1 and "baseline_entropy" in run.supports}
+    able = {name: run for name, run in recording(runs, "baseline_entropy").items() if len(run.etas) > 1}
     if able:
         found["trend"] = trend_pilot(able, eta)
-    scored = {
-        name: run
-        for name, run in runs.items()
-        if {"linear", "score", "baseline_entropy"} <= set(run.supports) and run.has_eta(eta)
-    }
+    scored = {name: run for name, run in recording(runs, *FOR_MATCHED).items() if run.has_eta(eta)}
     if scored:
         found["matched"] = pilot_of(scored, eta, estimator="matched")
     return found

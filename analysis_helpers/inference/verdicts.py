@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from .._checks import checked_count, same_eta
-from ..err_rel import all_etas, known_eta, known_etas, same_content
+from ..err_rel import all_etas, known_eta, known_etas, recording, same_content
 from ..estimators import Estimate, true_total
 from ..runs import Run, integrity_problems, require_runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
-from .planning import CONFIDENCE, LEAST, Goal, prompts_per_sequence, size_for, spread_with_interval
+from .planning import CONFIDENCE, LEAST, Goal, size_for, spread_with_interval
 from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
 from .random_effects import Pool, between_variances, normal_quantile
 from .trend import difference_z, pool_estimates, straightness_pilots
@@ -33,7 +33,7 @@ NO: AnswerWord = "no"
 UNSURE: AnswerWord = "cannot tell"
 QUESTIONS = {"linear": "Is the step linear?", "recorded": "Is the recorded linear change right?"}
 _WHETHER = {"linear": "whether the step is linear", "recorded": "whether the recorded linear change is right"}
-_NAMED = {"trend": "by the trend over etas", "matched": "by matched − true", "ratio": "by the ratio"}
+_NAMED = {"trend": "by the trend over etas", "matched": "by matched − true"}
 
 SURPRISING = 0.01  # actual runs with a p-value below contradict their prediction
 _FEW_RUNS = 10
@@ -80,12 +80,14 @@ class Answer:
     reasons: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
-    """What the runs say at one eta.
+    """A question about runs at one eta, and what the runs say.
 
     Attributes
     ----------
+    runs, small_runs
+        Name -> run: the runs asked, and actual runs, to be set against their prediction.
     eta, n, tolerance, probability
         The question: tolerance on the absolute error, in units of the true change, and how often it must hold.
     linear, recorded
@@ -98,20 +100,12 @@ class Verdict:
         What these runs do not show.
     """
 
+    runs: Mapping[str, Run]
+    small_runs: Mapping[str, Run]
     eta: float
     n: int
     tolerance: float
     probability: float
-    linear: Answer
-    recorded: Answer
-    reasons: tuple[str, ...]
-    next_steps: tuple[str, ...]
-    not_established: tuple[str, ...]
-
-    @property
-    def answers(self) -> dict[str, Answer]:
-        """Question -> answer."""
-        return {"linear": self.linear, "recorded": self.recorded}
 
     def table(self) -> pd.DataFrame:
         """Return a row for each question: its answer, error over updates, next update, and batch size."""
@@ -133,7 +127,7 @@ class Verdict:
         html: str = self.table().to_html(index=False, border=0)
         return html
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         title = (
             f"eta {self.eta:g}, tolerance ±{self.tolerance:g}, probability {self.probability:.0%}, batch of {self.n}"
         )
@@ -142,17 +136,207 @@ class Verdict:
     @property
     def explanation(self) -> str:
         """Why, what would help, and what is not shown, a line for each sentence."""
-        lines: list[str] = []
-        parts = {
-            QUESTIONS["linear"]: self.linear.reasons,
-            QUESTIONS["recorded"]: self.recorded.reasons,
-            "Both": self.reasons,
-            "Next": self.next_steps,
-            "Not established": self.not_established,
-        }
-        for heading, sentences in parts.items():
-            lines += [heading, *(f"  - {sentence}" for sentence in sentences)] if sentences else []
+        parts = {QUESTIONS[name]: found.reasons for name, found in self.answers.items()}
+        parts |= {"Both": self.reasons, "Next": self.next_steps, "Not established": self.not_established}
+        lines = ("\n  - ".join([heading, *sentences]) for heading, sentences in parts.items() if sentences)
         return "\n".join(lines)
+
+    @property
+    def answers(self) -> dict[str, Answer]:
+        """Question -> answer."""
+        return {"linear": self.linear, "recorded": self.recorded}
+
+    @cached_property
+    def flags(self) -> pd.DataFrame:
+        """What `run_health` flags at this eta."""
+        health = run_health(self.runs)
+        return health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, self.eta)))]
+
+    @cached_property
+    def off_policy(self) -> pd.DataFrame:
+        """Flags of off-policy sequences."""
+        return self.flags[self.flags["check"].isin(OFF_POLICY_CHECKS)]
+
+    @cached_property
+    def change(self) -> Pool | None:
+        """The true change over the runs; None where no run has its standard error."""
+        return true_change(self.runs, self.eta)
+
+    @cached_property
+    def pilots(self) -> dict[str, Pilot]:
+        """Nonlinearity, by each method that the runs record."""
+        return straightness_pilots(self.runs, self.eta)
+
+    @cached_property
+    def ratio(self) -> Pilot | None:
+        """err_rel by the ratio; None where runs do not record it alike."""
+        return None if self.unrecorded else pilot_of(self.runs, self.eta)
+
+    @cached_property
+    def unrecorded(self) -> str:
+        """What some runs lack for err_rel, and which; empty where it is nothing."""
+        if without := self._without("linear", "baseline_entropy"):
+            return f"linear terms by sequence (approx.per_sequence[].gdotv) are not recorded in {', '.join(without)}"
+        without = self._without("score")
+        if 0 < len(without) < len(self.runs):
+            return f"the denominator correction of other runs is not recorded in {', '.join(without)}"
+        return ""
+
+    @cached_property
+    def agreement(self) -> Agreement | None:
+        """Whether actual runs fell where predicted; None without them."""
+        if self.ratio is None or not self.small_runs:
+            return None
+        return agreement_with_prediction(self.runs, self.small_runs, self.eta, reference=self.ratio.reference)
+
+    @cached_property
+    def doubts(self) -> list[str]:
+        """What concerns both answers."""
+        found = self.flags[self.flags["check"].isin(_UNSOUND)]
+        unsound = [f"{_listed(found)}: fix or exclude the run"] if len(found) else []
+        return unsound + _shared_prompts(self.runs)
+
+    @cached_property
+    def linear(self) -> Answer:
+        """Is the step linear?"""
+        if not self.pilots:
+            missing = (
+                "it takes two etas a run, or the score: measure more etas on the same sequences, or record the score"
+            )
+            return Answer(UNSURE, reasons=(f"nonlinearity cannot be estimated: {missing}",))
+        chosen = min(self.pilots, key=lambda method: self.pilots[method].fixed_effect_error)
+        told = [f"nonlinearity {_NAMED[method]}: {_estimate(pilot)}" for method, pilot in self.pilots.items()]
+        z = difference_z(*self.pilots.values()) if len(self.pilots) == 2 else math.nan
+        differ = [f"the trend and matched − true differ by {abs(z):.1f} standard errors"] if abs(z) > CLEAR_Z else []
+        return self.answered(chosen, self.pilots[chosen], [*self.doubts, *differ], told)
+
+    @cached_property
+    def recorded(self) -> Answer:
+        """Is the recorded linear change right?"""
+        if self.ratio is None:
+            return Answer(UNSURE, reasons=(self.unrecorded,))
+        told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self.doubts), self.change
+        if change and change.se * CLEAR_Z > abs(change.mean):
+            doubts.append(f"the reference, the mean true change, is known to ±{_relative(change)} only")
+        if not self._without("score"):
+            told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
+        else:
+            doubts.append("whether the linear terms include the denominator correction is not recorded")
+        off = [name for name, run in self.small_runs.items() if integrity_problems(run)]
+        doubts += [f"actual run {name} does not add up" for name in off]
+        if (found := self.agreement) is not None:
+            p = f"p = {found.p_spread:.2g} for their spread, {found.p_mean:.2g} for their mean"
+            told.append(f"{counted(found.num_runs, 'actual run')} against the prediction: {p}")
+            if min(found.p_spread, found.p_mean) < SURPRISING:
+                doubts.append("the actual runs contradict the prediction from the large runs")
+        if len(self.off_policy):
+            told.append(f"sequences are off-policy (sampler-trainer mismatch): {_listed(self.off_policy)}")
+        return self.answered("ratio", self.ratio, doubts, told)
+
+    @cached_property
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons that concern both answers."""
+        told = []
+        if change := self.change:
+            tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 else ""
+            told.append(f"true change {_milli(change)} (10⁻³ nats per token{tau})")
+        if change and (small := true_change(self.small_runs, self.eta)):
+            p = true_change_p_value(self.runs, self.small_runs, self.eta)
+            told[0] += f"; actual runs {_milli(small)} (p = {p:.2g} for no difference)"
+        if len(self.flags):
+            told.append(f"health flags: {_listed(self.flags)}")
+        return tuple(told)
+
+    @cached_property
+    def next_steps(self) -> tuple[str, ...]:
+        """What would help, from the numbers."""
+        linear, recorded, steps = self.linear, self.recorded, []
+        if len(self.off_policy):
+            steps.append(
+                "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling"
+            )
+        trend, matched = self.pilots.get("trend"), self.pilots.get("matched")
+        few = max(len(run.etas) for run in self.runs.values()) < 5
+        weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
+        if few and weak and (linear.answer == UNSURE or linear.enough != YES):
+            steps.append("measure larger etas on the same sequences: nonlinearity is then known better at every eta")
+        if recorded.answer == UNSURE and matched is not None and recorded.required_n is not None:
+            needed = self._size_for(math.sqrt(matched.mean_square_spread))
+            if needed < recorded.required_n / 2:
+                sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
+                steps.append(f"use the matched linear change, not the recorded one: ±{self.tolerance:g} takes {sizes}")
+        if self.unrecorded or self._without("score"):
+            steps.append("record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv")
+        behind = {"linear": (linear, self.pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
+        for question, (found, pilot) in behind.items():
+            if found.answer == UNSURE and pilot is not None and not found.reasons[0].startswith("no answer"):
+                steps.append(self.more_runs(_WHETHER[question], pilot))
+        return tuple(steps)
+
+    @cached_property
+    def not_established(self) -> tuple[str, ...]:
+        """What these runs do not show."""
+        count, found, change = len(self.runs), [], self.change
+        if count < _FEW_RUNS:
+            taus = {name: pilot.tau_interval(CONFIDENCE)[1] for name, pilot in self.pilots.items()}
+            bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items() if tau]
+            bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
+            found.append(f"how much updates differ; with {counted(count, 'large run')} tau is hardly known{bound}")
+        if any(len(run.etas) > 1 for run in self.runs.values()):
+            found.append("agreement between etas: step sizes within a run share sequences and are not independent")
+        if change and change.mean:
+            found.append(f"the true change to better than ±{_relative(change)}")
+        if any(run.prompt_ids is None for run in self.runs.values()):
+            found.append("that sequences are independent (prompts sampled more than once?): no prompt ids are recorded")
+        if self.n > max(run.num_sequences for run in self.runs.values()):
+            found.append(f"how a batch of {self.n} behaves: no run is as large")
+        if self.agreement is None:
+            given = "" if self.small_runs else ": none were given at this eta"
+            return (*found, f"that actual small runs fall where predicted{given}")
+        runs, p = counted(self.agreement.num_runs, "run"), self.agreement.smallest_p
+        return (*found, f"a small misfit of the actual runs: with {runs} a sign test cannot reach p < {p:g}")
+
+    def _without(self, *needs: str) -> list[str]:
+        return [name for name in self.runs if name not in recording(self.runs, *needs)]
+
+    def answered(self, estimator: str, pilot: Pilot, doubts: Iterable[str], told: Iterable[str]) -> Answer:
+        """Return the answer of a pilot; doubts make it "cannot tell"."""
+        reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
+        answer = UNSURE if reasons else _within(pilot, self.tolerance, self.probability)
+        spreads = spread_with_interval(pilot)
+        margins = self._margins(spreads, self.n)
+        margin, least, most = (f"{end:.{_decimals(margins[0])}f}" for end in margins)
+        batch = f"one batch of {self.n} estimates the error to ±{margin} ({least} to {most})"
+        low, high = predict(pilot, math.inf).interval(self.probability)
+        required, fewest, largest = map(self._size_for, spreads)
+        errors, sizes = (pooled.mean, pooled.se, low, high, margins[0]), (required, fewest, largest)
+        return Answer(answer, estimator, *errors, self.enough(pilot, self.n), *sizes, (*reasons, *told, batch))
+
+    def enough(self, pilot: Pilot, n: int) -> AnswerWord:
+        """Return whether one batch of ``n`` estimates the error to within the tolerance."""
+        _, least, most = self._margins(spread_with_interval(pilot), n)
+        return YES if most <= self.tolerance else NO if least > self.tolerance else UNSURE
+
+    def _margins(self, spreads: Iterable[float], n: int) -> list[float]:
+        return [normal_quantile(self.probability) * spread / math.sqrt(n) for spread in spreads]
+
+    def _size_for(self, spread: float) -> int:
+        return size_for(spread, self.tolerance / normal_quantile(self.probability))
+
+    def more_runs(self, whether: str, pilot: Pilot) -> str:
+        """Return how many more runs like these would settle a question, if they agree as these do."""
+        from scipy.special import ndtri
+
+        count, found = len(pilot.values), pilot.pooled
+        variance = float(np.mean(pilot.variances))
+        for more in _MORE_RUNS:
+            scores = ndtri((np.arange(count + more) + 0.5) / (count + more))
+            values = found.mean + scores / scores.std(ddof=1) * math.sqrt(found.tau**2 + variance)
+            spreads = np.full(count + more, math.sqrt(variance))
+            like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
+            if _within(like, self.tolerance, self.probability) != UNSURE:
+                return f"{counted(more, 'more run')} like these would settle {whether}"
+        return f"more runs of this size would not settle {whether}"
 
 
 def verdict(
@@ -208,10 +392,10 @@ def verdict(
     require_runs(small_runs or large_runs, "small_runs")
     copies = same_content(large_runs)
     runs = {name: run for name, run in large_runs.items() if run.has_eta(step) and name not in copies}
-    case = Case(runs, small_runs, step, size, tolerance, probability)
-    linear, recorded = case.linear(), case.recorded()
-    reasons, steps = case.of_both(), case.next_steps(linear, recorded)
-    return Verdict(step, size, tolerance, probability, linear, recorded, reasons, steps, case.not_established())
+    small = {name: run for name, run in (small_runs or {}).items() if run.has_eta(step)}
+    found = Verdict(runs, small, step, size, tolerance, probability)
+    _ = found.explanation  # so that warnings and errors come from this call
+    return found
 
 
 def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability: float = 0.9) -> float | None:
@@ -247,11 +431,12 @@ def verdict_map(
     >>> verdict_map(synthetic_runs(3, 512))[["eta", "linear"]].to_dict("list")
     {'eta': [1.6e-06, 3.2e-06], 'linear': ['yes', 'yes']}
     """
-    small = small_runs or {}
-    require_runs(small or runs, "small_runs")
-    goal: dict[str, float] = {"tolerance": tolerance, "probability": probability}
-    small_at = {eta: {name: run for name, run in small.items() if run.has_eta(eta)} for eta in known_etas(runs, etas)}
-    return verdict_table([verdict(runs, eta, n, small_runs=own or None, **goal) for eta, own in small_at.items()])
+    return verdict_table(
+        [
+            verdict(runs, eta, n, tolerance=tolerance, probability=probability, small_runs=small_runs)
+            for eta in known_etas(runs, etas)
+        ]
+    )
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -313,208 +498,6 @@ def _true_totals(runs: Mapping[str, Run], eta: float) -> list[Estimate]:
     return [total for total in totals if not math.isnan(total.se)]
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """Runs and a question, as in `verdict`, and what follows from them."""
-
-    runs: Mapping[str, Run]
-    small_runs: Mapping[str, Run] | None
-    eta: float
-    n: int
-    tolerance: float
-    probability: float
-
-    @cached_property
-    def flags(self) -> pd.DataFrame:
-        """What `run_health` flags at this eta."""
-        health = run_health(self.runs)
-        return health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, self.eta)))]
-
-    @cached_property
-    def off_policy(self) -> pd.DataFrame:
-        """Flags of off-policy sequences."""
-        return self.flags[self.flags["check"].isin(OFF_POLICY_CHECKS)]
-
-    @cached_property
-    def change(self) -> Pool | None:
-        """The true change over the runs; None where no run has its standard error."""
-        return true_change(self.runs, self.eta)
-
-    @cached_property
-    def pilots(self) -> dict[str, Pilot]:
-        """Nonlinearity, by each method that the runs record."""
-        return straightness_pilots(self.runs, self.eta)
-
-    @cached_property
-    def ratio(self) -> Pilot | None:
-        """err_rel by the ratio; None where runs do not record it alike."""
-        return None if self.unrecorded else pilot_of(self.runs, self.eta)
-
-    @cached_property
-    def unrecorded(self) -> str:
-        """What some runs lack for err_rel, and which; empty where it is nothing."""
-        linear, corrected = self._without("linear", "baseline_entropy"), self._without("score")
-        if linear:
-            return f"linear terms by sequence (approx.per_sequence[].gdotv) are not recorded in {', '.join(linear)}"
-        if 0 < len(corrected) < len(self.runs):
-            return f"the denominator correction of other runs is not recorded in {', '.join(corrected)}"
-        return ""
-
-    @cached_property
-    def agreement(self) -> Agreement | None:
-        """Whether actual runs fell where predicted; None without them."""
-        if self.ratio is None or not self.small_runs:
-            return None
-        return agreement_with_prediction(self.runs, self.small_runs, self.eta, reference=self.ratio.reference)
-
-    @cached_property
-    def doubts(self) -> list[str]:
-        """What concerns both answers."""
-        found = self.flags[self.flags["check"].isin(_UNSOUND)]
-        return [*([f"{_listed(found)}: fix or exclude the run"] if len(found) else []), *_shared_prompts(self.runs)]
-
-    def linear(self) -> Answer:
-        """Return whether the step is linear."""
-        if not self.pilots:
-            missing = (
-                "it takes two etas a run, or the score: measure more etas on the same sequences, or record the score"
-            )
-            return Answer(UNSURE, reasons=(f"nonlinearity cannot be estimated: {missing}",))
-        chosen = min(self.pilots, key=lambda method: self.pilots[method].fixed_effect_error)
-        told = [f"nonlinearity {_NAMED[method]}: {_estimate(pilot)}" for method, pilot in self.pilots.items()]
-        z = difference_z(*self.pilots.values()) if len(self.pilots) == 2 else math.nan
-        differ = [f"the trend and matched − true differ by {abs(z):.1f} standard errors"] if abs(z) > CLEAR_Z else []
-        return self.answered(chosen, self.pilots[chosen], [*self.doubts, *differ], told)
-
-    def recorded(self) -> Answer:
-        """Return whether the recorded linear change is right."""
-        if self.ratio is None:
-            return Answer(UNSURE, reasons=(self.unrecorded,))
-        told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self.doubts), self.change
-        if change and change.se * CLEAR_Z > abs(change.mean):
-            weak = f"the reference, the mean true change, is known to ±{change.se / abs(change.mean):.0%} only"
-            doubts.append(weak)
-        if not self._without("score"):
-            told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
-        else:
-            doubts.append("whether the linear terms include the denominator correction is not recorded")
-        small = self.small_runs or {}
-        doubts += [f"actual run {name} does not add up" for name, run in small.items() if integrity_problems(run)]
-        if (found := self.agreement) is not None:
-            p = f"p = {found.p_spread:.2g} for their spread, {found.p_mean:.2g} for their mean"
-            told.append(f"{counted(found.num_runs, 'actual run')} against the prediction: {p}")
-            if min(found.p_spread, found.p_mean) < SURPRISING:
-                doubts.append("the actual runs contradict the prediction from the large runs")
-        if len(self.off_policy):
-            told.append(f"sequences are off-policy (sampler-trainer mismatch): {_listed(self.off_policy)}")
-        return self.answered("ratio", self.ratio, doubts, told)
-
-    def of_both(self) -> tuple[str, ...]:
-        """Return the reasons that concern both answers."""
-        told, small_runs = [], self.small_runs or {}
-        if change := self.change:
-            tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 else ""
-            told.append(f"true change {_milli(change)} (10⁻³ nats per token{tau})")
-        if change and (small := true_change(small_runs, self.eta)):
-            p = true_change_p_value(self.runs, small_runs, self.eta)
-            told[0] += f"; actual runs {_milli(small)} (p = {p:.2g} for no difference)"
-        if len(self.flags):
-            told.append(f"health flags: {_listed(self.flags)}")
-        return tuple(told)
-
-    def next_steps(self, linear: Answer, recorded: Answer) -> tuple[str, ...]:
-        """Return what would help, from the numbers."""
-        steps = []
-        if len(self.off_policy):
-            steps.append(
-                "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling"
-            )
-        trend, matched = self.pilots.get("trend"), self.pilots.get("matched")
-        fewest = max((len(run.etas) for run in self.runs.values()), default=0)
-        weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
-        if fewest < 5 and weak and (linear.answer == UNSURE or linear.enough != YES):
-            steps.append("measure larger etas on the same sequences: nonlinearity is then known better at every eta")
-        if recorded.answer == UNSURE and matched is not None and recorded.required_n is not None:
-            needed = self._size_for(math.sqrt(matched.mean_square_spread))
-            if needed < recorded.required_n / 2:
-                sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
-                steps.append(f"use the matched linear change, not the recorded one: ±{self.tolerance:g} takes {sizes}")
-        if self.unrecorded or self._without("score"):
-            steps.append("record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv")
-        behind = {"linear": (linear, self.pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
-        for question, (found, pilot) in behind.items():
-            if found.answer == UNSURE and pilot is not None and not found.reasons[0].startswith("no answer"):
-                steps.append(self.more_runs(_WHETHER[question], pilot))
-        return tuple(steps)
-
-    def not_established(self) -> tuple[str, ...]:
-        """Return what these runs do not show."""
-        count, found, change = len(self.runs), [], self.change
-        if count < _FEW_RUNS:
-            taus = {name: pilot.tau_interval(CONFIDENCE)[1] for name, pilot in self.pilots.items()}
-            bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items() if tau]
-            bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
-            found.append(f"how much updates differ; with {counted(count, 'large run')} tau is hardly known{bound}")
-        if any(len(run.etas) > 1 for run in self.runs.values()):
-            found.append("agreement between etas: step sizes within a run share sequences and are not independent")
-        if change and change.mean:
-            found.append(f"the true change to better than ±{change.se / abs(change.mean):.0%}")
-        if prompts_per_sequence(self.runs) is None:
-            found.append("that sequences are independent (prompts sampled more than once?): no prompt ids are recorded")
-        if self.n > max((run.num_sequences for run in self.runs.values()), default=self.n):
-            found.append(f"how a batch of {self.n} behaves: no run is as large")
-        if self.agreement is None:
-            given = "" if self.small_runs is not None else ": none were given"
-            return (*found, f"that actual small runs fall where predicted{given}")
-        few = (
-            f"with {counted(self.agreement.num_runs, 'run')} a sign test cannot reach p < {self.agreement.smallest_p:g}"
-        )
-        return (*found, f"a small misfit of the actual runs: {few}")
-
-    def _without(self, *needs: str) -> list[str]:
-        return [name for name, run in self.runs.items() if not set(needs) <= set(run.supports)]
-
-    def answered(self, estimator: str, pilot: Pilot, doubts: Iterable[str], told: Iterable[str]) -> Answer:
-        """Return the answer of a pilot; doubts make it "cannot tell"."""
-        reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
-        answer = UNSURE if reasons else _within(pilot, self.tolerance, self.probability)
-        spreads = spread_with_interval(pilot)
-        margin, least, most = self._margins(spreads, self.n)
-        enough = self.enough(pilot, self.n)
-        required, fewest, largest = map(self._size_for, spreads)
-        low, high = predict(pilot, math.inf).interval(self.probability)
-        told_to, low_end, high_end = (f"{end:.{_decimals(margin)}f}" for end in (margin, least, most))
-        batch = f"one batch of {self.n} estimates the error to ±{told_to} ({low_end} to {high_end})"
-        errors, sizes = (pooled.mean, pooled.se, low, high, margin), (required, fewest, largest)
-        return Answer(answer, estimator, *errors, enough, *sizes, (*reasons, *told, batch))
-
-    def enough(self, pilot: Pilot, n: int) -> AnswerWord:
-        """Return whether one batch of ``n`` estimates the error to within the tolerance."""
-        _, least, most = self._margins(spread_with_interval(pilot), n)
-        return YES if most <= self.tolerance else NO if least > self.tolerance else UNSURE
-
-    def _margins(self, spreads: Iterable[float], n: int) -> list[float]:
-        return [normal_quantile(self.probability) * spread / math.sqrt(n) for spread in spreads]
-
-    def _size_for(self, spread: float) -> int:
-        return size_for(spread, self.tolerance / normal_quantile(self.probability))
-
-    def more_runs(self, whether: str, pilot: Pilot) -> str:
-        """Return how many more runs like these would settle a question, if they agree as these do."""
-        from scipy.special import ndtri
-
-        count, found = len(pilot.values), pilot.pooled
-        variance = float(np.mean(pilot.variances))
-        for more in _MORE_RUNS:
-            scores = ndtri((np.arange(count + more) + 0.5) / (count + more))
-            values = found.mean + scores / scores.std(ddof=1) * math.sqrt(found.tau**2 + variance)
-            spreads = np.full(count + more, math.sqrt(variance))
-            like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
-            if _within(like, self.tolerance, self.probability) != UNSURE:
-                return f"{counted(more, 'more run')} like these would settle {whether}"
-        return f"more runs of this size would not settle {whether}"
-
-
 def _within(pilot: Pilot, tolerance: float, probability: float) -> AnswerWord:
     low, high = pilot.pooled.interval(CONFIDENCE)
     scattered = normal_quantile(probability) * pilot.tau_interval(CONFIDENCE)[0] > tolerance
@@ -534,6 +517,10 @@ def _shared_prompts(runs: Mapping[str, Run]) -> list[str]:
 
 def _milli(change: Pool) -> str:
     return f"{change.mean * 1e3:+.3f} ± {change.se * 1e3:.3f}"
+
+
+def _relative(change: Pool) -> str:
+    return f"{change.se / abs(change.mean):.0%}"
 
 
 def _estimate(pilot: Pilot) -> str:
