@@ -31,7 +31,8 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from torch.func import functional_call, jvp
+from torch.autograd import forward_ad
+from torch.func import functional_call
 from torch.nn import Module
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -136,34 +137,34 @@ def measure(
     if len(set(steps)) != len(etas) or not steps:
         raise ValueError(f"etas must hold at least one step size, and each once, got {list(etas)}")
     fixed = None if baseline is None else checked_array(baseline, "baseline", _SOURCE)
-    if fixed is not None and len(fixed) <= policy.positions.max():
-        longest = policy.positions.max() + 1
+    longest = batch.token_counts.max()
+    if fixed is not None and len(fixed) < longest:
         raise ValueError(f"baseline must have a value for each of the {longest} positions, got {len(fixed)}")
     h_new, log_weights = {}, {}
     with undisturbed(model):
-        logp, entropy, d_logp, d_entropy = policy.derivatives(direction, 0.0)
-        score = policy.sums(d_logp)
+        start = policy.derivatives(direction, 0.0)
+        logp, entropy, d_logp, d_entropy = start
+        score = d_logp.sum(axis=1)
         for eta in steps:
             if change == "difference":
-                new_logp, new_entropy = policy.values(direction, eta)
-                log_weights[eta], h_new[eta] = policy.sums(new_logp - logp), policy.sums(new_entropy)
+                made = policy.values(direction, eta) - start[:2]
             else:
                 nodes = (0.5 - 12**-0.5, 0.5 + 12**-0.5) if eta * np.std(score) > _WIDE else (0.5,)
-                slopes = np.mean([policy.derivatives(direction, eta * node)[2:] for node in nodes], axis=0)
-                log_weights[eta], h_new[eta] = policy.sums(eta * slopes[0]), policy.sums(entropy + eta * slopes[1])
-                if h_new[eta].min() < 0:  # much too far; one more pass, as the other etas are still good
-                    h_new[eta] = policy.sums(policy.values(direction, eta)[1])
-    h_base, to_go = policy.sums(entropy), policy.entropy_to_go(entropy)
-    to_go -= policy.leave_one_out(to_go, float(entropy.mean())) if fixed is None else fixed[policy.positions]
+                made = eta * np.mean([policy.derivatives(direction, eta * node)[2:] for node in nodes], axis=0)
+                if (entropy + made[1]).sum(axis=1).min() < 0:  # much too far; the other etas are still good
+                    made[1] = policy.values(direction, eta)[1] - entropy
+            log_weights[eta], h_new[eta] = made[0].sum(axis=1), (entropy + made[1]).sum(axis=1)
+    per_token = float(entropy.sum() / batch.token_counts.sum())
+    by_position = policy.mean_to_go(entropy, per_token, of_others=True) if fixed is None else fixed[:longest]
     run = Run.from_arrays(
         token_counts=batch.token_counts,
-        h_base=h_base,
+        h_base=entropy.sum(axis=1),
         h_new=h_new,
         log_weights=log_weights,
         score=score,
-        wjlogp_sum=policy.sums(to_go * d_logp),
-        jH_sum=policy.sums(d_entropy),
-        logp=policy.sums(logp),
+        wjlogp_sum=((_to_go(entropy) - by_position) * d_logp).sum(axis=1),
+        jH_sum=d_entropy.sum(axis=1),
+        logp=logp.sum(axis=1),
         sampler_logp=batch.sampler_logp,
         prompt_ids=batch.prompt_ids,
         direction=fingerprint(direction),
@@ -211,11 +212,9 @@ def entropy_baseline(
     policy = _Policy(model, batch, microbatch)
     with undisturbed(model):
         entropy = policy.values({}, 0.0)[1]
-    mean = float(entropy.mean()) if kind == "centred" else 0.0
-    counts = np.bincount(policy.positions, minlength=positions)
-    sums = np.bincount(policy.positions, policy.entropy_to_go(entropy) - mean * policy.lengths, minlength=positions)
-    late = -mean * (np.arange(len(counts)) + 1.0)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), late)[:positions]
+    per_token = float(entropy.sum() / batch.token_counts.sum()) if kind == "centred" else 0.0
+    late = -per_token * np.arange(entropy.shape[1] + 1.0, positions + 1)
+    return np.concatenate((policy.mean_to_go(entropy, per_token, of_others=False), late))[:positions]
 
 
 def fingerprint(v: Tensors) -> str:
@@ -354,9 +353,9 @@ def reinforce(model: Module, batch: Batch, *, microbatch: int = 16) -> None:
     rewards = np.asarray(batch.sampler_logp) / batch.token_counts
     advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-8) / len(batch)
     policy = _Policy(model, batch, microbatch)
-    for places, tokens in policy.groups:
+    for (sequences, _), tokens in policy.groups:
         logp = policy(*(x.to(policy.device) for x in tokens))[0]
-        logp.backward(torch.from_numpy(-np.repeat(advantages, batch.token_counts)[places]).to(logp))
+        logp.backward(torch.from_numpy(-advantages[sequences]).to(logp))
 
 
 def write_demo(root: str | os.PathLike[str], *, sizes: Sequence[int] = (1024, 128), seed: int = 0) -> None:
@@ -382,7 +381,10 @@ def write_demo(root: str | os.PathLike[str], *, sizes: Sequence[int] = (1024, 12
 
 
 class _Policy(Module):
-    """A model and the responses that it is asked about; as a module, it gives log pi and entropy of their tokens.
+    """A model and the N responses that it is asked about; as a module, it gives log pi and entropy of their tokens.
+
+    Arrays have a row for each response and a column for each position, as many as the longest has; past the end of a
+    response they are 0.
 
     Hidden states are caught where they enter the output layer, which then sees one position a sequence; the response's
     own go through it in chunks. Where the model changes logits after that layer, they are taken whole.
@@ -393,35 +395,34 @@ class _Policy(Module):
         _refuse_what_has_no_forward_mode(model)
         self.model, self.whole = model, False
         self.device = next(model.parameters()).device
-        counts, starts = batch.token_counts, np.cumsum(batch.token_counts) - batch.token_counts
-        self.starts, self.lengths = starts, np.repeat(counts, counts)
-        self.positions = np.arange(len(self.lengths)) - np.repeat(starts, counts)
+        self.lengths = batch.token_counts[:, None]
+        self.alive = np.arange(batch.token_counts.max()) < self.lengths
         self.groups = []
-        order = np.argsort(batch.prompt_lengths + counts, kind="stable")
+        order = np.argsort(batch.prompt_lengths + batch.token_counts, kind="stable")
         for first in range(0, len(batch), checked_count(microbatch, "microbatch")):
             group = order[first : first + microbatch]
-            rows = np.repeat(np.arange(len(group)), counts[group])
-            places = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in group])
-            columns = self.positions[places] + batch.prompt_lengths[group][rows]
+            rows, positions = np.nonzero(self.alive[group])
+            columns = batch.prompt_lengths[group][rows] + positions
             # Padded on the right, where causal attention never looks: no mask, no position ids.
             ids = pad_sequence([torch.from_numpy(batch.sequences[i]) for i in group], batch_first=True)
             # The token before predicts the one at this place.
-            self.groups.append((places, (ids, *map(torch.from_numpy, (rows, columns - 1)), ids[rows, columns])))
+            tokens = (ids, *map(torch.from_numpy, (rows, columns - 1)), ids[rows, columns])
+            self.groups.append(((group[rows], positions), tokens))
         with undisturbed(model):
             head, hidden, logits = self._caught(self.groups[0][1][0][:1].to(self.device))
             self.whole = not torch.equal(head(hidden[:, :1]), logits[:, :1])  # it changes them afterwards
 
-    def forward(self, ids: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log pi of ``targets`` and the entropy (nats), each after the token at a row and column of ``ids``."""
+    def forward(self, ids: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:
+        """Return log pi of ``targets`` and entropy (nats), each after the token at a row and column of ``ids``."""
         head, states, logits = self._caught(ids)
-        logp, entropies = [], []
         chunk = max(1, _CHUNK // logits.shape[-1])
+        found = []
         for state, target in zip(states[rows, columns].split(chunk), targets.split(chunk), strict=True):
             values = head(state)
             log_probs = torch.log_softmax(values, dim=-1, dtype=torch.promote_types(values.dtype, torch.float32))
-            logp.append(log_probs.gather(1, target[:, None])[:, 0])
-            entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1))
-        return torch.cat(logp), torch.cat(entropies)
+            entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
+            found.append(torch.stack((log_probs.gather(1, target[:, None])[:, 0], entropy)))
+        return torch.cat(found, dim=1)
 
     def _caught(self, ids: Tensor) -> tuple[Module, Tensor, Tensor]:
         """Return the output layer, what enters it, and the model's logits; or logits, and a layer that does nothing."""
@@ -436,18 +437,20 @@ class _Policy(Module):
         return (torch.nn.Identity(), logits, logits) if head is None else (head, kept[0], logits)
 
     def values(self, v: Tensors, step: float) -> FloatArray:
-        """Return log pi and entropy of every token at ``theta + step * v``, shape ``(2, sum of T)``."""
+        """Return log pi and entropy of every token at ``theta + step * v``, shape ``(2, N, positions)``."""
         moved = self._moved(v, step)
         return self._passes(lambda *tokens: functional_call(self, moved, tokens), 2, f"step {step:g}")
 
     def derivatives(self, v: Tensors, step: float) -> FloatArray:
-        """Return the same, followed by the derivatives of both along ``v``, shape ``(4, sum of T)``."""
+        """Return the same, followed by the derivatives of both along ``v``, shape ``(4, N, positions)``."""
         moved = self._moved(v, step)
         tangents = {f"model.{name}": values.to(moved[f"model.{name}"]) for name, values in v.items()}
 
-        def both(*tokens: Tensor) -> tuple[Tensor, ...]:
-            pair: Any = jvp(lambda p: functional_call(self, p, tokens), (moved,), (tangents,))
-            return (*pair[0], *pair[1])
+        def both(*tokens: Tensor) -> Tensor:
+            with forward_ad.dual_level():
+                duals = {name: forward_ad.make_dual(p, tangents[name]) for name, p in moved.items()}
+                pair = forward_ad.unpack_dual(functional_call(self, duals, tokens))
+            return torch.cat((pair.primal, torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent))
 
         try:
             return self._passes(both, 4, f"derivatives at step {step:g}")
@@ -456,22 +459,16 @@ class _Policy(Module):
                 raise ValueError(f"model must consist of operations that have a forward mode: {error}") from error
             raise
 
-    def sums(self, values: FloatArray) -> FloatArray:
-        """Return sums over the tokens of each sequence, shape ``(N,)``."""
-        summed: FloatArray = np.add.reduceat(values, self.starts)
-        return summed
+    def mean_to_go(self, entropy: FloatArray, per_token: float, *, of_others: bool) -> FloatArray:
+        """Return the mean of ``G_t - H T`` by position, over the responses alive there; ``-H (t + 1)`` for none.
 
-    def entropy_to_go(self, entropy: FloatArray) -> FloatArray:
-        """Return, for each token, the entropy of the later tokens of its sequence."""
-        spent = np.cumsum(entropy)
-        to_go: FloatArray = spent[np.arange(len(spent)) - self.positions + self.lengths - 1] - spent
-        return to_go
-
-    def leave_one_out(self, to_go: FloatArray, mean: float) -> FloatArray:
-        """Return, for each token, the mean of ``G_t - H T`` over the other sequences alive; ``-H (t + 1)`` for none."""
-        values, alive = to_go - mean * self.lengths, np.bincount(self.positions)[self.positions]
-        others = np.bincount(self.positions, values)[self.positions] - values
-        return np.where(alive > 1, others / np.maximum(alive - 1, 1), -mean * (self.positions + 1.0))
+        Or over the others, for each response. H is the entropy ``per_token``.
+        """
+        values = np.where(self.alive, _to_go(entropy) - per_token * self.lengths, 0.0)
+        own, itself = (values, self.alive) if of_others else (0.0, 0)
+        sums, counts = values.sum(axis=0) - own, self.alive.sum(axis=0) - itself
+        late = -per_token * np.arange(1.0, entropy.shape[1] + 1)
+        return np.where(counts > 0, sums / np.maximum(counts, 1), late)
 
     def _moved(self, v: Tensors, step: float) -> dict[str, Tensor]:
         """Return the parameters that ``v`` names at ``theta + step * v``, or raise where rounding takes most of it."""
@@ -479,9 +476,9 @@ class _Policy(Module):
         for name, values in v.items():
             p = self.model.get_parameter(name).detach()
             wanted = step * values.to(p.device).double()
-            moved[f"model.{name}"] = p + step * values.to(p)
-            got = moved[f"model.{name}"].double() - p.double()
-            lost, made = lost + float((got - wanted).square().sum()), made + float(wanted.square().sum())
+            moved[f"model.{name}"] = p + wanted.to(p.dtype)
+            rounding = moved[f"model.{name}"].double() - p.double() - wanted
+            lost, made = lost + float(rounding.square().sum()), made + float(wanted.square().sum())
         if lost > made / 4:
             dtype = str(p.dtype).removeprefix("torch.")
             raise ValueError(
@@ -490,11 +487,16 @@ class _Policy(Module):
             )
         return moved
 
-    def _passes(self, one: Callable[..., tuple[Tensor, ...]], columns: int, what: str) -> FloatArray:
-        out = np.empty((columns, len(self.lengths)))
+    def _passes(self, one: Callable[..., Tensor], columns: int, what: str) -> FloatArray:
+        out = np.zeros((columns, *self.alive.shape))
         for places, tokens in tqdm(self.groups, desc=what, unit="microbatch", disable=None, leave=False):
-            out[:, places] = torch.stack(one(*(x.to(self.device) for x in tokens))).double().cpu().numpy()
+            out[:, *places] = one(*(x.to(self.device) for x in tokens)).double().cpu().numpy()
         return out
+
+
+def _to_go(entropy: FloatArray) -> FloatArray:
+    """Return, for each token, the entropy of the later tokens of its response."""
+    return np.cumsum(entropy[:, ::-1], axis=1)[:, ::-1] - entropy
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -502,17 +504,18 @@ class _Policy(Module):
 
 def _checked_direction(model: Module, v: Tensors) -> dict[str, Tensor]:
     """Return ``v`` by the first name of each parameter: tied weights have several."""
-    first: dict[int, str] = {}
-    names = {name: first.setdefault(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)}
-    if unknown := [name for name in v if name not in names]:
-        raise ValueError(f"v must name parameters of the model; it has no {', '.join(map(repr, unknown[:3]))}")
-    direction = {names[name]: values.detach() for name, values in v.items()}
-    for name, values in direction.items():
-        shape = model.get_parameter(name).shape
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    first = {p: name for name, p in model.named_parameters()}
+    direction = {}
+    for name, values in v.items():
+        if name not in parameters:
+            raise ValueError(f"v must name parameters of the model; it has no {name!r}")
+        shape = tuple(parameters[name].shape)
         if values.shape != shape:
-            raise ValueError(f"v[{name!r}] must have shape {tuple(shape)}, got {tuple(values.shape)}")
+            raise ValueError(f"v[{name!r}] must have shape {shape}, got {tuple(values.shape)}")
         if not values.isfinite().all():
             raise ValueError(f"v[{name!r}] must be finite")
+        direction[first[parameters[name]]] = values.detach()
     if not any(values.any() for values in direction.values()):
         raise ValueError("v must move something; it is zero everywhere")
     return direction

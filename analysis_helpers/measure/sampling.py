@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -302,22 +301,15 @@ def _digest(prompt: IntArray) -> int:
 
 @contextmanager
 def undisturbed(model: Module) -> Iterator[None]:
-    """Look at the model: no dropout, no gradients, attention that has a forward mode; then leave it as it was found.
-
-    Gradient checkpointing and adapters put a hook on the embedding that calls ``requires_grad_``, which forward mode
-    forbids; it is lifted meanwhile.
-    """
-    found = [(module, module.training, module._forward_hooks) for module in model.modules()]
+    """Look at the model: no dropout, no gradients, attention that has a forward mode; then leave it as it was found."""
+    found = {module: module.training for module in model.modules()}
     try:
-        for module, _, hooks in found:
-            lifted = {key for key, hook in hooks.items() if "make_inputs_require_grad" in getattr(hook, "__name__", "")}
-            module._forward_hooks = OrderedDict((key, hooks[key]) for key in hooks if key not in lifted)
-            module.training = False
+        model.train(False)
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        for module, training, hooks in found:
-            module.training, module._forward_hooks = training, hooks
+        for module, training in found.items():
+            module.training = training
 
 
 @contextmanager
