@@ -81,8 +81,8 @@ def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: fl
     Raises
     ------
     ValueError
-        If names differ, ``lr`` is not positive, nothing moved, or less than half of the elements did, in rows that
-        moved at all: then the step was made in bfloat16, or is smaller than the rounding of the parameters.
+        If names or shapes differ, ``lr`` is not positive, nothing moved, or less than half of the elements did, in rows
+        that moved at all: then the step was made in bfloat16, or is smaller than the rounding of the parameters.
 
     Examples
     --------
@@ -92,20 +92,19 @@ def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: fl
     """
     if not 0 < lr < float("inf"):
         raise ValueError(f"lr must be positive, got {lr!r}")
-    if different := sorted(before.keys() ^ after.keys()):
-        raise ValueError(f"before and after must hold the same names; only one has {', '.join(different[:3])}")
+    one, other = ({f"{name} {tuple(x.shape)}" for name, x in state.items()} for state in (before, after))
+    if different := ", ".join(sorted(one ^ other)[:3]):
+        raise ValueError(f"before and after must hold the same names, of the same shapes; only one has {different}")
     made: dict[str, Tensor] = {}
     changed = reached = 0
     for name, old in before.items():
-        if not old.is_floating_point():
-            continue
         exact = torch.promote_types(old.dtype, torch.float32)
         step = after[name].to(exact) - old.to(exact)
-        rows = torch.atleast_2d(step).flatten(1) != 0
-        rows = rows[rows.any(dim=1)]  # an embedding moves where its token was seen
-        if len(rows):
+        if old.is_floating_point() and step.any():
             made[name] = step / lr
-            changed, reached = changed + int(rows.sum()), reached + rows.numel()
+            rows = torch.atleast_2d(step).flatten(1)
+            rows = rows[rows.any(dim=1)]  # an embedding moves where its token was seen
+            changed, reached = changed + int(rows.count_nonzero()), reached + rows.numel()
     if not made:
         raise ValueError("before and after must differ, got the same values: clone before the step")
     if changed < reached / 2:

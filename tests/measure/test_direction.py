@@ -155,7 +155,12 @@ def test_a_step_lost_in_bfloat16_is_refused() -> None:
 def test_states_that_do_not_fit_are_refused() -> None:
     one = {"a": torch.zeros(2)}
     for before, after, lr, message in (
-        (one, {"b": torch.ones(2)}, 1e-6, "must hold the same names; only one has a, b"),
+        (
+            one,
+            {"b": torch.ones(2)},
+            1e-6,
+            r"must hold the same names, of the same shapes; only one has a \(2,\), b \(2,\)",
+        ),
         (one, one, 1e-6, "before and after must differ, got the same values: clone before the step"),
         (one, {"a": torch.ones(2)}, 0.0, "lr must be positive, got 0.0"),
     ):
