@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import click
 
-from . import RunError, __version__, inventory, load_runs, verdict, write_run, write_sample_data
+from . import RunError, __version__, inventory, verdict, write_run, write_sample_data
 from .report import readable
 from .runs import RESULTS_FILE
 
@@ -200,12 +200,11 @@ def simulate(root: Path) -> None:
 
 @main.command("measure")
 @click.option("--demo", type=_Path(path_type=Path), help="Train a tiny model and measure it, into this folder.")
-@click.option("--model", help="Name or folder of a causal language model: the policy that is sampled and measured.")
+@click.option("--model", help="Name or folder of a causal language model: the policy before the step.")
 @click.option("--prompts", type=_Path(exists=True, dir_okay=False), help="File with a prompt a line, as JSON.")
-@click.option("--before", help="Model before the step [default: --model].")
-@click.option("--after", help="Model after the step: the update direction is (after - before) / lr.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate of that step.")
-@click.option("--eta", "etas", type=click.FloatRange(0, min_open=True), multiple=True, help="Step size; repeat it.")
+@click.option("--after", help="The model after the step: the update direction is (after - before) / lr.")
+@click.option("--lr", type=_POSITIVE, help="Learning rate of that step.")
+@click.option("--eta", "etas", type=_POSITIVE, multiple=True, help="Step size; repeat it.")
 @click.option("--sequences", type=click.IntRange(2), default=2048, show_default=True, help="Sequences in the batch.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Longest response.")
 @click.option("--microbatch", type=click.IntRange(1), default=16, show_default=True, help="Sequences at once.")
@@ -216,7 +215,6 @@ def measure_command(
     demo: Path | None,
     model: str | None,
     prompts: str | None,
-    before: str | None,
     after: str | None,
     lr: float | None,
     etas: tuple[float, ...],
@@ -235,15 +233,18 @@ def measure_command(
         from . import measure
 
         if demo is not None:
-            measure.write_demo(demo)
-            large, small = load_runs(demo / "E_1024"), load_runs(demo / "E_128")
-            click.echo(verdict(large, large["run_01"].etas[2], 128, small_runs=small))
+            demo_etas, found = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), {}
+            for n in (1024, 128):
+                tiny, rows, eos = measure.load_policy()
+                found[n] = measure.measured_steps(tiny, rows, demo_etas, n, max_new_tokens=32, eos=eos, microbatch=256)
+                for name, run in found[n].items():
+                    write_run(demo / f"E_{n}" / name / RESULTS_FILE, run)
+            click.echo(verdict(found[1024], demo_etas[2], 128, small_runs=found[128]))
             return
         if model is None or prompts is None or after is None or lr is None or not etas or out is None:
             raise click.UsageError("give --model, --prompts, --after, --lr, --eta and --out, or --demo")
         policy, rows, eos = measure.load_policy(model, prompts)
-        old, new = (policy if name is None else measure.load_model(name) for name in (before, after))
-        v = measure.difference(old.state_dict(), new.state_dict(), lr)
+        v = measure.difference(policy.state_dict(), measure.load_model(after).state_dict(), lr)
         batch = measure.sample(
             policy.to(device),
             measure.drawn_prompts(rows, sequences, seed),
@@ -255,7 +256,9 @@ def measure_command(
         run = measure.measure(policy, batch, v, etas, microbatch=microbatch)
         path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())
         write_run(path, run)
-    except (ImportError, ValueError, OSError) as error:
+    except ImportError as error:
+        raise click.ClickException(f"{error}: pip install 'entropy-batch-diagnostics[measure]'") from None
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(path)
 

@@ -28,22 +28,12 @@ torchrun sets ``RANK`` and ``WORLD_SIZE``; in a Slurm array they are ``SLURM_ARR
 ``SLURM_ARRAY_TASK_COUNT``; with Ray or Dask they are arguments of a task. The processes need not talk to each other.
 """
 
-try:
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        f"{error}; analysis_helpers.measure needs the extra: pip install 'entropy-batch-diagnostics[measure]'",
-        name=error.name,
-    ) from error
-
 from .direction import difference as difference, direction_from_optimizer as direction_from_optimizer
 from .measuring import (
     MeasureEntropy as MeasureEntropy,
     entropy_baseline as entropy_baseline,
     measure as measure,
     measured_steps as measured_steps,
-    write_demo as write_demo,
 )
 from .sampling import (
     Batch as Batch,

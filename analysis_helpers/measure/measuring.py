@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,13 +42,11 @@ from ..runs import RESULTS_FILE, Run, write_run
 from .direction import direction_from_optimizer
 from .sampling import (
     Batch,
+    called,
     drawn_prompts,
-    head_input,
-    load_policy,
     logits_of,
-    options_for,
+    output_layer,
     sample,
-    tiny_model,
     undisturbed,
 )
 
@@ -57,7 +55,6 @@ Tensors = Mapping[str, Tensor]
 _SOURCE = "measured run"
 _CHUNK = 2**24  # logits at once
 _WIDE = 0.2  # SD of log weights above which the step is measured at two points instead of its midpoint
-_DEMO_ETAS = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4)
 
 
 def measure(
@@ -142,17 +139,19 @@ def measure(
         raise ValueError(f"baseline must have a value for each of the {longest} positions, got {len(fixed)}")
     h_new, log_weights = {}, {}
     with undisturbed(model):
-        start = policy.derivatives(direction, 0.0)
+        start = policy.tokens(direction, 0.0, along=direction)
         logp, entropy, d_logp, d_entropy = start
         score = d_logp.sum(axis=1)
         for eta in steps:
             if change == "difference":
-                made = policy.values(direction, eta) - start[:2]
+                made = (policy.tokens(direction, eta, along={}) - start)[:2]
             else:
                 nodes = (0.5 - 12**-0.5, 0.5 + 12**-0.5) if eta * np.std(score) > _WIDE else (0.5,)
-                made = eta * np.mean([policy.derivatives(direction, eta * node)[2:] for node in nodes], axis=0)
+                made = eta * np.mean(
+                    [policy.tokens(direction, eta * node, along=direction)[2:] for node in nodes], axis=0
+                )
                 if (entropy + made[1]).sum(axis=1).min() < 0:  # much too far; the other etas are still good
-                    made[1] = policy.values(direction, eta)[1] - entropy
+                    made[1] = policy.tokens(direction, eta, along={})[1] - entropy
             log_weights[eta], h_new[eta] = made[0].sum(axis=1), (entropy + made[1]).sum(axis=1)
     per_token = float(entropy.sum() / batch.token_counts.sum())
     by_position = policy.mean_to_go(entropy, per_token, of_others=True) if fixed is None else fixed[:longest]
@@ -211,7 +210,7 @@ def entropy_baseline(
     checked_choice(kind, "kind", ("centred", "entropy_to_go"))
     policy = _Policy(model, batch, microbatch)
     with undisturbed(model):
-        entropy = policy.values({}, 0.0)[1]
+        entropy = policy.tokens({}, 0.0, along={})[1]
     per_token = float(entropy.sum() / batch.token_counts.sum()) if kind == "centred" else 0.0
     late = -per_token * np.arange(entropy.shape[1] + 1.0, positions + 1)
     return np.concatenate((policy.mean_to_go(entropy, per_token, of_others=False), late))[:positions]
@@ -275,13 +274,7 @@ class MeasureEntropy(transformers.TrainerCallback):
         checked_count(self.n, "n")
         checked_count(self.every, "every")
 
-    def on_pre_optimizer_step(
-        self,
-        args: transformers.TrainingArguments,
-        state: transformers.TrainerState,
-        control: transformers.TrainerControl,
-        **given: Any,
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Measure the step that is about to be made; called by the trainer."""
         if state.global_step % self.every or not state.is_world_process_zero:
             return
@@ -325,6 +318,7 @@ def measured_steps(
 
     Examples
     --------
+    >>> from analysis_helpers.measure import load_policy
     >>> model, prompts, eos = load_policy()
     >>> runs = measured_steps(model, prompts, [1e-5, 2e-5], 32, max_new_tokens=8, eos=eos, num_runs=2)
     >>> list(runs), runs["run_01"].num_sequences
@@ -356,25 +350,6 @@ def reinforce(model: Module, batch: Batch, *, microbatch: int = 16) -> None:
     for (sequences, _), tokens in policy.groups:
         logp = policy(*(x.to(policy.device) for x in tokens))[0]
         logp.backward(torch.from_numpy(-advantages[sequences]).to(logp))
-
-
-def write_demo(root: str | os.PathLike[str], *, sizes: Sequence[int] = (1024, 128), seed: int = 0) -> None:
-    """Train the tiny model for four steps and write the runs: ``root/E_<size>/run_<k>``, at five step sizes.
-
-    Parameters
-    ----------
-    root
-        Folder; made where it is missing.
-    sizes
-        Batch sizes: each step is measured on a fresh batch of each.
-    seed
-        Seed of model and draws.
-    """
-    _, prompts, eos = load_policy()
-    options: dict[str, Any] = {"max_new_tokens": 32, "eos": eos, "seed": seed, "microbatch": 256}
-    for size in sizes:
-        for name, run in measured_steps(tiny_model(seed), prompts, _DEMO_ETAS, size, **options).items():
-            write_run(Path(root) / f"E_{size}" / name / RESULTS_FILE, run)
 
 
 # --- derivatives of every response token -----------------------------------------------------------------------------
@@ -425,39 +400,34 @@ class _Policy(Module):
         return torch.cat(found, dim=1)
 
     def _caught(self, ids: Tensor) -> tuple[Module, Tensor, Tensor]:
-        """Return the output layer, what enters it, and the model's logits; or logits, and a layer that does nothing."""
+        """Return the output layer, what enters it, and the model's logits; or a layer that does nothing, and logits."""
         kept: list[Tensor] = []
 
-        def keep(hidden: Tensor) -> Tensor:
-            kept.append(hidden)
-            return hidden[:, :1]
+        def keep(_: Module, inputs: tuple[Tensor, ...]) -> Tensor:
+            kept.append(inputs[0])
+            return inputs[0][:, :1]
 
-        with nullcontext() if self.whole else head_input(self.model, keep) as head:
-            logits = logits_of(self.model(input_ids=ids, **options_for(self.model, ids)))
+        head = None if self.whole else output_layer(self.model)
+        with nullcontext() if head is None else head.register_forward_pre_hook(keep):
+            logits = logits_of(called(self.model, ids, use_cache=False))
         return (torch.nn.Identity(), logits, logits) if head is None else (head, kept[0], logits)
 
-    def values(self, v: Tensors, step: float) -> FloatArray:
-        """Return log pi and entropy of every token at ``theta + step * v``, shape ``(2, N, positions)``."""
-        moved = self._moved(v, step)
-        return self._passes(lambda *tokens: functional_call(self, moved, tokens), 2, f"step {step:g}")
+    def tokens(self, v: Tensors, step: float, *, along: Tensors) -> FloatArray:
+        """Return log pi and entropy of every token at ``theta + step * v``, and the derivatives of both ``along`` it.
 
-    def derivatives(self, v: Tensors, step: float) -> FloatArray:
-        """Return the same, followed by the derivatives of both along ``v``, shape ``(4, N, positions)``."""
-        moved = self._moved(v, step)
-        tangents = {f"model.{name}": values.to(moved[f"model.{name}"]) for name, values in v.items()}
-
-        def both(*tokens: Tensor) -> Tensor:
-            with forward_ad.dual_level():
-                duals = {name: forward_ad.make_dual(p, tangents[name]) for name, p in moved.items()}
-                pair = forward_ad.unpack_dual(functional_call(self, duals, tokens))
-            return torch.cat((pair.primal, torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent))
-
-        try:
-            return self._passes(both, 4, f"derivatives at step {step:g}")
-        except (NotImplementedError, RuntimeError) as error:
-            if "forward AD" in str(error) or "jvp" in str(error):
-                raise ValueError(f"model must consist of operations that have a forward mode: {error}") from error
-            raise
+        Shape ``(4, N, positions)``; the derivatives are 0 where ``along`` is empty.
+        """
+        moved, out = self._moved(v, step), np.zeros((4, *self.alive.shape))
+        tangents = {f"model.{name}": values.to(moved[f"model.{name}"]) for name, values in along.items()}
+        for places, given in tqdm(self.groups, desc=f"step {step:g}", unit="microbatch", disable=None, leave=False):
+            with _refused_without_forward_mode(), forward_ad.dual_level():
+                duals = {name: forward_ad.make_dual(moved[name], tangent) for name, tangent in tangents.items()}
+                tokens = tuple(x.to(self.device) for x in given)
+                pair = forward_ad.unpack_dual(functional_call(self, moved | duals, tokens))
+            out[:2, *places] = pair.primal.double().cpu().numpy()
+            if pair.tangent is not None:
+                out[2:, *places] = pair.tangent.double().cpu().numpy()
+        return out
 
     def mean_to_go(self, entropy: FloatArray, per_token: float, *, of_others: bool) -> FloatArray:
         """Return the mean of ``G_t - H T`` by position, over the responses alive there; ``-H (t + 1)`` for none.
@@ -486,12 +456,6 @@ class _Policy(Module):
                 f"{dtype} (error {(lost / made) ** 0.5:.0%} of the step); load the model in float32"
             )
         return moved
-
-    def _passes(self, one: Callable[..., Tensor], columns: int, what: str) -> FloatArray:
-        out = np.zeros((columns, *self.alive.shape))
-        for places, tokens in tqdm(self.groups, desc=what, unit="microbatch", disable=None, leave=False):
-            out[:, *places] = one(*(x.to(self.device) for x in tokens)).double().cpu().numpy()
-        return out
 
 
 def _to_go(entropy: FloatArray) -> FloatArray:
@@ -534,14 +498,21 @@ def _refuse_what_has_no_forward_mode(model: Module) -> None:
 
 def _refuse_low_precision(model: Module) -> None:
     p = min(model.parameters(), key=lambda p: p.dtype.itemsize)
+    autocast = torch.is_autocast_enabled(p.device.type)
     tf32 = torch.backends.cuda.matmul.fp32_precision.replace("none", torch.backends.fp32_precision) == "tf32"  # type: ignore[attr-defined]
-    for holds, why in (
-        (p.dtype.itemsize < 4, f"the model is in {str(p.dtype).removeprefix('torch.')}"),
-        (torch.is_autocast_enabled(p.device.type), "autocast is on"),
-        (tf32, 'TF32 is on (torch.set_float32_matmul_precision("high") turns it on even after allow_tf32 = False)'),
-    ):
-        if holds:
-            raise ValueError(
-                f'change="difference" must not be asked for in low precision: {why}, and the rounding of two log-'
-                'probabilities would drown their difference; use change="midpoint"'
-            )
+    if p.dtype.itemsize < 4 or autocast or tf32:
+        raise ValueError(
+            'change="difference" must not be asked for in low precision, where rounding drowns a difference of log-'
+            f"probabilities; got {p.dtype}, autocast {autocast}, TF32 {tf32} (which torch.set_float32_matmul_precision"
+            '("high") turns on even after allow_tf32 = False): use change="midpoint"'
+        )
+
+
+@contextmanager
+def _refused_without_forward_mode() -> Iterator[None]:
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        if "forward AD" in str(error) or "jvp" in str(error):
+            raise ValueError(f"model must consist of operations that have a forward mode: {error}") from error
+        raise

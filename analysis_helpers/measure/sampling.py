@@ -6,8 +6,8 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from .._checks import FloatArray, checked_array, checked_count
+from .._checks import FloatArray, checked_array, checked_count, checked_prompts
 
 IntArray = NDArray[np.int64]
 
@@ -39,7 +39,7 @@ class Batch:
     prompt_lengths, token_counts
         Tokens of each prompt and of each response (its eos token counted), shape ``(N,)``.
     prompt_ids
-        Integers, shape ``(N,)``: equal where the prompt is the same, in this batch and in any other.
+        Whole numbers or texts, shape ``(N,)``: equal where the prompt is the same, in this batch and in any other.
     sampler_logp
         Log-probability of each response (nats) as the sampler computed it, shape ``(N,)``, or None.
     """
@@ -47,7 +47,7 @@ class Batch:
     sequences: tuple[IntArray, ...]
     prompt_lengths: IntArray
     token_counts: IntArray
-    prompt_ids: IntArray
+    prompt_ids: NDArray[Any]
     sampler_logp: FloatArray | None = None
 
     @classmethod
@@ -73,7 +73,8 @@ class Batch:
             Tokens of each prompt (at least 1) and of each response (at least 1; the eos token belongs to it), shape
             ``(N,)``.
         prompt_ids
-            Integers, shape ``(N,)``. None: from the tokens of the prompts, the same in every batch and process.
+            Whole numbers or texts, shape ``(N,)``. None: from the tokens of the prompts, the same in every batch and
+            process.
         sampler_logp
             The sampler's own log-probability of each response (nats), shape ``(N,)``.
 
@@ -89,29 +90,21 @@ class Batch:
         (2, [[5, 6, 1], [5, 2, 3, 1]])
         """
         size = len(ids)
-        prompts, counts = (
-            _whole(values, name, size, least=1)
-            for name, values in (("prompt_lengths", prompt_lengths), ("token_counts", token_counts))
-        )
-        rows = [_whole(row, f"ids[{i}]", None, least=0) for i, row in enumerate(ids)]
+        prompts = _whole(prompt_lengths, "prompt_lengths", least=1, size=size)
+        counts = _whole(token_counts, "token_counts", least=1, size=size)
+        rows = [_whole(row, f"ids[{i}]", least=0) for i, row in enumerate(ids)]
         for i, (row, length) in enumerate(zip(rows, prompts + counts, strict=True)):
             if len(row) < length:
                 raise ValueError(f"ids[{i}] must hold prompt and response, {length} tokens, got {len(row)}")
         sequences = tuple(row[:length] for row, length in zip(rows, prompts + counts, strict=True))
         if prompt_ids is None:
-            groups = np.array([_digest(row[:length]) for row, length in zip(rows, prompts, strict=True)])
-        else:
-            groups = _whole(prompt_ids, "prompt_ids", size)
+            prompt_ids = [_digest(row[:length]) for row, length in zip(rows, prompts, strict=True)]
+        groups = checked_prompts(prompt_ids, "prompt_ids", _SOURCE, length=size)
         logp = None if sampler_logp is None else checked_array(sampler_logp, "sampler_logp", _SOURCE, length=size)
         return cls(sequences, prompts, counts, groups, logp)
 
     def __len__(self) -> int:
         return len(self.sequences)
-
-    def __getitem__(self, part: slice) -> Batch:
-        """Return part of the batch, as for one of several processes: ``batch[rank::world_size]``."""
-        columns: Any = (None if column is None else column[part] for column in vars(self).values())
-        return Batch(*columns)
 
 
 def sample(
@@ -162,19 +155,19 @@ def sample(
     checked_count(max_new_tokens, "max_new_tokens")
     checked_count(microbatch, "microbatch")
     entropy = [seed] if isinstance(seed, int) else list(seed)
-    rows = [_whole(prompt, f"prompts[{i}]", None, least=0) for i, prompt in enumerate(prompts)]
+    rows = [_whole(prompt, f"prompts[{i}]", least=0) for i, prompt in enumerate(prompts)]
+    lengths = np.array([len(row) for row in rows])
     ends = torch.tensor([] if eos is None else [eos] if isinstance(eos, int) else list(eos), dtype=torch.long)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    alike = [list(same) for _, same in itertools.groupby(order, key=lambda i: len(rows[i]))]
+    alike = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
     groups = [same[k : k + microbatch] for same in alike for k in range(0, len(same), microbatch)]
-    sequences, counts, logp = list(rows), np.empty(len(rows), np.int64), np.empty(len(rows))
+    sequences, counts, logp = list(rows), np.empty_like(lengths), np.empty(len(rows))
     with undisturbed(model):
         for group in tqdm(groups, desc="sampling", unit="microbatch", disable=None, leave=False):
             streams = np.array([np.random.default_rng([*entropy, i]).random(max_new_tokens) for i in group])
-            tokens, counts[group], logp[group] = _generate(model, np.array([rows[i] for i in group]), streams, ends)
-            for i, response in zip(group, tokens, strict=True):
-                sequences[i] = np.concatenate((rows[i], response[: counts[i]]))
-    return Batch.from_sequences(sequences, [len(row) for row in rows], counts, sampler_logp=logp)
+            ids, counts[group], logp[group] = _generate(model, np.array([rows[i] for i in group]), streams, ends)
+            for i, row in zip(group, ids, strict=True):
+                sequences[i] = row
+    return Batch.from_sequences(sequences, lengths, counts, sampler_logp=logp)
 
 
 def drawn_prompts(prompts: Sequence[Sequence[int]], n: int, seed: int | Sequence[int]) -> list[Sequence[int]]:
@@ -243,8 +236,10 @@ def tiny_model(seed: int) -> Any:
 
 
 def _prompt_ids(tokenizer: Any, line: str, where: str) -> list[int]:
-    found = json.loads(line)
-    prompt = found.get("prompt") if isinstance(found, dict) else None
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (ValueError, TypeError, KeyError):
+        prompt = None
     if isinstance(prompt, list):
         return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
     if not isinstance(prompt, str):
@@ -255,39 +250,37 @@ def _prompt_ids(tokenizer: Any, line: str, where: str) -> list[int]:
 def _generate(
     model: Module, prompts: IntArray, streams: FloatArray, ends: Tensor
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """Return tokens drawn, shape ``(B, steps)``, how many of a row are its response, and their log-probability."""
+    """Return prompts with tokens drawn, how many of these are the response, and the log-probability of that."""
     device = next(model.parameters()).device
     ids, draws, ends = (x.to(device) for x in (torch.from_numpy(prompts), torch.from_numpy(streams), ends))
-    fed, tokens, remembered = ids, [], dict[str, Any]()
+    fed, remembered = ids, dict[str, Any]()
     alive, counts, logp = torch.ones_like(ids[:, 0], dtype=torch.bool), torch.zeros_like(ids[:, 0]), 0 * draws[:, 0]
-    with head_input(model, lambda hidden: hidden[:, -1:]):
+    head = output_layer(model)
+    with nullcontext() if head is None else head.register_forward_pre_hook(lambda _, inputs: inputs[0][:, -1:]):
         for draw in draws.T:
-            output = model(input_ids=fed, **options_for(model, ids, use_cache=True), **remembered)
+            output = called(model, fed, use_cache=True, **remembered)
             name = "cache" if hasattr(output, "cache") else "past_key_values"  # before transformers 5.x
             remembered = {name: cache} if (cache := getattr(output, name, None)) is not None else {}
             log_probs = torch.log_softmax(logits_of(output)[:, -1].double(), dim=-1)
             cumulative = log_probs.exp().cumsum(dim=-1)
             token = torch.searchsorted(cumulative, draw[:, None] * cumulative[:, -1:], right=True)
             token = token.clamp(max=log_probs.shape[-1] - 1)  # a draw next to 1 may round up to the total
-            tokens.append(token[:, 0])
             counts += alive
             logp += alive * log_probs.gather(1, token)[:, 0]
             alive &= ~torch.isin(token[:, 0], ends)
+            ids = torch.cat((ids, token), dim=1)
             if not alive.any():
                 break
-            ids = torch.cat((ids, token), dim=1)
             fed = token if remembered else ids
-    return torch.stack(tokens, dim=1).cpu().numpy(), counts.cpu().numpy(), logp.cpu().numpy()
+    return ids.cpu().numpy(), counts.cpu().numpy(), logp.cpu().numpy()
 
 
-def _whole(values: ArrayLike, name: str, size: int | None, least: int | None = None) -> IntArray:
+def _whole(values: ArrayLike, name: str, *, least: int, size: int | None = None) -> IntArray:
     array = np.asarray(values)
-    if array.ndim != 1 or len(array) == 0 or (size is not None and len(array) != size):
-        wanted = "at least one token" if size is None else f"one value for each of the {size} sequences"
-        raise ValueError(f"{name} must hold {wanted}, got shape {array.shape}")
-    if array.dtype.kind not in "iu" or (least is not None and (array < least).any()):
-        kind = "whole numbers" if least is None else f"whole numbers of at least {least}"
-        raise ValueError(f"{name} must hold {kind}, got {array.dtype}, least {array.min()}")
+    length = max(array.size, 1) if size is None else size
+    if array.shape != (length,) or array.dtype.kind not in "iu" or array.min() < least:
+        wanted = "at least one" if size is None else f"one for each of the {size} sequences"
+        raise ValueError(f"{name} must hold whole numbers of at least {least}, {wanted}, got {str(values)[:60]}")
     return array.astype(np.int64)
 
 
@@ -312,30 +305,15 @@ def undisturbed(model: Module) -> Iterator[None]:
             module.training = training
 
 
-@contextmanager
-def head_input(model: Module, change: Callable[[Tensor], Tensor]) -> Iterator[Module | None]:
-    """Pass the hidden states that enter the output layer through ``change``; yield that layer.
-
-    A plain module that names no output layer is left alone: None.
-    """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    if head is None:
-        yield None
-        return
-    handle = head.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]), *inputs[1:]))
-    try:
-        yield head
-    finally:
-        handle.remove()
+def output_layer(model: Module) -> Module | None:
+    """Return the layer that hidden states enter and logits leave, or None: a plain module need not name one."""
+    layer: Module | None = getattr(model, "get_output_embeddings", lambda: None)()
+    return layer
 
 
-def options_for(model: Module, ids: Tensor, *, use_cache: bool = False) -> dict[str, Any]:
-    """Return what a model of transformers is called with beside ``ids``, all of them up to now; others take nothing.
-
-    Every token may be attended to: what causal attention must not see lies to the right.
-    """
-    known = hasattr(model, "generation_config")
-    return {"use_cache": use_cache, "attention_mask": torch.ones_like(ids)} if known else {}
+def called(model: Module, ids: Tensor, **options: Any) -> Any:
+    """Return what the model returns; only those of transformers take options."""
+    return model(input_ids=ids, **(options if hasattr(model, "generation_config") else {}))
 
 
 def logits_of(output: Any) -> Tensor:

@@ -81,22 +81,16 @@ def test_sampling_leaves_the_model_and_the_random_numbers_as_they_were() -> None
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_batch_is_cut_for_several_processes() -> None:
-    batch = sample(tiny(), PROMPTS, max_new_tokens=4, eos=0, seed=3)
-    part = batch[1::2]
-    assert rows(part) == rows(batch)[1::2]
-    np.testing.assert_array_equal(part.prompt_ids, batch.prompt_ids[1::2])
-    np.testing.assert_array_equal(known(part.sampler_logp), known(batch.sampler_logp)[1::2])
-    assert Batch.from_sequences([[1, 2]] * 2, [1, 1], [1, 1])[1:].sampler_logp is None
-
-
 def test_what_is_no_batch_is_refused() -> None:
     for arguments, message in (
         (([[1, 2]], [1], [0]), "token_counts must hold whole numbers of at least 1"),
         (([[1, 2]], [0], [2]), "prompt_lengths must hold whole numbers of at least 1"),
         (([[1, 2]], [1], [2]), r"ids\[0\] must hold prompt and response, 3 tokens, got 2"),
-        (([[1, 2]], [1], [1.0]), "token_counts must hold whole numbers of at least 1, got float64"),
-        (([[1, 2], [1, 2]], [1], [1, 1]), r"prompt_lengths must hold one value for each of the 2 sequences"),
+        (([[1, 2]], [1], [1.0]), r"token_counts must hold whole numbers of at least 1, .*, got \[1.0\]"),
+        (
+            ([[1, 2], [1, 2]], [1], [1, 1]),
+            r"prompt_lengths must hold whole numbers of at least 1, one for each of the 2 sequences, got \[1\]",
+        ),
         (([[1, -2]], [1], [1]), r"ids\[0\] must hold whole numbers of at least 0"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -104,7 +98,7 @@ def test_what_is_no_batch_is_refused() -> None:
     given: dict[str, Any] = {"max_new_tokens": 4, "eos": 0, "seed": 0}
     for prompts, options, message in (
         ([], {}, "number of prompts must be a whole number of at least 1, got 0"),
-        ([[1], []], {}, r"prompts\[1\] must hold at least one token"),
+        ([[1], []], {}, r"prompts\[1\] must hold whole numbers of at least 0, at least one, got \[\]"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1"),
         ([[1]], {"microbatch": 0}, "microbatch must be a whole number of at least 1"),
     ):
@@ -130,6 +124,7 @@ def test_saved_models_and_files_of_prompts_are_read(tmp_path: Path) -> None:
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
     for content, message in (
         (json.dumps({"text": "d"}), 'jsonl, line 1: must be an object with "prompt", .*, got {"text": "d"}'),
+        ("Say d", 'jsonl, line 1: must be an object with "prompt", .*, got Say d'),
         ("\n", "prompts must hold at least one prompt, got none in .*prompts.jsonl"),
     ):
         path.write_text(content, encoding="utf-8")

@@ -137,7 +137,7 @@ def test_saved_models_are_measured_from_the_command_line(tmp_path: Path) -> None
         path = tmp_path / "E_64" / f"run_{k:02d}" / "results.json"
         assert result.stdout.splitlines()[-1] == str(path)
     assert (read_run(path).num_sequences, read_run(path).etas) == (64, (1e-4, 2e-4))
-    again = call(*options, "--before", tmp_path / "after")
+    again = call(*options, "--model", tmp_path / "after")
     assert again.exit_code == 1
     assert "Error: before and after must differ" in again.output
     result = call("--model", "x")
