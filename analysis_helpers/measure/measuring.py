@@ -409,7 +409,7 @@ class _Policy(Module):
 
         head = None if self.whole else output_layer(self.model)
         with nullcontext() if head is None else head.register_forward_pre_hook(keep):
-            logits = logits_of(called(self.model, ids, use_cache=False))
+            logits = logits_of(called(self.model, ids, {"use_cache": False}))
         return (torch.nn.Identity(), logits, logits) if head is None else (head, kept[0], logits)
 
     def tokens(self, v: Tensors, step: float, *, along: Tensors) -> FloatArray:

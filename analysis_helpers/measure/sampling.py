@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,7 +258,7 @@ def _generate(
     head = output_layer(model)
     with nullcontext() if head is None else head.register_forward_pre_hook(lambda _, inputs: inputs[0][:, -1:]):
         for draw in draws.T:
-            output = called(model, fed, use_cache=True, **remembered)
+            output = called(model, fed, {"use_cache": True, **remembered})
             name = "cache" if hasattr(output, "cache") else "past_key_values"  # before transformers 5.x
             remembered = {name: cache} if (cache := getattr(output, name, None)) is not None else {}
             log_probs = torch.log_softmax(logits_of(output)[:, -1].double(), dim=-1)
@@ -311,7 +311,7 @@ def output_layer(model: Module) -> Module | None:
     return layer
 
 
-def called(model: Module, ids: Tensor, **options: Any) -> Any:
+def called(model: Module, ids: Tensor, options: Mapping[str, Any]) -> Any:
     """Return what the model returns; only those of transformers take options."""
     return model(input_ids=ids, **(options if hasattr(model, "generation_config") else {}))
 
