@@ -136,7 +136,7 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
     grid = np.linspace(min([least, *values]), max([most, *values]), 400)
     density, inside = prediction.density(grid), (grid >= low) & (grid <= high)
     label = f"predictive density of a fresh run of {prediction.n:g}"
-    ax.plot(grid, density, color=style.COLOURS["ratio"], linewidth=1.5, label=label)
+    ax.plot(grid, density, color=style.COLOURS["ratio"], label=label)
     style.band(ax, grid[inside], density[inside], 0, "90% prediction interval")
     step, colour = density.max() / 8, style.COLOURS["actual"]
     rows = checked[["run", "n", "err_rel", "se", "pit"]].itertuples(index=False)
@@ -169,14 +169,10 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
         Number of sequences to mark.
     """
     figure, (ax,) = style.panels(1)
-    lines = (
-        ("fresh", "-", "fresh batch of n (closed form)"),
-        ("subset", "--", "subset of a run (closed form, with FPC)"),
-        ("drawn", "o", "random subsets"),
-    )
     colour, n_of = style.COLOURS["ratio"], table["n"]
-    for column, mark, label in lines:
-        ax.plot(n_of, table[column], mark, color=colour, markersize=5, linewidth=1.5, label=label)
+    ax.plot(n_of, table["fresh"], color=colour, label="fresh batch of n (closed form)")
+    ax.plot(n_of, table["subset"], "--", color=colour, label="subset of a run (closed form, with FPC)")
+    ax.plot(n_of, table["drawn"], "o", color=colour, markersize=5, label="random subsets")
     ax.axvline(n, color=style.COLOURS["guide"], linestyle=":", linewidth=1.2, label=f"n = {n}")
     style.log_size_axis(ax)
     style.log_error_axis(ax)
@@ -215,10 +211,12 @@ def plot_exploration(comparison: Comparison, moments: pd.DataFrame, *, tolerance
     style.tolerance_band(ax, tolerance)
     ax.set_xlim(low, high)
     mean, sd = moments_over_runs(moments)
-    spread = f"eta {comparison.eta:g}, subsets of {size}: {mean:+.2g} ± {sd:.2g} (mean ± SD)"
-    incomparable = f"; {_NOT_COMPARABLE}" if estimator == "partial_sum" else ""
-    title = f"{_name(estimator)}, {spread}{incomparable}{_disagreement(moments, draws)}"
-    style.describe(ax, title, style.err_rel_label(estimator), "number of subsets", columns=2)
+    title = f"{_name(estimator)}, eta {comparison.eta:g}, subsets of {size}: {mean:+.2g} ± {sd:.2g} (mean ± SD)"
+    if estimator == "partial_sum":
+        title += f"; {_NOT_COMPARABLE}"
+    style.describe(
+        ax, title + _disagreement(moments, draws), style.err_rel_label(estimator), "number of subsets", columns=2
+    )
     return figure
 
 

@@ -125,12 +125,12 @@ def plot_budget(table: pd.DataFrame, *, sequences: int) -> Figure:
         The budget, for the title.
     """
     figure, (ax,) = style.panels(1)
-    runs, se, high = table["runs"], table["se"], table["se_high"]
+    runs, se, high = table["runs"], table["se"], table["se_high"]  # infinite where tau has no upper end
     style.band(ax, runs, table["se_low"], high, "tau over its 90% interval")
     ax.plot(runs, se, "o-", color=style.COLOURS["ratio"], label="tau as estimated")
     ax.set_xscale("log", base=2)
     ax.set_xticks(runs, [f"{k} × {n:,}" for k, n in zip(runs, table["sequences_each"], strict=True)])
-    ax.set_ylim(0, 1.25 * float(np.nanmax(high.where(np.isfinite(high), se))))
+    ax.set_ylim(0, 1.25 * high.where(np.isfinite(high), se).max())
     gain, most = (1 - float(column.iloc[-1]) / float(column.iloc[0]) for column in (se, high))
     at_most = f" (at most {most:.0%})" if np.isfinite(most) else ""
     split = f"{counted(sequences, 'sequence')} as {counted(runs.iloc[-1], 'run')}"

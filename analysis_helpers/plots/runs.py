@@ -54,11 +54,10 @@ def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
         From `analysis_helpers.contribution_table`.
     """
     figure, (ax,) = style.panels(1)
-    of_runs = contributions.groupby("run")
     farthest = []
     for name in ("true", "linear"):
-        centred = contributions[name] - of_runs[name].transform("mean")
-        distance = np.sort((centred / of_runs[name].transform("std")).abs().dropna())
+        scores = contributions.groupby("run")[name].transform(lambda values: (values - values.mean()) / values.std())
+        distance = np.sort(scores.abs().dropna())
         if not len(distance):
             continue  # totals only
         share = 1 - np.arange(len(distance)) / len(distance)

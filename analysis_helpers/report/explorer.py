@@ -151,11 +151,10 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
     def __init__(self, given: Parameters) -> None:
         self._given, self._filling = given, False
         self.controls = _controls(given)
-        # Not an output widget: where a notebook is executed without a frontend, papermill waits for it for ever.
-        self.answer, self.figure, self.table = widgets.HTML(), widgets.Image(format="png"), widgets.HTML()
-        for part in (self.answer, self.table):
-            part.add_class("jp-RenderedHTMLCommon")  # tables as in any other output
-        self.figure.layout = {"max_width": "100%", "height": "auto", "align_self": "flex-start"}
+        # With tables as in any other output, but no output widget: where a notebook is executed without a frontend,
+        # papermill waits for it for ever.
+        self.answer, self.table = (widgets.HTML().add_class("jp-RenderedHTMLCommon") for _ in range(2))
+        self.figure = widgets.Image(layout={"max_width": "100%", "height": "auto", "align_self": "flex-start"})
         super().__init__([*self.controls.values(), self.answer, self.figure, self.table])
         self.add_class("entropy-explorer")
         self._show()
@@ -193,9 +192,9 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         Another data root is shown with the values that suit its runs.
         """
         typed, size = self.controls["data_root"], self.controls["subset_size"]
-        if typed.value != str(self._given.root):
+        if typed.value != self._given.data_root:
             self._given = suitable_parameters(self._given, Path(typed.value))
-            typed.value, size.value = str(self._given.root), self._given.subset_size
+            typed.value, size.value = self._given.data_root, self._given.subset_size
         batches = sorted({path.parent.parent.name for path in result_files(self._given.root, depth=2)})
         self._offer("small_batch", {"none": "", **{name: name for name in batches}})
         self._offer("large_batch", {name: name for name in batches})
@@ -215,18 +214,15 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
 def _controls(given: Parameters) -> dict[str, Any]:
     wide = {"layout": {"width": "100%", "max_width": "52rem"}, "style": {"description_width": "8rem"}}
     slider = {**wide, "continuous_update": False}
+    share = {**slider, "step": 0.01}
     return {
-        "data_root": widgets.Text(str(given.root), description="data folder", **slider),
+        "data_root": widgets.Text(given.data_root, description="data folder", **slider),
         "large_batch": widgets.Dropdown(description="large batch", **wide),
         "small_batch": widgets.Dropdown(description="actual runs", **wide),
         "eta": widgets.Dropdown(description="eta", **wide),
         "estimator": widgets.Dropdown(description="estimator", **wide),
         "subset_size": widgets.IntSlider(given.subset_size, 2, 1 << 24, description="subset size", **slider),
         "num_samples": widgets.IntSlider(given.num_samples, 100, 20_000, 100, description="draws per run", **slider),
-        "tolerance": widgets.FloatSlider(
-            given.tolerance, min=0.01, max=2, step=0.01, description="tolerance ±", **slider
-        ),
-        "probability": widgets.FloatSlider(
-            given.probability, min=0.5, max=0.99, step=0.01, description="probability", **slider
-        ),
+        "tolerance": widgets.FloatSlider(given.tolerance, min=0.01, max=2, description="tolerance ±", **share),
+        "probability": widgets.FloatSlider(given.probability, min=0.5, max=0.99, description="probability", **share),
     }
