@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,15 +31,13 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
     state = f"problems: {'; '.join(problems[:3])}{more}" if problems else "all load, add up and differ from each other"
     eta = totals.groupby("eta")["batch"].nunique().idxmax()  # the smallest that most batches have
     groups = totals[totals["eta"] == eta].groupby("group")
-    changes = "; ".join(
-        f"{name}: true {_milli(rows, 'true')}, linear {_milli(rows, 'linear')}" for name, rows in groups
-    )
+    changes = [f"{name}: true {_milli(rows, 'true')}, linear {_milli(rows, 'linear')}" for name, rows in groups]
     runs = health[health["flag"]].groupby("check", sort=False)["run"].nunique()
-    flagged = "; ".join(f"{check} in {count} of {health['run'].nunique()} runs" for check, count in runs.items())
+    flagged = [f"{check} in {count} of {health['run'].nunique()} runs" for check, count in runs.items()]
     return [
         f"{counted(len(files), 'run')} ({batches}); {state}.",
-        f"At eta {eta:g} the mean change of entropy, in 10⁻³ nats per token ± sampling SE, is {changes}.",
-        f"Health checks flagged: {flagged or 'none'}.",
+        f"At eta {eta:g} the mean change of entropy, in 10⁻³ nats per token ± sampling SE, is {'; '.join(changes)}.",
+        f"Health checks flagged: {'; '.join(flagged) or 'none'}.",
     ]
 
 
@@ -82,26 +81,26 @@ def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: 
     large = {name: large_runs[name] for name in ratio.synthetic["run"].unique()}
     error = typical_standard_error(large, ratio.eta, ratio.sample_size, reference=ratio.reference_total)
     subsets, values = ratio.synthetic["err_rel"], ratio.actual["err_rel"]
-    near = f"{ratio.num_near} of {counted(len(values), 'actual run')} within 2 SD of the mean over subsets"
-    found = (
-        f"{near}: {', '.join(f'{value:+.2g}' for value in values)}" if len(values) else "No actual runs to compare with"
-    )
+    by_ratio = f"{plus_minus(subsets.mean(), subsets.std())} (mean ± SD) by the ratio"
+    by_sum = f"the partial sum (± {partial_sum.synthetic['err_rel'].std():.3g}) is not comparable with actual runs"
+    found = "No actual runs to compare with"
+    if len(values):
+        near = f"{ratio.num_near} of {counted(len(values), 'actual run')} within 2 SD of the mean over subsets"
+        found = f"{near}: {', '.join(f'{value:+.2g}' for value in values)}"
     return [
         f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2g}.",
-        (
-            f"Over subsets, err_rel is {plus_minus(subsets.mean(), subsets.std())} (mean ± SD) by the ratio; the "
-            f"partial sum (± {partial_sum.synthetic['err_rel'].std():.3g}) is not comparable with actual runs."
-        ),
+        f"Over subsets, err_rel is {by_ratio}; {by_sum}.",
         f"{found}.",
     ]
 
 
 def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset_size: int) -> list[str]:
     """Return how the spread of err_rel depends on eta, from `summarize_err_rel_distribution` by each estimator."""
-    sentences = [
-        f"{name}, subsets of {subset_size}: err_rel is {_per_eta(table)} (mean ± SD)."
-        for name, table in (("Ratio", ratio), ("Partial sum", partial_sum))
-    ]
+    sentences = []
+    for name, table in (("Ratio", ratio), ("Partial sum", partial_sum)):
+        spreads = table[["mean_err_rel", "std_err_rel", "eta"]].itertuples(index=False)
+        values = ", ".join(f"{plus_minus(mean, sd)} at eta {eta:g}" for mean, sd, eta in spreads)
+        sentences.append(f"{name}, subsets of {subset_size}: err_rel is {values} (mean ± SD).")
     if len(ratio) < 2:
         return [*sentences, "One eta does not show whether the spread depends on the step size."]
     first, last = ratio["eta"].iloc[[0, -1]]
@@ -125,20 +124,17 @@ def describe_plans(
         The goal.
     """
     goal = f"±{tolerance:g} with probability {probability:.0%}"
-    by = ", ".join(f"{_size(row['sequences'])} by {row['estimator']}" for row in estimators.to_dict("records"))
-    sizes = ", ".join(
-        f"{_size(row['n'])} at eta {row['eta']:g}"
-        + ("" if row["low"] is pd.NA else f" ({_size(row['low'])} to {_size(row['high'])})")
-        for row in plans.to_dict("records")
-    )
+    by = ", ".join(f"{_size(row.sequences)} by {row.estimator}" for row in estimators.itertuples())
+    sizes = []
+    for eta, n, low, high in plans[["eta", "n", "low", "high"]].itertuples(index=False):
+        interval = "" if pd.isna(low) else f" ({_size(low)} to {_size(high)})"
+        sizes.append(f"{_size(n)} at eta {eta:g}{interval}")
     one, most = budget.iloc[0], budget.iloc[-1]
+    errors = f"{one['se']:.2g} in 1 run, {most['se']:.2g} in {counted(int(most['runs']), 'run')}"
     return [
         f"Sequences to estimate the error to {goal}: {by}.",
-        f"Sequences for err_rel of a fresh run within ±{tolerance:g} of 0: {sizes}.",
-        (
-            f"SE of the mean err_rel from {one['sequences_each']:,.0f} sequences: {one['se']:.2g} in 1 run, "
-            f"{most['se']:.2g} in {counted(int(most['runs']), 'run')}."
-        ),
+        f"Sequences for err_rel of a fresh run within ±{tolerance:g} of 0: {', '.join(sizes)}.",
+        f"SE of the mean err_rel from {one['sequences_each']:,.0f} sequences: {errors}.",
     ]
 
 
@@ -164,12 +160,12 @@ def describe_exploration(mean: float, sd: float, found: Verdict) -> list[str]:
 
 def _answered(question: str, found: Verdict) -> str:
     answer = found.answers[question]
-    told = f"**{QUESTIONS[question]} {answer.answer.capitalize()}**"
-    if answer.required_n is None:
-        return f"{told}: {answer.reasons[0]}."
-    doubts = [reason for reason in answer.reasons if reason.startswith("no answer")]
+    why = [reason for reason in answer.reasons if reason.startswith("no answer")]
+    if not why and np.isnan(answer.low):  # nothing recorded, or one run
+        why = [answer.reasons[0]]
     update = f"the next update errs by {low_to_high(answer.low, answer.high)}, tolerance ±{found.tolerance:g}"
-    return f"{told} (eta {found.eta:g}): {'; '.join(doubts or [update])}."
+    told = f"**{QUESTIONS[question]} {answer.answer.capitalize()}** (eta {found.eta:g})"
+    return f"{told}: {'; '.join(why or [update])}."
 
 
 def _times(fall: float) -> str:
@@ -182,10 +178,5 @@ def _milli(rows: pd.DataFrame, name: str) -> str:
     return f"{mean:+.3g}" if np.isnan(error) else plus_minus(mean, 1e3 * error)
 
 
-def _per_eta(summary: pd.DataFrame) -> str:
-    columns = (summary[name] for name in ("mean_err_rel", "std_err_rel", "eta"))
-    return ", ".join(f"{plus_minus(mean, sd)} at eta {eta:g}" for mean, sd, eta in zip(*columns, strict=True))
-
-
-def _size(n: object) -> str:
-    return "unbounded" if n is None or n is pd.NA else f"{n:,}"
+def _size(n: Any) -> str:
+    return "unbounded" if pd.isna(n) else f"{n:,}"

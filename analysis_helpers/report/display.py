@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from .._checks import RunWarning
+from ..inference import counted
 from .parameters import Parameters
 
 RESULT_MIME = "application/vnd.analysis.result+json"
@@ -122,7 +123,7 @@ def show_result(notebook: str, parameters: Parameters, rows: pd.DataFrame) -> No
         "parameters": {k: _stored(v) for k, v in parameters.recorded().items()},
         "rows": [{k: _stored(v) for k, v in row.items()} for row in rows.to_dict("records")],
     }
-    summary = f"result for collection: {len(rows)} {'row' if len(rows) == 1 else 'rows'}"
+    summary = f"result for collection: {counted(len(rows), 'row')}"
     display({RESULT_MIME: payload, "text/plain": summary}, raw=True)
 
 
@@ -139,19 +140,16 @@ def _cell(tag: str, text: str, left: bool) -> str:
     return f"<{tag}{style}>{whole.replace('_', '_<wbr>') if tag == 'th' else whole}</{tag}>"
 
 
-def _text(value: object, digits: int) -> str:
+def _text(value: Any, digits: int) -> str:
     """Return a value as text, floats with ``digits`` significant digits and trailing zeros (0: as few as needed)."""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return ""
-        if math.isinf(value):
-            return "unbounded"
-        return f"{value:#.{digits}g}".rstrip(".") if digits else f"{value:g}"
     if isinstance(value, list | tuple):
         return ", ".join(_text(part, digits) for part in value)
-    if type(value) is not bool and isinstance(value, Integral):
-        return f"{value:,}"
-    return "" if value is pd.NA else str(value)
+    if pd.isna(value):
+        return ""
+    if isinstance(value, float):
+        whole = f"{value:#.{digits}g}".rstrip(".") if digits else f"{value:g}"
+        return "unbounded" if math.isinf(value) else whole
+    return f"{value:,}" if type(value) is not bool and isinstance(value, Integral) else str(value)
 
 
 def _stored(value: Any) -> Any:

@@ -63,7 +63,9 @@ def test_plans_state_sizes_or_that_there_is_none(large_runs: Runs) -> None:
     found = numbers(describe_plans(plans, estimators, budget, 1.0, 0.9))
     assert {*map(float, plans["n"]), *map(float, estimators["sequences"])} <= set(found)
     none = ah.plan_batch_sizes(large_runs, ETAS[:1], tolerance=1e-6)
-    assert "unbounded at eta" in " ".join(describe_plans(none, estimators, budget, 1e-6, 0.9))
+    said = " ".join(describe_plans(none, estimators, budget, 1e-6, 0.9))
+    assert "unbounded at eta" in said
+    assert "unbounded to" not in said
 
 
 def test_linearity_states_the_largest_eta_and_the_error_of_recorded_terms(large_runs: Runs) -> None:
@@ -81,4 +83,6 @@ def test_a_verdict_states_both_answers_and_an_exploration_its_spread(large_runs:
     for answer in found.answers.values():
         assert answer.answer.capitalize() in " ".join(sentences)
         assert {round(answer.low, 2), round(answer.high, 2)} <= set(numbers(sentences))
+    one_run = ah.verdict(dict(list(large_runs.items())[:1]), ETAS[0], 64)  # which does not show how updates differ
+    assert "next update" not in " ".join(describe_verdict(one_run))
     assert {ETAS[0], 64, 0.1, 0.5} <= set(numbers(describe_exploration(0.1, 0.5, found)))

@@ -163,9 +163,11 @@ def test_a_relative_data_root_lies_here_or_beside_the_notebooks(
 
 def test_readable_tables_hold_short_text() -> None:
     columns = {"eta": [1.6e-6], "etas": [(1e-6, 2e-6)], "n": pd.array([None], dtype="Int64"), "x": [np.nan], "k": [7]}
-    assert readable(pd.DataFrame({**columns, "s": ["run"], "high": [np.inf]})).table.to_dict("records") == [
+    assert readable(pd.DataFrame({**columns, "s": ["run"], "high": [np.inf], "none": [None]})).table.to_dict(
+        "records"
+    ) == [
         {"eta": "1.6e-06", "etas": "1e-06, 2e-06", "k": "7", "s": "run", "high": "unbounded"}
-    ]  # nothing is known of n and x
+    ]  # nothing is known of n, x and none
     assert "no rows" in readable(pd.DataFrame({"x": []})).to_html()
     assert readable(pd.DataFrame({"x": [-0.0011, 4.7, 250.0]})).table["x"].tolist() == ["-0.00110", "4.70", "250"]
     assert readable(pd.DataFrame({"x": [1 / 3]}), digits=5).table["x"].iloc[0] == "0.33333"
