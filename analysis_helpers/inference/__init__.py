@@ -11,24 +11,19 @@ from .health import (
     run_totals as run_totals,
 )
 from .planning import (
-    Goal as Goal,
     budget_table as budget_table,
     error_by_size as error_by_size,
     estimator_table as estimator_table,
-    plan_batch_size as plan_batch_size,
     plan_batch_sizes as plan_batch_sizes,
     required_batch_size as required_batch_size,
-    smallest_within as smallest_within,
 )
 from .prediction import (
     Prediction as Prediction,
-    agreement_with_prediction as agreement_with_prediction,
     check_prediction as check_prediction,
     pilot_of as pilot_of,
     predict as predict,
     predict_err_rel as predict_err_rel,
 )
-from .random_effects import ConfidenceDistribution as ConfidenceDistribution, normal_quantile as normal_quantile
 from .standard_errors import (
     err_rel_standard_error as err_rel_standard_error,
     moments_over_runs as moments_over_runs,
@@ -40,7 +35,6 @@ from .trend import entropy_trend as entropy_trend, nonlinearity as nonlinearity
 from .verdicts import (
     NO as NO,
     QUESTIONS as QUESTIONS,
-    SURPRISING as SURPRISING,
     UNSURE as UNSURE,
     YES as YES,
     Answer as Answer,

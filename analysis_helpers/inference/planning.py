@@ -7,6 +7,7 @@ smaller than 64 sequences.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -28,8 +29,8 @@ CONFIDENCE = 0.9
 
 _DRAWS = 100  # of another set of runs, for the interval of a plan
 _OUTER = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
-_LARGEST = 2**40  # sequences; what takes more is called unreachable
 LEAST = 64  # sequences of a plan: below, the closed form is rough
+_DOUBLINGS = 35  # of the least; what takes more is called unreachable
 
 
 class Plan(NamedTuple):
@@ -166,15 +167,11 @@ def plan_batch_sizes(
     rows = [(eta, *plan_batch_size(runs, eta, goal, seed=seed)) for eta in etas]
     table = pd.DataFrame(rows, columns=["eta", "n", "low", "high"])
     table = table.astype(dict.fromkeys(("n", "low", "high"), "Int64"))
-    share = prompts_per_sequence(runs)
-    return table if share is None else table.assign(prompts=np.ceil(table["n"].astype(float) * share).astype("Int64"))
-
-
-def prompts_per_sequence(runs: Mapping[str, Run]) -> float | None:
-    """Return prompts over sequences, averaged over the runs; None where a run does not record its prompts."""
     prompts = [run.prompt_ids for run in runs.values()]
     shares = [len(np.unique(ids)) / len(ids) for ids in prompts if ids is not None]
-    return float(np.mean(shares)) if len(shares) == len(prompts) else None
+    if len(shares) < len(prompts):
+        return table
+    return table.assign(prompts=np.ceil(table["n"].astype(float) * np.mean(shares)).astype("Int64"))
 
 
 def spread_with_interval(pilot: Pilot) -> tuple[float, float, float]:
@@ -316,15 +313,8 @@ def smallest_within(
         below, above = found.below([-tolerance, tolerance], square_spread / size)
         return bool(above - below >= probability)
 
-    low = high = float(LEAST)
-    while not reached(high):
-        low, high = high, 2 * high
-        if high > _LARGEST:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return int(high)
+    enough = next((LEAST << k for k in range(_DOUBLINGS) if reached(LEAST << k)), None)
+    return None if enough is None else bisect_left(range(enough), True, lo=max(LEAST, enough // 2), key=reached)
 
 
 def _another(pilot: Pilot, rng: np.random.Generator) -> Pilot:

@@ -288,14 +288,11 @@ def check_prediction(
 
 
 def agreement_with_prediction(
-    large_runs: Mapping[str, Run], small_runs: Mapping[str, Run], eta: float, *, reference: float | None = None
+    pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]
 ) -> Agreement | None:
-    """Return whether the actual runs, together, fell where the large runs predict; None where no actual run is left."""
-    pilot = pilot_of(large_runs, eta, reference=reference)
+    """Return whether actual runs, together, fell where the pilot of the large runs predicts; None if none is left."""
     table = _checked(pilot, large_runs, small_runs)
-    if table.empty:
-        return None
-    return agreement_of(pilot, table["err_rel"].to_numpy(), table["n"].to_numpy())
+    return None if table.empty else agreement_of(pilot, table["err_rel"].to_numpy(), table["n"].to_numpy())
 
 
 def agreement_of(pilot: Pilot, values: FloatArray, sizes: FloatArray) -> Agreement:

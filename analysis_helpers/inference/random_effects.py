@@ -31,8 +31,11 @@ class Pool:
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return an interval for the mean, by Student's t on ``count - 1`` degrees of freedom; normal for one value."""
-        half = self.se * (normal_quantile(level) if self.count == 1 else float(t_quantile(level, self.count - 1)))
-        return self.mean - half, self.mean + half
+        from scipy.special import stdtrit
+
+        single = self.count == 1
+        quantile = normal_quantile(level) if single else float(stdtrit(self.count - 1, (1 + level) / 2))
+        return self.mean - self.se * quantile, self.mean + self.se * quantile
 
     @property
     def p_value(self) -> float:
@@ -128,25 +131,24 @@ def confidence_distribution(values: FloatArray, variances: FloatArray) -> Confid
     For q_b the (b - 1/2)/B quantiles of chi-square on R - 1 degrees of freedom, tau_b^2 solves ``Q(tau^2) = q_b``; 0
     where ``Q(0) <= q_b``. One value says nothing about tau: it is then taken to be 0.
     """
-    from scipy.special import gammaincinv
-
-    if len(values) < 2:
-        tau2 = np.zeros(1)
-    else:
-        steps = (np.arange(_NODES) + 0.5) / _NODES
-        tau2 = between_variances(values, variances, 2 * gammaincinv((len(values) - 1) / 2, steps))
+    steps = (np.arange(_NODES) + 0.5) / _NODES
+    tau2 = _tau2_at(values, variances, steps) if len(values) > 1 else np.zeros(1)
     return ConfidenceDistribution(np.sqrt(tau2), *_weighted(values, variances, tau2))
 
 
 def tau_interval(values: FloatArray, variances: FloatArray, level: float) -> tuple[float, float]:
     """Return an interval for tau (Viechtbauer's Q-profile, 2007); up to infinity for a single value."""
-    from scipy.special import gammaincinv
-
     if len(values) < 2:
         return 0.0, float("inf")
-    bounds = 2 * gammaincinv((len(values) - 1) / 2, np.array([(1 + level) / 2, (1 - level) / 2]))
-    low, high = np.sqrt(between_variances(values, variances, bounds)).tolist()
+    low, high = np.sqrt(_tau2_at(values, variances, np.array([(1 + level) / 2, (1 - level) / 2]))).tolist()
     return low, high
+
+
+def _tau2_at(values: FloatArray, variances: FloatArray, probabilities: FloatArray) -> FloatArray:
+    """Return tau^2 at which ``Q(tau^2)`` is the quantile of chi-square on R - 1 degrees of freedom."""
+    from scipy.special import gammaincinv
+
+    return between_variances(values, variances, 2 * gammaincinv((len(values) - 1) / 2, probabilities))
 
 
 def normal_quantile(probability: float) -> float:
@@ -154,13 +156,6 @@ def normal_quantile(probability: float) -> float:
     from scipy.special import ndtri
 
     return float(ndtri((1 + probability) / 2))
-
-
-def t_quantile(probability: float, freedom: Any) -> Any:
-    """Return the number of standard errors about 0 that hold Student's t with ``probability``."""
-    from scipy.special import stdtrit
-
-    return stdtrit(freedom, (1 + probability) / 2)
 
 
 def _weighted(values: FloatArray, variances: FloatArray, tau2: FloatArray) -> tuple[FloatArray, FloatArray]:

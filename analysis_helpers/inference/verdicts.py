@@ -185,9 +185,7 @@ class Verdict:
     @cached_property
     def agreement(self) -> Agreement | None:
         """Whether actual runs fell where predicted; None without them."""
-        if self.ratio is None or not self.small_runs:
-            return None
-        return agreement_with_prediction(self.runs, self.small_runs, self.eta, reference=self.ratio.reference)
+        return agreement_with_prediction(self.ratio, self.runs, self.small_runs) if self.ratio else None
 
     @cached_property
     def doubts(self) -> list[str]:

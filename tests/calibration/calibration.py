@@ -23,7 +23,10 @@ import numpy as np
 import pandas as pd
 
 from analysis_helpers._checks import FloatArray, checked_count
-from analysis_helpers.inference import SURPRISING, Goal, agreement_with_prediction, run_health
+from analysis_helpers.inference import pilot_of, run_health
+from analysis_helpers.inference.planning import Goal
+from analysis_helpers.inference.prediction import agreement_with_prediction
+from analysis_helpers.inference.verdicts import SURPRISING
 from analysis_helpers.runs import Measurement, Run, write_in_one_step
 from analysis_helpers.synthetic.runs import with_log_weights as add_to_log_weights
 from analysis_helpers.synthetic.validation import (
@@ -253,7 +256,7 @@ def contradiction_records(taus: list[float], *, count: int, seed: int) -> pd.Dat
     for tau in taus:
         for *runs, _ in replicates(count, [LARGE] * 8 + [2], tau=tau, seed=seed):
             large, small = named(runs[:4]), named([batch_of(run, 0, FRESH) for run in runs[4:]])
-            found = agreement_with_prediction(large, small, ETA)
+            found = agreement_with_prediction(pilot_of(large, ETA), large, small)
             rows.append((tau, found is not None and min(found.p_spread, found.p_mean) < SURPRISING))
     return pd.DataFrame(rows, columns=["tau", "contradicted"])
 

@@ -7,12 +7,14 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from analysis_helpers import err_rel_standard_error, inference, simulate_err_rel
+from analysis_helpers import err_rel_standard_error, simulate_err_rel
 from analysis_helpers._checks import checked_count
 from analysis_helpers.estimators import EstimatorName, columns
-from analysis_helpers.inference.planning import size_for
+from analysis_helpers.inference import YES, pilot_of, predict
+from analysis_helpers.inference.planning import Goal, plan_batch_size, size_for, smallest_within
 from analysis_helpers.inference.prediction import Pilot, agreement_of
-from analysis_helpers.inference.verdicts import _within
+from analysis_helpers.inference.random_effects import ConfidenceDistribution, normal_quantile
+from analysis_helpers.inference.verdicts import SURPRISING, _within
 from analysis_helpers.runs import Run
 from analysis_helpers.synthetic.validation import (
     ETA,
@@ -62,7 +64,7 @@ def estimate_table(records: pd.DataFrame) -> pd.DataFrame:
         values, errors, exact = found["value"].to_numpy(), found["se"].to_numpy(), float(found["exact"].iloc[0])
         mean, sd = float(values.mean()), float(values.std(ddof=1))
         bias_z, typical_se = (mean - exact) / (sd / math.sqrt(len(values))), float(np.sqrt(np.mean(errors**2)))
-        covered = float(np.mean(np.abs(values - exact) <= inference.normal_quantile(0.95) * errors))
+        covered = float(np.mean(np.abs(values - exact) <= normal_quantile(0.95) * errors))
         rows.append((n, quantity, exact, mean, bias_z, sd, typical_se, covered))
     return pd.DataFrame(rows, columns=["n", "quantity", "exact", "mean", "bias_z", "sd", "typical_se", "covered"])
 
@@ -88,7 +90,7 @@ def coverage_table(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["tau", "num_large", "n", "level", "covered", "error"])
 
 
-def plan_records(goals: Sequence[inference.Goal], *, tau: float = 0.0, count: int, seed: int) -> pd.DataFrame:
+def plan_records(goals: Sequence[Goal], *, tau: float = 0.0, count: int, seed: int) -> pd.DataFrame:
     """Return the plans of ``count`` pilots for each goal, infinite where no size is enough.
 
     ``true_n`` is the size with mean and tau known, ``reached`` what a batch of n truly has: its standard error, or its
@@ -98,7 +100,7 @@ def plan_records(goals: Sequence[inference.Goal], *, tau: float = 0.0, count: in
     for goal in goals:
         true_n = _size(_true_size(goal, spread, mean, tau))
         for k, (*large, _) in enumerate(replicates(count, [LARGE] * 4 + [64], tau=tau, seed=seed)):
-            plan = inference.plan_batch_size(named(large), ETA, goal, seed=k)
+            plan = plan_batch_size(named(large), ETA, goal, seed=k)
             reached = math.nan if plan.n is None else _reached(goal, plan.n, spread, mean, tau)
             aims = (math.nan if aim is None else aim for aim in (goal.target_sd, goal.tolerance))
             rows.append((*aims, true_n, _size(plan.n), _size(plan.low), _size(plan.high), reached))
@@ -144,12 +146,12 @@ def _partial_sum(run: Run, scale: float, seed: int) -> tuple[float, float]:
 
 
 def _pit(large: dict[str, Run], fresh: Run) -> float:
-    pilot = inference.pilot_of(large, ETA)
+    pilot = pilot_of(large, ETA)
     error = columns(fresh, ETA).error().value / pilot.reference
-    return inference.predict(pilot, fresh.num_sequences).pit(error)
+    return predict(pilot, fresh.num_sequences).pit(error)
 
 
-def _reached(goal: inference.Goal, n: float, spread: float, mean: float, tau: float) -> float:
+def _reached(goal: Goal, n: float, spread: float, mean: float, tau: float) -> float:
     if goal.tolerance is None:
         return spread / math.sqrt(n)
     return probability_within(goal.tolerance, mean, math.hypot(spread / math.sqrt(n), tau))
@@ -159,12 +161,12 @@ def _size(n: int | None) -> float:
     return math.inf if n is None else float(n)
 
 
-def _true_size(goal: inference.Goal, spread: float, mean: float, tau: float) -> int | None:
+def _true_size(goal: Goal, spread: float, mean: float, tau: float) -> int | None:
     """Return the batch that the goal takes where mean and tau are known."""
     if goal.target_sd is not None:
         return size_for(spread, goal.target_sd)
-    known = inference.ConfidenceDistribution(np.array([tau]), np.array([mean]), np.array([0.0]))
-    return inference.smallest_within(known, spread**2, float(goal.tolerance or 0), goal.probability)
+    known = ConfidenceDistribution(np.array([tau]), np.array([mean]), np.array([0.0]))
+    return smallest_within(known, spread**2, float(goal.tolerance or 0), goal.probability)
 
 
 RUNS, TAUS = (4, 8, 20), (0.0, 0.5, 0.75, 1.0, 2.0)
@@ -181,14 +183,14 @@ def interval_records(*, count: int, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     rows = []
     for runs, tau in product(RUNS, TAUS):
-        tolerance = inference.normal_quantile(0.9) * tau + 2
+        tolerance = normal_quantile(0.9) * tau + 2
         border, sd = _border(tolerance, tau), math.sqrt(tau**2 + 1 / SIZES["eighth"])
         for _ in range(count):
             values = rng.normal(0.0, math.hypot(1.0, tau), runs)
             pilot, beyond = _pilot(values), _pilot(values + border)
             row: dict[str, float] = {"runs": runs, "tau": tau}
             for name, size in SIZES.items():
-                row[name] = inference.predict(pilot, size).pit(rng.normal(0.0, math.sqrt(tau**2 + 1 / size)))
+                row[name] = predict(pilot, size).pit(rng.normal(0.0, math.sqrt(tau**2 + 1 / size)))
             actual = rng.normal(0.0, sd, 4)
             row |= {"false_yes": _says_yes(beyond, tolerance), "yes": _says_yes(pilot, tolerance)}
             row |= {"contradicted": _contradicts(pilot, actual), "noticed": _contradicts(pilot, actual + 3 * sd)}
@@ -218,9 +220,9 @@ def _border(tolerance: float, tau: float) -> float:
 
 
 def _says_yes(pilot: Pilot, tolerance: float) -> bool:
-    return _within(pilot, tolerance, 0.9) == inference.YES
+    return _within(pilot, tolerance, 0.9) == YES
 
 
 def _contradicts(pilot: Pilot, values: np.ndarray) -> bool:
     found = agreement_of(pilot, values, np.full(len(values), 1 / 8))
-    return min(found.p_spread, found.p_mean) < inference.SURPRISING
+    return min(found.p_spread, found.p_mean) < SURPRISING
