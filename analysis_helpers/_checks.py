@@ -103,11 +103,8 @@ def checked_array(
         raise RunError(source, name, "must hold one number per sequence", f"shape {array.shape}")
     if length is not None and len(array) != length:
         raise RunError(source, name, f"must have one value for each of the {length} sequences", f"{len(array)} values")
-    least = array.min()
-    if not (-np.inf < least and array.max() < np.inf):  # NaN fails both
-        _refuse(~np.isfinite(array), "must be finite", array, name, source)
-    if least < lowest:
-        _refuse(array < lowest, "must not be negative", array, name, source)
+    _refuse(~np.isfinite(array), "must be finite", array, name, source)
+    _refuse(array < lowest, "must not be negative", array, name, source)
     return frozen(array)
 
 
@@ -141,8 +138,7 @@ def checked_prompts(values: ArrayLike, name: str, source: str, *, length: int) -
     if array.dtype.kind not in "iuU" or array.shape != (length,):
         rule = f"must hold one whole number or text for each of the {length} sequences"
         raise RunError(source, name, rule, f"shape {array.shape} of {array.dtype}")
-    array.flags.writeable = False
-    return array
+    return frozen(array)
 
 
 def checked_total(array: FloatArray, name: str, source: str) -> float:
@@ -151,6 +147,13 @@ def checked_total(array: FloatArray, name: str, source: str) -> float:
     if not 0 < total < np.inf:
         raise RunError(source, name, "must sum to a positive number", total)
     return total
+
+
+def checked_number(value: float, name: str, source: str) -> float:
+    """Return a number, or raise a `RunError` if it is not finite."""
+    if not np.isfinite(value):
+        raise RunError(source, name, "must be finite", value)
+    return float(value)
 
 
 def checked_eta(eta: float, name: str, source: str) -> float:

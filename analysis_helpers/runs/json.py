@@ -21,6 +21,7 @@ from .._checks import (
     checked_array,
     checked_entropies,
     checked_eta,
+    checked_number,
     checked_prompts,
     checked_tokens,
     checked_total,
@@ -194,8 +195,8 @@ def _decode(data: bytes, source: str) -> Results:
 def _run(results: Results, source: str) -> Run:
     tokens, measurements = _measurements(results.true_.entries, source)
     approx, meta = results.approx, results.approx.per_sequence_meta or Meta()
-    per_lr = _finite(approx.delta_h_per_lr, "approx.delta_h_per_lr", source)
-    scale = None if meta.scale is None else _finite(meta.scale, "approx.per_sequence_meta.scale", source)
+    per_lr = checked_number(approx.delta_h_per_lr, "approx.delta_h_per_lr", source)
+    scale = None if meta.scale is None else checked_number(meta.scale, "approx.per_sequence_meta.scale", source)
     stored = _shard_errors(approx, len(tokens), source)
     sequences = [] if approx.per_sequence is None else _in_order(approx.per_sequence, tokens, source)
     gdotv = _recorded([s.gdotv for s in sequences], "gdotv", source)
@@ -218,7 +219,7 @@ def _measurements(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[
         if entry.diagnostics.token_counts != counts:
             raise RunError(source, field.format(k), f"must be the same as {field.format(0)}")
     measurements = [_measurement(entry, f"true.entries[{k}]", tokens, source) for k, entry in enumerate(entries)]
-    check_distinct_etas(measurements, "true.entries[].eta", source)
+    check_distinct_etas([m.eta for m in measurements], "true.entries[].eta", source)
     return tokens, tuple(measurements)
 
 
@@ -236,13 +237,13 @@ def _measurement(entry: Entry, prefix: str, tokens: FloatArray, source: str) -> 
     checked_total(weights * tokens, f"{where}.normalized_weights (times tokens)", source)
     return Measurement(
         eta=checked_eta(entry.eta, f"{prefix}.eta", source),
-        delta_h_true=_finite(entry.delta_h_true, f"{prefix}.delta_h_true", source),
-        base_entropy=_finite(found.base_entropy, f"{where}.base_entropy", source),
+        delta_h_true=checked_number(entry.delta_h_true, f"{prefix}.delta_h_true", source),
+        base_entropy=checked_number(found.base_entropy, f"{where}.base_entropy", source),
         weights=weights,
         h_new=entropies("h_new"),
         h_base=None if found.h_base is None else entropies("h_base"),
         log_weights=None if found.log_weights is None else column("log_weights"),
-        ess=None if found.ess is None else _finite(found.ess, f"{where}.ess", source),
+        ess=None if found.ess is None else checked_number(found.ess, f"{where}.ess", source),
     )
 
 
@@ -275,7 +276,7 @@ def _score_terms(sequences: list[Sequence], meta: Meta, source: str) -> ScoreTer
     denom_corr = _recorded([e.denom_corr_unscaled for e in extras], "extras.denom_corr_unscaled", source)
     if wjlogp_sum is None or jh_sum is None or denom_corr is None or meta.H_base_mean is None:
         return None
-    mean = _finite(meta.H_base_mean, "approx.per_sequence_meta.H_base_mean", source)
+    mean = checked_number(meta.H_base_mean, "approx.per_sequence_meta.H_base_mean", source)
     if mean <= 0:
         raise RunError(source, "approx.per_sequence_meta.H_base_mean", "must be positive", mean)
     return ScoreTerms(wjlogp_sum, jh_sum, denom_corr, mean)
@@ -324,12 +325,6 @@ def _shard_errors(approx: Approx, size: int, source: str) -> tuple[ShardError, .
     return tuple(found)
 
 
-def _finite(value: float, name: str, source: str) -> float:
-    if not np.isfinite(value):
-        raise RunError(source, name, "must be finite", value)
-    return float(value)
-
-
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -338,8 +333,8 @@ def _entry(m: Measurement, tokens: FloatArray) -> Entry:
         base_entropy=m.base_entropy,
         ess=m.ess,
         normalized_weights=m.weights.tolist(),
-        log_weights=None if m.log_weights is None else m.log_weights.tolist(),
-        h_base=None if m.h_base is None else m.h_base.tolist(),
+        log_weights=_listed(m.log_weights),
+        h_base=_listed(m.h_base),
         h_new=m.h_new.tolist(),
         token_counts=_whole(tokens),
     )
@@ -347,21 +342,19 @@ def _entry(m: Measurement, tokens: FloatArray) -> Entry:
 
 
 def _sequences(run: Run) -> list[Sequence] | None:
-    size = run.num_sequences
-    if all(column is None for column in (run.gdotv, run.vhvv, run.logp, run.sampler_logp, run.prompt_ids)):
+    recorded = [_listed(column) for column in (run.gdotv, run.logp, run.sampler_logp, run.prompt_ids, run.vhvv)]
+    if not any(recorded):
         return None
-
-    def column(values: NDArray[Any] | None) -> list[Any]:
-        return [None] * size if values is None else values.tolist()
-
-    columns = [range(size), column(run.gdotv), _whole(run.token_counts)]
-    columns += [column(run.logp), column(run.sampler_logp), column(run.prompt_ids), _extras(run), column(run.vhvv)]
+    indices, nothing = range(run.num_sequences), [None] * run.num_sequences
+    gdotv, logp, sampler_logp, prompts, vhvv = (column or nothing for column in recorded)
+    lengths, extras = _whole(run.token_counts), _extras(run) or nothing
+    columns = (indices, gdotv, lengths, logp, sampler_logp, prompts, extras, vhvv)
     return [Sequence(*row) for row in zip(*columns, strict=True)]
 
 
-def _extras(run: Run) -> list[Any]:
+def _extras(run: Run) -> list[WrittenExtras] | None:
     if run.score is None:
-        return [None] * run.num_sequences
+        return None
     terms, scale = run.score, run.scale or 1.0 / run.total_tokens
     with np.errstate(over="ignore"):  # the scaled corrections are not read back
         scaled = terms.denom_corr_unscaled * scale
@@ -374,6 +367,10 @@ def _variance(run: Run, prefix: str) -> Variance | None:
     if not stored:
         return None
     return Variance(stored[0].num_shards, **{e.field.rpartition(".")[2]: e.value for e in stored})
+
+
+def _listed(values: NDArray[Any] | None) -> list[Any] | None:
+    return None if values is None else values.tolist()
 
 
 def _whole(tokens: FloatArray) -> list[float]:

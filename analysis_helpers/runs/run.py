@@ -23,6 +23,7 @@ from .._checks import (
     checked_array,
     checked_entropies,
     checked_eta,
+    checked_number,
     checked_prompts,
     checked_tokens,
     checked_total,
@@ -248,46 +249,40 @@ class Run:
         tokens = checked_tokens(token_counts, "token_counts", source)
         total = float(tokens.sum())
 
-        def column(values: ArrayLike, name: str) -> FloatArray:
-            return checked_array(values, name, source, length=len(tokens))
+        def column(values: ArrayLike | None, name: str) -> FloatArray | None:
+            return None if values is None else checked_array(values, name, source, length=len(tokens))
 
         base = checked_entropies(h_base, "h_base", source, tokens)
         if not isinstance(h_new, Mapping) or not isinstance(log_weights, Mapping):
             raise ValueError("h_new and log_weights must each be a dict of eta -> array")
-        etas = {eta: checked_eta(eta, "h_new", source) for eta in h_new}
+        new = {checked_eta(eta, "h_new", source): values for eta, values in h_new.items()}
         logs = {checked_eta(eta, "log_weights", source): values for eta, values in log_weights.items()}
-        if set(etas.values()) != set(logs) or not etas:
+        if new.keys() != logs.keys() or not new:
             raise ValueError(
                 f"h_new and log_weights must hold the same etas, got {list(h_new)} and {list(log_weights)}"
             )
+        check_distinct_etas(h_new, "h_new", source)
         measurements = []
-        for given, eta in etas.items():
-            new = checked_entropies(h_new[given], f"h_new[{given}]", source, tokens)
-            log = column(logs[eta], f"log_weights[{given}]")
-            measurements.append(Measurement.from_log_weights(eta, tokens, base, new, log, source))
-        check_distinct_etas(measurements, "h_new", source)
-        curvature = None if vhvv is None else column(vhvv, "vhvv")
-        named = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
-        parts = [column(values, name) for name, values in named.items() if values is not None]
+        for eta, values in new.items():
+            after = checked_entropies(values, f"h_new[{eta}]", source, tokens)
+            log = checked_array(logs[eta], f"log_weights[{eta}]", source, length=len(tokens))
+            measurements.append(Measurement.from_log_weights(eta, tokens, base, after, log, source))
+        columns = (column(score, "score"), column(wjlogp_sum, "wjlogp_sum"), column(jH_sum, "jH_sum"))
+        parts = [values for values in columns if values is not None]
         if len(parts) not in (0, 3) or bool(parts) + (gdotv is not None) + (delta_h_per_lr is not None) != 1:
             raise ValueError(
                 "give the linear change in one way: score, wjlogp_sum and jH_sum; or gdotv; or delta_h_per_lr"
             )
-        linear, terms = None if gdotv is None else column(gdotv, "gdotv"), None
+        linear, terms = column(gdotv, "gdotv"), None
         if parts:
             entropy = measurements[0].base_entropy
             terms = ScoreTerms(parts[1], parts[2], frozen(-entropy * tokens * parts[0]), entropy)
             linear = frozen((terms.wjlogp_sum + terms.jH_sum + terms.denom_corr_unscaled) / total)
-        per_lr = float(linear.sum()) if linear is not None else float(np.float64(delta_h_per_lr))
-        if not np.isfinite(per_lr):
-            raise RunError(source, "delta_h_per_lr", "must be finite", per_lr)
-        logp, sampler_logp = (
-            None if values is None else column(values, name)
-            for name, values in (("logp", logp), ("sampler_logp", sampler_logp))
-        )
+        given_or_summed = np.float64(delta_h_per_lr) if linear is None else linear.sum()
+        per_lr = checked_number(given_or_summed, "delta_h_per_lr", source)
         prompts = None if prompt_ids is None else checked_prompts(prompt_ids, "prompt_ids", source, length=len(tokens))
-        measured, scale = tuple(measurements), 1.0 / total
-        recorded = (logp, sampler_logp, prompts, direction)
+        curvature, measured, scale = column(vhvv, "vhvv"), tuple(measurements), 1.0 / total
+        recorded = (column(logp, "logp"), column(sampler_logp, "sampler_logp"), prompts, direction)
         return cls(tokens, measured, per_lr, linear, terms, curvature, scale, source, (), *recorded)
 
     def __repr__(self) -> str:
@@ -439,19 +434,18 @@ def _check_shard(name: str, run: Run, first: Run) -> None:
         raise RunError(name, "etas", f"must be those of the other runs, {list(first.etas)}", list(run.etas))
     if run.direction != first.direction:
         raise RunError(name, "direction", f"must be that of the other runs, {first.direction}", run.direction)
-    if run.score is None:
-        raise RunError(name, FIELDS_BEHIND["score"], "must be recorded")
-    for m in run.measurements:
-        for recorded, field_name in ((m.h_base, "h_base"), (m.log_weights, "log_weights")):
-            if recorded is None:
-                raise RunError(name, f"true.entries[].diagnostics.{field_name}", "must be recorded")
+    for need in ("score", "baseline_entropy"):
+        if need not in run.supports:
+            raise RunError(name, FIELDS_BEHIND[need], "must be recorded")
+    if any(m.log_weights is None for m in run.measurements):
+        raise RunError(name, "true.entries[].diagnostics.log_weights", "must be recorded")
 
 
-def check_distinct_etas(measurements: list[Measurement], name: str, source: str) -> None:
-    """Raise a `RunError` if two measurements are at the same step size."""
-    for lower, upper in pairwise(sorted(m.eta for m in measurements)):
+def check_distinct_etas(etas: Iterable[float], name: str, source: str) -> None:
+    """Raise a `RunError` if two step sizes are the same."""
+    for lower, upper in pairwise(sorted(etas)):
         if same_eta(lower, upper):
-            raise RunError(source, name, "must hold each eta once", f"{upper!r} twice")
+            raise RunError(source, name, "must hold each eta once", f"{float(upper)!r} twice")
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is a problem to report, not a warning
@@ -468,23 +462,24 @@ def integrity_problems(run: Run) -> list[str]:
     []
     """
     tokens, total = run.token_counts, run.total_tokens
-    compared: list[tuple[str, float, FloatArray]] = []  # name, total as stored, contributions
-    if run.scale is not None:
-        compared.append(("per_sequence_meta.scale", run.scale, np.array([1 / total])))
-    if run.gdotv is not None:
-        compared.append(("delta_h_per_lr", run.delta_h_per_lr, run.gdotv))
-    for m in run.measurements:
-        change = m.weights * m.h_new / (m.weights @ tokens) - tokens / total * m.base_entropy
-        before = np.array([m.base_entropy]) if m.h_base is None else m.h_base / total
-        compared.append((f"delta_h_true at eta {m.eta!r}", m.delta_h_true, change))
-        compared.append((f"base_entropy at eta {m.eta!r}", m.base_entropy, before))
-        if run.score is not None:
-            compared.append(("H_base_mean", run.score.h_base_mean, before))
     problems = []
-    for name, stored, parts in compared:
+
+    def compare(name: str, stored: float, parts: FloatArray) -> None:
         found, size = float(parts.sum()), float(np.abs(parts).sum())
         if not abs(stored - found) <= TOTAL_TOLERANCE * max(size, abs(stored)) < np.inf:
             problems.append(f"{name} is {stored:.7g}, its sequences give {found:.7g}")
+
+    if run.scale is not None:
+        compare("per_sequence_meta.scale", run.scale, np.array([1 / total]))
+    if run.gdotv is not None:
+        compare("delta_h_per_lr", run.delta_h_per_lr, run.gdotv)
+    for m in run.measurements:
+        change = m.weights * m.h_new / (m.weights @ tokens) - tokens / total * m.base_entropy
+        before = np.array([m.base_entropy]) if m.h_base is None else m.h_base / total
+        compare(f"delta_h_true at eta {m.eta!r}", m.delta_h_true, change)
+        compare(f"base_entropy at eta {m.eta!r}", m.base_entropy, before)
+        if run.score is not None:
+            compare("H_base_mean", run.score.h_base_mean, before)
     return list(dict.fromkeys(problems))
 
 

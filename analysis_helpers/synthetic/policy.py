@@ -56,14 +56,12 @@ class Policy:
     def log_probs(self) -> NDArray[Any]:
         """Return log pi(token | prompt, state) in nats, shape ``(prompts, tokens, tokens)``."""
         shifted = self.logits - np.max(np.real(self.logits), axis=-1, keepdims=True)
-        log_probs: NDArray[Any] = shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
-        return log_probs
+        return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True)))
 
     def state_entropies(self) -> NDArray[Any]:
         """Return the entropy of the next-token distribution in nats, shape ``(prompts, tokens)``."""
         log_probs = self.log_probs()
-        entropies: NDArray[Any] = -np.sum(np.exp(log_probs) * log_probs, axis=-1)
-        return entropies
+        return np.asarray(-np.sum(np.exp(log_probs) * log_probs, axis=-1))
 
 
 @dataclass(frozen=True, eq=False)

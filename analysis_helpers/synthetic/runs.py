@@ -194,7 +194,7 @@ def evaluate(
         logp=batch.sum_steps(log_probs[action]),
         source=source,
     )
-    return replace(run, shard_errors=stored_shard_errors(run))
+    return with_shard_error(run)
 
 
 def baseline_by_position(policy: Policy, batch: Sequences, kind: Baseline = "entropy_to_go") -> FloatArray:
@@ -214,14 +214,14 @@ def baseline_by_position(policy: Policy, batch: Sequences, kind: Baseline = "ent
     return np.where(counts > 0, found, -mean * (np.arange(policy.max_length) + 1.0))
 
 
-def stored_shard_errors(run: Run) -> tuple[ShardError, ...]:
-    """Return the standard error of the linear total as real runs store it, of the mean over shards of 8 sequences."""
+def with_shard_error(run: Run) -> Run:
+    """Return the run with the standard error of its linear total that real runs store: of the mean over shards of 8."""
     num_shards = run.num_sequences // _SHARD
     if run.gdotv is None or num_shards < 2:
-        return ()
+        return run
     sums = run.gdotv[: num_shards * _SHARD].reshape(num_shards, _SHARD).sum(axis=1)
-    value = float(sums.std(ddof=1) / np.sqrt(num_shards))
-    return (ShardError("approx.variance.se_shard", value, num_shards),)
+    error = ShardError("approx.variance.se_shard", float(sums.std(ddof=1) / np.sqrt(num_shards)), num_shards)
+    return replace(run, shard_errors=(error,))
 
 
 def write_sample_data(root: str | os.PathLike[str]) -> None:

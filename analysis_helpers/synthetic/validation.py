@@ -8,13 +8,11 @@ of 10,000 batches that is stored with the package (``make calibration`` renews i
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
 from statistics import NormalDist
@@ -26,7 +24,7 @@ from .._checks import FloatArray, checked_count
 from ..inference import NO, UNSURE, YES, Verdict, pilot_of
 from ..runs import Run, joined
 from .policy import Policy, entropy_change, entropy_derivative, random_policy, sample_sequences
-from .runs import baseline_by_position, evaluate, stored_shard_errors, update_direction
+from .runs import baseline_by_position, evaluate, update_direction, with_shard_error
 
 ETA = 1.6e-6
 
@@ -83,8 +81,7 @@ def expected_error(bias: float = 0.0) -> float:
 
 def batch_of(run: Run, first: int, size: int) -> Run:
     """Return ``size`` sequences of a run, from ``first`` on, as a run: see `analysis_helpers.merge_runs`."""
-    made = joined([run], slice(first, first + size), source=run.source)
-    return dataclasses.replace(made, shard_errors=stored_shard_errors(made))
+    return with_shard_error(joined([run], slice(first, first + size), source=run.source))
 
 
 def shifted(run: Run, change: float) -> Run:
@@ -97,9 +94,9 @@ def shifted(run: Run, change: float) -> Run:
     """
     if run.score is None or run.gdotv is None:
         raise ValueError("run must record the score")
-    terms = dataclasses.replace(run.score, wjlogp_sum=run.score.wjlogp_sum + change * run.token_counts)
+    terms = replace(run.score, wjlogp_sum=run.score.wjlogp_sum + change * run.token_counts)
     gdotv = run.gdotv + change * run.token_counts / run.total_tokens
-    return dataclasses.replace(run, score=terms, gdotv=gdotv, delta_h_per_lr=run.delta_h_per_lr + change)
+    return replace(run, score=terms, gdotv=gdotv, delta_h_per_lr=run.delta_h_per_lr + change)
 
 
 @cache
@@ -223,7 +220,7 @@ class Calibration:
 
 def calibration_file() -> Path:
     """Return the path of the stored calibration."""
-    return Path(str(files("analysis_helpers"))) / "data" / "calibration.json"
+    return Path(__file__).parent.parent / "data" / "calibration.json"
 
 
 def read_calibration() -> Calibration:
