@@ -20,6 +20,7 @@ from .parameters import Parameters
 RESULT_MIME = "application/vnd.analysis.result+json"
 RESULT_DIGITS = 10  # significant digits to which stored numbers agree across processors
 _NUMBER = re.compile(r"(?!.*, )([-+\d].*|unbounded)?$")  # or an interval, or nothing
+_UNBROKEN = re.compile(r"\S*[-+]\d\S*( (to|±) \S+)?|\(\S+ to \S+\)")  # numbers and intervals that no line cuts
 _FEW_ROWS, _NO_ROWS = 2, "no rows"
 
 
@@ -36,15 +37,11 @@ class ReadableTable:
         """Return the table as HTML; a page may turn one of class ``few`` into a line for each column."""
         if self.table.empty:
             return f"<p>{_NO_ROWS}</p>"
-        names, rows = list(self.table.columns), self.table.to_numpy().tolist()
-        words = [not all(_NUMBER.match(row[k]) for row in rows) for k in range(len(names))]
-        head, *body = (
-            "".join(_cell(tag, text, left) for text, left in zip(row, words, strict=True))
-            for tag, row in [("th", names), *(("td", row) for row in rows)]
-        )
-        few = f' class="few" style="--columns: {len(names)}"' if len(rows) <= _FEW_ROWS else ""
-        lines = "\n".join(f"<tr>{line}</tr>" for line in body)
-        return f"<table{few}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
+        words = [not all(map(_NUMBER.match, column)) for _, column in self.table.items()]
+        head = _row("th", self.table.columns, words)
+        body = "\n".join(_row("td", row, words) for row in self.table.to_numpy())
+        few = f' class="few" style="--columns: {len(words)}"' if len(self.table) <= _FEW_ROWS else ""
+        return f"<table{few}>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
     _repr_html_ = to_html  # asked for by IPython
 
@@ -131,13 +128,14 @@ def _noted(messages: Iterable[str]) -> list[str]:
     return [f"- **Note:** {message}." for message in messages]
 
 
-def _cell(tag: str, text: str, left: bool) -> str:
-    """Return a cell, aligned to the left or, as usual, to the right; a name at the top may break at underscores."""
-    style = " style='text-align: left'" if left else ""  # in the cell itself: JupyterLab and GitHub keep no style sheet
-    whole = re.sub(
-        r"\S*[-+]\d\S*( (to|±) \S+)?|\(\S+ to \S+\)", r"<span style='white-space: nowrap'>\g<0></span>", escape(text)
-    )
-    return f"<{tag}{style}>{whole.replace('_', '_<wbr>') if tag == 'th' else whole}</{tag}>"
+def _row(tag: str, texts: Iterable[str], words: Iterable[bool]) -> str:
+    """Return a row of cells, words aligned to the left; names at the top may break at underscores."""
+    cells = []
+    for text, left in zip(texts, words, strict=True):
+        style = " style='text-align: left'" if left else ""  # in the cell: JupyterLab and GitHub keep no style sheet
+        whole = _UNBROKEN.sub(r"<span style='white-space: nowrap'>\g<0></span>", escape(text))
+        cells.append(f"<{tag}{style}>{whole.replace('_', '_<wbr>') if tag == 'th' else whole}</{tag}>")
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _text(value: Any, digits: int) -> str:
