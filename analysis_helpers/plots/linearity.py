@@ -23,8 +23,7 @@ def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
     """
     figure, (ax,) = style.panels(1)
     grid = np.linspace(0, 1.05 * float(totals["eta"].max()), 100)
-    pooled = trend[trend["run"] == "pooled"].iloc[0]
-    fits = trend[trend["run"] != "pooled"]
+    fits, pooled = trend.iloc[:-1], trend.iloc[-1]
     for k, (run, slope, curvature) in enumerate(fits[["run", "slope", "curvature"]].itertuples(index=False)):
         rows = totals[totals["run"] == run]
         label = "true change of a run ± SE, and its trend" if k == 0 else None

@@ -26,10 +26,9 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
     totals
         From `analysis_helpers.run_totals`.
     """
-    etas = sorted(totals["eta"].unique())
-    figure, axes = style.panels(len(etas), height=2.4)
-    for ax, eta in zip(axes, etas, strict=True):
-        rows = totals[totals["eta"] == eta].reset_index(drop=True)
+    groups = totals.groupby(["eta"])
+    figure, axes = style.panels(len(groups), height=2.4)
+    for ax, ((eta,), rows) in zip(axes, groups, strict=True):
         places = np.arange(len(rows))
         for name, (marker, shift) in zip(("true", "linear"), _PAIR, strict=True):
             values, errors, colour = rows[name] * 1e3, rows[f"{name}_se"] * 1e3, style.COLOURS[name]
@@ -95,7 +94,7 @@ def plot_decomposition(table: pd.DataFrame) -> Figure:
         style.zero_line(ax, upright=False)
         ax.axvline(len(raw) - 1.5, color=style.COLOURS["guide"], linewidth=0.8, linestyle=":")
         ax.set_xticks(range(len(raw)), raw["run"], fontsize=8)
-        pooled = raw[raw["run"] == "pooled"].iloc[0]
+        pooled = raw.iloc[-1]
         title = f"{name}, eta {eta:g}: {plus_minus(pooled[part], pooled[f'{part}_se'])} pooled"
         style.describe(ax, title, y=f"part of err_rel\n{style.TRUE_CHANGES}", columns=2)
     return figure

@@ -19,12 +19,11 @@ def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
         Tables of `analysis_helpers.synthetic.read_calibration`.
     """
     figure, (left, right) = style.panels(2)
-    off, several = coverage["covered"] - coverage["level"], len(coverage["n"].unique()) > 1
+    off = coverage["covered"] - coverage["level"]
     for k, ((tau, n), rows) in enumerate(coverage.groupby(["tau", "n"], sort=False)):
         colour, marker = style.SERIES[k % len(style.SERIES)]
-        label = f"tau = {tau:.2g}" + (f", run of {n:g}" if several else "")
-        places, bars = np.arange(len(rows)) + 0.1 * (k - 0.5), 2 * rows["error"]
-        left.errorbar(places, off[rows.index], yerr=bars, fmt=marker, color=colour, label=label)
+        places, label = np.arange(len(rows)) + 0.1 * (k - 0.5), f"tau = {tau:.2g}, run of {n:g}"
+        left.errorbar(places, off[rows.index], yerr=2 * rows["error"], fmt=marker, color=colour, label=label)
     style.zero_line(left, upright=False)
     levels = sorted(coverage["level"].unique())
     left.set_xticks(range(len(levels)), [f"{level:.0%}" for level in levels])
