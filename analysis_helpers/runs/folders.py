@@ -343,8 +343,7 @@ def _json_files(root: Path, depth: int) -> list[Path]:
 
 def _at_depth(files: Sequence[Path], root: Path, depth: int) -> list[Path]:
     """Return the files that are loaded: one of each folder ``depth`` levels below."""
-    named = (path for name in _NAMES for path in files if path.name == name)
-    first = {path.parent: path for path in reversed([*named])}
+    first = {path.parent: path for path in reversed(files) if path.name in _NAMES}  # of sorted files
     return sorted(path for path in first.values() if len(path.relative_to(root).parts) == depth + 1)
 
 

@@ -328,7 +328,7 @@ class Run:
         return any(same_eta(m.eta, eta) for m in self.measurements)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Run) and _same(self, other)
+        return _same(self, other)
 
 
 def require_runs(runs: object, name: str = "runs") -> None:

@@ -206,14 +206,12 @@ class Calibration:
 
     Attributes
     ----------
-    version, seed, batches
-        Version of the package that made it, its seed, and the number of batches behind bias and coverage.
+    batches
+        Number of batches behind bias and coverage.
     tables
         Name -> table.
     """
 
-    version: str
-    seed: int
     batches: int
     tables: dict[str, pd.DataFrame]
 
@@ -234,7 +232,7 @@ def read_calibration() -> Calibration:
     """
     content = json.loads(calibration_file().read_text(encoding="utf-8"))
     tables = {name: pd.DataFrame(table["rows"], columns=table["columns"]) for name, table in content["tables"].items()}
-    return Calibration(content["version"], content["seed"], content["batches"], tables)
+    return Calibration(content["batches"], tables)
 
 
 def flag_overview(table: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ SAMPLING = ("score_z", "log_probability_excess_z")
 
 @pytest.mark.slow  # a chunk takes 10 s; pinned numbers of the same records notice most changes
 def test_the_first_chunk_made_anew_is_the_one_stored_to_the_last_digit() -> None:
-    assert calibration.stored(calibration.calibrate(1, seed=STORED.seed)) == CONTENT["first_chunk"]
+    assert calibration.stored(calibration.calibrate(1, seed=CONTENT["seed"])) == CONTENT["first_chunk"]
 
 
 @pytest.mark.slow  # three chunks
@@ -30,7 +30,9 @@ def test_the_number_of_processes_changes_nothing() -> None:
 
 def test_it_rests_on_ten_thousand_batches() -> None:
     assert (
-        (STORED.seed, STORED.batches) == (calibration.SEED, calibration.CHUNKS * calibration.PER_CHUNK) == (0, 10_000)
+        (CONTENT["seed"], STORED.batches)
+        == (calibration.SEED, calibration.CHUNKS * calibration.PER_CHUNK)
+        == (0, 10_000)
     )
     assert (STORED.tables["estimates"]["batches"] == STORED.batches).all()
     assert (STORED.tables["pit"].groupby("tau")["count"].sum() == STORED.batches).all()
