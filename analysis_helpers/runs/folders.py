@@ -95,12 +95,9 @@ def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
         problem = f"cannot be read ({error.strerror})"
     found = _at_depth(_json_files(root, depth), root, depth)
     if not found:
-        elsewhere = [
-            path
-            for path in _json_files(root, _DEEPEST)
-            if path.name in _NAMES and not _BATCH.fullmatch(path.parent.name)
-        ]
-        hint = f" (is {_above(elsewhere[0], depth)} the folder meant?)" if elsewhere else ""
+        anywhere = [path for path in _json_files(root, _DEEPEST) if path.name in _NAMES]
+        meant = [_above(path, depth) for path in anywhere if not _BATCH.fullmatch(path.parent.name)]
+        hint = f" (is {meant[0]} the folder meant?)" if meant else ""
         wanted = root.joinpath(*["*"] * depth, RESULTS_FILE)
         raise RunError(str(root), "folder", f"{problem}; looked for {wanted}; {_listing(root)}{hint}")
     return found

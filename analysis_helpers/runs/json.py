@@ -134,6 +134,7 @@ _DECODER = msgspec.json.Decoder(Results)
 _LINEAR, _QUADRATIC = "approx.variance", "approx.quadratic.variance"
 
 
+@np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is refused, or found by integrity_problems
 def parse_run(data: bytes, source: str) -> Run:
     """Return the run in the bytes of a results file; ``source`` is its name in messages.
 
@@ -142,8 +143,21 @@ def parse_run(data: bytes, source: str) -> Run:
     RunError
         If the bytes are not JSON, or a field in use breaks a rule.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # an overflowing sum is refused, or found by integrity_problems
-        return _run(_decode(data, source), source)
+    results = _decode(data, source)
+    tokens, measurements = _measurements(results.true_.entries, source)
+    approx, meta = results.approx, results.approx.per_sequence_meta or Meta()
+    per_lr = checked_number(approx.delta_h_per_lr, "approx.delta_h_per_lr", source)
+    scale = None if meta.scale is None else checked_number(meta.scale, "approx.per_sequence_meta.scale", source)
+    stored = _shard_errors(approx, len(tokens), source)
+    sequences = [] if approx.per_sequence is None else _in_order(approx.per_sequence, tokens, source)
+    gdotv = _recorded([s.gdotv for s in sequences], "gdotv", source)
+    vhvv = _recorded([s.vhvv for s in sequences], "vhvv", source)
+    logp = _recorded([s.sum_logp for s in sequences], "sum_logp", source)
+    sampler_logp = _recorded([s.sampler_logp for s in sequences], "sampler_logp", source)
+    score = None if gdotv is None else _score_terms(sequences, meta, source)
+    prompts = _prompts([s.prompt_id for s in sequences], source)
+    recorded = (stored, logp, sampler_logp, prompts, approx.direction)
+    return Run(tokens, measurements, per_lr, gdotv, score, vhvv, scale, source, *recorded)
 
 
 def encode_run(run: Run) -> bytes:
@@ -190,23 +204,6 @@ def _decode(data: bytes, source: str) -> Results:
         if "missing" in problem:
             raise RunError(source, f"{field}.{problem.split('`')[1]}".lstrip("."), "is missing") from None
         raise RunError(source, field or "file", f"does not fit the format ({problem})") from None
-
-
-def _run(results: Results, source: str) -> Run:
-    tokens, measurements = _measurements(results.true_.entries, source)
-    approx, meta = results.approx, results.approx.per_sequence_meta or Meta()
-    per_lr = checked_number(approx.delta_h_per_lr, "approx.delta_h_per_lr", source)
-    scale = None if meta.scale is None else checked_number(meta.scale, "approx.per_sequence_meta.scale", source)
-    stored = _shard_errors(approx, len(tokens), source)
-    sequences = [] if approx.per_sequence is None else _in_order(approx.per_sequence, tokens, source)
-    gdotv = _recorded([s.gdotv for s in sequences], "gdotv", source)
-    vhvv = _recorded([s.vhvv for s in sequences], "vhvv", source)
-    logp = _recorded([s.sum_logp for s in sequences], "sum_logp", source)
-    sampler_logp = _recorded([s.sampler_logp for s in sequences], "sampler_logp", source)
-    score = None if gdotv is None else _score_terms(sequences, meta, source)
-    prompts = _prompts([s.prompt_id for s in sequences], source)
-    recorded = (stored, logp, sampler_logp, prompts, approx.direction)
-    return Run(tokens, measurements, per_lr, gdotv, score, vhvv, scale, source, *recorded)
 
 
 def _measurements(entries: list[Entry], source: str) -> tuple[FloatArray, tuple[Measurement, ...]]:

@@ -185,9 +185,7 @@ def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Columns question, setting, within, truth, yes, no, cannot_tell (shares of replicates).
     """
-    answers = {
-        name: records["answer"] == answer for name, answer in (("yes", YES), ("no", NO), ("cannot_tell", UNSURE))
-    }
+    answers = {answer.replace(" ", "_"): records["answer"] == answer for answer in (YES, NO, UNSURE)}
     asked = records.assign(**answers).groupby(["question", "setting", "within", "truth"], sort=False)
     return asked[list(answers)].mean().reset_index()
 
