@@ -82,7 +82,8 @@ def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: fl
     ------
     ValueError
         If names or shapes differ, ``lr`` is not positive, nothing moved, or less than half of the elements did, in rows
-        that moved at all: then the step was made in bfloat16, or is smaller than the rounding of the parameters.
+        that moved at all: then the step was made in bfloat16, or is smaller than the rounding of the parameters. Or if
+        only ``after`` was rounded to bfloat16.
 
     Examples
     --------
@@ -95,6 +96,11 @@ def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: fl
     one, other = ({f"{name} {tuple(x.shape)}" for name, x in state.items()} for state in (before, after))
     if different := ", ".join(sorted(one ^ other)[:3]):
         raise ValueError(f"before and after must hold the same names, of the same shapes; only one has {different}")
+    if _in_16_bits(after) and not _in_16_bits(before):
+        raise ValueError(
+            "after must not be rounded to bfloat16 where before is not: the rounding would be most of the difference; "
+            "save both in float32"
+        )
     made: dict[str, Tensor] = {}
     changed = reached = 0
     for name, old in before.items():
@@ -113,6 +119,10 @@ def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: fl
             "lost in the rounding of the parameters (bfloat16?); keep them in float32, or use direction_from_optimizer"
         )
     return made
+
+
+def _in_16_bits(state: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(x, x.bfloat16().to(x.dtype)) for x in state.values() if x.is_floating_point())
 
 
 def _step_alone(optimizer: Optimizer, group: dict[str, Any], p: Tensor, rate: float) -> Tensor:

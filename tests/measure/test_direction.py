@@ -150,6 +150,8 @@ def test_a_step_lost_in_bfloat16_is_refused() -> None:
     one, other = ({name: p.float() for name, p in state.items()} for state in (before, after))  # loaded as float32
     with pytest.raises(ValueError, match="must differ in most elements"):
         difference(one, other, 1e-5)
+    with pytest.raises(ValueError, match="after must not be rounded to bfloat16 where before is not"):
+        difference({name: p.detach() for name, p in tiny().named_parameters()}, other, 1e-5)
 
 
 def test_states_that_do_not_fit_are_refused() -> None:
