@@ -253,13 +253,16 @@ def measure_command(
             seed=seed,
             microbatch=microbatch,
         )
-        run = measure.measure(policy, batch, v, etas, microbatch=microbatch)
+        with warnings.catch_warnings(record=True) as caught:
+            run = measure.measure(policy, batch, v, etas, microbatch=microbatch)
         path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())
         write_run(path, run)
     except ImportError as error:
         raise click.ClickException(f"{error}: pip install 'entropy-batch-diagnostics[measure]'") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError, AssertionError) as error:  # of PyTorch: no such device, out of memory
         raise click.ClickException(str(error)) from None
+    for warning in caught:
+        click.echo(f"Note: {warning.message}.", err=True)
     click.echo(path)
 
 

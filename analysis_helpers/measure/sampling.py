@@ -142,7 +142,8 @@ def sample(
     Raises
     ------
     ValueError
-        If there is no prompt, a prompt is empty, or a count is not a whole number of at least 1.
+        If there is no prompt, a prompt is empty, a count is not a whole number of at least 1, or the model has not so
+        many tokens or positions.
 
     Examples
     --------
@@ -154,10 +155,10 @@ def sample(
     checked_count(len(prompts), "number of prompts")
     checked_count(max_new_tokens, "max_new_tokens")
     checked_count(microbatch, "microbatch")
-    entropy = [seed] if isinstance(seed, int) else list(seed)
+    entropy = np.ravel(seed).tolist()
     rows = [_whole(prompt, f"prompts[{i}]", least=0) for i, prompt in enumerate(prompts)]
     lengths = np.array([len(row) for row in rows])
-    ends = torch.tensor([] if eos is None else [eos] if isinstance(eos, int) else list(eos), dtype=torch.long)
+    ends = torch.tensor([] if eos is None else list(eos) if isinstance(eos, Collection) else [eos], dtype=torch.long)
     alike = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
     groups = [same[k : k + microbatch] for same in alike for k in range(0, len(same), microbatch)]
     sequences, counts, logp = list(rows), np.empty_like(lengths), np.empty(len(rows))
@@ -193,7 +194,7 @@ def load_policy(
     Raises
     ------
     ValueError
-        If a line holds no prompt, there are none, or the model names no token that ends a response.
+        If a line holds no prompt, or an empty one, there are none, or the model names no token that ends a response.
     OSError
         If a file or the model is not there.
 
@@ -206,7 +207,7 @@ def load_policy(
     if str(model) == str(prompts) == "tiny":
         torch.set_num_threads(1)
         return tiny_model(0), [[1, *tokens] for tokens in itertools.product(range(2, 24), repeat=3)], [0]
-    lines = Path(prompts).read_text(encoding="utf-8").splitlines()
+    lines = Path(prompts).read_bytes().splitlines()  # as text it would be cut at more than line ends
     policy, tokenizer = load_model(model), transformers.AutoTokenizer.from_pretrained(model)
     rows = [_prompt_ids(tokenizer, line, f"{prompts}, line {k}") for k, line in enumerate(lines, 1) if line.strip()]
     if not rows:
@@ -235,16 +236,20 @@ def tiny_model(seed: int) -> Any:
         return transformers.GPT2LMHeadModel(config).train(False).double()
 
 
-def _prompt_ids(tokenizer: Any, line: str, where: str) -> list[int]:
+def _prompt_ids(tokenizer: Any, line: bytes, where: str) -> list[int]:
     try:
         prompt = json.loads(line)["prompt"]
     except (ValueError, TypeError, KeyError):
         prompt = None
+    ids: list[int] = []
     if isinstance(prompt, list):
-        return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
-    if not isinstance(prompt, str):
-        raise ValueError(f'{where}: must be an object with "prompt", a text or a list of messages, got {line[:60]}')
-    return list(tokenizer(prompt)["input_ids"])
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    elif isinstance(prompt, str):
+        ids = tokenizer(prompt)["input_ids"]
+    if not ids:
+        rule = 'must be an object with "prompt", a text or a list of messages, of at least one token'
+        raise ValueError(f"{where}: {rule}, got {line[:60].decode(errors='replace')}")
+    return list(ids)
 
 
 def _generate(
@@ -313,7 +318,11 @@ def output_layer(model: Module) -> Module | None:
 
 def called(model: Module, ids: Tensor, options: Mapping[str, Any]) -> Any:
     """Return what the model returns; only those of transformers take options."""
-    return model(input_ids=ids, **(options if hasattr(model, "generation_config") else {}))
+    try:
+        return model(input_ids=ids, **(options if hasattr(model, "generation_config") else {}))
+    except IndexError as error:
+        rule = "must be below the size of the model's vocabulary, and prompt and response no longer than its positions"
+        raise ValueError(f"token ids {rule}, got ids up to {int(ids.max())} ({error})") from error
 
 
 def logits_of(output: Any) -> Tensor:

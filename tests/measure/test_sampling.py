@@ -38,6 +38,8 @@ def test_a_response_ends_with_its_first_eos_or_is_cut() -> None:
     assert [len(row) for row in responses] == batch.token_counts.tolist()
     assert all(not {0, 7} & set(row[:-1]) for row in responses)
     assert all(len(row) == 8 or row[-1] in (0, 7) for row in responses)
+    again = sample(tiny(), [[1]] * 200, max_new_tokens=8, eos={0, 7}, seed=[0])
+    assert rows(again) == rows(batch)
     assert (sample(tiny(), [[1]] * 20, max_new_tokens=8, eos=None, seed=0).token_counts == 8).all()
 
 
@@ -100,6 +102,8 @@ def test_what_is_no_batch_is_refused() -> None:
         ([], {}, "number of prompts must be a whole number of at least 1, got 0"),
         ([[1], []], {}, r"prompts\[1\] must hold whole numbers of at least 0, at least one, got \[\]"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1"),
+        ([[11]], {}, "must be below the size of the model's vocabulary, .*, got ids up to 11"),
+        ([[1]], {"max_new_tokens": 66, "eos": None}, "prompt and response no longer than its positions"),
         ([[1]], {"microbatch": 0}, "microbatch must be a whole number of at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -118,12 +122,15 @@ def test_saved_models_and_files_of_prompts_are_read(tmp_path: Path) -> None:
     model, path = tiny(), tmp_path / "prompts.jsonl"
     model.bfloat16().save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    path.write_text('{"prompt": "<bos> d"}\n\n{"prompt": [{"role": "user", "content": "d e"}]}\n', encoding="utf-8")
+    path.write_text(
+        '{"prompt": "<bos> d"}\n\n{"prompt": [{"role": "user", "content": "d\u2028e"}]}\n', encoding="utf-8"
+    )
     policy, prompts, eos = load_policy(tmp_path, path)
     assert (prompts, eos) == ([[1, 5], [1, 5, 6]], [0])
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
     for content, message in (
         (json.dumps({"text": "d"}), 'jsonl, line 1: must be an object with "prompt", .*, got {"text": "d"}'),
+        ('{"prompt": ""}', 'jsonl, line 1: must be .* of at least one token, got {"prompt": ""}'),
         ("Say d", 'jsonl, line 1: must be an object with "prompt", .*, got Say d'),
         ("\n", "prompts must hold at least one prompt, got none in .*prompts.jsonl"),
     ):

@@ -121,6 +121,7 @@ def call(*arguments: object) -> Any:
     return CliRunner().invoke(main, ["measure", *map(str, arguments)])
 
 
+@pytest.mark.filterwarnings("default:eta 10")  # the command says it in a note
 def test_saved_models_are_measured_from_the_command_line(tmp_path: Path) -> None:
     model, prompts = tiny(), tmp_path / "prompts.jsonl"
     model.save_pretrained(tmp_path / "before")
@@ -137,9 +138,11 @@ def test_saved_models_are_measured_from_the_command_line(tmp_path: Path) -> None
         path = tmp_path / "E_64" / f"run_{k:02d}" / "results.json"
         assert result.stdout.splitlines()[-1] == str(path)
     assert (read_run(path).num_sequences, read_run(path).etas) == (64, (1e-4, 2e-4))
-    again = call(*options, "--model", tmp_path / "after")
+    again = call(*options, "--after", tmp_path / "before")
     assert again.exit_code == 1
     assert "Error: before and after must differ" in again.output
+    far = call(*options, "--eta", "10")
+    assert "Note: eta 10: the effective sample size is" in far.stderr
     result = call("--model", "x")
     assert result.exit_code == 2
     assert "give --model, --prompts, --after, --lr, --eta and --out, or --demo" in result.output
