@@ -6,7 +6,6 @@ a batch is large enough: good weights say that importance sampling is sound, not
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, same_eta, warn_about_runs, warn_skipped
-from ..err_rel import all_etas, known_eta, reference_for
+from .._checks import FloatArray, same_eta, warn_about_runs
+from ..err_rel import all_etas, known_eta, reference_for, runs_at
 from ..estimators import (
     columns,
     if_recorded,
@@ -90,7 +89,7 @@ class Check:
 
 def _at_each_eta(find: Callable[[Run, Measurement], Finding]) -> Callable[[Run, References], Iterable[Finding]]:
     def found(run: Run, references: References) -> Iterator[Finding]:
-        return (dataclasses.replace(find(run, each), eta=each.eta) for each in run.measurements)
+        return (replace(find(run, each), eta=each.eta) for each in run.measurements)
 
     return found
 
@@ -202,19 +201,19 @@ def _noise(run: Run, measured: Measurement) -> Finding:
     With the score, noise is what is left of ``log w - eta score`` after a curvature in eta of each sequence is fitted;
     without, a third of the variance of ``log w(2 eta) - 2 log w(eta)``.
     """
-    variance = 0.0 if measured.log_weights is None else float(np.var(measured.log_weights))
-    twice = next((m for m in run.measurements if same_eta(m.eta, 2 * measured.eta)), None)
-    noise = math.nan
-    if measured.log_weights is not None and run.score is not None:
+    log, noise = measured.log_weights, math.nan
+    twice = next((m.log_weights for m in run.measurements if same_eta(m.eta, 2 * measured.eta)), None)
+    if log is not None and run.score is not None:
         recorded = [(m.eta, m.log_weights) for m in run.measurements if m.log_weights is not None]
         etas = np.array([eta for eta, _ in recorded])
-        left = np.column_stack([_centred(log) for _, log in recorded]) - np.outer(_centred(scores(run)), etas)
+        left = np.column_stack([_centred(each) for _, each in recorded]) - np.outer(_centred(scores(run)), etas)
         if len(etas) > 1:
             squares = etas**2 / etas.max() ** 2
             left -= np.outer(left @ squares / (squares @ squares), squares)
         noise = float((left**2).sum() / len(left) / max(len(etas) - 1, 1))
-    elif measured.log_weights is not None and twice is not None and twice.log_weights is not None:
-        noise = float(np.var(twice.log_weights - 2 * measured.log_weights)) / 3
+    elif log is not None and twice is not None:
+        noise = float(np.var(twice - 2 * log)) / 3
+    variance = 0.0 if log is None else float(np.var(log))
     return Finding(noise / variance if variance else math.nan, MOST_NOISE_SHARE)
 
 
@@ -470,17 +469,13 @@ def contribution_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
     >>> len(contribution_table(synthetic_runs(2, 32), 1.6e-6))
     64
     """
-    parts = [pd.DataFrame({"run": [], "true": [], "linear": []}).astype({"run": str, "true": float, "linear": float})]
-    found = known_eta(runs, eta)
-    names = [name for name, run in runs.items() if run.has_eta(found)]
-    warn_skipped({name: f"no eta {found!r}" for name in runs if name not in names})
-    if totals_only := ", ".join(name for name in names if "linear" not in runs[name].supports):
+    kept, parts = runs_at(runs, known_eta(runs, eta)), []
+    if totals_only := ", ".join(name for name, run in kept.items() if run.gdotv is None):
         warn_about_runs(
             f"only true contributions are known of {totals_only}: approx.per_sequence[].gdotv is not recorded"
         )
-    for name in names:
-        run = runs[name]
-        known = run if "linear" in run.supports else replace(run, gdotv=np.full(run.num_sequences, np.nan))
+    for name, run in kept.items():
+        known = run if run.gdotv is not None else replace(run, gdotv=np.full(run.num_sequences, np.nan))
         true_seq, linear_seq = per_sequence_contributions(known, eta)
         parts.append(pd.DataFrame({"run": name, "true": true_seq, "linear": linear_seq}))
     return pd.concat(parts, ignore_index=True)
