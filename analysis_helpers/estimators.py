@@ -176,14 +176,14 @@ class Columns:
 
 def _partial_sum(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     # The definition of the published figures: full-batch contributions, summed over the subset, not rescaled.
-    tokens, w_h_new, g = _unstack(sums)
+    tokens, w_h_new, g = np.moveaxis(sums, -1, 0)
     true = w_h_new / full.weighted_tokens - tokens / full.tokens * full.base_entropy
     return true, full.eta * g / full.tokens
 
 
 def _ratio(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     # The subset taken as the whole batch: R_S - H_S, and linear terms with the subset's own entropy in the correction.
-    tokens, h_base, w_tokens, w_h_new, g, tokens_score = _unstack(sums)
+    tokens, h_base, w_tokens, w_h_new, g, tokens_score = np.moveaxis(sums, -1, 0)
     entropy = h_base / tokens
     linear = full.eta / tokens * (g - (entropy - full.score_entropy) * tokens_score)
     return w_h_new / w_tokens - entropy, linear
@@ -191,7 +191,7 @@ def _ratio(sums: Array, full: FullBatch) -> tuple[Array, Array]:
 
 def _matched(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     # The exact derivative of R_S - H_S on the same sequences, in place of the recorded linear terms.
-    tokens, h_base, w_tokens, w_h_new, tokens_score, direct = _unstack(sums)
+    tokens, h_base, w_tokens, w_h_new, tokens_score, direct = np.moveaxis(sums, -1, 0)
     entropy = h_base / tokens
     return w_h_new / w_tokens - entropy, full.eta / tokens * (direct - entropy * tokens_score)
 
@@ -199,17 +199,17 @@ def _matched(sums: Array, full: FullBatch) -> tuple[Array, Array]:
 def _adjusted(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     # The ratio with the mean score, whose expectation is 0 on policy, as a control variate.
     true, linear = _ratio(sums[..., :6], full)
-    _, _, _, _, _, _, score, sequences = _unstack(sums)
+    _, _, _, _, _, _, score, sequences = np.moveaxis(sums, -1, 0)
     return true, linear - full.score_slope * score / sequences
 
 
 def _mean_score(sums: Array, full: FullBatch) -> tuple[Array, Array]:
-    score, sequences = _unstack(sums)
+    score, sequences = np.moveaxis(sums, -1, 0)
     return np.zeros_like(score), score / sequences
 
 
 def _true_change(sums: Array, full: FullBatch) -> tuple[Array, Array]:
-    tokens, h_base, w_tokens, w_h_new = _unstack(sums)
+    tokens, h_base, w_tokens, w_h_new = np.moveaxis(sums, -1, 0)
     true = w_h_new / w_tokens - h_base / tokens
     return true, np.zeros_like(true)
 
@@ -371,11 +371,6 @@ def _gradients(batch: Columns, sums: FloatArray) -> tuple[FloatArray, FloatArray
     true, linear = batch.estimator.evaluate(moved, batch.full)
     scale = len(batch.values) / _COMPLEX_STEP
     return np.imag(true) * scale, np.imag(linear) * scale
-
-
-def _unstack(sums: Array) -> Array:
-    """Return sums of shape ``(..., columns)`` as columns of shape ``(...)``."""
-    return sums.transpose(-1, *range(sums.ndim - 1))
 
 
 def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:

@@ -33,10 +33,7 @@ from .standard_errors import (
 )
 from .trend import entropy_trend as entropy_trend, nonlinearity as nonlinearity
 from .verdicts import (
-    NO as NO,
     QUESTIONS as QUESTIONS,
-    UNSURE as UNSURE,
-    YES as YES,
     Answer as Answer,
     Verdict as Verdict,
     counted as counted,

@@ -28,9 +28,6 @@ from .random_effects import Pool, between_variances, normal_quantile
 from .trend import difference_z, pool_estimates, straightness_pilots
 
 AnswerWord = Literal["yes", "no", "cannot tell"]
-YES: AnswerWord = "yes"
-NO: AnswerWord = "no"
-UNSURE: AnswerWord = "cannot tell"
 QUESTIONS = {"linear": "Is the step linear?", "recorded": "Is the recorded linear change right?"}
 _WHETHER = {"linear": "whether the step is linear", "recorded": "whether the recorded linear change is right"}
 _NAMED = {"trend": "by the trend over etas", "matched": "by matched − true"}
@@ -73,7 +70,7 @@ class Answer:
     low: float = math.nan
     high: float = math.nan
     margin: float = math.nan
-    enough: AnswerWord = UNSURE
+    enough: AnswerWord = "cannot tell"
     required_n: int | None = None
     required_low: int | None = None
     required_high: int | None = None
@@ -201,7 +198,7 @@ class Verdict:
             missing = (
                 "it takes two etas a run, or the score: measure more etas on the same sequences, or record the score"
             )
-            return Answer(UNSURE, reasons=(f"nonlinearity cannot be estimated: {missing}",))
+            return Answer("cannot tell", reasons=(f"nonlinearity cannot be estimated: {missing}",))
         chosen = min(self.pilots, key=lambda method: self.pilots[method].fixed_effect_error)
         told = [f"nonlinearity {_NAMED[method]}: {_estimate(pilot)}" for method, pilot in self.pilots.items()]
         z = difference_z(*self.pilots.values()) if len(self.pilots) == 2 else math.nan
@@ -212,7 +209,7 @@ class Verdict:
     def recorded(self) -> Answer:
         """Is the recorded linear change right?"""
         if self.ratio is None:
-            return Answer(UNSURE, reasons=(self.unrecorded,))
+            return Answer("cannot tell", reasons=(self.unrecorded,))
         told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self.doubts), self.change
         if change and change.se * CLEAR_Z > abs(change.mean):
             doubts.append(f"the reference, the mean true change, is known to ±{_relative(change)} only")
@@ -256,9 +253,9 @@ class Verdict:
         trend, matched = self.pilots.get("trend"), self.pilots.get("matched")
         few = max(len(run.etas) for run in self.runs.values()) < 5
         weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
-        if few and weak and (linear.answer == UNSURE or linear.enough != YES):
+        if few and weak and (linear.answer == "cannot tell" or linear.enough != "yes"):
             steps.append("measure larger etas on the same sequences: nonlinearity is then known better at every eta")
-        if recorded.answer == UNSURE and matched is not None and recorded.required_n is not None:
+        if recorded.answer == "cannot tell" and matched is not None and recorded.required_n is not None:
             needed = self._size_for(math.sqrt(matched.mean_square_spread))
             if needed < recorded.required_n / 2:
                 sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
@@ -267,7 +264,7 @@ class Verdict:
             steps.append("record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv")
         behind = {"linear": (linear, self.pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
         for question, (found, pilot) in behind.items():
-            if found.answer == UNSURE and pilot is not None and not found.reasons[0].startswith("no answer"):
+            if found.answer == "cannot tell" and pilot is not None and not found.reasons[0].startswith("no answer"):
                 steps.append(self.more_runs(_WHETHER[question], pilot))
         return tuple(steps)
 
@@ -300,7 +297,7 @@ class Verdict:
     def answered(self, estimator: str, pilot: Pilot, doubts: Iterable[str], told: Iterable[str]) -> Answer:
         """Return the answer of a pilot; doubts make it "cannot tell"."""
         reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
-        answer = UNSURE if reasons else _within(pilot, self.tolerance, self.probability)
+        answer = "cannot tell" if reasons else _within(pilot, self.tolerance, self.probability)
         spreads = spread_with_interval(pilot)
         margins = self._margins(spreads, self.n)
         margin, least, most = (f"{end:.{_decimals(margins[0])}f}" for end in margins)
@@ -313,7 +310,7 @@ class Verdict:
     def enough(self, pilot: Pilot, n: int) -> AnswerWord:
         """Return whether one batch of ``n`` estimates the error to within the tolerance."""
         _, least, most = self._margins(spread_with_interval(pilot), n)
-        return YES if most <= self.tolerance else NO if least > self.tolerance else UNSURE
+        return "yes" if most <= self.tolerance else "no" if least > self.tolerance else "cannot tell"
 
     def _margins(self, spreads: Iterable[float], n: int) -> list[float]:
         return [normal_quantile(self.probability) * spread / math.sqrt(n) for spread in spreads]
@@ -332,7 +329,7 @@ class Verdict:
             values = found.mean + scores / scores.std(ddof=1) * math.sqrt(found.tau**2 + variance)
             spreads = np.full(count + more, math.sqrt(variance))
             like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
-            if _within(like, self.tolerance, self.probability) != UNSURE:
+            if _within(like, self.tolerance, self.probability) != "cannot tell":
                 return f"{counted(more, 'more run')} like these would settle {whether}"
         return f"more runs of this size would not settle {whether}"
 
@@ -407,7 +404,7 @@ def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability
     (3.2e-06, None)
     """
     for eta in reversed(all_etas(runs)):
-        if verdict(runs, eta, LEAST, tolerance=tolerance, probability=probability).linear.answer == YES:
+        if verdict(runs, eta, LEAST, tolerance=tolerance, probability=probability).linear.answer == "yes":
             return eta
     return None
 
@@ -500,9 +497,9 @@ def _within(pilot: Pilot, tolerance: float, probability: float) -> AnswerWord:
     low, high = pilot.pooled.interval(CONFIDENCE)
     scattered = normal_quantile(probability) * pilot.tau_interval(CONFIDENCE)[0] > tolerance
     if low > tolerance or high < -tolerance or scattered:
-        return NO
+        return "no"
     confident = pilot.distribution.confidence_within(tolerance, probability) >= CONFIDENCE
-    return YES if confident and len(pilot.values) > 1 else UNSURE
+    return "yes" if confident and len(pilot.values) > 1 else "cannot tell"
 
 
 def _shared_prompts(runs: Mapping[str, Run]) -> list[str]:

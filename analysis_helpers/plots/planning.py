@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..inference import QUESTIONS, YES, counted, low_to_high
+from ..inference import QUESTIONS, counted, low_to_high
 from . import style
 
 _NO_SIZE = "no size is enough"
@@ -108,7 +108,7 @@ def plot_verdict_map(table: pd.DataFrame) -> Figure:
     ax.set_xticks(range(len(questions)), questions)
     ax.set_yticks(range(len(table)), [f"{eta:g}" for eta in table["eta"]], fontsize=8)
     ax.set(xlim=(-0.5, len(QUESTIONS) - 0.5), ylim=(-0.5, len(table) - 0.5))
-    found = [f"yes at {(table[name] == YES).sum()} of {len(table)} etas" for name in QUESTIONS]
+    found = [f"yes at {(table[name] == 'yes').sum()} of {len(table)} etas" for name in QUESTIONS]
     style.describe(ax, f"step linear: {found[0]}; recorded change right: {found[1]}", y="step size eta")
     return figure
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, checked_count
-from ..inference import NO, UNSURE, YES, Verdict, pilot_of
+from ..inference import Verdict, pilot_of
 from ..runs import Run, joined
 from .policy import Policy, entropy_change, entropy_derivative, random_policy, sample_sequences
 from .runs import baseline_by_position, evaluate, update_direction, with_shard_error
@@ -174,7 +174,7 @@ def verdict_records(
             if bias == biases[0] and case.ratio is not None:
                 enough += [("enough", n, precise[n], case.enough(case.ratio, n)) for n in sizes]
     table = pd.DataFrame([*recorded, *enough], columns=["question", "setting", "within", "answer"])
-    return table.assign(truth=np.where(table["within"] >= _PROBABILITY, YES, NO))
+    return table.assign(truth=np.where(table["within"] >= _PROBABILITY, "yes", "no"))
 
 
 def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Columns question, setting, within, truth, yes, no, cannot_tell (shares of replicates).
     """
-    answers = {answer.replace(" ", "_"): records["answer"] == answer for answer in (YES, NO, UNSURE)}
+    answers = {answer.replace(" ", "_"): records["answer"] == answer for answer in ("yes", "no", "cannot tell")}
     asked = records.assign(**answers).groupby(["question", "setting", "within", "truth"], sort=False)
     return asked[list(answers)].mean().reset_index()
 

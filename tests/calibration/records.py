@@ -10,7 +10,7 @@ import pandas as pd
 from analysis_helpers import err_rel_standard_error, simulate_err_rel
 from analysis_helpers._checks import checked_count
 from analysis_helpers.estimators import EstimatorName, columns
-from analysis_helpers.inference import YES, pilot_of, predict
+from analysis_helpers.inference import pilot_of, predict
 from analysis_helpers.inference.planning import Goal, plan_batch_size, size_for, smallest_within
 from analysis_helpers.inference.prediction import Pilot, agreement_of
 from analysis_helpers.inference.random_effects import ConfidenceDistribution, normal_quantile
@@ -220,7 +220,7 @@ def _border(tolerance: float, tau: float) -> float:
 
 
 def _says_yes(pilot: Pilot, tolerance: float) -> bool:
-    return _within(pilot, tolerance, 0.9) == YES
+    return _within(pilot, tolerance, 0.9) == "yes"
 
 
 def _contradicts(pilot: Pilot, values: np.ndarray) -> bool:
