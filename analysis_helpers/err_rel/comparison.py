@@ -9,7 +9,7 @@ difference in base entropy between sequences, which an actual run subtracts. `ex
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -155,7 +155,7 @@ def explain_partial_sum(runs: Mapping[str, Run], etas: list[float], subset_size:
             true_seq, linear_seq = per_sequence_contributions(run, eta)
             errors = linear_seq - true_seq
             full, sd = float(errors.sum()) / total, standard_deviation(errors) / abs(total)
-            tokens, h_base = columns(run, eta, "ratio").values[:, :2].T
+            tokens, h_base = columns(replace(run, prompt_ids=None), eta).values[:, :2].T  # by sequence, as errors
             excess = h_base - h_base.sum() / tokens.sum() * tokens
             correlation = np.corrcoef(errors, excess)[0, 1]
             rows.append((name, eta, full, share * full, np.sqrt(subset_size * (1 - share)) * sd, correlation**2))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -449,16 +449,13 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     >>> verdict_table([verdict(synthetic_runs(3, 512), 1.6e-6, 64)])["linear_estimator"].tolist()
     ['trend']
     """
-    rows = []
-    for found in verdicts:
-        row: dict[str, object] = {"eta": found.eta, "n": found.n}
-        for question, answer in found.answers.items():
-            fields = asdict(answer)
-            row[question] = fields.pop("answer")
-            row |= {f"{question}_{name}": value for name, value in fields.items() if name != "reasons"}
-        rows.append(row)
-    counts = [f"{question}_required_{end}" for question in QUESTIONS for end in ("n", "low", "high")]
-    return pd.DataFrame(rows).astype(dict.fromkeys(counts, "Int64"))
+    records: list[dict[str, Any]] = [
+        {"eta": found.eta, "n": found.n, **{name: asdict(answer) for name, answer in found.answers.items()}}
+        for found in verdicts
+    ]
+    counts = [f"{name}_required_{end}" for name in QUESTIONS for end in ("n", "low", "high")]
+    table = pd.json_normalize(records, sep="_").rename(columns={f"{name}_answer": name for name in QUESTIONS})
+    return table.drop(columns=[f"{name}_reasons" for name in QUESTIONS]).astype(dict.fromkeys(counts, "Int64"))
 
 
 def true_change(runs: Mapping[str, Run], eta: float) -> Pool | None:

@@ -6,7 +6,7 @@ import pytest
 import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.plots import plot_err_rel_comparison, plot_prediction
-from tests.building import ETAS, Runs, plain_estimate, random_run
+from tests.building import ETAS, Runs, in_prompts, plain_estimate, random_run
 
 LARGE = {"run_01": random_run(12, 1), "run_02": random_run(12, 2)}
 SMALL = {"run_01": random_run(5, 3), "run_02": random_run(6, 4), "run_03": random_run(5, 5)}
@@ -44,6 +44,12 @@ def test_a_run_without_differences_in_base_entropy_has_no_such_spread() -> None:
     )
     [share] = ah.explain_partial_sum({"run_01": run}, [1e-6], 100)["base_entropy_share"]
     assert share < 0.05  # squared correlation of independent values: above 0.05 with p = 7e-6
+
+
+def test_the_partial_sum_is_explained_by_sequence_where_prompts_are_recorded_too() -> None:
+    run = random_run(40)
+    plain, grouped = (ah.explain_partial_sum({"run": each}, [ETAS[0]], 8) for each in (run, in_prompts(run, 4)))
+    assert grouped.equals(plain)
 
 
 def test_small_runs_are_not_needed(large_runs: Runs) -> None:
