@@ -155,7 +155,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         # papermill waits for it for ever.
         self.answer, self.table = (widgets.HTML().add_class("jp-RenderedHTMLCommon") for _ in range(2))
         self.figure = widgets.Image(layout={"max_width": "100%", "height": "auto", "align_self": "flex-start"})
-        super().__init__([*self.controls.values(), self.answer, self.figure, self.table])
+        super().__init__()
         self.add_class("entropy-explorer")
         self._show()
         for control in self.controls.values():
@@ -177,14 +177,16 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
                 found = explore(msgspec.structs.replace(self._given, **chosen))
             except (ValueError, OSError) as error:
                 self.answer.value = f"<b>No answer:</b> {html.escape(str(error))}"
-                self.figure.value, self.table.value = b"", ""
+                below = [self.answer]
             else:
                 self.answer.value = found.verdict._repr_html_()
                 self.figure.value, self.table.value = png(found.plot()), readable(found.table()).to_html()
+                below = [self.answer, self.figure, self.table]
             finally:
                 self._filling = False
         notes = dict.fromkeys(html.escape(str(warning.message)) for warning in caught)
         self.answer.value += "".join(f"<p><b>Note:</b> {note}.</p>" for note in notes)
+        self.children = [*self.controls.values(), *below]
 
     def _offer_what_is_there(self) -> None:
         """Offer the batch folders of the data root and what the runs of the large one have.
