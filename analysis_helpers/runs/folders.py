@@ -375,21 +375,19 @@ def _row(place: Path, root: Path, problem: str, run: Run | None = None, same_as:
 
 
 def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: Sequence[Path]) -> str:
-    """Return how a run in another place can be loaded: from another data root, or moved."""
+    """Return how a run in another place can be loaded: moved or, if no run is in place, from another data root."""
     *folders, name = path.relative_to(root).parts
     beside = [other for other in files if other.parent == path.parent and _NEARLY_NAMED.fullmatch(other.name)]
     start = f"is not at batch/run/{RESULTS_FILE}"
     batch_named = any(map(_BATCH.fullmatch, folders))
     from_above = _BATCH.fullmatch(path.absolute().parents[1].name) or (folders and not batch_named)
-    of_batch = any(other.is_relative_to(root.joinpath(*folders[:1])) for other in in_place)
-    near = of_batch if len(folders) > 1 else in_place
-    if name in _NAMES and beside == [path] and from_above and not near:
+    if name in _NAMES and beside == [path] and from_above and not in_place:
         return f"{start}: give the data root {_above(path, 2)}"
     parts = folders if beside == [path] else [*folders, name.partition(".json")[0]]
-    if len(parts) == 2 or (of_batch and folders):
+    batches = {other.parents[1].name for other in in_place}
+    batch = next((part for part in parts if part in batches or _BATCH.fullmatch(part)), f"E_{run.num_sequences}")
+    if len(parts) == 2:
         batch = parts[0]
-    else:
-        batch = next(filter(_BATCH.fullmatch, parts), f"E_{run.num_sequences}")
     place = root / batch / ("-".join(part for part in parts if part != batch) or "run_01")
     while any((place / known).exists() for known in _NAMES):
         place = place.with_name(f"{place.name}-2")

@@ -157,6 +157,7 @@ LYING: dict[str, tuple[dict[str, str | None], str | None]] = {  # files below a 
     "flat folders": ({"run_01/results.json": "give the data root {}/..", "run_02/results.json": "give the"}, ".."),
     "flat files": ({"a.json": "move it to {}/E_12/a/results.json", "b.json": "move it to {}/E_12/b/res"}, None),
     "files in a batch folder": ({"E_12/a.json": "move it to {}/E_12/a/results.json"}, None),
+    "another data root beside runs": ({PLACE: "", f"seed_1/{PLACE}": "move it to {}/E_12/seed_1-run_01/results"}, None),
     "beside a batch folder": ({PLACE: "", PLACE[5:]: "move it to {}/E_12/run_01-2/results.json"}, None),
     "hidden": ({PLACE: "", "E_12/.ipynb_checkpoints/results.json": None}, "."),
 }
