@@ -38,8 +38,8 @@ def usable_runs(
     if checked_count(size, argument) > largest:
         raise ValueError(f"{argument} must be at most {largest}, the sequences of the largest run, got {size}")
     large_enough = {name: run for name, run in runs.items() if run.num_sequences >= size}
-    small = {name: run.num_sequences for name, run in runs.items() if name not in large_enough}
-    warn_skipped({name: f"{own} sequences, fewer than {argument} {size}" for name, own in small.items()})
+    small = {name: run for name, run in runs.items() if name not in large_enough}
+    warn_skipped({name: f"{run.num_sequences} sequences, fewer than {argument} {size}" for name, run in small.items()})
     usable = {eta: runs_at(large_enough, eta) for eta in found}
     for eta, kept in usable.items():
         if not kept:

@@ -1,4 +1,3 @@
-import dataclasses
 from itertools import combinations, product
 from typing import Any
 
@@ -69,14 +68,3 @@ def test_a_given_reference_is_divided_by() -> None:
 def test_only_what_every_run_records_is_on_offer(large_runs: Runs) -> None:
     assert {"partial_sum", "ratio", "matched"} <= set(supported_estimators(large_runs))
     assert supported_estimators({**large_runs, "bare": random_run(score=False)}) == ["partial_sum", "ratio"]
-
-
-def test_runs_that_cannot_take_part_are_named_with_the_reason() -> None:
-    runs = {**RUNS, "run_02": dataclasses.replace(RUNS["run_02"], measurements=RUNS["run_02"].measurements[:1])}
-    with pytest.warns(RunWarning) as caught:
-        table = ah.sample_err_rel_across_runs(runs, ETAS, subset_size=10, samples_per_eta=2)
-    second, third = sorted(str(w.message) for w in caught)
-    assert (second[:14], third[:14], "subset_size 10" in third) == ("skipped run_02", "skipped run_03", True)
-    assert table.groupby("eta")["run"].unique().map(list).tolist() == [["run_01", "run_02"], ["run_01"]]
-    with pytest.warns(RunWarning, match="skipped run_02: .*eta 2e-06"):
-        assert list(ah.collect_err_rel_across_runs(runs, ETAS[1], -1.0)["run"]) == ["run_01", "run_03"]

@@ -61,12 +61,6 @@ def test_with_two_etas_there_is_a_curvature_but_no_test_of_fit() -> None:
     assert found.curvature.value == pytest.approx(curvature, rel=1e-5)
 
 
-def test_the_same_run_counts_once() -> None:
-    runs = {"run_01": curved_run(30, 1e9), "copy": curved_run(30, 1e9), "run_02": curved_run(30, 1e9, seed=7)}
-    with pytest.warns(RunWarning, match="skipped copy: .*same content as run_01"):
-        assert entropy_trend(runs)["run"].tolist() == ["run_01", "run_02", "pooled"]
-
-
 def test_nonlinearity_by_trend_grows_with_eta_and_both_methods_stand_in_units_of_the_true_change(
     large_runs: Runs,
 ) -> None:
