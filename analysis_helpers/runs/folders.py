@@ -302,8 +302,9 @@ def _content(path: Path) -> bytes:
 
 def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
     if isinstance(source, (str, os.PathLike)):
-        if not Path(source).expanduser().is_file():
-            files = result_files(source)
+        place = Path(source).expanduser()
+        if not (os.access(place, os.F_OK) and place.is_file()):  # is_file raises where it may not look
+            files = result_files(place)
             loaded = {path.parent for path in files}
             for folder in _without_a_run(loaded, loaded):
                 warn_about_runs(f"skipped {folder.name}: holds no {RESULTS_FILE}; {_listing(folder)}")
@@ -346,7 +347,7 @@ def _at_depth(files: Sequence[Path], root: Path, depth: int) -> list[Path]:
 
 def _listing(folder: Path, most: int = 8) -> str:
     """Return what is in the nearest folder that can be read."""
-    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir() and os.access(p, os.R_OK))
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.access(p, os.R_OK) and p.is_dir())
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in place.iterdir())
     shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
     return f"in {place} there is {shown or 'nothing'}"
