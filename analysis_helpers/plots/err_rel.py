@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -236,9 +237,8 @@ def _draw_closed_form(
     spread = moments[moments["sd"] > 0]
     if spread.empty:  # subsets of all sequences
         return
-    off = (grid[:, None] - spread["mean"].to_numpy()) / spread["sd"].to_numpy()
-    densities = np.exp(-0.5 * off**2) / (spread["sd"].to_numpy() * np.sqrt(2 * np.pi))
-    expected = count * (grid[-1] - grid[0]) / style.BINS * densities.sum(axis=1) / len(moments)
+    densities = [np.vectorize(NormalDist(mean, sd).pdf)(grid) for mean, sd in spread[["mean", "sd"]].to_numpy()]
+    expected = count * (grid[-1] - grid[0]) / style.BINS * sum(densities) / len(moments)
     ax.plot(grid, expected, color=style.COLOURS[estimator], linewidth=1.8, label=label)
 
 

@@ -12,7 +12,7 @@ from ..err_rel import Comparison
 from ..inference import QUESTIONS, Verdict, counted, low_to_high, plus_minus, typical_standard_error
 from ..runs import Run
 
-_AS_ETA = (0.75, 1.25)  # an SD whose fall is within these multiples of the growth of eta falls in proportion to it
+_AS_ETA = 0.25  # an SD whose fall differs from the growth of eta by less than this share falls in proportion to it
 
 
 def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFrame) -> list[str]:
@@ -105,8 +105,8 @@ def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset
         return [*sentences, "One eta does not show whether the spread depends on the step size."]
     first, last = ratio["eta"].iloc[[0, -1]]
     of_sum, of_ratio = (t["std_err_rel"].iloc[0] / t["std_err_rel"].iloc[-1] for t in (partial_sum, ratio))
-    low, high = (share * last / first for share in _AS_ETA)
-    cause = ", about in proportion to eta: its spread is base entropy, not the step" if low < of_sum < high else ""
+    as_eta = abs(of_sum * first / last - 1) < _AS_ETA
+    cause = ", about in proportion to eta: its spread is base entropy, not the step" if as_eta else ""
     changes = f"by the ratio {_times(of_ratio)}, by the partial sum {_times(of_sum)}{cause}"
     return [*sentences, f"From eta {first:g} to {last:g} the SD {changes}."]
 
@@ -140,9 +140,8 @@ def describe_plans(
 
 def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates: pd.DataFrame) -> list[str]:
     """Return the coverage of intervals and the rates of false answers where the true answer is known."""
-    false_yes, false_no = (
-        rates.loc[rates["truth"] == truth, answer].max() for truth, answer in (("no", "yes"), ("yes", "no"))
-    )
+    false_yes = rates.loc[rates["truth"] == "no", "yes"].max()
+    false_no = rates.loc[rates["truth"] == "yes", "no"].max()
     covered, held = estimates["covered"], intervals.loc[intervals["tau"] > 0, "next"]
     return [
         f"95% intervals of single estimates cover {covered.min():.1%} to {covered.max():.1%}.",
@@ -173,9 +172,8 @@ def _times(fall: float) -> str:
 
 
 def _milli(rows: pd.DataFrame, name: str) -> str:
-    error = float(np.sqrt((rows[f"{name}_se"] ** 2).sum(skipna=False))) / len(rows)
-    mean = 1e3 * float(rows[name].mean())
-    return f"{mean:+.3g}" if np.isnan(error) else plus_minus(mean, 1e3 * error)
+    mean, error = 1e3 * rows[name].mean(), 1e3 * np.linalg.norm(rows[f"{name}_se"]) / len(rows)
+    return f"{mean:+.3g}" if np.isnan(error) else plus_minus(mean, float(error))
 
 
 def _size(n: Any) -> str:

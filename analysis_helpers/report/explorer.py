@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +29,7 @@ from ..inference import (
     verdict,
 )
 from ..plots import plot_exploration, png
-from ..runs import Run, result_files, sound_runs
+from ..runs import result_files, sound_runs
 from .display import readable
 from .parameters import Parameters, suitable_parameters
 
@@ -115,7 +115,7 @@ def explore(given: Parameters) -> Exploration:
     large = given.large_runs(_NEEDS)
     eta = known_eta(large, given.eta)
     small = given.small_runs(_NEEDS) if given.small_batch != given.large_batch else {}  # a run does not confirm itself
-    large, small = (_having(runs, eta) for runs in (large, small))
+    large, small = ({name: run for name, run in runs.items() if run.has_eta(eta)} for runs in (large, small))
     draws: Any = {"sample_size": n, "num_samples": given.num_samples, "seed": given.seed}
     comparison = compare_err_rel_distributions(large, small, eta, estimator=estimator, **draws)
     reference = comparison.reference_total
@@ -133,10 +133,6 @@ def explore(given: Parameters) -> Exploration:
         required_n=required_batch_size(large, eta, **limits),
         verdict=verdict(large, eta, n, **limits, small_runs=small or None),
     )
-
-
-def _having(runs: Mapping[str, Run], eta: float) -> dict[str, Run]:
-    return {name: run for name, run in runs.items() if run.has_eta(eta)}
 
 
 class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
@@ -198,19 +194,19 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             self._given = suitable_parameters(self._given, Path(typed.value))
             typed.value, size.value = self._given.data_root, self._given.subset_size
         batches = sorted({path.parent.parent.name for path in result_files(self._given.root, depth=2)})
-        self._offer("small_batch", {"none": "", **{name: name for name in batches}})
-        self._offer("large_batch", {name: name for name in batches})
+        self._offer("small_batch", ["", *batches], lambda name: name or "none")
+        self._offer("large_batch", batches, str)
         runs = sound_runs(self._given.root / self.controls["large_batch"].value, needs=_NEEDS)
-        self._offer("eta", {f"{eta:g}": eta for eta in all_etas(runs)})
-        self._offer("estimator", {name.replace("_", " "): name for name in supported_estimators(runs)})
+        self._offer("eta", all_etas(runs), "{:g}".format)
+        self._offer("estimator", supported_estimators(runs), lambda name: name.replace("_", " "))
         size.max = min(run.num_sequences for run in runs.values())
 
-    def _offer(self, name: str, options: Mapping[str, Any]) -> None:
+    def _offer(self, name: str, values: Sequence[Any], label: Callable[[Any], str]) -> None:
         """Set the options of a control; its value stays if it is one of them, else what suits the data."""
         control = self.controls[name]
-        wanted = [control.value, getattr(self._given, name), *list(options.values())[-1:]]
-        control.options = list(options.items())
-        control.value = next(value for value in wanted if value in options.values())
+        wanted = (control.value, getattr(self._given, name), values[-1])
+        control.options = [(label(value), value) for value in values]
+        control.value = next(value for value in wanted if value in values)
 
 
 def _controls(given: Parameters) -> dict[str, Any]:
