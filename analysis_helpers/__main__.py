@@ -219,11 +219,10 @@ def measure_command(
     lr: float | None,
     etas: tuple[float, ...],
     sequences: int,
-    max_new_tokens: int,
-    microbatch: int,
     device: str,
     seed: int,
     out: Path | None,
+    **drawn: Any,
 ) -> None:
     """Measure a causal language model: sample responses, and write the run of the step between two of its states.
 
@@ -245,16 +244,10 @@ def measure_command(
             raise click.UsageError("give --model, --prompts, --after, --lr, --eta and --out, or --demo")
         policy, rows, eos = measure.load_policy(model, prompts)
         v = measure.difference(policy.state_dict(), measure.load_model(after).state_dict(), lr)
-        batch = measure.sample(
-            policy.to(device),
-            measure.drawn_prompts(rows, sequences, seed),
-            max_new_tokens=max_new_tokens,
-            eos=eos,
-            seed=seed,
-            microbatch=microbatch,
-        )
+        chosen = measure.drawn_prompts(rows, sequences, seed)
+        batch = measure.sample(policy.to(device), chosen, eos=eos, seed=seed, **drawn)
         with warnings.catch_warnings(record=True) as caught:
-            run = measure.measure(policy, batch, v, etas, microbatch=microbatch)
+            run = measure.measure(policy, batch, v, etas, microbatch=drawn["microbatch"])
         path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())
         write_run(path, run)
     except ImportError as error:

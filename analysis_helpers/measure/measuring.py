@@ -40,15 +40,7 @@ from tqdm import tqdm
 from .._checks import FloatArray, checked_array, checked_choice, checked_count, checked_eta, warn_about_runs
 from ..runs import RESULTS_FILE, Run, write_run
 from .direction import direction_from_optimizer
-from .sampling import (
-    Batch,
-    called,
-    drawn_prompts,
-    logits_of,
-    output_layer,
-    sample,
-    undisturbed,
-)
+from .sampling import Batch, called, drawn_prompts, output_layer, sample, undisturbed
 
 Tensors = Mapping[str, Tensor]
 
@@ -409,7 +401,7 @@ class _Policy(Module):
 
         head = None if self.whole else output_layer(self.model)
         with nullcontext() if head is None else head.register_forward_pre_hook(keep):
-            logits = logits_of(called(self.model, ids, {"use_cache": False}))
+            logits = called(self.model, ids, {"use_cache": False}).logits
         return (torch.nn.Identity(), logits, logits) if head is None else (head, kept[0], logits)
 
     def tokens(self, v: Tensors, step: float, *, along: Tensors) -> FloatArray:

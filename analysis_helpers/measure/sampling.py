@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -266,7 +267,7 @@ def _generate(
             output = called(model, fed, {"use_cache": True, **remembered})
             name = "cache" if hasattr(output, "cache") else "past_key_values"  # before transformers 5.x
             remembered = {name: cache} if (cache := getattr(output, name, None)) is not None else {}
-            log_probs = torch.log_softmax(logits_of(output)[:, -1].double(), dim=-1)
+            log_probs = torch.log_softmax(output.logits[:, -1].double(), dim=-1)
             cumulative = log_probs.exp().cumsum(dim=-1)
             token = torch.searchsorted(cumulative, draw[:, None] * cumulative[:, -1:], right=True)
             token = token.clamp(max=log_probs.shape[-1] - 1)  # a draw next to 1 may round up to the total
@@ -317,15 +318,10 @@ def output_layer(model: Module) -> Module | None:
 
 
 def called(model: Module, ids: Tensor, options: Mapping[str, Any]) -> Any:
-    """Return what the model returns; only those of transformers take options."""
+    """Return what the model returns, an object with ``logits``; only models of transformers take options."""
     try:
-        return model(input_ids=ids, **(options if hasattr(model, "generation_config") else {}))
+        output = model(input_ids=ids, **(options if hasattr(model, "generation_config") else {}))
     except IndexError as error:
         rule = "must be below the size of the model's vocabulary, and prompt and response no longer than its positions"
         raise ValueError(f"token ids {rule}, got ids up to {int(ids.max())} ({error})") from error
-
-
-def logits_of(output: Any) -> Tensor:
-    """Return the logits of what a model returned."""
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
-    return logits
+    return SimpleNamespace(logits=output) if isinstance(output, Tensor) else output
