@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +71,8 @@ def measure(
     model
         The policy theta; see `sample` for what it must accept. Float32 is advised; log-softmax is computed in at least
         that. Attention runs in PyTorch's own operations ("eager" or "sdpa", there the math kernel), as no faster
-        kernel has a forward mode.
+        kernel has a forward mode. Operations made by ``torch.library.custom_op`` lose derivatives without a word:
+        where a model has some, compare with ``change="difference"``.
     batch
         Responses of this very policy, from `sample` or `Batch.from_sequences`.
     v
@@ -412,10 +413,13 @@ class _Policy(Module):
         moved, out = self._moved(v, step), np.zeros((4, *self.alive.shape))
         tangents = {f"model.{name}": values.to(moved[f"model.{name}"]) for name, values in along.items()}
         for places, given in tqdm(self.groups, desc=f"step {step:g}", unit="microbatch", disable=None, leave=False):
-            with _refused_without_forward_mode(), forward_ad.dual_level():
+            with forward_ad.dual_level():
                 duals = {name: forward_ad.make_dual(moved[name], tangent) for name, tangent in tangents.items()}
-                tokens = tuple(x.to(self.device) for x in given)
-                pair = forward_ad.unpack_dual(functional_call(self, moved | duals, tokens))
+                try:
+                    found = functional_call(self, moved | duals, tuple(x.to(self.device) for x in given))
+                except NotImplementedError as error:
+                    raise ValueError(f"model must consist of operations that have a forward mode: {error}") from error
+                pair = forward_ad.unpack_dual(found)
             out[:2, *places] = pair.primal.double().cpu().numpy()
             if pair.tangent is not None:
                 out[2:, *places] = pair.tangent.double().cpu().numpy()
@@ -498,13 +502,3 @@ def _refuse_low_precision(model: Module) -> None:
             f"probabilities; got {p.dtype}, autocast {autocast}, TF32 {tf32} (which torch.set_float32_matmul_precision"
             '("high") turns on even after allow_tf32 = False): use change="midpoint"'
         )
-
-
-@contextmanager
-def _refused_without_forward_mode() -> Iterator[None]:
-    try:
-        yield
-    except (NotImplementedError, RuntimeError) as error:
-        if "forward AD" in str(error) or "jvp" in str(error):
-            raise ValueError(f"model must consist of operations that have a forward mode: {error}") from error
-        raise
