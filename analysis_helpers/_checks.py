@@ -113,7 +113,7 @@ def checked_tokens(values: ArrayLike, name: str, source: str) -> FloatArray:
     if np.asarray(values).dtype == bool:
         raise RunError(source, name, "must be counts of tokens", "True and False")
     array = checked_array(values, name, source, lowest=0.0)
-    _refuse(array % 1 != 0, "must be whole numbers", array, name, source)
+    _refuse(array != np.floor(array), "must be whole numbers", array, name, source)
     checked_total(array, name, source)
     return array
 
