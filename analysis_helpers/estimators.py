@@ -240,16 +240,6 @@ def columns(run: Run, eta: float, estimator: str = "ratio") -> Columns:
     return _columns(run, eta, ESTIMATORS[checked_choice(estimator, "estimator", ESTIMATORS)])
 
 
-def tokens_times_score(run: Run) -> FloatArray:
-    """Return T_i j_i, shape ``(N,)``; zeros if no denominator correction is recorded.
-
-    With zeros the linear change of "ratio" is ``eta / T_S * sum g``: there is no correction to recompute on the subset.
-    """
-    if run.score is None:
-        return np.zeros(run.num_sequences)
-    return -run.score.denom_corr_unscaled / run.score.h_base_mean
-
-
 def scores(run: Run) -> FloatArray:
     """Return the score j_i of each sequence, shape ``(N,)``: the derivative of its log-probability along the update.
 
@@ -375,17 +365,17 @@ def _gradients(batch: Columns, sums: FloatArray) -> tuple[FloatArray, FloatArray
 
 def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
     require_run(run)
-    measured, tokens = run.measurement(eta), run.token_counts
+    measured, tokens, terms = run.measurement(eta), run.token_counts, run.score
     assemble: dict[str, Callable[[], FloatArray]] = {
         "tokens": lambda: tokens,
         "h_base": lambda: _recorded(measured.h_base, run, "baseline_entropy"),
         "w_tokens": lambda: measured.weights * tokens,
         "w_h_new": lambda: measured.weights * measured.h_new,
         "g": lambda: _recorded(run.gdotv, run, "linear") * run.total_tokens,
-        "tokens_score": lambda: tokens_times_score(run),
+        # Zeros where no correction is recorded: the linear change of "ratio" is then eta / T_S * sum g.
+        "tokens_score": lambda: -terms.denom_corr_unscaled / terms.h_base_mean if terms else np.zeros(len(tokens)),
         "direct": lambda: (
-            _recorded(run.score, run, "score").jH_sum
-            + _recorded(measured.h_base, run, "baseline_entropy") * scores(run)
+            _recorded(terms, run, "score").jH_sum + _recorded(measured.h_base, run, "baseline_entropy") * scores(run)
         ),
         "score": lambda: scores(run),
         "excess": lambda: _recorded(run.logp, run, "logp") + _recorded(measured.h_base, run, "baseline_entropy"),
@@ -401,7 +391,7 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
         tokens=run.total_tokens,
         weighted_tokens=float(measured.weights @ tokens),
         base_entropy=measured.base_entropy,
-        score_entropy=run.score.h_base_mean if run.score else 0.0,
+        score_entropy=terms.h_base_mean if terms else 0.0,
         score_slope=columns(run, eta).error().slope_on(mean_score(run)) if chosen.name == "adjusted" else 0.0,
     )
     return Columns(chosen, frozen(np.stack(found, axis=1)), frozen(sums), full, len(tokens))

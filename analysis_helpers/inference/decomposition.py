@@ -67,7 +67,14 @@ def decompose_err_rel(
     """
     [(found, kept)] = usable_runs(runs, [eta], 2).items()
     scale = reference_total(kept, found) if reference is None else reference
-    return pd.DataFrame([_decomposed(name, run, found, scale, score_adjusted) for name, run in kept.items()])
+    rows = []
+    for name, run in kept.items():
+        error, second = (columns(run, found, estimator).error() * (1 / scale) for estimator in ("ratio", "matched"))
+        score, parts = mean_score(run), [error, error - second, second]
+        if score_adjusted:
+            parts = [part.without(score) for part in parts]
+        rows.append((name, found, *(number for part in parts for number in (part.value, part.se)), score.z))
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def pool_decomposition(table: pd.DataFrame) -> pd.DataFrame:
@@ -117,12 +124,3 @@ def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = 
             parts += [part.assign(score_adjusted=adjusted) for part in (table, pool_decomposition(table))]
     empty = pd.DataFrame(columns=["run", "eta", "score_adjusted", "score_z"])
     return pd.concat(parts, ignore_index=True) if parts else empty
-
-
-def _decomposed(name: str, run: Run, eta: float, scale: float, score_adjusted: bool) -> dict[str, object]:
-    error, second = (columns(run, eta, estimator).error() * (1 / scale) for estimator in ("ratio", "matched"))
-    score, parts = mean_score(run), [error, error - second, second]
-    if score_adjusted:
-        parts = [part.without(score) for part in parts]
-    values = [number for part in parts for number in (part.value, part.se)]
-    return dict(zip(_COLUMNS, [name, eta, *values, score.z], strict=True))
