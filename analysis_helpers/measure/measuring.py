@@ -85,7 +85,8 @@ def measure(
     change
         "midpoint": log weights and entropies after the step by derivatives in the middle of it, or at the two points
         of Gauss where the SD of log weights passes 0.2. "difference": by subtraction, an independent check where
-        float32 is exact enough: not with TF32, autocast or a 16-bit model.
+        float32 is exact enough: not with TF32, autocast or a 16-bit model. Only it sees the jumps of a mixture of
+        experts where a token changes experts.
     baseline
         b_t by position (nats), shape of at least the longest response, that does not depend on this batch: then
         parts of a batch, measured by several processes, merge into exactly the run of the whole. From
@@ -418,7 +419,8 @@ class _Policy(Module):
                 try:
                     found = functional_call(self, moved | duals, tuple(x.to(self.device) for x in given))
                 except NotImplementedError as error:
-                    raise ValueError(f"model must consist of operations that have a forward mode: {error}") from error
+                    rule = "consist of operations that have a forward mode (experts_implementation: 'eager')"
+                    raise ValueError(f"model must {rule}: {error}") from error
                 pair = forward_ad.unpack_dual(found)
             out[:2, *places] = pair.primal.double().cpu().numpy()
             if pair.tangent is not None:

@@ -221,7 +221,10 @@ def load_policy(
 
 def load_model(name: str | os.PathLike[str]) -> Any:
     """Return a causal language model of transformers by its name or folder, in float32."""
-    return transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    if hasattr(model, "set_experts_implementation"):  # from transformers 5.0 on
+        model.set_experts_implementation("eager")  # a mixture's faster one has no forward mode
+    return model
 
 
 def tiny_model(seed: int) -> Any:

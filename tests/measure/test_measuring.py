@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from analysis_helpers import Run, run_health
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.measure import Batch, entropy_baseline, measure, sample
+from analysis_helpers.measure import Batch, entropy_baseline, load_model, measure, sample
 from analysis_helpers.measure.measuring import fingerprint
 from analysis_helpers.runs import integrity_problems
 from analysis_helpers.synthetic.policy import entropy_derivative, sample_sequences
@@ -301,11 +302,11 @@ def test_what_has_no_forward_mode_is_refused(measured: Any) -> None:
     _, batch, v = measured
     model = tiny()
     handle = model.transformer.ln_f.register_forward_hook(flash)
-    with pytest.raises(ValueError, match="model must consist of operations that have a forward mode"):
+    with pytest.raises(ValueError, match=r"operations that have a forward mode .*: Trying to use forward AD"):
         measure(model, batch, v, [1e-6])
     handle.remove()
     handle = model.transformer.ln_f.register_forward_hook(lambda _, __, x: Twice.apply(x))  # type: ignore[no-untyped-call]
-    with pytest.raises(ValueError, match="forward mode: You must implement the jvp function"):
+    with pytest.raises(ValueError, match=r"forward mode .*: You must implement the jvp function"):
         measure(model, batch, v, [1e-6])
     handle.remove()
     measure(model, batch, v, [1e-6])  # the refusal left nothing behind
@@ -316,6 +317,15 @@ def test_what_has_no_forward_mode_is_refused(measured: Any) -> None:
     model.packed = torch.nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ValueError, match="model must not be quantised"):
         measure(model, batch, v, [1e-6])
+
+
+def test_a_mixture_of_experts_is_measured_as_loaded(tmp_path: Path) -> None:
+    model = tiny("mixtral")
+    model.save_pretrained(tmp_path)
+    batch, v = responses(model), normal_direction(model, 1e-2)  # too small a step for tokens to change experts
+    with pytest.raises(ValueError, match=r"\(experts_implementation: 'eager'\): .*_grouped_mm"):
+        measure(model, batch, v, [1e-3])
+    assert_same(*both_ways(load_model(tmp_path).double(), batch, v, 1e-3), tolerance=1e-2)
 
 
 def test_an_eta_too_large_for_the_batch_is_warned_about(measured: Any) -> None:
