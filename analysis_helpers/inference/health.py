@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, same_eta, warn_about_runs
-from ..err_rel import all_etas, known_eta, reference_for, runs_at
+from ..err_rel import known_eta, runs_at
 from ..estimators import (
     columns,
     if_recorded,
@@ -25,7 +25,7 @@ from ..estimators import (
     standard_deviation,
     true_total,
 )
-from ..runs import Measurement, Run, integrity_problems, require_batches
+from ..runs import Measurement, Run, integrity_problems, require_batches, require_runs
 from .trend import fit_trend
 
 LEAST_ESS_SHARE = 0.5
@@ -39,7 +39,7 @@ MOST_SLOPE_ERROR = 0.1
 _STORED_ERROR_SDS = 4.0
 _FEWEST_FOR_TAIL = 100  # sequences; below, healthy weights would often be flagged (7 % at 64, 30 % at 32)
 
-References = Mapping[float, float]  # eta -> mean true change of the runs that are checked together
+Runs = Mapping[str, Run]  # those that are checked together
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Check:
     meaning
         One sentence that says what the value is, and what it means when it is beyond the limit.
     find
-        ``(run, references) -> findings``.
+        ``(run, runs) -> findings``, where ``runs`` are those checked together.
     takes
         What a run must record; said where the value is missing.
     severity
@@ -82,32 +82,32 @@ class Check:
     """
 
     meaning: str
-    find: Callable[[Run, References], Iterable[Finding]]
+    find: Callable[[Run, Runs], Iterable[Finding]]
     takes: str = ""
     severity: Callable[[float], float] = abs
 
 
-def _at_each_eta(find: Callable[[Run, Measurement], Finding]) -> Callable[[Run, References], Iterable[Finding]]:
-    def found(run: Run, references: References) -> Iterator[Finding]:
+def _at_each_eta(find: Callable[[Run, Measurement], Finding]) -> Callable[[Run, Runs], Iterable[Finding]]:
+    def found(run: Run, runs: Runs) -> Iterator[Finding]:
         return (replace(find(run, each), eta=each.eta) for each in run.measurements)
 
     return found
 
 
-def _integrity(run: Run, references: References) -> list[Finding]:
+def _integrity(run: Run, runs: Runs) -> list[Finding]:
     problems = integrity_problems(run)
     return [Finding(len(problems), 0.0, detail="".join(f"{problem}. " for problem in problems).strip())]
 
 
-def _score(run: Run, references: References) -> list[Finding]:
+def _score(run: Run, runs: Runs) -> list[Finding]:
     return [Finding(if_recorded(lambda: mean_score(run).z), CLEAR_Z)]
 
 
-def _excess(run: Run, references: References) -> list[Finding]:
+def _excess(run: Run, runs: Runs) -> list[Finding]:
     return [Finding(if_recorded(lambda: mean_log_probability_excess(run).z), CLEAR_Z)]
 
 
-def _offset(run: Run, references: References) -> list[Finding]:
+def _offset(run: Run, runs: Runs) -> list[Finding]:
     several = len(run.etas) > 2
     limit = MOST_OFFSET_Z if several else MOST_OFFSET_Z_OF_TWO
     if len(run.etas) < 2 or "baseline_entropy" not in run.supports or run.num_sequences < 2:
@@ -222,13 +222,14 @@ def _centred(values: FloatArray) -> FloatArray:
     return centred
 
 
-def _step_errors(run: Run, references: References) -> Iterator[Finding]:
+def _step_errors(run: Run, runs: Runs) -> Iterator[Finding]:
     for eta in run.etas:
-        error, true = _matched_error(run, eta), reference_for(references, run, eta, run.source)
+        error = _matched_error(run, eta)
+        true = float(np.mean([other.measurement(eta).delta_h_true for other in runs.values() if other.has_eta(eta)]))
         yield Finding(error / abs(true) if true else error * math.inf, MOST_STEP_ERROR, eta=eta)
 
 
-def _stored_errors(run: Run, references: References) -> Iterator[Finding]:
+def _stored_errors(run: Run, runs: Runs) -> Iterator[Finding]:
     linear, curvature = _linear_error(run, run.etas[0]) / run.etas[0], math.nan
     if run.vhvv is not None:
         curvature = standard_deviation(run.vhvv) * math.sqrt(run.num_sequences)  # of a sum
@@ -335,7 +336,7 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     >>> int(table["flag"].sum()), sorted(table["check"].unique())[:3]
     (0, ['ess_share', 'integrity', 'largest_weight_share'])
     """
-    references = {eta: _mean_true(runs, eta) for eta in all_etas(runs)}
+    require_runs(runs)
     rows = [
         {
             "run": name,
@@ -348,7 +349,7 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
         }
         for name, run in runs.items()
         for check_name, check in CHECKS.items()
-        for found in check.find(run, references)
+        for found in check.find(run, runs)
     ]
     return pd.DataFrame(rows)
 
@@ -404,10 +405,6 @@ def health_overview(health: pd.DataFrame) -> pd.DataFrame:
         ]
         rows.append((check, worst["value"], worst["limit"], "; ".join(flagged), CHECKS[str(check)].meaning))
     return pd.DataFrame(rows, columns=["check", "worst", "limit", "flagged", "meaning"])
-
-
-def _mean_true(runs: Mapping[str, Run], eta: float) -> float:
-    return float(np.mean([run.measurement(eta).delta_h_true for run in runs.values() if run.has_eta(eta)]))
 
 
 def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
