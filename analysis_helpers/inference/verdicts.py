@@ -95,6 +95,8 @@ class Verdict:
         What would help, a sentence each, from the numbers.
     not_established
         What these runs do not show.
+    flags, ratio
+        The health checks flagged at eta; err_rel by the ratio over the runs, None where they do not record it alike.
     """
 
     runs: Mapping[str, Run]
@@ -144,73 +146,25 @@ class Verdict:
         return {"linear": self.linear, "recorded": self.recorded}
 
     @cached_property
-    def flags(self) -> pd.DataFrame:
-        """What `run_health` flags at this eta."""
-        health = run_health(self.runs)
-        return health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, self.eta)))]
-
-    @cached_property
-    def off_policy(self) -> pd.DataFrame:
-        """Flags of off-policy sequences."""
-        return self.flags[self.flags["check"].isin(OFF_POLICY_CHECKS)]
-
-    @cached_property
-    def change(self) -> Pool | None:
-        """The true change over the runs; None where no run has its standard error."""
-        return true_change(self.runs, self.eta)
-
-    @cached_property
-    def pilots(self) -> dict[str, Pilot]:
-        """Nonlinearity, by each method that the runs record."""
-        return straightness_pilots(self.runs, self.eta)
-
-    @cached_property
-    def ratio(self) -> Pilot | None:
-        """err_rel by the ratio; None where runs do not record it alike."""
-        return None if self.unrecorded else pilot_of(self.runs, self.eta)
-
-    @cached_property
-    def unrecorded(self) -> str:
-        """What some runs lack for err_rel, and which; empty where it is nothing."""
-        if without := self._without("linear", "baseline_entropy"):
-            return f"linear terms by sequence (approx.per_sequence[].gdotv) are not recorded in {', '.join(without)}"
-        without = self._without("score")
-        if 0 < len(without) < len(self.runs):
-            return f"the denominator correction of other runs is not recorded in {', '.join(without)}"
-        return ""
-
-    @cached_property
-    def agreement(self) -> Agreement | None:
-        """Whether actual runs fell where predicted; None without them."""
-        return agreement_with_prediction(self.ratio, self.runs, self.small_runs) if self.ratio else None
-
-    @cached_property
-    def doubts(self) -> list[str]:
-        """What concerns both answers."""
-        found = self.flags[self.flags["check"].isin(_UNSOUND)]
-        unsound = [f"{_listed(found)}: fix or exclude the run"] if len(found) else []
-        return unsound + _shared_prompts(self.runs)
-
-    @cached_property
     def linear(self) -> Answer:
         """Is the step linear?"""
-        if not self.pilots:
+        if not self._pilots:
             missing = (
                 "it takes two etas a run, or the score: measure more etas on the same sequences, or record the score"
             )
             return Answer("cannot tell", reasons=(f"nonlinearity cannot be estimated: {missing}",))
-        chosen = min(self.pilots, key=lambda method: self.pilots[method].fixed_effect_error)
-        told = [f"nonlinearity {_NAMED[method]}: {_estimate(pilot)}" for method, pilot in self.pilots.items()]
-        z = difference_z(*self.pilots.values()) if len(self.pilots) == 2 else math.nan
+        chosen = min(self._pilots, key=lambda method: self._pilots[method].fixed_effect_error)
+        told = [f"nonlinearity {_NAMED[method]}: {_estimate(pilot)}" for method, pilot in self._pilots.items()]
+        z = difference_z(*self._pilots.values()) if len(self._pilots) == 2 else math.nan
         differ = [f"the trend and matched − true differ by {abs(z):.1f} standard errors"] if abs(z) > CLEAR_Z else []
-        return self.answered(chosen, self.pilots[chosen], [*self.doubts, *differ], told)
+        return self.answered(chosen, self._pilots[chosen], [*self._doubts, *differ], told)
 
     @cached_property
     def recorded(self) -> Answer:
         """Is the recorded linear change right?"""
         if self.ratio is None:
-            return Answer("cannot tell", reasons=(self.unrecorded,))
-        told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self.doubts), self.change
+            return Answer("cannot tell", reasons=(self._unrecorded,))
+        told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self._doubts), self._change
         if change and change.se * CLEAR_Z > abs(change.mean):
             doubts.append(f"the reference, the mean true change, is known to ±{_relative(change)} only")
         if not self._without("score"):
@@ -219,20 +173,20 @@ class Verdict:
             doubts.append("whether the linear terms include the denominator correction is not recorded")
         off = [name for name, run in self.small_runs.items() if integrity_problems(run)]
         doubts += [f"actual run {name} does not add up" for name in off]
-        if (found := self.agreement) is not None:
+        if (found := self._agreement) is not None:
             p = f"p = {found.p_spread:.2g} for their spread, {found.p_mean:.2g} for their mean"
             told.append(f"{counted(found.num_runs, 'actual run')} against the prediction: {p}")
             if min(found.p_spread, found.p_mean) < SURPRISING:
                 doubts.append("the actual runs contradict the prediction from the large runs")
-        if len(self.off_policy):
-            told.append(f"sequences are off-policy (sampler-trainer mismatch): {_listed(self.off_policy)}")
+        if len(self._off_policy):
+            told.append(f"sequences are off-policy (sampler-trainer mismatch): {_listed(self._off_policy)}")
         return self.answered("ratio", self.ratio, doubts, told)
 
     @cached_property
     def reasons(self) -> tuple[str, ...]:
         """The reasons that concern both answers."""
         told = []
-        if change := self.change:
+        if change := self._change:
             tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 else ""
             told.append(f"true change {_milli(change)} (10⁻³ nats per token{tau})")
         if change and (small := true_change(self.small_runs, self.eta)):
@@ -246,11 +200,11 @@ class Verdict:
     def next_steps(self) -> tuple[str, ...]:
         """What would help, from the numbers."""
         linear, recorded, steps = self.linear, self.recorded, []
-        if len(self.off_policy):
+        if len(self._off_policy):
             steps.append(
                 "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling"
             )
-        trend, matched = self.pilots.get("trend"), self.pilots.get("matched")
+        trend, matched = self._pilots.get("trend"), self._pilots.get("matched")
         few = max(len(run.etas) for run in self.runs.values()) < 5
         weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
         if few and weak and (linear.answer == "cannot tell" or linear.enough != "yes"):
@@ -260,9 +214,9 @@ class Verdict:
             if needed < recorded.required_n / 2:
                 sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
                 steps.append(f"use the matched linear change, not the recorded one: ±{self.tolerance:g} takes {sizes}")
-        if self.unrecorded or self._without("score"):
+        if self._unrecorded or self._without("score"):
             steps.append("record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv")
-        behind = {"linear": (linear, self.pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
+        behind = {"linear": (linear, self._pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
         for question, (found, pilot) in behind.items():
             if found.answer == "cannot tell" and pilot is not None and not found.reasons[0].startswith("no answer"):
                 steps.append(self.more_runs(_WHETHER[question], pilot))
@@ -271,9 +225,9 @@ class Verdict:
     @cached_property
     def not_established(self) -> tuple[str, ...]:
         """What these runs do not show."""
-        count, found, change = len(self.runs), [], self.change
+        count, found, change = len(self.runs), [], self._change
         if count < _FEW_RUNS:
-            taus = {name: pilot.tau_interval(CONFIDENCE)[1] for name, pilot in self.pilots.items()}
+            taus = {name: pilot.tau_interval(CONFIDENCE)[1] for name, pilot in self._pilots.items()}
             bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items() if tau]
             bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
             found.append(f"how much updates differ; with {counted(count, 'large run')} tau is hardly known{bound}")
@@ -285,14 +239,22 @@ class Verdict:
             found.append("that sequences are independent (prompts sampled more than once?): no prompt ids are recorded")
         if self.n > max(run.num_sequences for run in self.runs.values()):
             found.append(f"how a batch of {self.n} behaves: no run is as large")
-        if self.agreement is None:
+        if self._agreement is None:
             given = "" if self.small_runs else ": none were given at this eta"
             return (*found, f"that actual small runs fall where predicted{given}")
-        runs, p = counted(self.agreement.num_runs, "run"), self.agreement.smallest_p
+        runs, p = counted(self._agreement.num_runs, "run"), self._agreement.smallest_p
         return (*found, f"a small misfit of the actual runs: with {runs} a sign test cannot reach p < {p:g}")
 
-    def _without(self, *needs: str) -> list[str]:
-        return [name for name in self.runs if name not in recording(self.runs, *needs)]
+    @cached_property
+    def flags(self) -> pd.DataFrame:
+        """What `run_health` flags at this eta."""
+        health = run_health(self.runs)
+        return health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, self.eta)))]
+
+    @cached_property
+    def ratio(self) -> Pilot | None:
+        """err_rel by the ratio; None where runs do not record it alike."""
+        return None if self._unrecorded else pilot_of(self.runs, self.eta)
 
     def answered(self, estimator: str, pilot: Pilot, doubts: Iterable[str], told: Iterable[str]) -> Answer:
         """Return the answer of a pilot; doubts make it "cannot tell"."""
@@ -312,12 +274,6 @@ class Verdict:
         _, least, most = self._margins(spread_with_interval(pilot), n)
         return "yes" if most <= self.tolerance else "no" if least > self.tolerance else "cannot tell"
 
-    def _margins(self, spreads: Iterable[float], n: int) -> list[float]:
-        return [normal_quantile(self.probability) * spread / math.sqrt(n) for spread in spreads]
-
-    def _size_for(self, spread: float) -> int:
-        return size_for(spread, self.tolerance / normal_quantile(self.probability))
-
     def more_runs(self, whether: str, pilot: Pilot) -> str:
         """Return how many more runs like these would settle a question, if they agree as these do."""
         from scipy.special import ndtri
@@ -332,6 +288,52 @@ class Verdict:
             if _within(like, self.tolerance, self.probability) != "cannot tell":
                 return f"{counted(more, 'more run')} like these would settle {whether}"
         return f"more runs of this size would not settle {whether}"
+
+    @cached_property
+    def _off_policy(self) -> pd.DataFrame:
+        """Flags of off-policy sequences."""
+        return self.flags[self.flags["check"].isin(OFF_POLICY_CHECKS)]
+
+    @cached_property
+    def _change(self) -> Pool | None:
+        """The true change over the runs; None where no run has its standard error."""
+        return true_change(self.runs, self.eta)
+
+    @cached_property
+    def _pilots(self) -> dict[str, Pilot]:
+        """Nonlinearity, by each method that the runs record."""
+        return straightness_pilots(self.runs, self.eta)
+
+    @cached_property
+    def _unrecorded(self) -> str:
+        """What some runs lack for err_rel, and which; empty where it is nothing."""
+        if without := self._without("linear", "baseline_entropy"):
+            return f"linear terms by sequence (approx.per_sequence[].gdotv) are not recorded in {', '.join(without)}"
+        without = self._without("score")
+        if 0 < len(without) < len(self.runs):
+            return f"the denominator correction of other runs is not recorded in {', '.join(without)}"
+        return ""
+
+    @cached_property
+    def _agreement(self) -> Agreement | None:
+        """Whether actual runs fell where predicted; None without them."""
+        return agreement_with_prediction(self.ratio, self.runs, self.small_runs) if self.ratio else None
+
+    @cached_property
+    def _doubts(self) -> list[str]:
+        """What concerns both answers."""
+        found = self.flags[self.flags["check"].isin(_UNSOUND)]
+        unsound = [f"{_listed(found)}: fix or exclude the run"] if len(found) else []
+        return unsound + _shared_prompts(self.runs)
+
+    def _without(self, *needs: str) -> list[str]:
+        return [name for name in self.runs if name not in recording(self.runs, *needs)]
+
+    def _margins(self, spreads: Iterable[float], n: int) -> list[float]:
+        return [normal_quantile(self.probability) * spread / math.sqrt(n) for spread in spreads]
+
+    def _size_for(self, spread: float) -> int:
+        return size_for(spread, self.tolerance / normal_quantile(self.probability))
 
 
 def verdict(
