@@ -200,8 +200,9 @@ def simulate(root: Path) -> None:
 
 @main.command("measure")
 @click.option("--demo", type=_Path(path_type=Path), help="Train a tiny model and measure it, into this folder.")
-@click.option("--model", help="Name or folder of a causal language model: the policy before the step.")
+@click.option("--model", help="Name or folder of a causal language model: the policy that is sampled and measured.")
 @click.option("--prompts", type=_Path(exists=True, dir_okay=False), help="File with a prompt a line, as JSON.")
+@click.option("--before", help="The model before the step [default: --model].")
 @click.option("--after", help="The model after the step: the update direction is (after - before) / lr.")
 @click.option("--lr", type=_POSITIVE, help="Learning rate of that step.")
 @click.option("--eta", "etas", type=_POSITIVE, multiple=True, help="Step size; repeat it.")
@@ -215,6 +216,7 @@ def measure_command(
     demo: Path | None,
     model: str | None,
     prompts: str | None,
+    before: str | None,
     after: str | None,
     lr: float | None,
     etas: tuple[float, ...],
@@ -243,7 +245,8 @@ def measure_command(
         if model is None or prompts is None or after is None or lr is None or not etas or out is None:
             raise click.UsageError("give --model, --prompts, --after, --lr, --eta and --out, or --demo")
         policy, rows, eos = measure.load_policy(model, prompts)
-        v = measure.difference(policy.state_dict(), measure.load_model(after).state_dict(), lr)
+        old, new = (policy if name is None else measure.load_model(name) for name in (before, after))
+        v = measure.difference(old.state_dict(), new.state_dict(), lr)
         chosen = measure.drawn_prompts(rows, sequences, seed)
         batch = measure.sample(policy.to(device), chosen, eos=eos, seed=seed, **drawn)
         with warnings.catch_warnings(record=True) as caught:

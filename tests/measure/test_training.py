@@ -138,6 +138,8 @@ def test_saved_models_are_measured_from_the_command_line(tmp_path: Path) -> None
         path = tmp_path / "E_64" / f"run_{k:02d}" / "results.json"
         assert result.stdout.splitlines()[-1] == str(path)
     assert (read_run(path).num_sequences, read_run(path).etas) == (64, (1e-4, 2e-4))
+    back = call(*options, "--seed", 2, "--before", tmp_path / "after", "--after", tmp_path / "before")
+    assert read_run(back.stdout.splitlines()[-1]).delta_h_per_lr == pytest.approx(-read_run(path).delta_h_per_lr)
     again = call(*options, "--after", tmp_path / "before")
     assert again.exit_code == 1
     assert "Error: before and after must differ" in again.output
