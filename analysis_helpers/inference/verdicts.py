@@ -37,6 +37,7 @@ _FEW_RUNS = 10
 _MOST_SHARED = 0.5  # of the prompts: beyond, runs are not independent of each other
 _MORE_RUNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 _UNSOUND = ("integrity", "ess_share", "largest_weight_share", "pareto_k", "weights_agree", "offset_z", "unchanged")
+_WRONG_SLOPE = 0.5  # of log weights on eta times score: further off 1 than nonlinearity brings it
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,8 @@ class Verdict:
     def next_steps(self) -> tuple[str, ...]:
         """What would help, from the numbers."""
         linear, recorded, steps = self.linear, self.recorded, []
+        if self._unsound:
+            return ("fix or exclude the runs named above; what else would help depends on it",)
         if len(self._off_policy):
             steps.append(
                 "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling"
@@ -209,7 +212,8 @@ class Verdict:
         weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
         if few and weak and (linear.answer == "cannot tell" or linear.enough != "yes"):
             steps.append("measure larger etas on the same sequences: nonlinearity is then known better at every eta")
-        if recorded.answer == "cannot tell" and matched is not None and recorded.required_n is not None:
+        settled = matched is not None and not linear.reasons[0].startswith("no answer")
+        if recorded.answer == "cannot tell" and matched and settled and recorded.required_n is not None:
             needed = self._size_for(math.sqrt(matched.mean_square_spread))
             if needed < recorded.required_n / 2:
                 sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
@@ -265,6 +269,9 @@ class Verdict:
         margin, least, most = (f"{end:.{_decimals(margins[0])}f}" for end in margins)
         batch = f"one batch of {self.n} estimates the error to ±{margin} ({least} to {most})"
         low, high = predict(pilot, math.inf).interval(self.probability)
+        least_tau = pilot.tau_interval(CONFIDENCE)[0]
+        if answer == "no" and normal_quantile(self.probability) * least_tau > self.tolerance:
+            reasons.append(f"updates differ too much for a yes: tau is at least {least_tau:.2g}")
         required, fewest, largest = map(self._size_for, spreads)
         errors, sizes = (pooled.mean, pooled.se, low, high, margins[0]), (required, fewest, largest)
         return Answer(answer, estimator, *errors, self.enough(pilot, self.n), *sizes, (*reasons, *told, batch))
@@ -286,7 +293,7 @@ class Verdict:
             spreads = np.full(count + more, math.sqrt(variance))
             like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
             if _within(like, self.tolerance, self.probability) != "cannot tell":
-                return f"{counted(more, 'more run')} like these would settle {whether}"
+                return f"{counted(more, 'more run')} would settle {whether}, if they agree as these do"
         return f"more runs of this size would not settle {whether}"
 
     @cached_property
@@ -320,11 +327,18 @@ class Verdict:
         return agreement_with_prediction(self.ratio, self.runs, self.small_runs) if self.ratio else None
 
     @cached_property
+    def _unsound(self) -> list[str]:
+        """Flags for which a run must be fixed or left out, with their meaning."""
+        checks = self.flags["check"]
+        wrong = (checks == "log_weight_slope") & (self.flags["value"].abs() > _WRONG_SLOPE)
+        found = self.flags[checks.isin(_UNSOUND) | wrong].groupby("check", sort=False)
+        meanings = [(_listed(rows), rows["meaning"].iloc[0].rstrip(".")) for _, rows in found]
+        return [f"{flagged}: fix or exclude the run ({meaning})" for flagged, meaning in meanings]
+
+    @cached_property
     def _doubts(self) -> list[str]:
         """What concerns both answers."""
-        found = self.flags[self.flags["check"].isin(_UNSOUND)]
-        unsound = [f"{_listed(found)}: fix or exclude the run"] if len(found) else []
-        return unsound + _shared_prompts(self.runs)
+        return self._unsound + _shared_prompts(self.runs)
 
     def _without(self, *needs: str) -> list[str]:
         return [name for name in self.runs if name not in recording(self.runs, *needs)]
@@ -522,8 +536,12 @@ def _estimate(pilot: Pilot) -> str:
 
 
 def _listed(flags: pd.DataFrame) -> str:
-    groups = flags.groupby("check", sort=False)["run"]
-    return "; ".join(f"{check} in {', '.join(dict.fromkeys(names))}" for check, names in groups)
+    """Return each check that is flagged, with its values and the runs."""
+    parts = []
+    for check, rows in flags.groupby("check", sort=False):
+        values = " to ".join(dict.fromkeys(f"{end:.2g}" for end in (rows["value"].min(), rows["value"].max())))
+        parts.append(f"{check} {values} in {', '.join(dict.fromkeys(rows['run']))}")
+    return "; ".join(parts)
 
 
 def plus_minus(mean: float, se: float) -> str:
