@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import checked_count, same_eta
-from ..err_rel import all_etas, known_eta, known_etas, recording, same_content
+from ..err_rel import all_etas, known_eta, known_etas, recording, runs_at, same_content
 from ..estimators import Estimate, true_total
 from ..runs import Run, integrity_problems, require_runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
@@ -80,12 +80,10 @@ class Answer:
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
-    """A question about runs at one eta, and what the runs say.
+    """What the runs say at one eta.
 
     Attributes
     ----------
-    runs, small_runs
-        Name -> run: the runs asked, and actual runs, to be set against their prediction.
     eta, n, tolerance, probability
         The question: tolerance on the absolute error, in units of the true change, and how often it must hold.
     linear, recorded
@@ -96,16 +94,17 @@ class Verdict:
         What would help, a sentence each, from the numbers.
     not_established
         What these runs do not show.
-    flags, ratio
-        The health checks flagged at eta; err_rel by the ratio over the runs, None where they do not record it alike.
     """
 
-    runs: Mapping[str, Run]
-    small_runs: Mapping[str, Run]
     eta: float
     n: int
     tolerance: float
     probability: float
+    linear: Answer
+    recorded: Answer
+    reasons: tuple[str, ...]
+    next_steps: tuple[str, ...]
+    not_established: tuple[str, ...]
 
     def table(self) -> pd.DataFrame:
         """Return a row for each question: its answer, error over updates, next update, and batch size."""
@@ -145,209 +144,6 @@ class Verdict:
     def answers(self) -> dict[str, Answer]:
         """Question -> answer."""
         return {"linear": self.linear, "recorded": self.recorded}
-
-    @cached_property
-    def linear(self) -> Answer:
-        """Is the step linear?"""
-        if not self._pilots:
-            missing = (
-                "it takes two etas a run, or the score: measure more etas on the same sequences, or record the score"
-            )
-            return Answer("cannot tell", reasons=(f"nonlinearity cannot be estimated: {missing}",))
-        chosen = min(self._pilots, key=lambda method: self._pilots[method].fixed_effect_error)
-        told = [f"nonlinearity {_NAMED[method]}: {_estimate(pilot)}" for method, pilot in self._pilots.items()]
-        z = difference_z(*self._pilots.values()) if len(self._pilots) == 2 else math.nan
-        differ = [f"the trend and matched − true differ by {abs(z):.1f} standard errors"] if abs(z) > CLEAR_Z else []
-        return self.answered(chosen, self._pilots[chosen], [*self._doubts, *differ], told)
-
-    @cached_property
-    def recorded(self) -> Answer:
-        """Is the recorded linear change right?"""
-        if self.ratio is None:
-            return Answer("cannot tell", reasons=(self._unrecorded,))
-        told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self._doubts), self._change
-        if change and change.se * CLEAR_Z > abs(change.mean):
-            doubts.append(f"the reference, the mean true change, is known to ±{_relative(change)} only")
-        if not self._without("score"):
-            told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
-        else:
-            doubts.append("whether the linear terms include the denominator correction is not recorded")
-        off = [name for name, run in self.small_runs.items() if integrity_problems(run)]
-        doubts += [f"actual run {name} does not add up" for name in off]
-        if (found := self._agreement) is not None:
-            p = f"p = {found.p_spread:.2g} for their spread, {found.p_mean:.2g} for their mean"
-            told.append(f"{counted(found.num_runs, 'actual run')} against the prediction: {p}")
-            if min(found.p_spread, found.p_mean) < SURPRISING:
-                doubts.append("the actual runs contradict the prediction from the large runs")
-        if len(self._off_policy):
-            told.append(f"sequences are off-policy (sampler-trainer mismatch): {_listed(self._off_policy)}")
-        return self.answered("ratio", self.ratio, doubts, told)
-
-    @cached_property
-    def reasons(self) -> tuple[str, ...]:
-        """The reasons that concern both answers."""
-        told = []
-        if change := self._change:
-            tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 else ""
-            told.append(f"true change {_milli(change)} (10⁻³ nats per token{tau})")
-        if change and (small := true_change(self.small_runs, self.eta)):
-            p = true_change_p_value(self.runs, self.small_runs, self.eta)
-            told[0] += f"; actual runs {_milli(small)} (p = {p:.2g} for no difference)"
-        if len(self.flags):
-            told.append(f"health flags: {_listed(self.flags)}")
-        return tuple(told)
-
-    @cached_property
-    def next_steps(self) -> tuple[str, ...]:
-        """What would help, from the numbers."""
-        linear, recorded, steps = self.linear, self.recorded, []
-        if self._unsound:
-            return ("fix or exclude the runs named above; what else would help depends on it",)
-        if len(self._off_policy):
-            steps.append(
-                "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling"
-            )
-        trend, matched = self._pilots.get("trend"), self._pilots.get("matched")
-        few = max(len(run.etas) for run in self.runs.values()) < 5
-        weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
-        if few and weak and (linear.answer == "cannot tell" or linear.enough != "yes"):
-            steps.append("measure larger etas on the same sequences: nonlinearity is then known better at every eta")
-        settled = matched is not None and not linear.reasons[0].startswith("no answer")
-        if recorded.answer == "cannot tell" and matched and settled and recorded.required_n is not None:
-            needed = self._size_for(math.sqrt(matched.mean_square_spread))
-            if needed < recorded.required_n / 2:
-                sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
-                steps.append(f"use the matched linear change, not the recorded one: ±{self.tolerance:g} takes {sizes}")
-        if self._unrecorded or self._without("score"):
-            steps.append("record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv")
-        behind = {"linear": (linear, self._pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
-        for question, (found, pilot) in behind.items():
-            if found.answer == "cannot tell" and pilot is not None and not found.reasons[0].startswith("no answer"):
-                steps.append(self.more_runs(_WHETHER[question], pilot))
-        return tuple(steps)
-
-    @cached_property
-    def not_established(self) -> tuple[str, ...]:
-        """What these runs do not show."""
-        count, found, change = len(self.runs), [], self._change
-        if count < _FEW_RUNS:
-            taus = {name: pilot.tau_interval(CONFIDENCE)[1] for name, pilot in self._pilots.items()}
-            bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items() if tau]
-            bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
-            found.append(f"how much updates differ; with {counted(count, 'large run')} tau is hardly known{bound}")
-        if any(len(run.etas) > 1 for run in self.runs.values()):
-            found.append("agreement between etas: step sizes within a run share sequences and are not independent")
-        if change and change.mean:
-            found.append(f"the true change to better than ±{_relative(change)}")
-        if any(run.prompt_ids is None for run in self.runs.values()):
-            found.append("that sequences are independent (prompts sampled more than once?): no prompt ids are recorded")
-        if self.n > max(run.num_sequences for run in self.runs.values()):
-            found.append(f"how a batch of {self.n} behaves: no run is as large")
-        if self._agreement is None:
-            given = "" if self.small_runs else ": none were given at this eta"
-            return (*found, f"that actual small runs fall where predicted{given}")
-        runs, p = counted(self._agreement.num_runs, "run"), self._agreement.smallest_p
-        return (*found, f"a small misfit of the actual runs: with {runs} a sign test cannot reach p < {p:g}")
-
-    @cached_property
-    def flags(self) -> pd.DataFrame:
-        """What `run_health` flags at this eta."""
-        health = run_health(self.runs)
-        return health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, self.eta)))]
-
-    @cached_property
-    def ratio(self) -> Pilot | None:
-        """err_rel by the ratio; None where runs do not record it alike."""
-        return None if self._unrecorded else pilot_of(self.runs, self.eta)
-
-    def answered(self, estimator: str, pilot: Pilot, doubts: Iterable[str], told: Iterable[str]) -> Answer:
-        """Return the answer of a pilot; doubts make it "cannot tell"."""
-        reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
-        answer = "cannot tell" if reasons else _within(pilot, self.tolerance, self.probability)
-        spreads = spread_with_interval(pilot)
-        margins = self._margins(spreads, self.n)
-        margin, least, most = (f"{end:.{_decimals(margins[0])}f}" for end in margins)
-        batch = f"one batch of {self.n} estimates the error to ±{margin} ({least} to {most})"
-        low, high = predict(pilot, math.inf).interval(self.probability)
-        least_tau = pilot.tau_interval(CONFIDENCE)[0]
-        if answer == "no" and normal_quantile(self.probability) * least_tau > self.tolerance:
-            reasons.append(f"updates differ too much for a yes: tau is at least {least_tau:.2g}")
-        required, fewest, largest = map(self._size_for, spreads)
-        errors, sizes = (pooled.mean, pooled.se, low, high, margins[0]), (required, fewest, largest)
-        return Answer(answer, estimator, *errors, self.enough(pilot, self.n), *sizes, (*reasons, *told, batch))
-
-    def enough(self, pilot: Pilot, n: int) -> AnswerWord:
-        """Return whether one batch of ``n`` estimates the error to within the tolerance."""
-        _, least, most = self._margins(spread_with_interval(pilot), n)
-        return "yes" if most <= self.tolerance else "no" if least > self.tolerance else "cannot tell"
-
-    def more_runs(self, whether: str, pilot: Pilot) -> str:
-        """Return how many more runs like these would settle a question, if they agree as these do."""
-        from scipy.special import ndtri
-
-        count, found = len(pilot.values), pilot.pooled
-        variance = float(np.mean(pilot.variances))
-        for more in _MORE_RUNS:
-            scores = ndtri((np.arange(count + more) + 0.5) / (count + more))
-            values = found.mean + scores / scores.std(ddof=1) * math.sqrt(found.tau**2 + variance)
-            spreads = np.full(count + more, math.sqrt(variance))
-            like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
-            if _within(like, self.tolerance, self.probability) != "cannot tell":
-                return f"{counted(more, 'more run')} would settle {whether}, if they agree as these do"
-        return f"more runs of this size would not settle {whether}"
-
-    @cached_property
-    def _off_policy(self) -> pd.DataFrame:
-        """Flags of off-policy sequences."""
-        return self.flags[self.flags["check"].isin(OFF_POLICY_CHECKS)]
-
-    @cached_property
-    def _change(self) -> Pool | None:
-        """The true change over the runs; None where no run has its standard error."""
-        return true_change(self.runs, self.eta)
-
-    @cached_property
-    def _pilots(self) -> dict[str, Pilot]:
-        """Nonlinearity, by each method that the runs record."""
-        return straightness_pilots(self.runs, self.eta)
-
-    @cached_property
-    def _unrecorded(self) -> str:
-        """What some runs lack for err_rel, and which; empty where it is nothing."""
-        if without := self._without("linear", "baseline_entropy"):
-            return f"linear terms by sequence (approx.per_sequence[].gdotv) are not recorded in {', '.join(without)}"
-        without = self._without("score")
-        if 0 < len(without) < len(self.runs):
-            return f"the denominator correction of other runs is not recorded in {', '.join(without)}"
-        return ""
-
-    @cached_property
-    def _agreement(self) -> Agreement | None:
-        """Whether actual runs fell where predicted; None without them."""
-        return agreement_with_prediction(self.ratio, self.runs, self.small_runs) if self.ratio else None
-
-    @cached_property
-    def _unsound(self) -> list[str]:
-        """Flags for which a run must be fixed or left out, with their meaning."""
-        checks = self.flags["check"]
-        wrong = (checks == "log_weight_slope") & (self.flags["value"].abs() > _WRONG_SLOPE)
-        found = self.flags[checks.isin(_UNSOUND) | wrong].groupby("check", sort=False)
-        meanings = [(_listed(rows), rows["meaning"].iloc[0].rstrip(".")) for _, rows in found]
-        return [f"{flagged}: fix or exclude the run ({meaning})" for flagged, meaning in meanings]
-
-    @cached_property
-    def _doubts(self) -> list[str]:
-        """What concerns both answers."""
-        return self._unsound + _shared_prompts(self.runs)
-
-    def _without(self, *needs: str) -> list[str]:
-        return [name for name in self.runs if name not in recording(self.runs, *needs)]
-
-    def _margins(self, spreads: Iterable[float], n: int) -> list[float]:
-        return [normal_quantile(self.probability) * spread / math.sqrt(n) for spread in spreads]
-
-    def _size_for(self, spread: float) -> int:
-        return size_for(spread, self.tolerance / normal_quantile(self.probability))
 
 
 def verdict(
@@ -403,10 +199,10 @@ def verdict(
     require_runs(small_runs or large_runs, "small_runs")
     copies = same_content(large_runs)
     runs = {name: run for name, run in large_runs.items() if run.has_eta(step) and name not in copies}
-    small = {name: run for name, run in (small_runs or {}).items() if run.has_eta(step)}
-    found = Verdict(runs, small, step, size, tolerance, probability)
-    _ = found.explanation  # so that warnings and errors come from this call
-    return found
+    small = runs_at(small_runs, step) if small_runs else {}
+    case = Case(runs, small, step, size, tolerance, probability)
+    answers, told = (case.linear, case.recorded), (case.reasons, case.next_steps, case.not_established)
+    return Verdict(step, size, tolerance, probability, *answers, *told)
 
 
 def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability: float = 0.9) -> float | None:
@@ -504,6 +300,221 @@ def _true_totals(runs: Mapping[str, Run], eta: float) -> list[Estimate]:
     """Return the true change of each run that has eta, where its standard error is known."""
     totals = [true_total(run, eta) for run in runs.values() if run.has_eta(eta)]
     return [total for total in totals if not math.isnan(total.se)]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Runs that were measured at eta, and a question, as in `verdict`; what follows from them is computed once."""
+
+    runs: Mapping[str, Run]
+    small_runs: Mapping[str, Run]
+    eta: float
+    n: int
+    tolerance: float
+    probability: float
+
+    @cached_property
+    def linear(self) -> Answer:
+        """Is the step linear?"""
+        if not self._pilots:
+            missing = (
+                "it takes two etas a run, or the score: measure more etas on the same sequences, or record the score"
+            )
+            return Answer("cannot tell", reasons=(f"nonlinearity cannot be estimated: {missing}",))
+        chosen = min(self._pilots, key=lambda method: self._pilots[method].fixed_effect_error)
+        told = [f"nonlinearity {_NAMED[method]}: {_estimate(pilot)}" for method, pilot in self._pilots.items()]
+        z = difference_z(*self._pilots.values()) if len(self._pilots) == 2 else math.nan
+        differ = [f"the trend and matched − true differ by {abs(z):.1f} standard errors"] if abs(z) > CLEAR_Z else []
+        return self.answered(chosen, self._pilots[chosen], [*self._doubts, *differ], told)
+
+    @cached_property
+    def recorded(self) -> Answer:
+        """Is the recorded linear change right?"""
+        if self.ratio is None:
+            return Answer("cannot tell", reasons=(self._unrecorded,))
+        told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self._doubts), self._change
+        if change and change.se * CLEAR_Z > abs(change.mean):
+            doubts.append(f"the reference, the mean true change, is known to ±{_relative(change)} only")
+        if not self._without("score"):
+            told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
+        else:
+            doubts.append("whether the linear terms include the denominator correction is not recorded")
+        off = [name for name, run in self.small_runs.items() if integrity_problems(run)]
+        doubts += [f"actual run {name} does not add up" for name in off]
+        if (found := self._agreement) is not None:
+            p = f"p = {found.p_spread:.2g} for their spread, {found.p_mean:.2g} for their mean"
+            told.append(f"{counted(found.num_runs, 'actual run')} against the prediction: {p}")
+            if min(found.p_spread, found.p_mean) < SURPRISING:
+                doubts.append("the actual runs contradict the prediction from the large runs")
+        if len(self._off_policy):
+            told.append(f"sequences are off-policy (sampler-trainer mismatch): {_listed(self._off_policy)}")
+        return self.answered("ratio", self.ratio, doubts, told)
+
+    @cached_property
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons that concern both answers."""
+        told = []
+        if change := self._change:
+            tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 else ""
+            told.append(f"true change {_milli(change)} (10⁻³ nats per token{tau})")
+        if change and (small := true_change(self.small_runs, self.eta)):
+            p = true_change_p_value(self.runs, self.small_runs, self.eta)
+            told[0] += f"; actual runs {_milli(small)} (p = {p:.2g} for no difference)"
+        if len(self._flags):
+            told.append(f"health flags: {_listed(self._flags)}")
+        return tuple(told)
+
+    @cached_property
+    def next_steps(self) -> tuple[str, ...]:
+        """What would help, from the numbers."""
+        linear, recorded, steps = self.linear, self.recorded, []
+        if self._unsound:
+            return ("fix or exclude the runs named above; what else would help depends on it",)
+        if len(self._off_policy):
+            steps.append(
+                "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling"
+            )
+        trend, matched = self._pilots.get("trend"), self._pilots.get("matched")
+        few = max(len(run.etas) for run in self.runs.values()) < 5
+        weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
+        if few and weak and (linear.answer == "cannot tell" or linear.enough != "yes"):
+            steps.append("measure larger etas on the same sequences: nonlinearity is then known better at every eta")
+        settled = matched is not None and not linear.reasons[0].startswith("no answer")
+        if recorded.answer == "cannot tell" and matched and settled and recorded.required_n is not None:
+            needed = self._size_for(math.sqrt(matched.mean_square_spread))
+            if needed < recorded.required_n / 2:
+                sizes = f"{needed:,} sequences, {recorded.required_n:,} by the ratio"
+                steps.append(f"use the matched linear change, not the recorded one: ±{self.tolerance:g} takes {sizes}")
+        if self._unrecorded or self._without("score"):
+            steps.append("record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv")
+        behind = {"linear": (linear, self._pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
+        for question, (found, pilot) in behind.items():
+            if found.answer == "cannot tell" and pilot is not None and not found.reasons[0].startswith("no answer"):
+                steps.append(self.more_runs(_WHETHER[question], pilot))
+        return tuple(steps)
+
+    @cached_property
+    def not_established(self) -> tuple[str, ...]:
+        """What these runs do not show."""
+        count, found, change = len(self.runs), [], self._change
+        if count < _FEW_RUNS:
+            taus = {name: pilot.tau_interval(CONFIDENCE)[1] for name, pilot in self._pilots.items()}
+            bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items() if tau]
+            bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
+            found.append(f"how much updates differ; with {counted(count, 'large run')} tau is hardly known{bound}")
+        if any(len(run.etas) > 1 for run in self.runs.values()):
+            found.append("agreement between etas: step sizes within a run share sequences and are not independent")
+        if change and change.mean:
+            found.append(f"the true change to better than ±{_relative(change)}")
+        if any(run.prompt_ids is None for run in self.runs.values()):
+            found.append("that sequences are independent (prompts sampled more than once?): no prompt ids are recorded")
+        if self.n > max(run.num_sequences for run in self.runs.values()):
+            found.append(f"how a batch of {self.n} behaves: no run is as large")
+        if self._agreement is None:
+            given = "" if self.small_runs else ": none were given at this eta"
+            return (*found, f"that actual small runs fall where predicted{given}")
+        runs, p = counted(self._agreement.num_runs, "run"), self._agreement.smallest_p
+        return (*found, f"a small misfit of the actual runs: with {runs} a sign test cannot reach p < {p:g}")
+
+    @cached_property
+    def ratio(self) -> Pilot | None:
+        """err_rel by the ratio; None where runs do not record it alike."""
+        return None if self._unrecorded else pilot_of(self.runs, self.eta)
+
+    def answered(self, estimator: str, pilot: Pilot, doubts: Iterable[str], told: Iterable[str]) -> Answer:
+        """Return the answer of a pilot; doubts make it "cannot tell"."""
+        reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
+        answer = "cannot tell" if reasons else _within(pilot, self.tolerance, self.probability)
+        spreads = spread_with_interval(pilot)
+        margins = self._margins(spreads, self.n)
+        margin, least, most = (f"{end:.{_decimals(margins[0])}f}" for end in margins)
+        batch = f"one batch of {self.n} estimates the error to ±{margin} ({least} to {most})"
+        low, high = predict(pilot, math.inf).interval(self.probability)
+        least_tau = pilot.tau_interval(CONFIDENCE)[0]
+        if answer == "no" and normal_quantile(self.probability) * least_tau > self.tolerance:
+            reasons.append(f"updates differ too much for a yes: tau is at least {least_tau:.2g}")
+        required, fewest, largest = map(self._size_for, spreads)
+        errors, sizes = (pooled.mean, pooled.se, low, high, margins[0]), (required, fewest, largest)
+        return Answer(answer, estimator, *errors, self.enough(pilot, self.n), *sizes, (*reasons, *told, batch))
+
+    def enough(self, pilot: Pilot, n: int) -> AnswerWord:
+        """Return whether one batch of ``n`` estimates the error to within the tolerance."""
+        _, least, most = self._margins(spread_with_interval(pilot), n)
+        return "yes" if most <= self.tolerance else "no" if least > self.tolerance else "cannot tell"
+
+    def more_runs(self, whether: str, pilot: Pilot) -> str:
+        """Return how many more runs like these would settle a question, if they agree as these do."""
+        from scipy.special import ndtri
+
+        count, found = len(pilot.values), pilot.pooled
+        variance = float(np.mean(pilot.variances))
+        for more in _MORE_RUNS:
+            scores = ndtri((np.arange(count + more) + 0.5) / (count + more))
+            values = found.mean + scores / scores.std(ddof=1) * math.sqrt(found.tau**2 + variance)
+            spreads = np.full(count + more, math.sqrt(variance))
+            like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
+            if _within(like, self.tolerance, self.probability) != "cannot tell":
+                return f"{counted(more, 'more run')} would settle {whether}, if they agree as these do"
+        return f"more runs of this size would not settle {whether}"
+
+    @cached_property
+    def _flags(self) -> pd.DataFrame:
+        """What `run_health` flags at this eta."""
+        health = run_health(self.runs)
+        return health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, self.eta)))]
+
+    @cached_property
+    def _off_policy(self) -> pd.DataFrame:
+        """Flags of off-policy sequences."""
+        return self._flags[self._flags["check"].isin(OFF_POLICY_CHECKS)]
+
+    @cached_property
+    def _change(self) -> Pool | None:
+        """The true change over the runs; None where no run has its standard error."""
+        return true_change(self.runs, self.eta)
+
+    @cached_property
+    def _pilots(self) -> dict[str, Pilot]:
+        """Nonlinearity, by each method that the runs record."""
+        return straightness_pilots(self.runs, self.eta)
+
+    @cached_property
+    def _unrecorded(self) -> str:
+        """What some runs lack for err_rel, and which; empty where it is nothing."""
+        if without := self._without("linear", "baseline_entropy"):
+            return f"linear terms by sequence (approx.per_sequence[].gdotv) are not recorded in {', '.join(without)}"
+        without = self._without("score")
+        if 0 < len(without) < len(self.runs):
+            return f"the denominator correction of other runs is not recorded in {', '.join(without)}"
+        return ""
+
+    @cached_property
+    def _agreement(self) -> Agreement | None:
+        """Whether actual runs fell where predicted; None without them."""
+        return agreement_with_prediction(self.ratio, self.runs, self.small_runs) if self.ratio else None
+
+    @cached_property
+    def _unsound(self) -> list[str]:
+        """Flags for which a run must be fixed or left out, with their meaning."""
+        checks = self._flags["check"]
+        wrong = (checks == "log_weight_slope") & (self._flags["value"].abs() > _WRONG_SLOPE)
+        found = self._flags[checks.isin(_UNSOUND) | wrong].groupby("check", sort=False)
+        meanings = [(_listed(rows), rows["meaning"].iloc[0].rstrip(".")) for _, rows in found]
+        return [f"{flagged}: fix or exclude the run ({meaning})" for flagged, meaning in meanings]
+
+    @cached_property
+    def _doubts(self) -> list[str]:
+        """What concerns both answers."""
+        return self._unsound + _shared_prompts(self.runs)
+
+    def _without(self, *needs: str) -> list[str]:
+        return [name for name in self.runs if name not in recording(self.runs, *needs)]
+
+    def _margins(self, spreads: Iterable[float], n: int) -> list[float]:
+        return [normal_quantile(self.probability) * spread / math.sqrt(n) for spread in spreads]
+
+    def _size_for(self, spread: float) -> int:
+        return size_for(spread, self.tolerance / normal_quantile(self.probability))
 
 
 def _within(pilot: Pilot, tolerance: float, probability: float) -> AnswerWord:

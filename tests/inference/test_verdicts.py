@@ -9,7 +9,7 @@ import pytest
 
 from analysis_helpers import Run, load_runs, reference_true_totals, synthetic_runs, trusted_eta, verdict
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.inference.verdicts import Verdict, true_change, true_change_p_value, verdict_map, verdict_table
+from analysis_helpers.inference.verdicts import Case, true_change, true_change_p_value, verdict_map, verdict_table
 from analysis_helpers.synthetic.runs import with_log_weights
 from analysis_helpers.synthetic.validation import shifted
 from tests.building import Runs, altered, in_prompts, known, pilot, random_run, totals_only_run
@@ -20,9 +20,9 @@ ETA = 1.6e-6
 LARGE: Any = {"spread": 4.0, "size": 1000.0}
 
 
-def asked(n: int = 256) -> Verdict:
+def asked(n: int = 256) -> Case:
     """Return a question with the tolerance 0.5 and the probability 0.9."""
-    return Verdict({}, {}, ETA, n, 0.5, 0.9)
+    return Case({}, {}, ETA, n, 0.5, 0.9)
 
 
 def off_by(runs: Runs, errors: list[float]) -> Runs:
@@ -61,7 +61,7 @@ def test_the_answer_follows_from_mean_and_spread_over_updates(values: list[float
 
 
 def test_more_runs_that_agree_settle_a_question_but_not_at_the_border() -> None:
-    assert re.match(r"\d+ more runs? like these", asked().more_runs("x", pilot([0.2, 0.1, 0.3], **LARGE)))
+    assert re.match(r"\d+ more runs? would settle x", asked().more_runs("x", pilot([0.2, 0.1, 0.3], **LARGE)))
     assert "would not settle x" in asked().more_runs("x", pilot([0.5, 0.5, 0.5], **LARGE))
 
 
@@ -108,7 +108,7 @@ def test_runs_that_do_not_add_up_give_no_answer(large_runs: Runs) -> None:
     off = dataclasses.replace(large_runs["run_02"], delta_h_per_lr=1.0)
     found = verdict({**large_runs, "run_02": off}, ETA, 10**6, tolerance=5)
     assert [answer.answer for answer in found.answers.values()] == ["cannot tell"] * 2
-    assert "integrity in run_02" in found.linear.reasons[0]
+    assert "integrity 1 in run_02" in found.linear.reasons[0]
 
 
 def test_actual_runs_that_contradict_their_prediction_or_do_not_add_up_give_no_answer_on_recorded(
@@ -163,6 +163,18 @@ def test_runs_that_share_their_prompts_are_not_pooled() -> None:
     assert verdict(apart, 1e-6, 50, tolerance=5.0).recorded.answer == "yes"
 
 
+@pytest.mark.parametrize("factor", [-1.0, 0.01])
+def test_log_weights_of_the_wrong_sign_or_averaged_per_token_give_no_answer(large_runs: Runs, factor: float) -> None:
+    runs = {
+        name: with_log_weights(run, {m.eta: (factor - 1) * np.asarray(m.log_weights) for m in run.measurements})
+        for name, run in large_runs.items()
+    }
+    found = verdict(runs, ETA, 256)
+    assert [answer.answer for answer in found.answers.values()] == ["cannot tell"] * 2
+    assert "log_weight_slope" in found.linear.reasons[0]
+    assert len(found.next_steps) == 1
+
+
 def test_a_flag_at_another_eta_does_not_count(large_runs: Runs) -> None:
     run = large_runs["run_01"]
     change = np.zeros(run.num_sequences)
@@ -180,8 +192,10 @@ def test_the_true_change_varies_between_updates_by_random_effects(large_runs: Ru
     assert 0.01 < true_change_p_value(large_runs, small_runs, ETA) < 1
 
 
-def test_small_runs_without_the_eta_say_nothing_about_it(large_runs: Runs, small_runs: Runs) -> None:
-    with_them, without = (verdict(small_runs, 12.8e-6, 256, small_runs=small) for small in (large_runs, None))
+def test_small_runs_without_the_eta_are_skipped_with_a_warning(large_runs: Runs, small_runs: Runs) -> None:
+    with pytest.warns(RunWarning, match="skipped run_01, run_02, run_03, run_04: no eta 1.28e-05"):
+        with_them = verdict(small_runs, 12.8e-6, 256, small_runs=large_runs)
+    without = verdict(small_runs, 12.8e-6, 256)
     assert (with_them.linear, with_them.recorded) == (without.linear, without.recorded)
 
 
