@@ -11,9 +11,11 @@ OLDEST_VENV := .venv-oldest
 OLDEST := $(OLDEST_VENV)/bin/python
 
 # Options of `make report`, as in: make report DATA_ROOT=my_runs ETA="1.6e-6 3.2e-6" SUBSET_SIZE=128
+comma := ,
 option = $(if $($(1)),--$(2) "$($(1))")
 REPORT_OPTIONS = $(call option,DATA_ROOT,data-root) $(call option,LARGE_BATCH,large-batch) \
-	$(call option,SMALL_BATCH,small-batch) $(foreach eta,$(ETA),--eta $(eta)) $(call option,SUBSET_SIZE,subset-size) \
+	$(call option,SMALL_BATCH,small-batch) $(foreach eta,$(subst $(comma), ,$(ETA)),--eta $(eta)) \
+	$(call option,SUBSET_SIZE,subset-size) \
 	$(call option,TOLERANCE,tolerance) $(call option,PROBABILITY,probability) \
 	$(call option,OUT,out)
 NAMES := DATA_ROOT LARGE_BATCH SMALL_BATCH ETA SUBSET_SIZE TOLERANCE PROBABILITY OUT PYTHON

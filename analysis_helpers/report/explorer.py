@@ -194,9 +194,11 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             self._given = suitable_parameters(self._given, Path(typed.value))
             typed.value, size.value = self._given.data_root, self._given.subset_size
         batches = sorted({path.parent.parent.name for path in result_files(self._given.root, depth=2)})
-        self._offer("small_batch", ["", *batches], lambda name: name or "none")
         self._offer("large_batch", batches, str)
-        runs = sound_runs(self._given.root / self.controls["large_batch"].value, needs=_NEEDS)
+        large = self.controls["large_batch"].value
+        others = [name for name in batches if name != large]  # a run does not confirm itself
+        self._offer("small_batch", [*others, ""], lambda name: name or "none")
+        runs = sound_runs(self._given.root / large, needs=_NEEDS)
         self._offer("eta", all_etas(runs), "{:g}".format)
         self._offer("estimator", supported_estimators(runs), lambda name: name.replace("_", " "))
         size.max = min(run.num_sequences for run in runs.values())

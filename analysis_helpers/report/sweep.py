@@ -109,7 +109,7 @@ def make_report(
             write_first_page([sections[name] for name in sorted(sections)], made)
             failed = sum(bool(execution.error) for execution in ended.values())
             place = out / FAILED if failed else out
-            shutil.copytree(made, place, copy_function=os.replace, dirs_exist_ok=True)
+            _move(made, place)
         if failed and (out / INDEX).exists():
             tell(f"the report in {out} is an earlier one, which is kept")
         return place / INDEX, failed
@@ -247,8 +247,7 @@ def results_table(ended: Sequence[Ended]) -> pd.DataFrame:
     -------
     DataFrame
         Columns notebook, ``param.`` and the name of each parameter, then the estimates. It does not depend on the
-        number of workers, the order in which notebooks finished, or the place of the checkout: a data root is given
-        relative to the folder of the notebook.
+        place of the checkout: a data root is given relative to the folder of the notebook.
     """
     import nbformat
 
@@ -314,7 +313,9 @@ def write_sweep_page(ended: Sequence[Ended], skipped: Mapping[str, str], results
     notebooks = {
         job.name: nbformat.read(execution.path, as_version=4) for job, execution in ended if not execution.error
     }
-    figures = {name: key_figure(notebook) for name, notebook in notebooks.items()}
+    figures = {name: figure for name, notebook in notebooks.items() if (figure := key_figure(notebook))}
+    shared = Counter(figures.values())
+    first = {figure: name for name, figure in reversed(figures.items())}
     values = {
         "counts": Counter(execution.status for _, execution in ended),
         "skipped": skipped,
@@ -322,7 +323,7 @@ def write_sweep_page(ended: Sequence[Ended], skipped: Mapping[str, str], results
         "names": [name for name in names if name != "data_root"],
         "data_roots": sorted(roots),
         "ended": ended,
-        "findings": {name: figure[1] for name, figure in figures.items() if figure},
+        "findings": {name: (figure[1], shared[figure]) for figure, name in first.items()},
         "text": shown,
     }
     write_in_one_step(out / INDEX, rendered("sweep.html", values))
@@ -450,6 +451,15 @@ def _working_folder(out: Path, kind: str, files: Iterable[str]) -> Iterator[Path
         raise ValueError(
             f"another report or sweep is running in {out}; wait for it, or choose another folder"
         ) from None
+
+
+def _move(folder: Path, place: Path) -> None:
+    """Move all files of a folder to another, replacing those there, the first page last."""
+    for path in sorted(folder.rglob("*"), key=lambda path: path.name == INDEX):
+        if path.is_file():
+            target = place / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
 
 
 def _stamp_of(path: Path) -> Mapping[str, Any]:

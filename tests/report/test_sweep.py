@@ -398,8 +398,9 @@ def test_tables_are_written_with_ten_significant_digits(tmp_path: Path) -> None:
     assert (tmp_path / "empty.csv").read_text() == "notebook\n"
 
 
-def shown(out: Path, name: str, *, label: str = "plain", error: str = "") -> Ended:
-    figure = nbformat.v4.new_output("display_data", {"image/png": ""}, metadata={"image/png": {"alt": f"of {name}"}})
+def shown(out: Path, name: str, *, label: str = "plain", error: str = "", finding: str = "") -> Ended:
+    alt = {"image/png": {"alt": finding or f"of {name}"}}
+    figure = nbformat.v4.new_output("display_data", {"image/png": ""}, metadata=alt)
     cell = nbformat.v4.new_code_cell(outputs=[figure], metadata={"tags": ["key"]})
     path = out / "notebooks" / f"{name}.ipynb"
     path.parent.mkdir(exist_ok=True)
@@ -417,6 +418,12 @@ def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: P
     assert "05_x" in page
     cells = re.findall(r'<td class="([a-z-]*)">([^<]*)</td>', page)
     assert cells[:4] == [("no", "no"), ("", ""), ("yes", "yes"), ("cannot-tell", "2 x no, 1 x yes")]
+
+
+def test_a_figure_that_is_the_same_in_several_reruns_is_shown_once(tmp_path: Path) -> None:
+    made = [shown(tmp_path, "a"), shown(tmp_path, "b", finding="of a"), shown(tmp_path, "c")]
+    page = write_sweep_page(made, {}, pd.DataFrame(), tmp_path).read_text()
+    assert (page.count("<figure>"), page.count("the same in 2 reruns")) == (2, 1)
 
 
 def test_a_failed_rerun_shows_its_error_and_no_stale_figure_or_map(
