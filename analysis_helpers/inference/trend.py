@@ -22,6 +22,7 @@ from .prediction import Pilot, pilot_of, predict
 from .random_effects import Pool, pool
 
 _RIDGE = 1e-6  # of the diagonal: the covariance is nearly singular on exact data
+_EXACT = 1e-12  # of the changes: influence values that vary no more are rounding, as where all sequences are the same
 _LEVEL = 0.9
 
 
@@ -205,6 +206,8 @@ def fit_trend(run: Run) -> Trend:
 def _least_squares(design: FloatArray, totals: Sequence[Estimate]) -> tuple[list[Estimate], float]:
     """Return the coefficients by the matrix A, with its influence values (the sandwich), and the weighted residual."""
     values, psi = np.array([each.value for each in totals]), np.column_stack([each.psi for each in totals])
+    if np.ptp(psi, axis=0).max() <= _EXACT * np.abs(values).max():
+        psi = np.zeros_like(psi)
     covariance = np.cov(psi, rowvar=False) / len(psi)
     scale = float(np.mean(np.diag(covariance))) or 1.0
     ridge = covariance + _RIDGE * np.diag(np.maximum(np.diag(covariance), 1e-12 * scale))

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis_helpers import Run, RunError, entropy_trend, load_runs, nonlinearity, synthetic_runs
+from analysis_helpers import Run, RunError, entropy_trend, load_runs, nonlinearity, run_health, synthetic_runs
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.trend import difference_z, fit_trend, straightness_pilots
 from analysis_helpers.synthetic.policy import entropy_change, entropy_derivative
@@ -59,6 +59,22 @@ def test_with_two_etas_there_is_a_curvature_but_no_test_of_fit() -> None:
     (one, two) = random_run(40).measurements
     curvature = (two.delta_h_true / two.eta - one.delta_h_true / one.eta) / (two.eta - one.eta)
     assert found.curvature.value == pytest.approx(curvature, rel=1e-5)
+
+
+def test_where_all_sequences_are_the_same_nothing_is_known_about_an_offset() -> None:
+    h_new = {eta: [3.3 - 1e5 * eta] * 20 for eta in (1e-6, 2e-6, 4e-6)}
+    run = Run.from_arrays(
+        token_counts=[7] * 20,
+        h_base=[3.3 + 1 / 7] * 20,
+        h_new=h_new,
+        log_weights={eta: [0.0] * 20 for eta in h_new},
+        delta_h_per_lr=0.0,
+    )
+    found = fit_trend(run)
+    assert (found.slope.se, found.curvature.se) == (0, 0)
+    assert math.isnan(found.offset_z)
+    checks = run_health({"run_01": run}).set_index("check")
+    assert not checks["flag"]["offset_z"]
 
 
 def test_nonlinearity_by_trend_grows_with_eta_and_both_methods_stand_in_units_of_the_true_change(
