@@ -61,6 +61,12 @@ def test_with_two_etas_there_is_a_curvature_but_no_test_of_fit() -> None:
     assert found.curvature.value == pytest.approx(curvature, rel=1e-5)
 
 
+def test_the_same_content_twice_counts_once() -> None:
+    run = random_run(40)
+    with pytest.warns(RunWarning, match="skipped copy: same content as run_01"):
+        assert entropy_trend({"run_01": run, "copy": run}).equals(entropy_trend({"run_01": run}))
+
+
 def test_where_all_sequences_are_the_same_nothing_is_known_about_an_offset() -> None:
     h_new = {eta: [3.3 - 1e5 * eta] * 20 for eta in (1e-6, 2e-6, 4e-6)}
     run = Run.from_arrays(
