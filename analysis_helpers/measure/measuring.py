@@ -135,29 +135,28 @@ def measure(
     with undisturbed(model):
         start = policy.tokens(direction, 0.0, along=direction)
         logp, entropy, d_logp, d_entropy = start
-        score = d_logp.sum(axis=1)
+        score = policy.sums(d_logp)
         for eta in steps:
             if change == "difference":
-                made = (policy.tokens(direction, eta, along={}) - start)[:2]
+                made = policy.tokens(direction, eta, along={})[:2] - start[:2]
             else:
                 nodes = (0.5 - 12**-0.5, 0.5 + 12**-0.5) if eta * np.std(score) > _WIDE else (0.5,)
                 made = eta * np.mean(
                     [policy.tokens(direction, eta * node, along=direction)[2:] for node in nodes], axis=0
                 )
-                if (entropy + made[1]).sum(axis=1).min() < 0:  # much too far; the other etas are still good
+                if policy.sums(entropy + made[1]).min() < 0:  # much too far; the other etas are still good
                     made[1] = policy.tokens(direction, eta, along={})[1] - entropy
-            log_weights[eta], h_new[eta] = made[0].sum(axis=1), (entropy + made[1]).sum(axis=1)
-    per_token = float(entropy.sum() / batch.token_counts.sum())
-    by_position = policy.mean_to_go(entropy, per_token, of_others=True) if fixed is None else fixed[:longest]
+            log_weights[eta], h_new[eta] = policy.sums(made[0]), policy.sums(entropy + made[1])
+    baselines = policy.leave_one_out(entropy) if fixed is None else fixed[policy.positions]
     run = Run.from_arrays(
         token_counts=batch.token_counts,
-        h_base=entropy.sum(axis=1),
+        h_base=policy.sums(entropy),
         h_new=h_new,
         log_weights=log_weights,
         score=score,
-        wjlogp_sum=((_to_go(entropy) - by_position) * d_logp).sum(axis=1),
-        jH_sum=d_entropy.sum(axis=1),
-        logp=logp.sum(axis=1),
+        wjlogp_sum=policy.sums((policy.to_go(entropy) - baselines) * d_logp),
+        jH_sum=policy.sums(d_entropy),
+        logp=policy.sums(logp),
         sampler_logp=batch.sampler_logp,
         prompt_ids=batch.prompt_ids,
         direction=fingerprint(direction),
@@ -205,9 +204,12 @@ def entropy_baseline(
     policy = _Policy(model, batch, microbatch)
     with undisturbed(model):
         entropy = policy.tokens({}, 0.0, along={})[1]
-    per_token = float(entropy.sum() / batch.token_counts.sum()) if kind == "centred" else 0.0
-    late = -per_token * np.arange(entropy.shape[1] + 1.0, positions + 1)
-    return np.concatenate((policy.mean_to_go(entropy, per_token, of_others=False), late))[:positions]
+    per_token = entropy.mean() if kind == "centred" else 0.0
+    values = policy.to_go(entropy) - per_token * policy.lengths
+    sums = np.bincount(policy.positions, values, minlength=positions)
+    alive = np.bincount(policy.positions, minlength=positions)
+    late = -per_token * np.arange(1.0, len(alive) + 1)
+    return np.where(alive > 0, sums / np.maximum(alive, 1), late)[:positions]
 
 
 def fingerprint(v: Tensors) -> str:
@@ -340,10 +342,10 @@ def reinforce(model: Module, batch: Batch, *, microbatch: int = 16) -> None:
     """
     rewards = np.asarray(batch.sampler_logp) / batch.token_counts
     advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-8) / len(batch)
-    policy = _Policy(model, batch, microbatch)
-    for (sequences, _), tokens in policy.groups:
+    policy, by_token = _Policy(model, batch, microbatch), np.repeat(advantages, batch.token_counts)
+    for places, tokens in policy.groups:
         logp = policy(*(x.to(policy.device) for x in tokens))[0]
-        logp.backward(torch.from_numpy(-advantages[sequences]).to(logp))
+        logp.backward(torch.from_numpy(-by_token[places]).to(logp))
 
 
 # --- derivatives of every response token -----------------------------------------------------------------------------
@@ -352,8 +354,7 @@ def reinforce(model: Module, batch: Batch, *, microbatch: int = 16) -> None:
 class _Policy(Module):
     """A model and the N responses that it is asked about; as a module, it gives log pi and entropy of their tokens.
 
-    Arrays have a row for each response and a column for each position, as many as the longest has; past the end of a
-    response they are 0.
+    Arrays hold the tokens of one response after those of another: a single long one does not make them large.
 
     Hidden states are caught where they enter the output layer, which then sees one position a sequence; the response's
     own go through it in chunks. Where the model changes logits after that layer, they are taken whole.
@@ -364,19 +365,21 @@ class _Policy(Module):
         _refuse_what_has_no_forward_mode(model)
         self.model, self.whole = model, False
         self.device = next(model.parameters()).device
-        self.lengths = batch.token_counts[:, None]
-        self.alive = np.arange(batch.token_counts.max()) < self.lengths
+        counts = batch.token_counts
+        self.starts, self.lengths = np.cumsum(counts) - counts, np.repeat(counts, counts)
+        self.positions = np.arange(counts.sum()) - np.repeat(self.starts, counts)
         self.groups = []
-        order = np.argsort(batch.prompt_lengths + batch.token_counts, kind="stable")
+        order = np.argsort(batch.prompt_lengths + counts, kind="stable")
         for first in range(0, len(batch), checked_count(microbatch, "microbatch")):
             group = order[first : first + microbatch]
-            rows, positions = np.nonzero(self.alive[group])
-            columns = batch.prompt_lengths[group][rows] + positions
+            rows = np.repeat(np.arange(len(group)), counts[group])
+            places = np.concatenate([self.starts[i] + np.arange(counts[i]) for i in group])
+            columns = batch.prompt_lengths[group][rows] + self.positions[places]
             # Padded on the right, where causal attention never looks: no mask, no position ids.
             ids = pad_sequence([torch.from_numpy(batch.sequences[i]) for i in group], batch_first=True)
             # The token before predicts the one at this place.
             tokens = (ids, *map(torch.from_numpy, (rows, columns - 1)), ids[rows, columns])
-            self.groups.append(((group[rows], positions), tokens))
+            self.groups.append((places, tokens))
         with undisturbed(model):
             head, hidden, logits = self._caught(self.groups[0][1][0][:1].to(self.device))
             self.whole = not torch.equal(head(hidden[:, :1]), logits[:, :1])  # it changes them afterwards
@@ -409,9 +412,9 @@ class _Policy(Module):
     def tokens(self, v: Tensors, step: float, *, along: Tensors) -> FloatArray:
         """Return log pi and entropy of every token at ``theta + step * v``, and the derivatives of both ``along`` it.
 
-        Shape ``(4, N, positions)``; the derivatives are 0 where ``along`` is empty.
+        Shape ``(4, tokens)``; the derivatives are 0 where ``along`` is empty.
         """
-        moved, out = self._moved(v, step), np.zeros((4, *self.alive.shape))
+        moved, out = self._moved(v, step), np.zeros((4, len(self.positions)))
         tangents = {f"model.{name}": values.to(moved[f"model.{name}"]) for name, values in along.items()}
         for places, given in tqdm(self.groups, desc=f"step {step:g}", unit="microbatch", disable=None, leave=False):
             with forward_ad.dual_level():
@@ -422,21 +425,29 @@ class _Policy(Module):
                     rule = "consist of operations that have a forward mode (experts_implementation: 'eager')"
                     raise ValueError(f"model must {rule}: {error}") from error
                 pair = forward_ad.unpack_dual(found)
-            out[:2, *places] = pair.primal.double().cpu().numpy()
+            out[:2, places] = pair.primal.double().cpu().numpy()
             if pair.tangent is not None:
-                out[2:, *places] = pair.tangent.double().cpu().numpy()
+                out[2:, places] = pair.tangent.double().cpu().numpy()
         return out
 
-    def mean_to_go(self, entropy: FloatArray, per_token: float, *, of_others: bool) -> FloatArray:
-        """Return the mean of ``G_t - H T`` by position, over the responses alive there; ``-H (t + 1)`` for none.
+    def sums(self, values: FloatArray) -> FloatArray:
+        """Return sums over the tokens of each response, shape ``(N,)``."""
+        summed: FloatArray = np.add.reduceat(values, self.starts)
+        return summed
 
-        Or over the others, for each response. H is the entropy ``per_token``.
-        """
-        values = np.where(self.alive, _to_go(entropy) - per_token * self.lengths, 0.0)
-        own, itself = (values, self.alive) if of_others else (0.0, 0)
-        sums, counts = values.sum(axis=0) - own, self.alive.sum(axis=0) - itself
-        late = -per_token * np.arange(1.0, entropy.shape[1] + 1)
-        return np.where(counts > 0, sums / np.maximum(counts, 1), late)
+    def to_go(self, entropy: FloatArray) -> FloatArray:
+        """Return G_t, for each token the entropy of the later tokens of its response."""
+        responses = np.split(entropy, self.starts[1:])
+        return np.concatenate([np.cumsum(response[::-1])[::-1] for response in responses]) - entropy
+
+    def leave_one_out(self, entropy: FloatArray) -> FloatArray:
+        """Return, for each token, the mean of ``G_t - H T`` over the others alive at its t; ``-H (t + 1)`` for none."""
+        per_token = entropy.mean()
+        values = self.to_go(entropy) - per_token * self.lengths
+        sums = np.bincount(self.positions, values)[self.positions] - values
+        others = np.bincount(self.positions)[self.positions] - 1
+        late = -per_token * (self.positions + 1)
+        return np.where(others > 0, sums / np.maximum(others, 1), late)
 
     def _moved(self, v: Tensors, step: float) -> dict[str, Tensor]:
         """Return the parameters that ``v`` names at ``theta + step * v``, or raise where rounding takes most of it."""
@@ -454,11 +465,6 @@ class _Policy(Module):
                 f"{dtype} (error {(lost / made) ** 0.5:.0%} of the step); load the model in float32"
             )
         return moved
-
-
-def _to_go(entropy: FloatArray) -> FloatArray:
-    """Return, for each token, the entropy of the later tokens of its response."""
-    return np.cumsum(entropy[:, ::-1], axis=1)[:, ::-1] - entropy
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

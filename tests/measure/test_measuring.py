@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,24 @@ def test_above_an_sd_of_a_fifth_two_points_are_taken() -> None:
         logs, exact = (known(run.measurements[0].log_weights) for run in both_ways(model, batch, v, eta))
         assert (np.std(exact) > 0.2) == wide
         assert np.abs(logs - exact).max() < 3e-3 * np.std(exact)
+
+
+def test_memory_follows_the_tokens_where_one_response_is_long() -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 5))
+    model.forward = lambda input_ids: model[0](input_ids)  # type: ignore[method-assign]
+    v = {"0.weight": torch.eye(5)}
+
+    def peak(counts: list[int]) -> int:
+        batch = Batch.from_sequences([[1] * (n + 1) for n in counts], [1] * 500, counts)
+        tracemalloc.start()
+        try:
+            measure(model, batch, v, [1e-3])
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak([1] * 500)  # what PyTorch imports at its first use
+    assert peak([2000] + [1] * 499) < 2 * peak([5] * 500)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
