@@ -47,7 +47,7 @@ class Pilot:
     kurtoses
         Fourth over squared second moment of the influence values: how well S is known.
     reference_error
-        Relative standard error of the reference, from sampling; 0 where it was given.
+        Relative standard error of the reference, from sampling; 0 where it was given or this is not known.
     errors
         Name of the run -> its error, with influence values.
     """
@@ -246,8 +246,8 @@ def pilot_of(
         if batch.estimator.degree:
             raise ValueError(f"estimator must be a mean, as 'ratio' is, on a fresh batch; got {estimator!r}")
         errors[name] = batch.error() * (1 / scale)
-    known = mean_total_error(kept.values(), found) / abs(scale) if reference is None else 0.0
-    return Pilot.of(found, scale, errors, known)
+    known = np.nan_to_num(mean_total_error(kept.values(), found)) / abs(scale) if reference is None else 0.0
+    return Pilot.of(found, scale, errors, float(known))
 
 
 def predict(pilot: Pilot, n: float) -> Prediction:

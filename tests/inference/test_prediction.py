@@ -5,10 +5,12 @@ import pytest
 from scipy.stats import norm
 
 import analysis_helpers as ah
-from analysis_helpers._checks import RunWarning
+from analysis_helpers._checks import FloatArray, RunWarning
+from analysis_helpers.estimators import ESTIMATORS, Estimator, FullBatch
+from analysis_helpers.inference.planning import spread_with_interval
 from analysis_helpers.inference.prediction import agreement_of, pilot_of, predict
 from analysis_helpers.synthetic.validation import shifted
-from tests.building import ETAS, Runs, pilot, random_run
+from tests.building import ETAS, Runs, altered, pilot, random_run
 
 ETA = 1.6e-6
 THREE = {f"run_0{k}": random_run(40, seed=k) for k in (1, 2, 3)}
@@ -86,3 +88,16 @@ def test_shared_error_of_the_mean_is_not_taken_for_a_misfit() -> None:
 def test_an_actual_run_that_is_one_of_the_large_ones_is_skipped() -> None:
     with pytest.warns(RunWarning, match="skipped actual run run_02: same content as large run_02"):
         assert ah.check_prediction(THREE, {"run_02": THREE["run_02"]}, ETAS[0]).empty
+
+
+def test_a_reference_whose_error_is_not_known_is_taken_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_sums(sums: FloatArray, full: FullBatch) -> tuple[FloatArray, FloatArray]:
+        tokens, w_tokens, w_h_new, g = np.moveaxis(sums, -1, 0)
+        return w_h_new / w_tokens - full.base_entropy, full.eta * g / tokens
+
+    without_h_base = Estimator("ratio", ("tokens", "w_tokens", "w_h_new", "g"), 0, of_sums)
+    monkeypatch.setitem(ESTIMATORS, "ratio", without_h_base)
+    runs = {f"run_{k}": altered(random_run(40, seed=k), h_base=None) for k in range(2)}
+    found = pilot_of(runs, ETAS[0])
+    assert found.reference_error == 0
+    assert np.isfinite(spread_with_interval(found)).all()
