@@ -15,7 +15,7 @@ from functools import cached_property, partial
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, checked_count, warn_about_runs
+from .._checks import FloatArray, RunError, checked_count, warn_about_runs
 from ..err_rel import (
     collect_err_rel_across_runs,
     mean_total_error,
@@ -25,7 +25,7 @@ from ..err_rel import (
     usable_runs,
 )
 from ..estimators import Estimate, EstimatorName, columns, if_recorded
-from ..runs import Run, require_runs
+from ..runs import FIELDS_BEHIND, Run, require_runs
 from .random_effects import ConfidenceDistribution, Pool, confidence_distribution, pool, tau_interval
 from .standard_errors import err_rel_standard_error
 
@@ -234,7 +234,7 @@ def pilot_of(
     ValueError
         If no run has the eta, the reference is 0, or the estimator is a sum, which has no meaning on a fresh batch.
     RunError
-        If a run does not record what is needed.
+        If a run does not record what is needed, or all its sequences are of one prompt.
     """
     [(found, kept)] = usable_runs(runs, [eta], 2, "sequences of a run").items()
     scale = reference_total(kept, found) if reference is None else float(reference)
@@ -245,6 +245,8 @@ def pilot_of(
         batch = columns(run, found, estimator)
         if batch.estimator.degree:
             raise ValueError(f"estimator must be a mean, as 'ratio' is, on a fresh batch; got {estimator!r}")
+        if len(batch.values) < 2:
+            raise RunError(name, FIELDS_BEHIND["prompts"], "must hold at least two prompts", len(batch.values))
         errors[name] = batch.error() * (1 / scale)
     known = np.nan_to_num(mean_total_error(kept.values(), found)) / abs(scale) if reference is None else 0.0
     return Pilot.of(found, scale, errors, float(known))

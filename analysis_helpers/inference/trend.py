@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, NotRecordedError, RunError, warn_skipped
-from ..err_rel import FOR_MATCHED, all_etas, distinct_runs, known_etas, recording
+from .._checks import FloatArray, NotRecordedError, warn_skipped
+from ..err_rel import FOR_MATCHED, distinct_runs, known_etas, recording
 from ..estimators import Estimate, true_total
-from ..runs import Run
+from ..runs import FIELDS_BEHIND, Run
 from .prediction import Pilot, pilot_of, predict
 from .random_effects import Pool, pool
 
@@ -68,10 +68,8 @@ def entropy_trend(runs: Mapping[str, Run]) -> pd.DataFrame:
 
     Raises
     ------
-    ValueError
-        If no run has two etas.
     RunError
-        If no run records ``h_base``.
+        If no run records ``h_base`` of two sequences at two etas.
 
     Examples
     --------
@@ -172,21 +170,20 @@ def pool_estimates(estimates: Iterable[Estimate]) -> Pool:
 def fit_trends(runs: Mapping[str, Run]) -> dict[str, Trend]:
     """Return the fit of each run that has two etas and records ``h_base``; a run of the same content counts once."""
     distinct = distinct_runs(runs)
-    reasons = {name: _no_trend(run) for name, run in distinct.items()}
-    warn_skipped(reasons)
-    found = {name: fit_trend(run) for name, run in distinct.items() if not reasons[name]}
-    if not found and all("baseline_entropy" not in run.supports for run in runs.values()):
-        raise RunError(", ".join(runs), "true.entries[].diagnostics.h_base", "is needed for a trend and not recorded")
-    if not found:
-        raise NotRecordedError(", ".join(runs), "etas", "must be at least two etas a run, for a trend", all_etas(runs))
-    return found
+    needs = {name: _needed(run) for name, run in distinct.items()}
+    warn_skipped({name: f"a trend needs {need}" if need else "" for name, need in needs.items()})
+    if all(needs.values()):
+        raise NotRecordedError(", ".join(runs), "trend", f"needs {', '.join(dict.fromkeys(needs.values()))}")
+    return {name: fit_trend(run) for name, run in distinct.items() if not needs[name]}
 
 
-def _no_trend(run: Run) -> str:
-    """Return why a run has no trend; empty where it has one."""
-    if "baseline_entropy" not in run.supports or run.num_sequences < 2:
-        return "a trend needs h_base of at least two sequences"
-    return "" if len(run.etas) > 1 else "a trend needs at least two etas"
+def _needed(run: Run) -> str:
+    """Return what a run lacks for a trend; empty where it has one."""
+    if "baseline_entropy" not in run.supports:
+        return f"h_base ({FIELDS_BEHIND['baseline_entropy']})"
+    if math.isnan(true_total(run, run.etas[0]).se):
+        return "at least two sequences, of at least two prompts where these are recorded"
+    return "" if len(run.etas) > 1 else "at least two etas"
 
 
 def fit_trend(run: Run) -> Trend:

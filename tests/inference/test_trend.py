@@ -4,13 +4,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis_helpers import Run, RunError, entropy_trend, load_runs, nonlinearity, run_health, synthetic_runs
+from analysis_helpers import (
+    Run,
+    RunError,
+    entropy_trend,
+    load_runs,
+    nonlinearity,
+    required_batch_size,
+    run_health,
+    synthetic_runs,
+    verdict,
+)
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.trend import difference_z, fit_trend, straightness_pilots
 from analysis_helpers.synthetic.policy import entropy_change, entropy_derivative
 from analysis_helpers.synthetic.runs import update_directions
 from analysis_helpers.synthetic.validation import batch_of, exact_change, short_policy, world
-from tests.building import Runs, altered, random_run, totals_only_run
+from tests.building import ETAS, Runs, altered, in_prompts, random_run, refused, totals_only_run
 
 FIVE = [0.8e-6, 1.6e-6, 3.2e-6, 6.4e-6, 12.8e-6]
 
@@ -50,6 +60,16 @@ def test_a_totals_only_run_has_a_trend_and_one_eta_has_none() -> None:
 def test_a_run_without_base_entropies_is_refused_by_name() -> None:
     with pytest.warns(RunWarning, match="skipped"), pytest.raises(RunError, match=r"run_01: .*h_base"):
         entropy_trend({"run_01": altered(random_run(), h_base=None)})
+
+
+def test_two_sequences_and_two_prompts_are_needed_and_said_to_be() -> None:
+    runs = {name: random_run(size, seed=1) for name, size in (("one", 1), ("many", 20))}
+    single, same_prompt = {"one": runs["one"]}, {"many": in_prompts(runs["many"], 20)}
+    for few in (single, same_prompt):
+        with pytest.warns(RunWarning, match="skipped"), refused(*few, "at least two sequences", error=RunError):
+            verdict(few, ETAS[0], 64)
+    with refused("many: approx.per_sequence[].prompt_id must hold at least two prompts", "got 1", error=RunError):
+        required_batch_size(same_prompt, ETAS[0], tolerance=0.5)
 
 
 def test_with_two_etas_there_is_a_curvature_but_no_test_of_fit() -> None:
