@@ -30,7 +30,7 @@ CONFIDENCE = 0.9
 _DRAWS = 100  # of another set of runs, for the interval of a plan
 _OUTER = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 LEAST = 64  # sequences of a plan: below, the closed form is rough
-_DOUBLINGS = 35  # of the least; what takes more is called unreachable
+_MOST = 2**62  # sequences; what takes more is called unreachable
 
 
 class Plan(NamedTuple):
@@ -138,7 +138,7 @@ def plan_batch_size(
     """
     pilot = pilot_of(runs, eta, reference=reference)
     if goal.target_sd is not None:
-        return Plan(*(size_for(spread, goal.target_sd) for spread in spread_with_interval(pilot)))
+        return Plan(*(_reachable_size(spread, goal.target_sd) for spread in spread_with_interval(pilot)))
     rng = np.random.default_rng(seed)
     drawn = [smallest_batch(_another(pilot, rng), goal) for _ in range(_DRAWS)]
     ends = np.quantile([np.inf if n is None else n for n in drawn], _OUTER, method="nearest")
@@ -259,8 +259,8 @@ def estimator_table(
     DataFrame
         Columns estimator ("trend" and "matched" estimate nonlinearity, "adjusted" and "ratio" the error of the recorded
         linear change), needs (what a run must record), se (of one batch of n, in units of the true change), sequences,
-        low, high (for the tolerance with the probability, and its 90 % interval). Estimators that the runs do not
-        record are left out.
+        low, high (for the tolerance with the probability, and its 90 % interval; missing where no batch is large
+        enough). Estimators that the runs do not record are left out.
 
     Examples
     --------
@@ -283,22 +283,23 @@ def estimator_table(
     rows = []
     for name, pilot in pilots.items():
         spreads = spread_with_interval(pilot)
-        sizes = (size_for(spread, target) for spread in spreads)
+        sizes = (_reachable_size(spread, target) for spread in spreads)
         rows.append((name, needs[name], spreads[0] / math.sqrt(size), *sizes))
-    return pd.DataFrame(rows, columns=["estimator", "needs", "se", "sequences", "low", "high"])
+    table = pd.DataFrame(rows, columns=["estimator", "needs", "se", "sequences", "low", "high"])
+    return table.astype(dict.fromkeys(("sequences", "low", "high"), "Int64"))
 
 
 def smallest_batch(pilot: Pilot, goal: Goal) -> int | None:
     """Return the smallest batch that reaches the goal by what a pilot says, or None where none does."""
     if goal.target_sd is not None:
-        return size_for(math.sqrt(pilot.mean_square_spread), goal.target_sd)
+        return _reachable_size(math.sqrt(pilot.mean_square_spread), goal.target_sd)
     return smallest_within(pilot.distribution, pilot.mean_square_spread, float(goal.tolerance or 0), goal.probability)
 
 
 def size_for(spread: float, target_sd: float) -> int:
-    """Return the smallest n, at least 64, with ``spread / sqrt(n) <= target_sd``."""
+    """Return the smallest n, from 64 to 2^62, with ``spread / sqrt(n) <= target_sd``; the largest if there is none."""
     # Rounding must not ask for one sequence more where the target is met exactly.
-    return max(LEAST, math.ceil((spread / target_sd) ** 2 * (1 - 1e-12)))
+    return max(LEAST, math.ceil(min(spread / target_sd, math.sqrt(_MOST)) ** 2 * (1 - 1e-12)))
 
 
 def smallest_within(
@@ -313,8 +314,16 @@ def smallest_within(
         below, above = found.below([-tolerance, tolerance], square_spread / size)
         return bool(above - below >= probability)
 
-    enough = next((LEAST << k for k in range(_DOUBLINGS) if reached(LEAST << k)), None)
-    return None if enough is None else bisect_left(range(enough), True, lo=max(LEAST, enough // 2), key=reached)
+    low = high = LEAST
+    while not reached(high):
+        low, high = high, 2 * high
+        if high > _MOST:
+            return None
+    return low + bisect_left(range(low, high), True, key=reached)
+
+
+def _reachable_size(spread: float, target_sd: float) -> int | None:
+    return size_for(spread, target_sd) if spread / target_sd <= math.sqrt(_MOST) else None
 
 
 def _another(pilot: Pilot, rng: np.random.Generator) -> Pilot:

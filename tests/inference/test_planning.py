@@ -49,6 +49,16 @@ def test_with_mean_and_spread_known_the_plan_is_that_of_the_normal_distribution(
     assert smallest_within(certain, 9.0, 100.0, 0.9) == 64  # no plan is smaller
 
 
+def test_more_sequences_than_a_table_can_hold_are_no_plan(large_runs: Runs) -> None:
+    certain = ConfidenceDistribution(*np.zeros((3, 1)))
+    assert smallest_within(certain, 1.0, 1.6449 * 2**-30, 0.9) == pytest.approx(2**60, rel=1e-4)
+    assert smallest_within(certain, 1.0, 1.6449 * 2**-32, 0.9) is None
+    assert ah.required_batch_size(large_runs, ETA, target_sd=1e-12) is None
+    assert plan_batch_size(large_runs, ETA, Goal(target_sd=1e-200)) == (None, None, None)
+    assert ah.estimator_table(large_runs, ETA, tolerance=1e-12)["sequences"].isna().all()
+    assert ah.verdict_map(large_runs, [ETA], tolerance=1e-12)["recorded_required_n"].tolist() > [2**61]
+
+
 def test_a_plan_has_an_interval_that_a_smaller_pilot_widens(large_runs: Runs, small_runs: Runs) -> None:
     large, small = (plan_batch_size(runs, ETA, Goal(target_sd=0.1)) for runs in (large_runs, small_runs))
     assert large.n == ah.required_batch_size(large_runs, ETA, target_sd=0.1)
