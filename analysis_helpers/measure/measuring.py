@@ -204,7 +204,7 @@ def entropy_baseline(
     policy = _Policy(model, batch, microbatch)
     with undisturbed(model):
         entropy = policy.tokens({}, 0.0, along={})[1]
-    per_token = entropy.mean() if kind == "centred" else 0.0
+    per_token = float(entropy.mean()) if kind == "centred" else 0.0
     values = policy.to_go(entropy) - per_token * policy.lengths
     sums = np.bincount(policy.positions, values, minlength=positions)
     alive = np.bincount(policy.positions, minlength=positions)
@@ -442,7 +442,7 @@ class _Policy(Module):
 
     def leave_one_out(self, entropy: FloatArray) -> FloatArray:
         """Return, for each token, the mean of ``G_t - H T`` over the others alive at its t; ``-H (t + 1)`` for none."""
-        per_token = entropy.mean()
+        per_token = float(entropy.mean())
         values = self.to_go(entropy) - per_token * self.lengths
         sums = np.bincount(self.positions, values)[self.positions] - values
         others = np.bincount(self.positions)[self.positions] - 1
