@@ -41,7 +41,7 @@ def main() -> None:
 
 def _require_notebooks() -> None:
     if find_spec("papermill") is None:
-        raise click.ClickException("this needs papermill: pip install 'entropy-batch-diagnostics[notebooks]'")
+        raise click.ClickException('this needs papermill: pip install ".[notebooks]" in a checkout')
     # Papermill imports jsonschema, which would take most of a second to build a grammar that no notebook needs.
     cast(Any, sys.modules).setdefault("rfc3987_syntax", None)
 
@@ -253,9 +253,7 @@ def measure_command(
             run = measure.measure(policy, batch, v, etas, microbatch=drawn["microbatch"])
         path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())
         write_run(path, run)
-    except ImportError as error:
-        raise click.ClickException(f"{error}: pip install 'entropy-batch-diagnostics[measure]'") from None
-    except (ValueError, OSError, RuntimeError, AssertionError) as error:  # of PyTorch: no such device, out of memory
+    except (ImportError, ValueError, OSError, RuntimeError, AssertionError) as error:  # the last two: of PyTorch
         raise click.ClickException(str(error)) from None
     for warning in caught:
         click.echo(f"Note: {warning.message}.", err=True)

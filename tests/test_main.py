@@ -1,10 +1,12 @@
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+import analysis_helpers
 from analysis_helpers import load_runs, verdict
 from analysis_helpers.__main__ import main
 from analysis_helpers.report.execution import find_notebooks, missing_extra
@@ -41,6 +43,15 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path) -> None:
         result = call(*arguments)
         assert result.exit_code == 1
         assert re.fullmatch(rf"Error: .*{tmp_path}.*\n", result.output)
+
+
+def test_measuring_without_pytorch_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "analysis_helpers.measure", raising=False)
+    monkeypatch.delattr(analysis_helpers, "measure", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = call("measure", "--demo", "out")
+    assert result.exit_code == 1
+    assert result.output.endswith('measuring needs PyTorch and transformers: pip install ".[measure]" in a checkout\n')
 
 
 def test_the_verdict_needs_no_option_and_takes_several_step_sizes(sample_root: Path, large_runs: Runs) -> None:

@@ -28,6 +28,13 @@ torchrun sets ``RANK`` and ``WORLD_SIZE``; in a Slurm array they are ``SLURM_ARR
 ``SLURM_ARRAY_TASK_COUNT``; with Ray or Dask they are arguments of a task. The processes need not talk to each other.
 """
 
+try:
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+except ImportError as error:
+    hint = 'measuring needs PyTorch and transformers: pip install ".[measure]" in a checkout'
+    raise ImportError(f"{error}; {hint}", name=error.name) from error
+
 from .direction import difference as difference, direction_from_optimizer as direction_from_optimizer
 from .measuring import (
     MeasureEntropy as MeasureEntropy,

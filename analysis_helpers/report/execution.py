@@ -149,7 +149,7 @@ def missing_extra(path: Path) -> str:
     needed = "analysis_helpers.measure" in path.read_text(encoding="utf-8")
     if not needed or all(map(find_spec, ("torch", "transformers"))):
         return ""
-    return "it needs PyTorch and transformers: pip install 'entropy-batch-diagnostics[measure]'"
+    return 'it needs PyTorch and transformers: pip install ".[measure]" in a checkout'
 
 
 def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, Any]) -> dict[str, object]:

@@ -57,7 +57,7 @@ def test_a_notebook_that_needs_an_extra_is_skipped_with_the_command_that_install
     assert "it needs PyTorch and transformers: pip install" in page.read_text(encoding="utf-8")
     jobs, skipped = plan([notebook], {"eta": ["1e-6"]})
     assert jobs == []
-    assert "pip install 'entropy-batch-diagnostics[measure]'" in skipped["a"]
+    assert 'pip install ".[measure]"' in skipped["a"]
 
 
 def test_a_report_tells_of_a_failure_and_does_not_replace_a_good_one(tmp_path: Path) -> None:
