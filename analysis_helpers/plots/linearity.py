@@ -59,7 +59,7 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
         last = rows.iloc[-1]
         found.append(f"{plus_minus(last['nonlinearity'], last['se'])} ({method})")
         if method == "trend":
-            colour, band = style.COLOURS["true"], "90% interval of the next update (trend)"
+            colour, band = style.COLOURS["trend"], "90% interval of the next update (trend)"
             ax.fill_between(rows["eta"], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0, label=band)
             ax.plot(rows["eta"], rows["nonlinearity"], "o-", color=colour, markersize=4, label="trend over etas")
         else:

@@ -25,6 +25,7 @@ COLOURS = {
     "ratio": "#009E73",
     "matched": "#E69F00",
     "adjusted": "#56B4E9",
+    "trend": "#AA4499",
     "actual": "#D55E00",
     "true": "#000000",
     "linear": "#CC79A7",

@@ -23,7 +23,7 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
     files, totals, health
         From `inventory`, `run_totals` and `health_of_batches`.
     """
-    batches = ", ".join(f"{len(rows)} in {batch}" for batch, rows in files.groupby("batch"))
+    batches = ", ".join(f"{len(rows)} in {batch or 'no batch folder'}" for batch, rows in files.groupby("batch"))
     problems = [f"{row.batch}/{row.run}: {row.problem}" for row in files[files["problem"] != ""].itertuples()]
     copies = files[files["same_as"] != ""].itertuples()
     problems += [f"{row.batch}/{row.run} has the same content as {row.same_as}" for row in copies]
@@ -146,7 +146,10 @@ def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates:
     return [
         f"95% intervals of single estimates cover {covered.min():.1%} to {covered.max():.1%}.",
         f"90% intervals of the next update cover {held.min():.1%} to {held.max():.1%} where updates differ.",
-        f'At most {false_yes:.0%} of "yes" answers and {false_no:.0%} of "no" answers are false, in any setting tried.',
+        (
+            f'Of verdicts on four runs of 512, at most {false_yes:.0%} of "yes" answers and {false_no:.0%} of "no" '
+            "answers are false, in any setting tried."
+        ),
     ]
 
 
