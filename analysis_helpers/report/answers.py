@@ -23,7 +23,8 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
     files, totals, health
         From `inventory`, `run_totals` and `health_of_batches`.
     """
-    batches = ", ".join(f"{len(rows)} in {batch or 'no batch folder'}" for batch, rows in files.groupby("batch"))
+    counts = files["batch"].replace("", "no batch folder").value_counts(sort=False)
+    batches = ", ".join(f"{count} in {batch}" for batch, count in counts.items())
     problems = [f"{row.batch}/{row.run}: {row.problem}" for row in files[files["problem"] != ""].itertuples()]
     copies = files[files["same_as"] != ""].itertuples()
     problems += [f"{row.batch}/{row.run} has the same content as {row.same_as}" for row in copies]
