@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,15 @@ class RunError(ValueError):
         self.file, self.field, self.rule, self.value = file, field, rule, value
         got = "" if value is None else f", got {value}"
         super().__init__(f"{file}: {field} {rule}{got}")
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise a `RunError` as a plain `ValueError` without a file: what is wrong is an argument."""
+    try:
+        yield
+    except RunError as error:
+        raise ValueError(str(error).removeprefix(f"{error.file}: ")) from None
 
 
 class NotRecordedError(RunError):

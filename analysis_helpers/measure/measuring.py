@@ -37,7 +37,15 @@ from torch.nn import Module
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from .._checks import FloatArray, checked_array, checked_choice, checked_count, checked_eta, warn_about_runs
+from .._checks import (
+    FloatArray,
+    checked_array,
+    checked_choice,
+    checked_count,
+    checked_eta,
+    plain_errors,
+    warn_about_runs,
+)
 from ..runs import RESULTS_FILE, Run, write_run
 from .direction import direction_from_optimizer
 from .sampling import Batch, called, drawn_prompts, output_layer, sample, undisturbed
@@ -124,10 +132,11 @@ def measure(
     if change == "difference":
         _refuse_low_precision(model)
     policy, direction = _Policy(model, batch, microbatch), _checked_direction(model, v)
-    steps = [checked_eta(eta, "etas", _SOURCE) for eta in etas]
+    with plain_errors():
+        steps = [checked_eta(eta, "etas", _SOURCE) for eta in etas]
+        fixed = None if baseline is None else checked_array(baseline, "baseline", _SOURCE)
     if len(set(steps)) != len(etas) or not steps:
         raise ValueError(f"etas must hold at least one step size, and each once, got {list(etas)}")
-    fixed = None if baseline is None else checked_array(baseline, "baseline", _SOURCE)
     longest = batch.token_counts.max()
     if fixed is not None and len(fixed) < longest:
         raise ValueError(f"baseline must have a value for each of the {longest} positions, got {len(fixed)}")

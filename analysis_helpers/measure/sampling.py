@@ -22,7 +22,7 @@ from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from .._checks import FloatArray, checked_array, checked_count, checked_prompts
+from .._checks import FloatArray, checked_array, checked_count, checked_prompts, plain_errors
 
 IntArray = NDArray[np.int64]
 
@@ -100,8 +100,9 @@ class Batch:
         sequences = tuple(row[:length] for row, length in zip(rows, prompts + counts, strict=True))
         if prompt_ids is None:
             prompt_ids = [_digest(row[:length]) for row, length in zip(rows, prompts, strict=True)]
-        groups = checked_prompts(prompt_ids, "prompt_ids", _SOURCE, length=size)
-        logp = None if sampler_logp is None else checked_array(sampler_logp, "sampler_logp", _SOURCE, length=size)
+        with plain_errors():
+            groups = checked_prompts(prompt_ids, "prompt_ids", _SOURCE, length=size)
+            logp = None if sampler_logp is None else checked_array(sampler_logp, "sampler_logp", _SOURCE, length=size)
         return cls(sequences, prompts, counts, groups, logp)
 
     def __len__(self) -> int:

@@ -164,7 +164,7 @@ def test_states_that_do_not_fit_are_refused() -> None:
             r"must hold the same names, of the same shapes; only one has a \(2,\), b \(2,\)",
         ),
         (one, one, 1e-6, "before and after must differ, got the same values: clone before the step"),
-        (one, {"a": torch.ones(2)}, 0.0, "lr must be a positive step size, got 0.0"),
+        (one, {"a": torch.ones(2)}, 0.0, "^lr must be a positive step size, got 0.0"),
     ):
         with pytest.raises(ValueError, match=message):
             difference(before, after, lr)

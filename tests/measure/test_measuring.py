@@ -277,10 +277,11 @@ def test_a_direction_that_the_model_has_not_and_other_arguments_are_refused(meas
         ({name: v[name] * torch.nan}, [1e-6], {}, "must be finite"),
         ({name: 0 * v[name]}, [1e-6], {}, "v must move something"),
         (v, [], {}, "etas must hold at least one step size, and each once"),
-        (v, [-1.0], {}, "etas must be a positive step size, got -1.0"),
+        (v, [-1.0], {}, "^etas must be a positive step size, got -1.0"),
         (v, [1e-6, 1e-6], {}, "etas must hold at least one step size, and each once"),
         (v, [1e-6], {"change": "middle"}, "change must be one of 'midpoint', 'difference', got 'middle'"),
         (v, [1e-6], {"microbatch": 0}, "microbatch must be a whole number"),
+        (v, [1e-6], {"baseline": [0.0, np.nan]}, "^baseline must be finite, got nan at position 1"),
         (v, [1e-6], {"baseline": np.zeros(3)}, "baseline must have a value for each of the 6 positions, got 3"),
     ):
         with pytest.raises(ValueError, match=message):

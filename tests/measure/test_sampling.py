@@ -13,6 +13,7 @@ import torch
 from scipy.stats import chi2
 
 from analysis_helpers.measure import Batch, drawn_prompts, load_policy, measure, sample
+from tests.building import refused
 from tests.measure.models import MODELS, Plain, known, normal_direction, tiny, tokenizer
 
 PROMPTS = [[1, 5], [1, 5], [3], [2, 4, 6], [1, 5], [2, 4, 6]]
@@ -97,6 +98,10 @@ def test_what_is_no_batch_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Batch.from_sequences(*arguments)
+    with refused("prompt_ids must hold one whole number or text for each of the 1 sequences"):
+        Batch.from_sequences([[1, 2]], [1], [1], prompt_ids=[1, 2])
+    with refused("sampler_logp must have one value for each of the 1 sequences"):
+        Batch.from_sequences([[1, 2]], [1], [1], sampler_logp=[-1.0, -2.0])
     given: dict[str, Any] = {"max_new_tokens": 4, "eos": 0, "seed": 0}
     for prompts, options, message in (
         ([], {}, "number of prompts must be a whole number of at least 1, got 0"),
