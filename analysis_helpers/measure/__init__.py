@@ -48,5 +48,4 @@ from .sampling import (
     load_model as load_model,
     load_policy as load_policy,
     sample as sample,
-    tiny_model as tiny_model,
 )

@@ -120,9 +120,9 @@ def measure(
 
     Examples
     --------
-    >>> from analysis_helpers.measure import sample, tiny_model
-    >>> model = tiny_model(0)
-    >>> batch = sample(model, [[1]] * 64, max_new_tokens=8, eos=0, seed=1)
+    >>> from analysis_helpers.measure import load_policy, sample
+    >>> model, prompts, eos = load_policy()
+    >>> batch = sample(model, prompts[:64], max_new_tokens=8, eos=eos, seed=1)
     >>> v = {name: torch.sin(torch.arange(p.numel())).reshape(p.shape) for name, p in model.named_parameters()}
     >>> run = measure(model, batch, v, [1e-3, 2e-3])
     >>> run.num_sequences, run.etas, run.supports
@@ -202,9 +202,9 @@ def entropy_baseline(
 
     Examples
     --------
-    >>> from analysis_helpers.measure import sample, tiny_model
-    >>> model = tiny_model(0)
-    >>> pilot = sample(model, [[1]] * 64, max_new_tokens=8, eos=0, seed=1)
+    >>> from analysis_helpers.measure import load_policy, sample
+    >>> model, prompts, eos = load_policy()
+    >>> pilot = sample(model, prompts[:64], max_new_tokens=8, eos=eos, seed=1)
     >>> entropy_baseline(model, pilot, 8).shape
     (8,)
     """

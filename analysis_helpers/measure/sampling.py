@@ -149,8 +149,9 @@ def sample(
 
     Examples
     --------
-    >>> from analysis_helpers.measure import tiny_model
-    >>> batch = sample(tiny_model(0), [[1], [1], [2, 3]], max_new_tokens=4, eos=0, seed=7)
+    >>> from analysis_helpers.measure import load_policy
+    >>> model, _, eos = load_policy()
+    >>> batch = sample(model, [[1], [1], [2, 3]], max_new_tokens=4, eos=eos, seed=7)
     >>> len(batch), bool((batch.token_counts <= 4).all()), batch.prompt_lengths.tolist()
     (3, True, [1, 1, 2])
     """
@@ -190,8 +191,9 @@ def load_policy(
         Name or folder of a causal language model of transformers, with its tokenizer.
     prompts
         File with a prompt a line, as JSON: ``{"prompt": "text"}``, or a conversation, for the chat template:
-        ``{"prompt": [{"role": "user", "content": "text"}]}``. "tiny" for both: `tiny_model`, in float64, with its
-        10,648 prompts of four tokens; PyTorch is set to one thread, as more only get in each other's way there.
+        ``{"prompt": [{"role": "user", "content": "text"}]}``. "tiny" for both: a GPT-2 of 24 tokens with random
+        weights, in float64, with its 10,648 prompts of four tokens; PyTorch is set to one thread,
+        as more only get in each other's way there.
 
     Raises
     ------
@@ -208,7 +210,7 @@ def load_policy(
     """
     if str(model) == str(prompts) == "tiny":
         torch.set_num_threads(1)
-        return tiny_model(0), [[1, *tokens] for tokens in itertools.product(range(2, 24), repeat=3)], [0]
+        return _tiny_model(), [[1, *tokens] for tokens in itertools.product(range(2, 24), repeat=3)], [0]
     lines = Path(prompts).read_bytes().splitlines()  # as text it would be cut at more than line ends
     policy, tokenizer = load_model(model), transformers.AutoTokenizer.from_pretrained(model)
     rows = [_prompt_ids(tokenizer, line, f"{prompts}, line {k}") for k, line in enumerate(lines, 1) if line.strip()]
@@ -228,7 +230,7 @@ def load_model(name: str | os.PathLike[str]) -> Any:
     return model
 
 
-def tiny_model(seed: int) -> Any:
+def _tiny_model() -> Any:
     """Return a GPT-2 of 24 tokens and 28,288 parameters with random weights, in float64; token 0 ends a response.
 
     Its distributions are uneven enough, and its responses different enough in length, to be worth measuring; in float64
@@ -237,7 +239,7 @@ def tiny_model(seed: int) -> Any:
     sizes: dict[str, Any] = {"vocab_size": 24, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
     config = transformers.GPT2Config(**sizes, initializer_range=0.3, bos_token_id=1, eos_token_id=0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         return transformers.GPT2LMHeadModel(config).train(False).double()
 
 
