@@ -153,7 +153,7 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     -------
     DataFrame
         Columns batch, run, sequences (missing where the file cannot be used), etas, supports (see `Run.supports`),
-        same_as (an earlier row with the same content, or empty), problem (empty if there is none). A run that is not at
+        same_as (another row with the same content, or empty), problem (empty if there is none). A run that is not at
         ``batch/run/results.json`` is not loaded from this data root; its problem says what to do.
 
     Raises
@@ -174,8 +174,9 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     files = _json_files(root, _DEEPEST)
     in_place = _at_depth(files, root, 2)
     seen: dict[bytes, str] = {}
+    taken: set[Path] = set()
     rows: dict[Path, tuple[object, ...]] = {}
-    for path in files:
+    for path in (*in_place, *sorted(set(files) - set(in_place))):  # so that a misplaced copy is the copy
         place = path.parent if path.name in _NAMES and path.parent != root else path
         try:
             content = _content(path)
@@ -186,7 +187,7 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
             continue
         name = place.relative_to(root).as_posix()
         first = seen.setdefault(hashlib.sha256(content).digest(), name)
-        problems = [] if path in in_place else [_remedy(path, root, run, files, in_place)]
+        problems = [] if path in in_place else [_remedy(path, root, run, files, in_place, taken)]
         problem = "; ".join([*problems, *integrity_problems(run)])
         rows[path] = _row(place, root, problem, run, same_as="" if first == name else first)
     if not rows:
@@ -375,8 +376,11 @@ def _row(place: Path, root: Path, problem: str, run: Run | None = None, same_as:
     return ("/".join(batch), name, *known, same_as, problem)
 
 
-def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: Sequence[Path]) -> str:
-    """Return how a run in another place can be loaded: moved or, if no run is in place, from another data root."""
+def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: Sequence[Path], taken: set[Path]) -> str:
+    """Return how a run in another place can be loaded: moved or, if no run is in place, from another data root.
+
+    The place that it is moved to is added to those taken.
+    """
     *folders, name = path.relative_to(root).parts
     beside = [other for other in files if other.parent == path.parent and _NEARLY_NAMED.fullmatch(other.name)]
     start = f"is not at batch/run/{RESULTS_FILE}"
@@ -390,8 +394,9 @@ def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: S
     if len(parts) == 2:
         batch = parts[0]
     place = root / batch / ("-".join(part for part in parts if part != batch) or "run_01")
-    while any((place / known).exists() for known in _NAMES):
+    while place in taken or any((place / known).exists() for known in _NAMES):
         place = place.with_name(f"{place.name}-2")
+    taken.add(place)
     return f"{start}: move it to {place / RESULTS_FILE}{path.suffix.removeprefix('.json')}"
 
 

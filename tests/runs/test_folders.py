@@ -228,6 +228,17 @@ def test_bad_files_and_copies_are_listed_and_nothing_is_raised(tmp_path: Path) -
     assert table["sequences"].isna().tolist() == [False, True, False, False, True, True]
 
 
+def test_two_runs_are_not_moved_to_one_place_and_the_misplaced_copy_is_the_copy(tmp_path: Path) -> None:
+    for name, seed in (("E_6/results.json", 1), ("results.json", 2), ("A/copy/E_6/results.json", 3)):
+        write_run(tmp_path / name, random_run(6, seed=seed))
+    write_run(tmp_path / "E_6" / "run_02" / "results.json", random_run(6, seed=3))
+    table = inventory(tmp_path)
+    places = [problem.partition("move it to ")[2] for problem in table["problem"] if problem]
+    assert len(set(places)) == 3
+    copies = table.set_index("batch")["same_as"]
+    assert (copies["A/copy"], copies["E_6"]) == ("E_6/run_02", "")
+
+
 def test_sound_runs_leave_out_what_does_not_load_add_up_or_record_enough(tmp_path: Path) -> None:
     run = random_run()
     write_batch(tmp_path / "E_12", run, dataclasses.replace(run, delta_h_per_lr=1.0), run, totals_only_run())
