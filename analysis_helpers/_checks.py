@@ -5,6 +5,7 @@ Data that break a rule raise `RunError` (file, field, rule, value); arguments ra
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 _Name = TypeVar("_Name", bound=str)
 
-_ROUNDING = 1e-6  # nats: an entropy of 0 may come out as a little less
+_ROUNDING = 1e-6  # nats: an entropy of 0 may come out as a little less, a log-probability of 0 as a little more
 
 ETA_TOLERANCE = 1e-6
 """Relative difference up to which two step sizes count as the same."""
@@ -135,6 +136,13 @@ def checked_entropies(values: ArrayLike, name: str, source: str, tokens: FloatAr
     return array
 
 
+def checked_logp(values: ArrayLike, name: str, source: str, *, length: int) -> FloatArray:
+    """Return log-probabilities of sequences (nats), or raise a `RunError`: none positive."""
+    array = checked_array(values, name, source, length=length)
+    _refuse(array > _ROUNDING, "must not be positive (it is a log-probability)", array, name, source)
+    return array
+
+
 def _refuse(bad: NDArray[np.bool_], rule: str, array: FloatArray, name: str, source: str) -> None:
     """Raise a `RunError` about the first value that is bad, if there is one."""
     if bad.any():
@@ -159,11 +167,15 @@ def checked_total(array: FloatArray, name: str, source: str) -> float:
     return total
 
 
-def checked_number(value: float, name: str, source: str) -> float:
-    """Return a number, or raise a `RunError` if it is not finite."""
-    if not np.isfinite(value):
-        raise RunError(source, name, "must be finite", value)
-    return float(value)
+def checked_number(value: float | None, name: str, source: str) -> float:
+    """Return a number, or raise a `RunError` if it is none or not finite."""
+    try:
+        number = float(np.float64(value))
+    except (TypeError, ValueError, OverflowError):
+        raise RunError(source, name, "must be a number", repr(value)) from None
+    if not math.isfinite(number):
+        raise RunError(source, name, "must be finite", number)
+    return number
 
 
 def checked_eta(eta: float, name: str, source: str) -> float:

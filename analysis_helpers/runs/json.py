@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from textwrap import shorten
 from typing import Any
 
@@ -21,6 +22,7 @@ from .._checks import (
     checked_array,
     checked_entropies,
     checked_eta,
+    checked_logp,
     checked_number,
     checked_prompts,
     checked_tokens,
@@ -152,8 +154,8 @@ def parse_run(data: bytes, source: str) -> Run:
     sequences = [] if approx.per_sequence is None else _in_order(approx.per_sequence, tokens, source)
     gdotv = _recorded([s.gdotv for s in sequences], "gdotv", source)
     vhvv = _recorded([s.vhvv for s in sequences], "vhvv", source)
-    logp = _recorded([s.sum_logp for s in sequences], "sum_logp", source)
-    sampler_logp = _recorded([s.sampler_logp for s in sequences], "sampler_logp", source)
+    logp = _recorded([s.sum_logp for s in sequences], "sum_logp", source, checked_logp)
+    sampler_logp = _recorded([s.sampler_logp for s in sequences], "sampler_logp", source, checked_logp)
     score = None if gdotv is None else _score_terms(sequences, meta, source)
     prompts = _prompts([s.prompt_id for s in sequences], source)
     recorded = (stored, logp, sampler_logp, prompts, approx.direction)
@@ -288,11 +290,13 @@ def _prompts(values: list[int | str | None], source: str) -> NDArray[Any] | None
     return checked_prompts(values, name, source, length=len(values))  # type: ignore[arg-type]
 
 
-def _recorded(values: list[float | None], name: str, source: str) -> FloatArray | None:
+def _recorded(
+    values: list[float | None], name: str, source: str, checked: Callable[..., FloatArray] = checked_array
+) -> FloatArray | None:
     """Return the column, or None if no sequence has it; refuse one that only some sequences have."""
     field = f"approx.per_sequence[].{name}"
     try:
-        return checked_array(_floats(values), field, source) if values else None
+        return checked(_floats(values), field, source, length=len(values)) if values else None
     except struct.error:  # a None
         present = len(values) - values.count(None)
     if present == 0:

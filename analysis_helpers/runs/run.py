@@ -8,7 +8,7 @@ recorded; ``gdotv`` in nats per token per unit eta.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -23,6 +23,7 @@ from .._checks import (
     checked_array,
     checked_entropies,
     checked_eta,
+    checked_logp,
     checked_number,
     checked_prompts,
     checked_tokens,
@@ -217,7 +218,7 @@ class Run:
         delta_h_per_lr
             Linear change per unit eta, where there are no per-sequence terms.
         logp, sampler_logp
-            Log-probability of each sequence (nats), shape ``(N,)``: under the policy, and by the sampler.
+            Log-probability of each sequence (nats, not positive), shape ``(N,)``: under the policy, and by the sampler.
         prompt_ids
             Prompt of each sequence (whole numbers or texts), shape ``(N,)``: those of one prompt are not independent.
         direction
@@ -230,7 +231,8 @@ class Run:
         RunError
             If an array breaks a rule (length, finiteness, sign).
         ValueError
-            If the etas of ``h_new`` and ``log_weights`` differ, or the linear change is not given in exactly one way.
+            If the etas of ``h_new`` and ``log_weights`` differ or there are none, or the linear change is not given in
+            exactly one way.
 
         Examples
         --------
@@ -249,41 +251,46 @@ class Run:
         tokens = checked_tokens(token_counts, "token_counts", source)
         total = float(tokens.sum())
 
-        def column(values: ArrayLike | None, name: str) -> FloatArray | None:
-            return None if values is None else checked_array(values, name, source, length=len(tokens))
+        def column(
+            values: ArrayLike | None, name: str, checked: Callable[..., FloatArray] = checked_array
+        ) -> FloatArray | None:
+            return None if values is None else checked(values, name, source, length=len(tokens))
 
         base = checked_entropies(h_base, "h_base", source, tokens)
         if not isinstance(h_new, Mapping) or not isinstance(log_weights, Mapping):
             raise ValueError("h_new and log_weights must each be a dict of eta -> array")
-        new = {checked_eta(eta, "h_new", source): values for eta, values in h_new.items()}
-        logs = {checked_eta(eta, "log_weights", source): values for eta, values in log_weights.items()}
-        if new.keys() != logs.keys() or not new:
+        new = {checked_eta(eta, "key of h_new", source): values for eta, values in h_new.items()}
+        logs = {checked_eta(eta, "key of log_weights", source): values for eta, values in log_weights.items()}
+        if new.keys() != logs.keys():
             raise ValueError(
                 f"h_new and log_weights must hold the same etas, got {list(h_new)} and {list(log_weights)}"
             )
+        if not new:
+            raise ValueError("h_new and log_weights must hold at least one eta, got none")
         check_distinct_etas(h_new, "h_new", source)
         measurements = []
         for eta, values in new.items():
             after = checked_entropies(values, f"h_new[{eta}]", source, tokens)
             log = checked_array(logs[eta], f"log_weights[{eta}]", source, length=len(tokens))
             measurements.append(Measurement.from_log_weights(eta, tokens, base, after, log, source))
-        columns = (column(score, "score"), column(wjlogp_sum, "wjlogp_sum"), column(jH_sum, "jH_sum"))
-        parts = [values for values in columns if values is not None]
-        if len(parts) not in (0, 3) or bool(parts) + (gdotv is not None) + (delta_h_per_lr is not None) != 1:
+        given = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
+        parts = [known for name, values in given.items() if (known := column(values, name)) is not None]
+        if bool(parts) + (gdotv is not None) + (delta_h_per_lr is not None) != 1:
             raise ValueError(
                 "give the linear change in one way: score, wjlogp_sum and jH_sum; or gdotv; or delta_h_per_lr"
             )
+        if missing := [name for name, values in given.items() if parts and values is None]:
+            raise ValueError(f"score, wjlogp_sum and jH_sum go together; missing: {', '.join(missing)}")
         linear, terms = column(gdotv, "gdotv"), None
         if parts:
             entropy = measurements[0].base_entropy
             terms = ScoreTerms(parts[1], parts[2], frozen(-entropy * tokens * parts[0]), entropy)
             linear = frozen((terms.wjlogp_sum + terms.jH_sum + terms.denom_corr_unscaled) / total)
-        given_or_summed = np.float64(delta_h_per_lr) if linear is None else linear.sum()
-        per_lr = checked_number(given_or_summed, "delta_h_per_lr", source)
+        per_lr = checked_number(delta_h_per_lr if linear is None else linear.sum(), "delta_h_per_lr", source)
         prompts = None if prompt_ids is None else checked_prompts(prompt_ids, "prompt_ids", source, length=len(tokens))
         curvature, measured, scale = column(vhvv, "vhvv"), tuple(measurements), 1.0 / total
-        recorded = (column(logp, "logp"), column(sampler_logp, "sampler_logp"), prompts, direction)
-        return cls(tokens, measured, per_lr, linear, terms, curvature, scale, source, (), *recorded)
+        logps = (column(logp, "logp", checked_logp), column(sampler_logp, "sampler_logp", checked_logp))
+        return cls(tokens, measured, per_lr, linear, terms, curvature, scale, source, (), *logps, prompts, direction)
 
     def __repr__(self) -> str:
         return f"<Run {self.source!r}: {self.num_sequences} sequences, etas {', '.join(map(repr, self.etas))}>"

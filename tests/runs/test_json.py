@@ -1,7 +1,9 @@
+import dataclasses
 import gzip
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from analysis_helpers import Run, RunError
@@ -109,6 +111,14 @@ def test_null_means_not_recorded_where_that_is_allowed_and_is_refused_elsewhere(
 @pytest.mark.parametrize("field", [f for f in FIELDS if f.endswith(MUST_NOT_BE_NEGATIVE)])
 def test_a_negative_value_is_refused_where_the_sign_matters(field: str) -> None:
     assert names(refusal(damaged(field, -1)), field)
+
+
+@pytest.mark.parametrize(("name", "field"), [("logp", "sum_logp"), ("sampler_logp", "sampler_logp")])
+def test_a_negative_log_likelihood_in_place_of_a_log_probability_is_refused(name: str, field: str) -> None:
+    changed: dict[str, Any] = {name: np.ones(6)}
+    error = refusal(encode_run(dataclasses.replace(GOOD, **changed)))
+    assert error.field == f"approx.per_sequence[].{field}"
+    assert error.rule == "must not be positive (it is a log-probability)"
 
 
 @pytest.mark.parametrize("name", COLUMNS)

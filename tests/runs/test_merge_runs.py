@@ -17,7 +17,7 @@ from tests.building import altered, refused, two_sequences
 def whole_run(size: int = 60) -> Run:
     run = synthetic_runs(1, size)["run_01"]
     rng = np.random.default_rng(0)
-    recorded: dict[str, Any] = {name: rng.normal(size=size) for name in ("logp", "sampler_logp")}
+    recorded: dict[str, Any] = {name: -rng.exponential(size=size) for name in ("logp", "sampler_logp")}
     return replace(run, shard_errors=(), direction="1f3a", prompt_ids=np.arange(size) // 4, **recorded)
 
 

@@ -38,7 +38,6 @@ def test_linear_terms_follow_from_their_parts() -> None:
 @pytest.mark.parametrize(
     "linear",
     [
-        {"gdotv": None, "score": [1.0, 1.0], "wjlogp_sum": [1.0, 1.0]},
         {"delta_h_per_lr": 1.0},
         PARTS,
         {**PARTS, "gdotv": None, "delta_h_per_lr": 1.0},
@@ -49,6 +48,12 @@ def test_the_linear_change_is_given_in_one_way_only(linear: dict[str, Any]) -> N
         two_sequences(**linear)
 
 
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_the_linear_change_that_are_missing_are_named(name: str) -> None:
+    with refused("score, wjlogp_sum and jH_sum go together", f"missing: {name}"):
+        two_sequences(gdotv=None, **{**PARTS, name: None})
+
+
 @pytest.mark.parametrize(
     ("changed", "field", "value"),
     [
@@ -56,8 +61,8 @@ def test_the_linear_change_is_given_in_one_way_only(linear: dict[str, Any]) -> N
         ({"token_counts": [-1, 2]}, "token_counts must not be negative", "-1.0"),
         ({"token_counts": [2, np.inf]}, "token_counts must be finite", "inf"),
         ({"h_new": {1e-6: [np.nan, 1.0]}}, "h_new[1e-06] must be finite", "nan"),
-        ({"h_new": {-1.0: [1, 1]}}, "h_new must be a positive step size", "-1.0"),
-        ({"log_weights": {-1.0: [0, 0]}}, "log_weights must be a positive step size", "-1.0"),
+        ({"h_new": {-1.0: [1, 1]}}, "key of h_new must be a positive step size", "-1.0"),
+        ({"log_weights": {"a": [0, 0]}}, "key of log_weights must be a positive step size", "'a'"),
         (
             {**EMPTY_FIRST, "log_weights": {1e-6: [0.0, -1000.0]}},
             "log_weights[1e-06] (weights times tokens) must sum to a positive number",
@@ -65,6 +70,9 @@ def test_the_linear_change_is_given_in_one_way_only(linear: dict[str, Any]) -> N
         ),
         (dict.fromkeys(("h_new", "log_weights"), NEARLY_ONE), "h_new must hold each eta once", "1.0000001e-06"),
         ({"gdotv": None, "delta_h_per_lr": float("nan")}, "delta_h_per_lr must be finite", "nan"),
+        ({"gdotv": None, "delta_h_per_lr": "x"}, "delta_h_per_lr must be a number", "'x'"),
+        ({"logp": [-3.0, 1e-5]}, "logp must not be positive (it is a log-probability)", "1e-05 at position 1"),
+        ({"sampler_logp": [3.0, -1.0]}, "sampler_logp must not be positive (it is a log-probability)", "3.0"),
     ],
 )
 def test_bad_arrays_are_refused_by_field_rule_and_value(changed: dict[str, Any], field: str, value: str) -> None:
@@ -91,7 +99,9 @@ def test_every_array_is_held_against_the_number_of_sequences_by_its_name(name: s
 def test_entropies_and_weights_must_be_at_the_same_etas() -> None:
     with refused("h_new and log_weights must", "[1e-06]", "[2e-06]"):
         two_sequences(log_weights={2e-6: [0.0, 0.0]})
-    wrongs: list[dict[str, Any]] = [{"h_new": [1.0]}, {"log_weights": [1.0]}, {"h_new": {}, "log_weights": {}}]
+    with refused("h_new and log_weights must hold at least one eta"):
+        two_sequences(h_new={}, log_weights={})
+    wrongs: list[dict[str, Any]] = [{"h_new": [1.0]}, {"log_weights": [1.0]}]
     for wrong in wrongs:
         with refused("h_new and log_weights must"):
             two_sequences(**wrong)
