@@ -297,7 +297,7 @@ def _recorded(
     field = f"approx.per_sequence[].{name}"
     try:
         return checked(_floats(values), field, source, length=len(values)) if values else None
-    except struct.error:  # a None
+    except struct.error:  # a None: counting them in every list beforehand took a tenth of the loading time
         present = len(values) - values.count(None)
     if present == 0:
         return None
