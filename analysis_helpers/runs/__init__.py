@@ -15,7 +15,6 @@ from .run import (
     FIELDS_BEHIND as FIELDS_BEHIND,
     Measurement as Measurement,
     Run as Run,
-    ScoreTerms as ScoreTerms,
     ShardError as ShardError,
     integrity_problems as integrity_problems,
     joined as joined,
