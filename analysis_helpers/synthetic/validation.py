@@ -80,7 +80,15 @@ def expected_error(bias: float = 0.0) -> float:
 
 
 def batch_of(run: Run, first: int, size: int) -> Run:
-    """Return ``size`` sequences of a run, from ``first`` on, as a run: see `analysis_helpers.merge_runs`."""
+    """Return ``size`` sequences of a run, from ``first`` on, as a run: see `analysis_helpers.merge_runs`.
+
+    Raises
+    ------
+    ValueError
+        If the run does not record the score.
+    """
+    if run.score is None:
+        raise ValueError("run must record the score")
     return with_shard_error(joined([run], slice(first, first + size), source=run.source))
 
 
