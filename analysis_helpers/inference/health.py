@@ -278,7 +278,7 @@ CHECKS = {
         "log_weights or ess",
     ),
     "log_weight_slope": Check(
-        "Slope of log weights on eta times score, minus 1; off 0 where ratios are reversed, averaged or clipped.",
+        "Slope of log weights on eta times score, minus 1; off 0, one of these is reversed, averaged or clipped.",
         _at_each_eta(_log_weight_slope),
         "log_weights and the score",
     ),

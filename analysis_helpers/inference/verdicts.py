@@ -550,7 +550,7 @@ def _listed(flags: pd.DataFrame) -> str:
     """Return each check that is flagged, with its values and the runs."""
     parts = []
     for check, rows in flags.groupby("check", sort=False):
-        values = " to ".join(dict.fromkeys(f"{end:.2g}" for end in (rows["value"].min(), rows["value"].max())))
+        values = " to ".join(dict.fromkeys(f"{end:.3g}" for end in (rows["value"].min(), rows["value"].max())))
         parts.append(f"{check} {values} in {', '.join(dict.fromkeys(rows['run']))}")
     return "; ".join(parts)
 
