@@ -149,8 +149,9 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self.controls = _controls(given)
         # With tables as in any other output, but no output widget: where a notebook is executed without a frontend,
         # papermill waits for it for ever.
-        self.answer, self.table = (widgets.HTML().add_class("jp-RenderedHTMLCommon") for _ in range(2))
-        self.figure = widgets.Image(layout={"max_width": "100%", "height": "auto", "align_self": "flex-start"})
+        left = {"max_width": "100%", "align_self": "flex-start"}
+        self.answer, self.table = (widgets.HTML(layout=left).add_class("jp-RenderedHTMLCommon") for _ in range(2))
+        self.figure = widgets.Image(layout={**left, "height": "auto"})
         super().__init__()
         self.add_class("entropy-explorer")
         self._show()
