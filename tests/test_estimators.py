@@ -74,8 +74,10 @@ def test_the_log_probability_excess_is_log_probability_plus_entropy_over_its_sta
     assert np.isnan(if_recorded(lambda: mean_log_probability_excess(two_sequences()).z))
 
 
-def test_the_true_total_has_a_standard_error_where_base_entropies_are_recorded() -> None:
+def test_the_true_total_is_the_stored_one_and_has_a_standard_error_where_base_entropies_are_recorded() -> None:
     assert true_total(totals_only_run(), 1e-6).se > 0
+    for run, eta in ((totals_only_run(), 1e-6), (WITHOUT_BASE_ENTROPY, ETAS[0])):
+        assert true_total(run, eta).value == run.measurement(eta).delta_h_true
     assert np.isnan(true_total(WITHOUT_BASE_ENTROPY, ETAS[0]).se)
     one = two_sequences(token_counts=[2], h_base=[1], h_new={1e-6: [1]}, log_weights={1e-6: [0]}, gdotv=[1])
     assert np.isnan(true_total(one, 1e-6).se)

@@ -1,6 +1,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -8,7 +9,7 @@ import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel import explain_partial_sum
 from analysis_helpers.estimators import scores
-from analysis_helpers.inference.standard_errors import sizes_around
+from analysis_helpers.inference.standard_errors import moments_over_runs, sizes_around
 from analysis_helpers.synthetic.validation import batch_of
 from tests.building import ETAS, Runs, altered, estimate, known, random_run
 
@@ -25,6 +26,12 @@ def test_the_closed_form_is_the_spread_of_draws(large_runs: Runs, n: int) -> Non
     for name, run in large_runs.items():
         closed = ah.err_rel_standard_error(run, 1.6e-6, n, reference=references[1.6e-6], population="run")
         assert closed / found[name] == pytest.approx(1, abs=0.03 if n < 32 else 0.02)
+
+
+def test_subsets_of_several_runs_spread_within_and_between_runs() -> None:
+    mean, sd = moments_over_runs(pd.DataFrame({"mean": [1.0, 3.0], "sd": [1.0, 2.0]}))
+    assert mean == 2.0
+    assert sd == pytest.approx(np.sqrt((1 + 4) / 2 + 1))  # mean of variances + variance of means
 
 
 def test_fixed_terms_without_noise_spread_over_subsets_and_fresh_batches_as_in_closed_form() -> None:

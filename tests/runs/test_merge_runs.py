@@ -51,9 +51,9 @@ def test_sequences_without_tokens_are_merged() -> None:
     ("change", "message"),
     [
         (lambda run: replace(run, direction="77"), "b: direction must be that of the other runs, 1f3a, got 77"),
-        (lambda run: replace(run, logp=None), "a + b: logp must be recorded by all runs or by none, got 1 of 2"),
-        (lambda run: replace(run, sampler_logp=None), "a + b: sampler_logp must be recorded by all"),
-        (lambda run: replace(run, prompt_ids=None), "a + b: prompt_ids must be recorded by all"),
+        (lambda run: replace(run, logp=None), "a + b + c: logp must be recorded by all runs or by none, got 2 of 3"),
+        (lambda run: replace(run, sampler_logp=None), "a + b + c: sampler_logp must be recorded by all"),
+        (lambda run: replace(run, prompt_ids=None), "a + b + c: prompt_ids must be recorded by all"),
         (lambda run: replace(run, score=None), f"b: {FIELDS_BEHIND['score']} must be recorded"),
         (lambda run: replace(run, measurements=run.measurements[:1] * 2), "b: etas must be those of the other runs"),
         (
@@ -62,10 +62,10 @@ def test_sequences_without_tokens_are_merged() -> None:
         ),
         (lambda run: altered(run, h_base=None), "b: true.entries[].diagnostics.h_base must be recorded"),
         (lambda run: altered(run, log_weights=None), "b: true.entries[].diagnostics.log_weights must be recorded"),
-        (lambda _: batch_of(whole_run(), 0, 30), "b: sequences must not be those of another run"),
+        (lambda _: batch_of(whole_run(90), 0, 30), "b: sequences must not be those of another run"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(change: Callable[[Run], Run], message: str) -> None:
-    run = whole_run()
+    a, b, c = (batch_of(whole_run(90), start, 30) for start in (0, 30, 60))
     with refused(message, error=RunError):
-        merge_runs({"a": batch_of(run, 0, 30), "b": change(batch_of(run, 30, 30))})
+        merge_runs({"a": a, "b": change(b), "c": c})
