@@ -52,7 +52,7 @@ def test_the_linear_change_is_given_in_one_way_only(linear: dict[str, Any]) -> N
 def test_parts_of_the_linear_change_that_are_missing_are_named(name: str) -> None:
     with refused("score, wjlogp_sum and jH_sum go together", f"missing: {name}"):
         two_sequences(gdotv=None, **{**PARTS, name: None})
-    with refused("missing: score, jH_sum"):
+    with refused("score, wjlogp_sum and jH_sum go together", "missing: score, jH_sum"):
         two_sequences(gdotv=None, **{**PARTS, "score": None, "jH_sum": None})
 
 
