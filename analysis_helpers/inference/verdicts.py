@@ -316,6 +316,8 @@ class Case:
     @cached_property
     def linear(self) -> Answer:
         """Is the step linear?"""
+        if self._skipped:
+            return Answer("cannot tell", reasons=(self._skipped,))
         if not self._pilots:
             missing = (
                 "it takes two etas a run, or the score: measure more etas on the same sequences, or record the score"
@@ -330,6 +332,8 @@ class Case:
     @cached_property
     def recorded(self) -> Answer:
         """Is the recorded linear change right?"""
+        if self._skipped:
+            return Answer("cannot tell", reasons=(self._skipped,))
         if self.ratio is None:
             return Answer("cannot tell", reasons=(self._unrecorded,))
         told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self._doubts), self._change
@@ -355,7 +359,7 @@ class Case:
         """The reasons that concern both answers."""
         told = []
         if change := self._change:
-            tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 else ""
+            tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 and change.mean else ""
             told.append(f"true change {_milli(change)} (10⁻³ nats per token{tau})")
         if change and (small := true_change(self.small_runs, self.eta)):
             p = true_change_p_value(self.runs, self.small_runs, self.eta)
@@ -419,7 +423,7 @@ class Case:
     @cached_property
     def ratio(self) -> Pilot | None:
         """err_rel by the ratio; None where runs do not record it alike."""
-        return None if self._unrecorded else pilot_of(self.runs, self.eta)
+        return None if self._skipped or self._unrecorded else pilot_of(self.runs, self.eta)
 
     def answered(self, estimator: str, pilot: Pilot, doubts: Iterable[str], told: Iterable[str]) -> Answer:
         """Return the answer of a pilot; doubts make it "cannot tell"."""
@@ -464,6 +468,12 @@ class Case:
         return health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, self.eta)))]
 
     @cached_property
+    def _skipped(self) -> str:
+        """Why nothing can be estimated: a step that changed nothing; empty where there is none."""
+        names = self._flags.loc[self._flags["check"] == "unchanged", "run"]
+        return f"no answer: the step changed nothing in {', '.join(names)}: exclude the run" if len(names) else ""
+
+    @cached_property
     def _off_policy(self) -> pd.DataFrame:
         """Flags of off-policy sequences."""
         return self._flags[self._flags["check"].isin(OFF_POLICY_CHECKS)]
@@ -476,7 +486,7 @@ class Case:
     @cached_property
     def _pilots(self) -> dict[str, Pilot]:
         """Nonlinearity, by each method that the runs record."""
-        return straightness_pilots(self.runs, self.eta)
+        return {} if self._skipped else straightness_pilots(self.runs, self.eta)
 
     @cached_property
     def _unrecorded(self) -> str:

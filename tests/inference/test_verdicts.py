@@ -175,6 +175,17 @@ def test_log_weights_of_the_wrong_sign_or_averaged_per_token_give_no_answer(larg
     assert len(found.next_steps) == 1
 
 
+@pytest.mark.parametrize("names", [["run_01"], ["run_01", "run_02", "run_03", "run_04"]])
+def test_a_step_that_changed_nothing_is_named_and_gives_no_answer(small_runs: Runs, names: list[str]) -> None:
+    even = np.full(256, 1 / 256)
+    found = {name: known(run.measurements[0].h_base) for name, run in small_runs.items() if name in names}
+    still: Any = {"weights": even, "log_weights": np.zeros(256), "delta_h_true": 0.0, "ess": 256.0}
+    runs = {name: altered(small_runs[name], h_new=base, **still) for name, base in found.items()}
+    answers = verdict({**small_runs, **runs}, ETA, 64).answers.values()
+    assert [answer.answer for answer in answers] == ["cannot tell"] * 2
+    assert all(f"nothing in {', '.join(names)}:" in answer.reasons[0] for answer in answers)
+
+
 def test_a_flag_at_another_eta_does_not_count(large_runs: Runs) -> None:
     run = large_runs["run_01"]
     change = np.zeros(run.num_sequences)
