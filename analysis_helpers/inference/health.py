@@ -123,9 +123,8 @@ def _offset(run: Run, runs: Runs) -> list[Finding]:
 
 
 def _unchanged(run: Run, measured: Measurement) -> Finding:
-    same = measured.h_base is not None and np.array_equal(measured.h_new, measured.h_base)
-    unchanged = same and float(np.ptp(measured.weights)) <= 1e-12 * float(measured.weights.max())
-    return Finding(float(unchanged), 0.0, detail="The step was skipped: nothing changed." if unchanged else "")
+    detail = "The step was skipped: nothing changed." if measured.unchanged else ""
+    return Finding(float(measured.unchanged), 0.0, detail=detail)
 
 
 def _weights_agree(run: Run, measured: Measurement) -> Finding:

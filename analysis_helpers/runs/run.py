@@ -77,6 +77,12 @@ class Measurement:
     log_weights: FloatArray | None = None
     ess: float | None = None
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether entropies and weights are those before the step: it was skipped."""
+        same = self.h_base is not None and np.array_equal(self.h_new, self.h_base)
+        return same and float(np.ptp(self.weights)) <= 1e-12 * float(self.weights.max())
+
     @classmethod
     def from_log_weights(
         cls, eta: float, tokens: FloatArray, h_base: FloatArray, h_new: FloatArray, log_weights: FloatArray, source: str
@@ -457,7 +463,7 @@ def check_distinct_etas(etas: Iterable[float], name: str, source: str) -> None:
 
 @np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is a problem to report, not a warning
 def integrity_problems(run: Run) -> list[str]:
-    """Return what in a run does not add up, one sentence each: stored totals against those from the sequences.
+    """Return why a run cannot be used, one sentence each: stored totals against the sequences, and steps not made.
 
     The tolerance is relative to the sum of *absolute* contributions: totals are small differences of large numbers, so
     single precision or six digits cost more of the total.
@@ -487,6 +493,8 @@ def integrity_problems(run: Run) -> list[str]:
         compare(f"base_entropy at eta {m.eta!r}", m.base_entropy, before)
         if run.score is not None:
             compare("H_base_mean", run.score.h_base_mean, before)
+        if m.unchanged:
+            problems.append(f"at eta {m.eta!r} nothing changed: the step was skipped")
     return list(dict.fromkeys(problems))
 
 
