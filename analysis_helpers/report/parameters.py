@@ -126,8 +126,9 @@ def read_parameters(variables: Mapping[str, Any]) -> Parameters:
     root = resolve_data_root(given["data_root"]) if "data_root" in given else None
     if root is None or not set(declared) & set(_CHOSEN):
         return Parameters(**given, sources=_changed(variables))
-    batches = _batches(root)
-    chosen = {name: found for name, found in _chosen(given, batches).items() if name in declared and name not in given}
+    batches, unusable = _batches(root)
+    suited = _chosen(given, batches, unusable)
+    chosen = {name: found for name, found in suited.items() if name in declared and name not in given}
     sources = {name: source for name, (_, source) in chosen.items()}
     values = {**given, **{name: value for name, (value, _) in chosen.items()}}
     if "large_batch" in values:
@@ -208,11 +209,15 @@ _CHOSEN = ("large_batch", "small_batch", "eta", "etas", "subset_size")
 _Runs = Sequence[tuple[int, tuple[float, ...]]]  # sequences and etas of each run
 
 
-def _batches(root: Path) -> Mapping[str, _Runs]:
-    """Return what is known of the runs of each batch folder; they are read again only if a file has changed."""
+def _batches(root: Path) -> tuple[Mapping[str, _Runs], list[str]]:
+    """Return what is known of the runs of each batch folder, and the folders without a run that can be used.
+
+    They are read again only if a file has changed.
+    """
     try:
         files = [(path, path.stat()) for path in result_files(root, depth=2)]
-        return _described(root, tuple((path, state.st_size, state.st_mtime_ns) for path, state in files))
+        batches = _described(root, tuple((path, state.st_size, state.st_mtime_ns) for path, state in files))
+        return batches, sorted({path.parents[1].name for path, _ in files} - set(batches))
     except (RunError, OSError) as error:
         raise ParameterError(f"data_root must be a folder of batch folders with runs: {error}") from None
 
@@ -225,12 +230,17 @@ def _described(root: Path, _: object) -> Mapping[str, _Runs]:
     return {name: [(run.num_sequences, run.etas) for run in runs.values()] for name, runs in batches.items()}
 
 
-def _chosen(given: Mapping[str, Any], batches: Mapping[str, _Runs]) -> dict[str, tuple[Any, str]]:
+def _chosen(
+    given: Mapping[str, Any], batches: Mapping[str, _Runs], unusable: Sequence[str]
+) -> dict[str, tuple[Any, str]]:
     """Return what suits the data: name -> value and where it comes from."""
     sizes = {name: min(size for size, _ in runs) for name, runs in batches.items()}
     for name in ("large_batch", "small_batch"):
         if given.get(name) and given[name] not in sizes:
-            raise ParameterError(f"{name} must be a batch folder (there: {', '.join(sizes)}), got {given[name]!r}")
+            there = ", ".join(sizes)
+            raise ParameterError(
+                f"{name} must be a batch folder with usable runs (there: {there}), got {given[name]!r}"
+            )
     small = given.get("small_batch")
     others = [name for name in sizes if name != small]
     if not others or (small and small == given.get("large_batch")):
@@ -245,7 +255,7 @@ def _chosen(given: Mapping[str, Any], batches: Mapping[str, _Runs]) -> dict[str,
     if small:
         sequences, source = min(sizes[small], sizes[large]), f"that of {small}"
     return {
-        "large_batch": (large, "most sequences a run"),
+        "large_batch": (large, "; ".join(["most sequences a run", *(f"no usable run in {name}" for name in unusable)])),
         "small_batch": (small, "fewest sequences a run" if small else "none has fewer sequences"),
         "eta": ((both or etas)[0], "smallest that the runs share"),
         "etas": (tuple(both or etas), "all that the runs share"),

@@ -116,6 +116,14 @@ def test_what_is_not_given_comes_from_the_data(tmp_path: Path) -> None:
     assert (found.table().set_index("parameter")["source"] != "").sum() == len(OPEN)
 
 
+def test_batch_folders_without_a_usable_run_are_named(tmp_path: Path) -> None:
+    mine = own_data(tmp_path, tiny=(32, {"a": (1e-6,)}), big=(96, {"a": (1e-6,)}))
+    (tmp_path / "big" / "a" / "results.json").write_text("{}")
+    assert "big" in read_parameters(mine).sources["large_batch"]
+    with refused("large_batch must be a batch folder with usable runs", "tiny", "'big'", error=ParameterError):
+        read_parameters({**mine, "large_batch": "big"})
+
+
 def test_step_sizes_are_those_that_most_runs_share_where_no_run_has_all(tmp_path: Path) -> None:
     runs = {"a": (1e-6, 2e-6), "b": (2e-6, 4e-6), "c": (4e-6, 8e-6)}
     found = read_parameters(own_data(tmp_path, big=(64, runs), small=(32, {"a": (1e-5,)})))

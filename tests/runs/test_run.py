@@ -174,3 +174,9 @@ def test_base_entropies_that_disagree_are_problems() -> None:
     off = altered(run, ETAS[0], base_entropy=lambda entropy: entropy + 1, delta_h_true=lambda total: total - 1)
     [problem] = integrity_problems(off)
     assert problem.startswith("base_entropy at eta 1e-06 is 1.")
+
+
+def test_a_step_that_changed_nothing_is_a_problem_of_its_run() -> None:
+    still = two_sequences(h_base=[1, 2], h_new={1e-6: [1, 2]}, log_weights={1e-6: [3, 3]})
+    assert integrity_problems(still) == ["at eta 1e-06 nothing changed: the step was skipped"]
+    assert integrity_problems(two_sequences(h_base=[1, 2], h_new={1e-6: [1, 2]}, log_weights={1e-6: [3, 3.1]})) == []
