@@ -21,7 +21,7 @@ import pandas as pd
 
 from .._checks import NotRecordedError, RunError, checked_choice, warn_about_runs, warn_skipped
 from .json import encode_run, parse_run
-from .run import FIELDS_BEHIND, Run, integrity_problems, require_run
+from .run import FIELDS_BEHIND, Run, integrity_problems, require_run, skipped_steps
 
 RESULTS_FILE = "results.json"
 
@@ -188,7 +188,7 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
         name = place.relative_to(root).as_posix()
         first = seen.setdefault(hashlib.sha256(content).digest(), name)
         problems = [] if path in in_place else [_remedy(path, root, run, files, in_place, taken)]
-        problem = "; ".join([*problems, *integrity_problems(run)])
+        problem = "; ".join([*problems, *integrity_problems(run), *skipped_steps(run)])
         rows[path] = _row(place, root, problem, run, same_as="" if first == name else first)
     if not rows:
         result_files(root, depth=2)  # raises
@@ -402,4 +402,5 @@ def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: S
 
 def _reason_to_skip(run: Run, needs: Sequence[str]) -> str:
     missing = [FIELDS_BEHIND[need] for need in needs if need not in run.supports]
-    return "; ".join([*(f"{field} is not recorded" for field in missing[:1]), *integrity_problems(run)])
+    lacking = [f"{field} is not recorded" for field in missing[:1]]
+    return "; ".join([*lacking, *integrity_problems(run), *skipped_steps(run)])

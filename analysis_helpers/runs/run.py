@@ -463,7 +463,7 @@ def check_distinct_etas(etas: Iterable[float], name: str, source: str) -> None:
 
 @np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is a problem to report, not a warning
 def integrity_problems(run: Run) -> list[str]:
-    """Return why a run cannot be used, one sentence each: stored totals against the sequences, and steps not made.
+    """Return what in a run does not add up, one sentence each: stored totals against those from the sequences.
 
     The tolerance is relative to the sum of *absolute* contributions: totals are small differences of large numbers, so
     single precision or six digits cost more of the total.
@@ -493,9 +493,12 @@ def integrity_problems(run: Run) -> list[str]:
         compare(f"base_entropy at eta {m.eta!r}", m.base_entropy, before)
         if run.score is not None:
             compare("H_base_mean", run.score.h_base_mean, before)
-        if m.unchanged:
-            problems.append(f"at eta {m.eta!r} nothing changed: the step was skipped")
     return list(dict.fromkeys(problems))
+
+
+def skipped_steps(run: Run) -> list[str]:
+    """Return the steps of a run that changed nothing, one sentence each."""
+    return [f"at eta {m.eta!r} nothing changed: the step was skipped" for m in run.measurements if m.unchanged]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -12,7 +12,7 @@ from analysis_helpers import Run, RunError, inventory, load_runs, read_run, soun
 from analysis_helpers._checks import NotRecordedError, RunWarning
 from analysis_helpers.runs.folders import result_files
 from analysis_helpers.runs.json import encode_run
-from tests.building import random_run, refused, totals_only_run
+from tests.building import random_run, refused, totals_only_run, two_sequences
 from tests.damaging import limits
 
 
@@ -274,3 +274,12 @@ def test_a_batch_with_no_sound_run_is_left_out_and_none_at_all_is_an_error(tmp_p
     shutil.rmtree(tmp_path / "E_12")
     with pytest.warns(RunWarning, match="skipped"), refused(f"{tmp_path}: folder holds no run", error=RunError):
         sound_batches(tmp_path)
+
+
+def test_a_run_whose_step_was_skipped_is_left_out_with_that_reason(tmp_path: Path) -> None:
+    still = two_sequences(h_base=[1, 2], h_new={1e-6: [1, 2]}, log_weights={1e-6: [0, 0]})
+    for name, run in (("run_01", still), ("run_02", two_sequences())):
+        write_run(tmp_path / "E_2" / name / "results.json", run)
+    with pytest.warns(RunWarning, match="skipped run_01 of E_2: at eta 1e-06 nothing changed: the step was skipped"):
+        assert list(sound_runs(tmp_path / "E_2")) == ["run_02"]
+    assert "the step was skipped" in inventory(tmp_path)["problem"][0]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from analysis_helpers import Run, RunError
-from analysis_helpers.runs.run import integrity_problems
+from analysis_helpers.runs.run import integrity_problems, skipped_steps
 from tests.building import ETAS, altered, known, random_run, refused, totals_only_run, two_sequences
 
 EMPTY_FIRST: dict[str, Any] = {"token_counts": [0, 1], "h_base": [0.0, 1.0], "h_new": {1e-6: [0.0, 1.0]}}
@@ -178,5 +178,5 @@ def test_base_entropies_that_disagree_are_problems() -> None:
 
 def test_a_step_that_changed_nothing_is_a_problem_of_its_run() -> None:
     still = two_sequences(h_base=[1, 2], h_new={1e-6: [1, 2]}, log_weights={1e-6: [3, 3]})
-    assert integrity_problems(still) == ["at eta 1e-06 nothing changed: the step was skipped"]
-    assert integrity_problems(two_sequences(h_base=[1, 2], h_new={1e-6: [1, 2]}, log_weights={1e-6: [3, 3.1]})) == []
+    assert skipped_steps(still) == ["at eta 1e-06 nothing changed: the step was skipped"]
+    assert skipped_steps(two_sequences(h_base=[1, 2], h_new={1e-6: [1, 2]}, log_weights={1e-6: [3, 3.1]})) == []
