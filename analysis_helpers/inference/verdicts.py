@@ -316,13 +316,11 @@ class Case:
     @cached_property
     def linear(self) -> Answer:
         """Is the step linear?"""
-        if self._skipped:
-            return Answer("cannot tell", reasons=(self._skipped,))
         if not self._pilots:
             missing = (
                 "it takes two etas a run, or the score: measure more etas on the same sequences, or record the score"
             )
-            return Answer("cannot tell", reasons=(f"nonlinearity cannot be estimated: {missing}",))
+            return Answer("cannot tell", reasons=(self._skipped or f"nonlinearity cannot be estimated: {missing}",))
         chosen = min(self._pilots, key=lambda method: self._pilots[method].fixed_effect_error)
         told = [f"nonlinearity {_NAMED[method]}: {_estimate(pilot)}" for method, pilot in self._pilots.items()]
         z = difference_z(*self._pilots.values()) if len(self._pilots) == 2 else math.nan
@@ -332,10 +330,8 @@ class Case:
     @cached_property
     def recorded(self) -> Answer:
         """Is the recorded linear change right?"""
-        if self._skipped:
-            return Answer("cannot tell", reasons=(self._skipped,))
         if self.ratio is None:
-            return Answer("cannot tell", reasons=(self._unrecorded,))
+            return Answer("cannot tell", reasons=(self._skipped or self._unrecorded,))
         told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self._doubts), self._change
         if change and change.se * CLEAR_Z > abs(change.mean):
             doubts.append(f"the reference, the mean true change, is known to ±{_relative(change)} only")
