@@ -22,6 +22,7 @@ Array = NDArray[Any]  # float64, or complex128 while a gradient is taken
 EstimatorName = Literal["partial_sum", "ratio", "matched", "adjusted"]
 
 _COMPLEX_STEP = 1e-20
+_ROUNDED = 1e-5  # of the mean score: scores that vary no more are equal, in columns of six digits
 _T = TypeVar("_T")
 
 
@@ -254,14 +255,16 @@ def scores(run: Run) -> FloatArray:
 
 
 def mean_score(run: Run) -> Estimate:
-    """Return the mean score; its z is standard normal for on-policy sequences.
+    """Return the mean score; its z is standard normal for on-policy sequences, infinite where all scores are equal.
 
     Raises
     ------
     RunError
         If the run does not record the score.
     """
-    return _columns(run, run.etas[0], _MEAN_SCORE).estimates()[1]
+    found = _columns(run, run.etas[0], _MEAN_SCORE).estimates()[1]
+    equal = np.ptp(found.psi) <= _ROUNDED * abs(found.value)
+    return replace(found, psi=np.zeros_like(found.psi)) if equal else found
 
 
 def mean_log_probability_excess(run: Run) -> Estimate:

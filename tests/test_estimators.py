@@ -3,11 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from analysis_helpers import Run, RunError, per_sequence_contributions
+from analysis_helpers import Run, RunError, decompose_err_rel, per_sequence_contributions, run_health
 from analysis_helpers.estimators import (
     columns,
     if_recorded,
     mean_log_probability_excess,
+    mean_score,
     scores,
     true_total,
 )
@@ -61,8 +62,22 @@ def test_adjusted_is_the_ratio_without_what_goes_along_with_the_mean_score() -> 
     true, linear = ratio.estimate(ratio.values[chosen].sum(axis=0))
     found = adjusted.estimate(adjusted.values[chosen].sum(axis=0))
     assert found == pytest.approx((true, linear - slope * j[chosen].mean()), rel=1e-9)
-    still = two_sequences(**{**PARTS, "score": [2.0, 2.0]})  # no score varies
-    assert estimate(still, 1e-6, "adjusted") == estimate(still, 1e-6, "ratio")
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-15, 1e-6])  # a score is divided by token counts; columns may be rounded
+def test_scores_that_are_equal_but_for_rounding_adjust_nothing(rounding: float) -> None:
+    parts = {name: [1.0, 2.0, 2.5] for name in ("wjlogp_sum", "jH_sum", "h_base")}
+    measured = {"h_new": {1e-6: [0.9, 1.8, 2.3]}, "log_weights": {1e-6: [0.0, 0.1, 0.2]}}
+    score = 0.1 * (1 + rounding * np.arange(3))
+    run = two_sequences(token_counts=[2, 3, 4], gdotv=None, score=score, **parts, **measured)
+    ratio, adjusted = (columns(run, 1e-6, name).error() for name in ("ratio", "adjusted"))
+    assert adjusted.value == ratio.value
+    assert adjusted.se == pytest.approx(ratio.se, rel=1e-12)
+    assert mean_score(run).z == np.inf
+    raw, left = (decompose_err_rel({"run": run}, 1e-6, reference=1.0, score_adjusted=flag) for flag in (False, True))
+    assert left.equals(raw)
+    slopes = run_health({"run": run}).query("check == 'log_weight_slope'")
+    assert slopes["value"].isna().all()
 
 
 def test_the_log_probability_excess_is_log_probability_plus_entropy_over_its_standard_error() -> None:

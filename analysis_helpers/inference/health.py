@@ -140,10 +140,10 @@ def _weights_agree(run: Run, measured: Measurement) -> Finding:
 def _log_weight_slope(run: Run, measured: Measurement) -> Finding:
     if run.score is None or measured.log_weights is None or run.num_sequences < 3:
         return Finding(math.nan, MOST_SLOPE_ERROR)
+    if not mean_score(run).se:
+        return Finding(math.nan, MOST_SLOPE_ERROR, detail="No score varies.")
     expected, found = _centred(measured.eta * scores(run)), _centred(measured.log_weights)
     variance = float(expected @ expected)
-    if not variance:
-        return Finding(math.nan, MOST_SLOPE_ERROR, detail="No score varies.")
     slope = float(expected @ found) / variance
     left = found - slope * expected
     error = math.sqrt(float(left @ left) / (len(left) - 2) / variance)
