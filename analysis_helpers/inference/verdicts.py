@@ -356,7 +356,7 @@ class Case:
         told = []
         if change := self._change:
             tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 and change.mean else ""
-            told.append(f"true change {_milli(change)} (10⁻³ nats per token{tau})")
+            told.append(f"true change, mean by random effects: {_milli(change)} (10⁻³ nats per token{tau})")
         if change and (small := true_change(self.small_runs, self.eta)):
             p = true_change_p_value(self.runs, self.small_runs, self.eta)
             told[0] += f"; actual runs {_milli(small)} (p = {p:.2g} for no difference)"
@@ -370,12 +370,14 @@ class Case:
         linear, recorded, steps = self.linear, self.recorded, []
         if self._unsound:
             return ("fix or exclude the runs named above; what else would help depends on it",)
+        if self._doubts:
+            steps.append("measure runs with other prompts: more sequences, etas or runs with these settle nothing")
         if len(self._off_policy):
             steps.append(
                 "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling"
             )
         trend, matched = self._pilots.get("trend"), self._pilots.get("matched")
-        few = max(len(run.etas) for run in self.runs.values()) < 5
+        few = not self._doubts and max(len(run.etas) for run in self.runs.values()) < 5
         weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
         if few and weak and (linear.answer == "cannot tell" or linear.enough != "yes"):
             steps.append("measure larger etas on the same sequences: nonlinearity is then known better at every eta")
