@@ -118,19 +118,22 @@ def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     return {eta: reference_total(runs_at(distinct, eta), eta) for eta in all_etas(distinct)}
 
 
-def reference_total(runs: Mapping[str, Run], eta: float) -> float:
+def reference_total(runs: Mapping[str, Run], eta: float, name: str = "the mean over the runs") -> float:
     """Return the mean ``delta_h_true`` of runs that all have ``eta``; warn if it is too close to zero to divide by."""
     require_runs(runs)
     total = float(np.mean([run.measurement(eta).delta_h_true for run in runs.values()]))
-    _warn_if_weak(total, runs.values(), "the mean over the runs", eta)
+    se = mean_total_error(runs.values(), eta)
+    if abs(total) < WEAK_REFERENCE * se:
+        warn_about_runs(
+            f"the true total of {name} at eta {eta!r}, {total:.3g}, is within {WEAK_REFERENCE:g} standard errors "
+            f"({se:.3g}) of zero: err_rel divided by it is unreliable"
+        )
     return total
 
 
 def own_total(run: Run, eta: float, name: str) -> float:
     """Return the run's own ``delta_h_true``; warn if it is too close to zero to divide by."""
-    total = run.measurement(eta).delta_h_true
-    _warn_if_weak(total, [run], name, eta)
-    return total
+    return reference_total({name: run}, eta, name)
 
 
 def mean_total_error(runs: Iterable[Run], eta: float) -> float:
@@ -167,12 +170,3 @@ def distinct_runs(runs: Mapping[str, Run]) -> dict[str, Run]:
     copies = same_content(runs)
     warn_skipped({name: f"same content as {original}" for name, original in copies.items()})
     return {name: run for name, run in runs.items() if name not in copies}
-
-
-def _warn_if_weak(total: float, runs: Iterable[Run], name: str, eta: float) -> None:
-    se = mean_total_error(runs, eta)
-    if abs(total) < WEAK_REFERENCE * se:
-        warn_about_runs(
-            f"the true total of {name} at eta {eta!r}, {total:.3g}, is within {WEAK_REFERENCE:g} standard errors "
-            f"({se:.3g}) of zero: err_rel divided by it is unreliable"
-        )

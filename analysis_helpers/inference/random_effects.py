@@ -179,20 +179,16 @@ def between_variances(
     spread = float(np.ptp(off))
     if len(values) < 2 or spread == 0:
         return np.zeros(len(targets))
-    variances = np.maximum(variances, 1e-24 * spread**2)  # what is known exactly would weigh without limit
+    variances = np.maximum(variances, 1e-15 * spread**2)  # what is known exactly would weigh without limit
 
-    # Newton's method on 1 / Q, which is linear in tau^2 for equal variances, kept within a bracket.
-    low = tau2 = np.zeros(len(targets))
-    high = float(off @ off) / targets  # Q(tau^2) <= sum of squares / tau^2
-    for k in range(_NEWTON_STEPS):
+    # Newton's method on 1 / Q: concave in tau^2, so that steps from 0 never go too far.
+    tau2 = np.zeros(len(targets))
+    for _ in range(_NEWTON_STEPS):
         weights = 1 / (variances + tau2[:, None])
         off = values - weights * values @ group / (weights @ group) @ group.T
         q, slope = (weights * off**2).sum(axis=1), (weights * weights * off**2).sum(axis=1)
-        if k == 0:
-            none = q <= targets
-        low, high = np.where(q > targets, tau2, low), np.where(q > targets, high, tau2)
-        moved = np.clip(tau2 + (1 / targets - 1 / q) * q * q / slope, low, high)
-        if np.all(none | (np.abs(moved - tau2) <= 1e-12 * moved)):
+        moved = np.maximum(tau2 + (1 / targets - 1 / q) * q * q / slope, 0)
+        if np.all(np.abs(moved - tau2) <= 1e-12 * moved):
             break
         tau2 = moved
-    return np.where(none, 0.0, tau2)
+    return tau2
