@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -33,36 +32,15 @@ LEAST = 64  # sequences of a plan: below, the closed form is rough
 _MOST = 2**62  # sequences; what takes more is called unreachable
 
 
-class Plan(NamedTuple):
-    """A required batch size and its 90 % interval, which allows for how little the runs know; None: no size is enough.
-
-    Attributes
-    ----------
-    n, low, high
-        Sequences.
-    """
-
-    n: int | None
-    low: int | None
-    high: int | None
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a batch is to reach: a standard error of err_rel, or err_rel within a tolerance with some probability."""
-
-    target_sd: float | None = None
-    tolerance: float | None = None
-    probability: float = 0.9
-
-    def __post_init__(self) -> None:
-        if (self.target_sd is None) == (self.tolerance is None):
-            raise ValueError("give either target_sd or tolerance")
-        for name, value in (("target_sd", self.target_sd), ("tolerance", self.tolerance)):
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value < np.inf):
-                raise ValueError(f"{name} must be a positive number, got {value!r}")
-        if not (isinstance(self.probability, (int, float)) and 0 < self.probability < 1):
-            raise ValueError(f"probability must lie between 0 and 1, got {self.probability!r}")
+def check_goal(tolerance: float | None, probability: float, target_sd: float | None = None) -> None:
+    """Raise a `ValueError` unless either a tolerance or a standard error is given, and a probability."""
+    if (target_sd is None) == (tolerance is None):
+        raise ValueError("give either target_sd or tolerance")
+    for name, value in (("target_sd", target_sd), ("tolerance", tolerance)):
+        if value is not None and not (isinstance(value, (int, float)) and 0 < value < np.inf):
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if not (isinstance(probability, (int, float)) and 0 < probability < 1):
+        raise ValueError(f"probability must lie between 0 and 1, got {probability!r}")
 
 
 def required_batch_size(
@@ -114,42 +92,21 @@ def required_batch_size(
     >>> required_batch_size(runs, 1.6e-6, tolerance=1e-6) is None
     True
     """
-    goal = Goal(target_sd, tolerance, probability)
-    return smallest_batch(pilot_of(runs, eta, reference=reference, estimator=estimator), goal)
-
-
-def plan_batch_size(
-    runs: Mapping[str, Run], eta: float, goal: Goal, *, reference: float | None = None, seed: int = 0
-) -> Plan:
-    """Return the required batch size with an interval that allows for how little the runs know.
-
-    For a standard error it follows from the interval of S (`spread_interval`). For a tolerance it says what other runs
-    of the same number and sizes would have said: each of 100 draws makes err_rel and S of every run anew from their
-    estimated distributions and plans again (a parametric bootstrap); the interval holds the middle 90 % of these plans.
-
-    Parameters
-    ----------
-    runs, eta, reference
-        As in `required_batch_size`.
-    goal
-        What the batch is to reach.
-    seed
-        Seed of the draws.
-    """
-    pilot = pilot_of(runs, eta, reference=reference)
-    if goal.target_sd is not None:
-        return Plan(*(_reachable_size(spread, goal.target_sd) for spread in spread_with_interval(pilot)))
-    rng = np.random.default_rng(seed)
-    drawn = [smallest_batch(_another(pilot, rng), goal) for _ in range(_DRAWS)]
-    ends = np.quantile([np.inf if n is None else n for n in drawn], _OUTER, method="nearest")
-    low, high = (int(end) if math.isfinite(end) else None for end in ends)
-    return Plan(smallest_batch(pilot, goal), low, high)
+    check_goal(tolerance, probability, target_sd)
+    pilot = pilot_of(runs, eta, reference=reference, estimator=estimator)
+    if target_sd is not None:
+        return _reachable_size(math.sqrt(pilot.mean_square_spread), target_sd)
+    return smallest_within(pilot.distribution, pilot.mean_square_spread, float(tolerance or 0), probability)
 
 
 def plan_batch_sizes(
     runs: Mapping[str, Run], etas: Sequence[float], *, tolerance: float, probability: float = 0.9, seed: int = 0
 ) -> pd.DataFrame:
-    """Return the batch required at each eta for err_rel of a fresh run within ``tolerance``, by `plan_batch_size`.
+    """Return the batch required at each eta for err_rel of a fresh run within ``tolerance``, as `required_batch_size`.
+
+    The interval allows for how little the runs know. It says what other runs of the same number and sizes would have
+    said: each of 100 draws makes err_rel and S of every run anew from their estimated distributions and plans again (a
+    parametric bootstrap, whose draws have the seed); the interval holds the middle 90 % of these plans.
 
     Returns
     -------
@@ -163,8 +120,16 @@ def plan_batch_sizes(
     >>> plan_batch_sizes(synthetic_runs(3, 512), [1.6e-6], tolerance=2.0).columns.tolist()
     ['eta', 'n', 'low', 'high']
     """
-    goal = Goal(tolerance=tolerance, probability=probability)
-    rows = [(eta, *plan_batch_size(runs, eta, goal, seed=seed)) for eta in etas]
+    check_goal(tolerance, probability)
+    rows = []
+    for eta in etas:
+        pilot, rng = pilot_of(runs, eta), np.random.default_rng(seed)
+        n, *drawn = (
+            smallest_within(each.distribution, each.mean_square_spread, tolerance, probability)
+            for each in (pilot, *(_another(pilot, rng) for _ in range(_DRAWS)))
+        )
+        ends = np.quantile([np.inf if size is None else size for size in drawn], _OUTER, method="nearest")
+        rows.append((eta, n, *(int(end) if math.isfinite(end) else None for end in ends)))
     table = pd.DataFrame(rows, columns=["eta", "n", "low", "high"])
     table = table.astype(dict.fromkeys(("n", "low", "high"), "Int64"))
     prompts = [run.prompt_ids for run in runs.values()]
@@ -287,13 +252,6 @@ def estimator_table(
         rows.append((name, needs[name], spreads[0] / math.sqrt(size), *sizes))
     table = pd.DataFrame(rows, columns=["estimator", "needs", "se", "sequences", "low", "high"])
     return table.astype(dict.fromkeys(("sequences", "low", "high"), "Int64"))
-
-
-def smallest_batch(pilot: Pilot, goal: Goal) -> int | None:
-    """Return the smallest batch that reaches the goal by what a pilot says, or None where none does."""
-    if goal.target_sd is not None:
-        return _reachable_size(math.sqrt(pilot.mean_square_spread), goal.target_sd)
-    return smallest_within(pilot.distribution, pilot.mean_square_spread, float(goal.tolerance or 0), goal.probability)
 
 
 def size_for(spread: float, target_sd: float) -> int:

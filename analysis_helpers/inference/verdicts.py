@@ -22,7 +22,7 @@ from ..err_rel import all_etas, known_eta, known_etas, recording, runs_at, same_
 from ..estimators import Estimate, true_total
 from ..runs import Run, integrity_problems, require_runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
-from .planning import CONFIDENCE, LEAST, Goal, size_for, spread_with_interval
+from .planning import CONFIDENCE, LEAST, check_goal, size_for, spread_with_interval
 from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
 from .random_effects import Pool, between_variances, normal_quantile
 from .trend import difference_z, pool_estimates, straightness_pilots
@@ -194,7 +194,7 @@ def verdict(
     >>> found.linear.answer, found.recorded.answer
     ('yes', 'cannot tell')
     """
-    Goal(tolerance=tolerance, probability=probability)  # must be in range
+    check_goal(tolerance, probability)
     size, step = checked_count(n, "n"), known_eta(large_runs, eta)
     require_runs(small_runs or large_runs, "small_runs")
     copies = same_content(large_runs)

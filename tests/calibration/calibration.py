@@ -24,7 +24,6 @@ import pandas as pd
 
 from analysis_helpers._checks import FloatArray, checked_count
 from analysis_helpers.inference import pilot_of, run_health
-from analysis_helpers.inference.planning import Goal
 from analysis_helpers.inference.prediction import agreement_with_prediction
 from analysis_helpers.inference.verdicts import SURPRISING
 from analysis_helpers.runs import Measurement, Run, write_in_one_step
@@ -41,6 +40,7 @@ from analysis_helpers.synthetic.validation import (
 )
 from tests.calibration.records import (
     LARGE,
+    Goal,
     coverage_table,
     estimate_records,
     estimate_table,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,8 @@ import pandas as pd
 from analysis_helpers import err_rel_standard_error, simulate_err_rel
 from analysis_helpers._checks import checked_count
 from analysis_helpers.estimators import EstimatorName, columns
-from analysis_helpers.inference import pilot_of, predict
-from analysis_helpers.inference.planning import Goal, plan_batch_size, size_for, smallest_within
+from analysis_helpers.inference import pilot_of, plan_batch_sizes, predict
+from analysis_helpers.inference.planning import size_for, smallest_within, spread_with_interval
 from analysis_helpers.inference.prediction import Pilot, agreement_of
 from analysis_helpers.inference.random_effects import ConfidenceDistribution, normal_quantile
 from analysis_helpers.inference.verdicts import SURPRISING, _within
@@ -90,6 +91,13 @@ def coverage_table(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["tau", "num_large", "n", "level", "covered", "error"])
 
 
+class Goal(NamedTuple):
+    """What a batch is to reach: a standard error of err_rel, or err_rel within a tolerance with probability 0.9."""
+
+    target_sd: float | None = None
+    tolerance: float | None = None
+
+
 def plan_records(goals: Sequence[Goal], *, tau: float = 0.0, count: int, seed: int) -> pd.DataFrame:
     """Return the plans of ``count`` pilots for each goal, infinite where no size is enough.
 
@@ -100,10 +108,10 @@ def plan_records(goals: Sequence[Goal], *, tau: float = 0.0, count: int, seed: i
     for goal in goals:
         true_n = _size(_true_size(goal, spread, mean, tau))
         for k, (*large, _) in enumerate(replicates(count, [LARGE] * 4 + [64], tau=tau, seed=seed)):
-            plan = plan_batch_size(named(large), ETA, goal, seed=k)
-            reached = math.nan if plan.n is None else _reached(goal, plan.n, spread, mean, tau)
-            aims = (math.nan if aim is None else aim for aim in (goal.target_sd, goal.tolerance))
-            rows.append((*aims, true_n, _size(plan.n), _size(plan.low), _size(plan.high), reached))
+            n, low, high = _plan(named(large), goal, seed=k)
+            reached = math.nan if math.isinf(n) else _reached(goal, n, spread, mean, tau)
+            aims = (math.nan if aim is None else aim for aim in goal)
+            rows.append((*aims, true_n, n, low, high, reached))
     return pd.DataFrame(rows, columns=["target_sd", "tolerance", "true_n", "n", "low", "high", "reached"])
 
 
@@ -151,14 +159,24 @@ def _pit(large: dict[str, Run], fresh: Run) -> float:
     return predict(pilot, fresh.num_sequences).pit(error)
 
 
+def _plan(large: dict[str, Run], goal: Goal, seed: int) -> tuple[float, float, float]:
+    if goal.tolerance is None:
+        n, low, high = (
+            size_for(each, float(goal.target_sd or 0)) for each in spread_with_interval(pilot_of(large, ETA))
+        )
+        return n, low, high
+    [plan] = plan_batch_sizes(large, [ETA], tolerance=goal.tolerance, seed=seed).itertuples()
+    return _size(plan.n), _size(plan.low), _size(plan.high)
+
+
 def _reached(goal: Goal, n: float, spread: float, mean: float, tau: float) -> float:
     if goal.tolerance is None:
         return spread / math.sqrt(n)
     return probability_within(goal.tolerance, mean, math.hypot(spread / math.sqrt(n), tau))
 
 
-def _size(n: int | None) -> float:
-    return math.inf if n is None else float(n)
+def _size(n: Any) -> float:
+    return math.inf if n is None or n is pd.NA else float(n)
 
 
 def _true_size(goal: Goal, spread: float, mean: float, tau: float) -> int | None:
@@ -166,7 +184,7 @@ def _true_size(goal: Goal, spread: float, mean: float, tau: float) -> int | None
     if goal.target_sd is not None:
         return size_for(spread, goal.target_sd)
     known = ConfidenceDistribution(np.array([tau]), np.array([mean]), np.array([0.0]))
-    return smallest_within(known, spread**2, float(goal.tolerance or 0), goal.probability)
+    return smallest_within(known, spread**2, float(goal.tolerance or 0), 0.9)
 
 
 RUNS, TAUS = (4, 8, 20), (0.0, 0.5, 0.75, 1.0, 2.0)

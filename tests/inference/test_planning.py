@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import analysis_helpers as ah
-from analysis_helpers.inference.planning import Goal, Plan, plan_batch_size, smallest_within, spread_with_interval
+from analysis_helpers.inference.planning import smallest_within, spread_with_interval
 from analysis_helpers.inference.prediction import pilot_of, predict
 from analysis_helpers.inference.random_effects import ConfidenceDistribution
 from analysis_helpers.synthetic.validation import short_policy
@@ -13,10 +13,10 @@ from tests.building import ETAS, Runs, in_prompts, known, random_run
 ETA = 1.6e-6
 
 
-def width(plan: Plan) -> float:
-    """Return upper over lower end of a plan's interval, which holds the plan."""
-    low, n, high = map(known, (plan.low, plan.n, plan.high))
-    assert low < n < high
+def width(runs: Runs, reference: float | None = None) -> float:
+    """Return upper over lower end of the interval of S, which holds S."""
+    spread, low, high = spread_with_interval(pilot_of(runs, ETA, reference=reference))
+    assert low < spread < high
     return high / low
 
 
@@ -54,18 +54,17 @@ def test_more_sequences_than_a_table_can_hold_are_no_plan(large_runs: Runs) -> N
     assert smallest_within(certain, 1.0, 1.6449 * 2**-30, 0.9) == pytest.approx(2**60, rel=1e-4)
     assert smallest_within(certain, 1.0, 1.6449 * 2**-32, 0.9) is None
     assert ah.required_batch_size(large_runs, ETA, target_sd=1e-12) is None
-    assert plan_batch_size(large_runs, ETA, Goal(target_sd=1e-200)) == (None, None, None)
+    assert ah.required_batch_size(large_runs, ETA, target_sd=1e-200) is None
     assert ah.estimator_table(large_runs, ETA, tolerance=1e-12)["sequences"].isna().all()
     assert ah.verdict_map(large_runs, [ETA], tolerance=1e-12)["recorded_required_n"].tolist() > [2**61]
 
 
 def test_a_plan_has_an_interval_that_a_smaller_pilot_widens(large_runs: Runs, small_runs: Runs) -> None:
-    large, small = (plan_batch_size(runs, ETA, Goal(target_sd=0.1)) for runs in (large_runs, small_runs))
-    assert large.n == ah.required_batch_size(large_runs, ETA, target_sd=0.1)
-    assert width(small) > 1.3 * width(large)
-    one, two, other = (plan_batch_size(large_runs, ETA, Goal(tolerance=0.8), seed=s) for s in (1, 1, 2))
-    assert one == two
-    assert (one.low, one.high) != (other.low, other.high)
+    assert width(small_runs) > 1.1 * width(large_runs)
+    one, two, other = (ah.plan_batch_sizes(large_runs, [ETA], tolerance=0.8, seed=s) for s in (1, 1, 2))
+    assert one.equals(two)
+    assert one["n"].equals(other["n"])
+    assert not one.equals(other)
 
 
 def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: Runs) -> None:
@@ -95,9 +94,7 @@ def test_a_reference_that_is_an_estimate_makes_a_plan_less_sure() -> None:
     # Eight runs of 32: S is known to 9 % or so, and their mean true change to 6 %.
     runs = ah.synthetic_runs(8, 32, policy=short_policy(), seed=3)
     reference = ah.reference_true_totals(runs)[ETA]
-    given, estimated = (plan_batch_size(runs, ETA, Goal(target_sd=0.3), reference=r) for r in (reference, None))
-    assert given.n == estimated.n
-    assert width(estimated) > 1.03 * width(given)
+    assert width(runs) > 1.015 * width(runs, reference)
 
 
 def test_the_table_of_estimators_gives_what_each_takes(large_runs: Runs) -> None:

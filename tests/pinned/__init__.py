@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 import analysis_helpers as ah
 from analysis_helpers import plots
-from analysis_helpers.inference.planning import Goal
 from analysis_helpers.report.explorer import explore
 from analysis_helpers.report.parameters import read_parameters
 from analysis_helpers.synthetic.validation import read_calibration, verdict_rates
 from tests.calibration.records import (
+    Goal,
     coverage_table,
     estimate_records,
     estimate_table,
