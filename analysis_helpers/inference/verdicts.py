@@ -80,12 +80,10 @@ class Answer:
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
-    """What the runs say at one eta, to a question; what follows from them is computed once.
+    """What the runs say at one eta.
 
     Attributes
     ----------
-    runs, small_runs
-        The large runs that have eta, and the actual ones.
     eta, n, tolerance, probability
         The question: tolerance on the absolute error, in units of the true change, and how often it must hold.
     linear, recorded
@@ -98,12 +96,15 @@ class Verdict:
         What these runs do not show.
     """
 
-    runs: Mapping[str, Run]
-    small_runs: Mapping[str, Run]
     eta: float
     n: int
     tolerance: float
     probability: float
+    linear: Answer
+    recorded: Answer
+    reasons: tuple[str, ...]
+    next_steps: tuple[str, ...]
+    not_established: tuple[str, ...]
 
     def table(self) -> pd.DataFrame:
         """Return a row for each question: its answer, error over updates, next update, and batch size."""
@@ -143,6 +144,174 @@ class Verdict:
     def answers(self) -> dict[str, Answer]:
         """Question -> answer."""
         return {"linear": self.linear, "recorded": self.recorded}
+
+
+def verdict(
+    large_runs: Mapping[str, Run],
+    eta: float,
+    n: int,
+    *,
+    tolerance: float = 0.25,
+    probability: float = 0.9,
+    small_runs: Mapping[str, Run] | None = None,
+) -> Verdict:
+    """Return whether the step is linear and whether the recorded linear change is right, each with its batch size.
+
+    *linear* is answered by the trend over etas or by matched - true, whichever has the smaller fixed-effect standard
+    error; *recorded* by the ratio, with the score-adjusted value beside it. "yes" is a tolerance statement: with
+    confidence 0.9, at least ``probability`` of updates have an error within ``tolerance``. "no": the 90 % interval of
+    the mean error lies beyond it, or updates differ too much for any mean. One run never gives a "yes".
+
+    "cannot tell" also where a run is unsound (`run_health`), the reference is within 3 standard errors of 0, the two
+    estimates of *linear* differ beyond z = 3, large runs share more than half of their prompts, linear terms lack the
+    denominator correction (*recorded*), or ``small_runs`` contradict their prediction at p < 0.01 (*recorded*). How
+    often answers are false is measured in ``notebooks/06_known_truth.ipynb``.
+
+    Parameters
+    ----------
+    large_runs
+        Name -> run; each must record ``h_base``.
+    eta, n
+        Step size, and sequences of one batch.
+    tolerance
+        Tolerance on the absolute error, in units of the true change.
+    probability
+        How often a batch, or an update, must be within the tolerance.
+    small_runs
+        Actual runs, to be set against their prediction.
+
+    Raises
+    ------
+    RunError
+        If a run does not record what is needed.
+    ValueError
+        If no run has the eta, or an argument is out of range.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> found = verdict(synthetic_runs(3, 512), 1.6e-6, 64)
+    >>> found.linear.answer, found.recorded.answer
+    ('yes', 'cannot tell')
+    """
+    check_goal(tolerance, probability)
+    size, step = checked_count(n, "n"), known_eta(large_runs, eta)
+    require_runs(small_runs or large_runs, "small_runs")
+    copies = same_content(large_runs)
+    runs = {name: run for name, run in large_runs.items() if run.has_eta(step) and name not in copies}
+    small = runs_at(small_runs, step) if small_runs else {}
+    case = Case(runs, small, step, size, tolerance, probability)
+    answers, told = (case.linear, case.recorded), (case.reasons, case.next_steps, case.not_established)
+    return Verdict(step, size, tolerance, probability, *answers, *told)
+
+
+def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability: float = 0.9) -> float | None:
+    """Return the largest eta measured at which the step is linear (a "yes" of `verdict`); None if at none.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> runs = synthetic_runs(3, 512)
+    >>> trusted_eta(runs, tolerance=0.25), trusted_eta(runs, tolerance=1e-4)
+    (3.2e-06, None)
+    """
+    for eta in reversed(all_etas(runs)):
+        if verdict(runs, eta, LEAST, tolerance=tolerance, probability=probability).linear.answer == "yes":
+            return eta
+    return None
+
+
+def verdict_map(
+    runs: Mapping[str, Run],
+    etas: Sequence[float] | None = None,
+    n: int = 256,
+    *,
+    tolerance: float = 0.25,
+    probability: float = 0.9,
+    small_runs: Mapping[str, Run] | None = None,
+) -> pd.DataFrame:
+    """Return the verdict at each eta (None: all measured), by `verdict_table`.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> verdict_map(synthetic_runs(3, 512))[["eta", "linear"]].to_dict("list")
+    {'eta': [1.6e-06, 3.2e-06], 'linear': ['yes', 'yes']}
+    """
+    return verdict_table(
+        [
+            verdict(runs, eta, n, tolerance=tolerance, probability=probability, small_runs=small_runs)
+            for eta in known_etas(runs, etas)
+        ]
+    )
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """Return verdicts as a table, a row each.
+
+    Returns
+    -------
+    DataFrame
+        Columns eta, n, and for each question ("linear", "recorded") its answer and, prefixed by its name, the fields of
+        `Answer` but for the reasons.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> verdict_table([verdict(synthetic_runs(3, 512), 1.6e-6, 64)])["linear_estimator"].tolist()
+    ['trend']
+    """
+    records: list[dict[str, Any]] = [
+        {"eta": found.eta, "n": found.n, **{name: asdict(answer) for name, answer in found.answers.items()}}
+        for found in verdicts
+    ]
+    counts = [f"{name}_required_{end}" for name in QUESTIONS for end in ("n", "low", "high")]
+    table = pd.json_normalize(records, sep="_").rename(columns={f"{name}_answer": name for name in QUESTIONS})
+    return table.drop(columns=[f"{name}_reasons" for name in QUESTIONS]).astype(dict.fromkeys(counts, "Int64"))
+
+
+def true_change(runs: Mapping[str, Run], eta: float) -> Pool | None:
+    """Return the random-effects mean of the true change over the runs, and tau between them; None if it is unknown."""
+    totals = _true_totals(runs, eta)
+    return pool_estimates(totals) if totals else None
+
+
+def true_change_p_value(large_runs: Mapping[str, Run], small_runs: Mapping[str, Run], eta: float) -> float:
+    """Return the p-value that two batch folders have the same mean true change; NaN where too few runs have eta.
+
+    Both folders share one tau; Student's t on ``runs - 2`` degrees of freedom.
+    """
+    from scipy.special import stdtr
+
+    groups = [_true_totals(runs, eta) for runs in (large_runs, small_runs)]
+    freedom = sum(map(len, groups)) - 2
+    if freedom < 1 or not all(groups):
+        return math.nan
+    values, errors = np.array([(total.value, total.se) for group in groups for total in group]).T
+    variances, member = errors**2, np.repeat(np.eye(2), [len(group) for group in groups], axis=0)
+    # Within groups Q(tau^2) = freedom: centre each group, which costs one degree of freedom each.
+    weights = 1 / (variances + between_variances(values, variances, np.array([freedom]), member))
+    totals = weights @ member
+    first, second = weights * values @ member / totals
+    return float(2 * stdtr(freedom, -abs(first - second) / math.sqrt(np.sum(1 / totals))))
+
+
+def _true_totals(runs: Mapping[str, Run], eta: float) -> list[Estimate]:
+    """Return the true change of each run that has eta, where its standard error is known."""
+    totals = [true_total(run, eta) for run in runs.values() if run.has_eta(eta)]
+    return [total for total in totals if not math.isnan(total.se)]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Runs that were measured at eta, and a question, as in `verdict`; what follows from them is computed once."""
+
+    runs: Mapping[str, Run]
+    small_runs: Mapping[str, Run]
+    eta: float
+    n: int
+    tolerance: float
+    probability: float
 
     @cached_property
     def linear(self) -> Answer:
@@ -354,162 +523,6 @@ class Verdict:
 
     def _size_for(self, spread: float) -> int:
         return size_for(spread, self.tolerance / normal_quantile(self.probability))
-
-
-def verdict(
-    large_runs: Mapping[str, Run],
-    eta: float,
-    n: int,
-    *,
-    tolerance: float = 0.25,
-    probability: float = 0.9,
-    small_runs: Mapping[str, Run] | None = None,
-) -> Verdict:
-    """Return whether the step is linear and whether the recorded linear change is right, each with its batch size.
-
-    *linear* is answered by the trend over etas or by matched - true, whichever has the smaller fixed-effect standard
-    error; *recorded* by the ratio, with the score-adjusted value beside it. "yes" is a tolerance statement: with
-    confidence 0.9, at least ``probability`` of updates have an error within ``tolerance``. "no": the 90 % interval of
-    the mean error lies beyond it, or updates differ too much for any mean. One run never gives a "yes".
-
-    "cannot tell" also where a run is unsound (`run_health`), the reference is within 3 standard errors of 0, the two
-    estimates of *linear* differ beyond z = 3, large runs share more than half of their prompts, linear terms lack the
-    denominator correction (*recorded*), or ``small_runs`` contradict their prediction at p < 0.01 (*recorded*). How
-    often answers are false is measured in ``notebooks/06_known_truth.ipynb``.
-
-    Parameters
-    ----------
-    large_runs
-        Name -> run; each must record ``h_base``.
-    eta, n
-        Step size, and sequences of one batch.
-    tolerance
-        Tolerance on the absolute error, in units of the true change.
-    probability
-        How often a batch, or an update, must be within the tolerance.
-    small_runs
-        Actual runs, to be set against their prediction.
-
-    Raises
-    ------
-    RunError
-        If a run does not record what is needed.
-    ValueError
-        If no run has the eta, or an argument is out of range.
-
-    Examples
-    --------
-    >>> from analysis_helpers import synthetic_runs
-    >>> found = verdict(synthetic_runs(3, 512), 1.6e-6, 64)
-    >>> found.linear.answer, found.recorded.answer
-    ('yes', 'cannot tell')
-    """
-    check_goal(tolerance, probability)
-    size, step = checked_count(n, "n"), known_eta(large_runs, eta)
-    require_runs(small_runs or large_runs, "small_runs")
-    copies = same_content(large_runs)
-    runs = {name: run for name, run in large_runs.items() if run.has_eta(step) and name not in copies}
-    small = runs_at(small_runs, step) if small_runs else {}
-    found = Verdict(runs, small, step, size, tolerance, probability)
-    str(found)  # all of it is computed here, where it may fail or warn
-    return found
-
-
-def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability: float = 0.9) -> float | None:
-    """Return the largest eta measured at which the step is linear (a "yes" of `verdict`); None if at none.
-
-    Examples
-    --------
-    >>> from analysis_helpers import synthetic_runs
-    >>> runs = synthetic_runs(3, 512)
-    >>> trusted_eta(runs, tolerance=0.25), trusted_eta(runs, tolerance=1e-4)
-    (3.2e-06, None)
-    """
-    for eta in reversed(all_etas(runs)):
-        if verdict(runs, eta, LEAST, tolerance=tolerance, probability=probability).linear.answer == "yes":
-            return eta
-    return None
-
-
-def verdict_map(
-    runs: Mapping[str, Run],
-    etas: Sequence[float] | None = None,
-    n: int = 256,
-    *,
-    tolerance: float = 0.25,
-    probability: float = 0.9,
-    small_runs: Mapping[str, Run] | None = None,
-) -> pd.DataFrame:
-    """Return the verdict at each eta (None: all measured), by `verdict_table`.
-
-    Examples
-    --------
-    >>> from analysis_helpers import synthetic_runs
-    >>> verdict_map(synthetic_runs(3, 512))[["eta", "linear"]].to_dict("list")
-    {'eta': [1.6e-06, 3.2e-06], 'linear': ['yes', 'yes']}
-    """
-    return verdict_table(
-        [
-            verdict(runs, eta, n, tolerance=tolerance, probability=probability, small_runs=small_runs)
-            for eta in known_etas(runs, etas)
-        ]
-    )
-
-
-def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """Return verdicts as a table, a row each.
-
-    Returns
-    -------
-    DataFrame
-        Columns eta, n, and for each question ("linear", "recorded") its answer and, prefixed by its name, the fields of
-        `Answer` but for the reasons.
-
-    Examples
-    --------
-    >>> from analysis_helpers import synthetic_runs
-    >>> verdict_table([verdict(synthetic_runs(3, 512), 1.6e-6, 64)])["linear_estimator"].tolist()
-    ['trend']
-    """
-    records: list[dict[str, Any]] = [
-        {"eta": found.eta, "n": found.n, **{name: asdict(answer) for name, answer in found.answers.items()}}
-        for found in verdicts
-    ]
-    counts = [f"{name}_required_{end}" for name in QUESTIONS for end in ("n", "low", "high")]
-    table = pd.json_normalize(records, sep="_").rename(columns={f"{name}_answer": name for name in QUESTIONS})
-    return table.drop(columns=[f"{name}_reasons" for name in QUESTIONS]).astype(dict.fromkeys(counts, "Int64"))
-
-
-def true_change(runs: Mapping[str, Run], eta: float) -> Pool | None:
-    """Return the random-effects mean of the true change over the runs, and tau between them; None if it is unknown."""
-    totals = _true_totals(runs, eta)
-    return pool_estimates(totals) if totals else None
-
-
-def true_change_p_value(large_runs: Mapping[str, Run], small_runs: Mapping[str, Run], eta: float) -> float:
-    """Return the p-value that two batch folders have the same mean true change; NaN where too few runs have eta.
-
-    Both folders share one tau; Student's t on ``runs - 2`` degrees of freedom.
-    """
-    from scipy.special import stdtr
-
-    groups = [_true_totals(runs, eta) for runs in (large_runs, small_runs)]
-    freedom = sum(map(len, groups)) - 2
-    if freedom < 1 or not all(groups):
-        return math.nan
-    values, errors = np.array([(total.value, total.se) for group in groups for total in group]).T
-    variances, member = errors**2, np.repeat(np.eye(2), [len(group) for group in groups], axis=0)
-    # Within groups Q(tau^2) = freedom: centre each group, which costs one degree of freedom each.
-    weights = 1 / (variances + between_variances(values, variances, np.array([freedom]), member))
-    totals = weights @ member
-    first, second = weights * values @ member / totals
-    return float(2 * stdtr(freedom, -abs(first - second) / math.sqrt(np.sum(1 / totals))))
-
-
-def _true_totals(runs: Mapping[str, Run], eta: float) -> list[Estimate]:
-    """Return the true change of each run that has eta, where its standard error is known."""
-    totals = [true_total(run, eta) for run in runs.values() if run.has_eta(eta)]
-    return [total for total in totals if not math.isnan(total.se)]
 
 
 def _within(pilot: Pilot, tolerance: float, probability: float) -> AnswerWord:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, checked_count
-from ..inference import Verdict, pilot_of
+from ..inference import Case, pilot_of
 from ..runs import Run, joined
 from .policy import Policy, entropy_change, entropy_derivative, random_policy, sample_sequences
 from .runs import baseline_by_position, evaluate, update_direction, with_shard_error
@@ -177,7 +177,7 @@ def verdict_records(
     for bias in biases:
         within = probability_within(_TOLERANCE, expected_error(bias), tau)
         for *runs, _ in replicates(count, _SIZES, tau=tau, bias=bias, seed=seed):
-            case = Verdict(named(runs), {}, ETA, sizes[0], _TOLERANCE, _PROBABILITY)
+            case = Case(named(runs), {}, ETA, sizes[0], _TOLERANCE, _PROBABILITY)
             recorded.append(("recorded", bias, within, case.recorded.answer))
             if bias == biases[0] and case.ratio is not None:
                 enough += [("enough", n, precise[n], case.enough(case.ratio, n)) for n in sizes]

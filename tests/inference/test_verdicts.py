@@ -9,7 +9,7 @@ import pytest
 
 from analysis_helpers import Run, load_runs, reference_true_totals, synthetic_runs, trusted_eta, verdict
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.inference.verdicts import Verdict, true_change, true_change_p_value, verdict_map, verdict_table
+from analysis_helpers.inference.verdicts import Case, true_change, true_change_p_value, verdict_map, verdict_table
 from analysis_helpers.synthetic.runs import with_log_weights
 from analysis_helpers.synthetic.validation import shifted
 from tests.building import Runs, altered, in_prompts, known, pilot, random_run, totals_only_run
@@ -20,9 +20,9 @@ ETA = 1.6e-6
 LARGE: Any = {"spread": 4.0, "size": 1000.0}
 
 
-def asked(n: int = 256) -> Verdict:
+def asked(n: int = 256) -> Case:
     """Return a question with the tolerance 0.5 and the probability 0.9."""
-    return Verdict({}, {}, ETA, n, 0.5, 0.9)
+    return Case({}, {}, ETA, n, 0.5, 0.9)
 
 
 def off_by(runs: Runs, errors: list[float]) -> Runs:
