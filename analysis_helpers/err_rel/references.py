@@ -40,7 +40,7 @@ def usable_runs(
     large_enough = {name: run for name, run in runs.items() if run.num_sequences >= size}
     small = {name: run for name, run in runs.items() if name not in large_enough}
     warn_skipped({name: f"{run.num_sequences} sequences, fewer than {argument} {size}" for name, run in small.items()})
-    usable = {eta: runs_at(large_enough, eta) for eta in found}
+    usable = runs_at_each(large_enough, found)
     for eta, kept in usable.items():
         if not kept:
             raise ValueError(f"no run with at least {size} sequences has eta {eta!r}")
@@ -50,9 +50,14 @@ def usable_runs(
 
 def runs_at(runs: Mapping[str, Run], eta: float) -> dict[str, Run]:
     """Return the runs that have ``eta``; others are skipped with a warning."""
-    having = {name: run for name, run in runs.items() if run.has_eta(eta)}
-    warn_skipped({name: f"no eta {eta!r}" for name in runs if name not in having})
-    return having
+    return runs_at_each(runs, [eta])[eta]
+
+
+def runs_at_each(runs: Mapping[str, Run], etas: Sequence[float]) -> dict[float, dict[str, Run]]:
+    """Return eta -> the runs that have it; a run that lacks some is skipped there, with one warning."""
+    lacking = {name: [repr(eta) for eta in etas if not run.has_eta(eta)] for name, run in runs.items()}
+    warn_skipped({name: f"no eta {', '.join(missing)}" for name, missing in lacking.items() if missing})
+    return {eta: {name: run for name, run in runs.items() if run.has_eta(eta)} for eta in etas}
 
 
 def require_poolable(runs: Mapping[str, Run]) -> None:
@@ -115,7 +120,8 @@ def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     {1e-06: -0.2}
     """
     distinct = distinct_runs(runs)
-    return {eta: reference_total(runs_at(distinct, eta), eta) for eta in all_etas(distinct)}
+    usable = runs_at_each(distinct, all_etas(distinct))
+    return {eta: reference_total(kept, eta) for eta, kept in usable.items()}
 
 
 def reference_total(runs: Mapping[str, Run], eta: float, name: str = "the mean over the runs") -> float:

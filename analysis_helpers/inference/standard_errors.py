@@ -14,7 +14,15 @@ import numpy as np
 import pandas as pd
 
 from .._checks import checked_choice, checked_count
-from ..err_rel import own_total, reference_for, reference_total, simulate_err_rel_across_runs, usable_runs
+from ..err_rel import (
+    known_eta,
+    own_total,
+    reference_for,
+    reference_total,
+    runs_at,
+    simulate_err_rel_across_runs,
+    usable_runs,
+)
 from ..estimators import EstimatorName, columns, second_order_spread
 from ..runs import Run
 
@@ -182,6 +190,7 @@ def spread_by_size(
     >>> spread_by_size(synthetic_runs(2, 128), 1.6e-6, [32, 128])["drawn"].isna().tolist()
     [False, True]
     """
+    runs = runs_at(runs, known_eta(runs, eta))
     reference = reference_total(runs, eta)
     smallest = min(run.num_sequences for run in runs.values())
     rows = []

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import checked_count, same_eta
-from ..err_rel import all_etas, known_eta, known_etas, recording, runs_at, same_content
+from ..err_rel import all_etas, distinct_runs, known_eta, known_etas, recording, runs_at
 from ..estimators import Estimate, true_total
 from ..runs import Run, integrity_problems, require_runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
@@ -197,9 +197,7 @@ def verdict(
     check_goal(tolerance, probability)
     size, step = checked_count(n, "n"), known_eta(large_runs, eta)
     require_runs(small_runs or large_runs, "small_runs")
-    copies = same_content(large_runs)
-    runs = {name: run for name, run in large_runs.items() if run.has_eta(step) and name not in copies}
-    small = runs_at(small_runs, step) if small_runs else {}
+    runs, small = runs_at(distinct_runs(large_runs), step), runs_at(small_runs or {}, step)
     case = Case(runs, small, step, size, tolerance, probability)
     answers, told = (case.linear, case.recorded), (case.reasons, case.next_steps, case.not_established)
     return Verdict(step, size, tolerance, probability, *answers, *told)
@@ -215,8 +213,12 @@ def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability
     >>> trusted_eta(runs, tolerance=0.25), trusted_eta(runs, tolerance=1e-4)
     (3.2e-06, None)
     """
-    for eta in reversed(all_etas(runs)):
-        if verdict(runs, eta, LEAST, tolerance=tolerance, probability=probability).linear.answer == "yes":
+    distinct = distinct_runs(runs)
+    for eta in reversed(all_etas(distinct)):
+        if (
+            verdict(_having(distinct, eta), eta, LEAST, tolerance=tolerance, probability=probability).linear.answer
+            == "yes"
+        ):
             return eta
     return None
 
@@ -238,9 +240,11 @@ def verdict_map(
     >>> verdict_map(synthetic_runs(3, 512))[["eta", "linear"]].to_dict("list")
     {'eta': [1.6e-06, 3.2e-06], 'linear': ['yes', 'yes']}
     """
+    goal: dict[str, float] = {"tolerance": tolerance, "probability": probability}
+    distinct, small = distinct_runs(runs), small_runs or {}
     return verdict_table(
         [
-            verdict(runs, eta, n, tolerance=tolerance, probability=probability, small_runs=small_runs)
+            verdict(_having(distinct, eta), eta, n, small_runs=_having(small, eta), **goal)
             for eta in known_etas(runs, etas)
         ]
     )
@@ -294,6 +298,11 @@ def true_change_p_value(large_runs: Mapping[str, Run], small_runs: Mapping[str, 
     totals = weights @ member
     first, second = weights * values @ member / totals
     return float(2 * stdtr(freedom, -abs(first - second) / math.sqrt(np.sum(1 / totals))))
+
+
+def _having(runs: Mapping[str, Run], eta: float) -> dict[str, Run]:
+    """Return the runs that have eta: over all etas, it says nothing that some runs lack one."""
+    return {name: run for name, run in runs.items() if run.has_eta(eta)}
 
 
 def _true_totals(runs: Mapping[str, Run], eta: float) -> list[Estimate]:

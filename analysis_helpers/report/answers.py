@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .._checks import same_eta
 from ..err_rel import Comparison
 from ..inference import QUESTIONS, Verdict, counted, low_to_high, plus_minus, typical_standard_error
 from ..runs import Run
@@ -15,13 +17,15 @@ from ..runs import Run
 _AS_ETA = 0.25  # an SD whose fall differs from the growth of eta by less than this share falls in proportion to it
 
 
-def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFrame) -> list[str]:
-    """Return the number of runs and their problems, their mean changes, and the health checks flagged.
+def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFrame, eta: float) -> list[str]:
+    """Return the number of runs and their problems, their mean changes at eta, and the health checks flagged.
 
     Parameters
     ----------
     files, totals, health
         From `inventory`, `run_totals` and `health_of_batches`.
+    eta
+        Step size.
     """
     counts = files["batch"].replace("", "no batch folder").value_counts(sort=False)
     batches = ", ".join(f"{count} in {batch}" for batch, count in counts.items())
@@ -30,8 +34,7 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
     problems += [f"{row.batch}/{row.run} has the same content as {row.same_as}" for row in copies]
     more = f"; and {len(problems) - 3} more, listed below" if len(problems) > 3 else ""
     state = f"problems: {'; '.join(problems[:3])}{more}" if problems else "all load, add up and differ from each other"
-    eta = totals.groupby("eta")["batch"].nunique().idxmax()  # the smallest that most batches have
-    groups = totals[totals["eta"] == eta].groupby("group")
+    groups = totals[totals["eta"].map(partial(same_eta, eta))].groupby("group")
     changes = [f"{name}: true {_milli(rows, 'true')}, linear {_milli(rows, 'linear')}" for name, rows in groups]
     runs = health[health["flag"]].groupby("check", sort=False)["run"].nunique()
     flagged = [f"{check} in {count} of {health['run'].nunique()} runs" for check, count in runs.items()]

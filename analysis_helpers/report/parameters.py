@@ -98,8 +98,8 @@ def read_parameters(variables: Mapping[str, Any]) -> Parameters:
     """Return the notebook parameters among ``variables``, converted to their types and checked against the data.
 
     Papermill passes ``2e-6`` from the command line as text and ``1e3`` as a float; both are accepted. Those that are
-    None are chosen from the data: the batch folders with the most and the fewest sequences a run, the step sizes that
-    most of their runs share (``eta``: the smallest), and the number of sequences of the small runs.
+    None are chosen from the data: the batch folders with the most and the fewest sequences a run, the step sizes
+    measured on most sequences (``eta``: the smallest), and the number of sequences of the small runs.
 
     Parameters
     ----------
@@ -251,21 +251,25 @@ def _chosen(
         small = min(smaller, key=sizes.__getitem__, default="")
     etas = _shared_etas(batches[large])
     both = [eta for eta in etas if small and any(same_eta(eta, other) for other in _shared_etas(batches[small]))]
+    everywhere = all(eta in etas_of_run for eta in etas for _, etas_of_run in batches[large])
+    which = "that the runs share" if everywhere else "measured on most sequences"
     sequences, source = sizes[large] // 8, f"an eighth of {large}"
     if small:
         sequences, source = min(sizes[small], sizes[large]), f"that of {small}"
     return {
         "large_batch": (large, "; ".join(["most sequences a run", *(f"no usable run in {name}" for name in unusable)])),
         "small_batch": (small, "fewest sequences a run" if small else "none has fewer sequences"),
-        "eta": ((both or etas)[0], "smallest that the runs share"),
-        "etas": (tuple(both or etas), "all that the runs share"),
+        "eta": ((both or etas)[0], f"smallest {which}"),
+        "etas": (tuple(both or etas), f"all {which}"),
         "subset_size": (max(2, sequences), source),
     }
 
 
 def _shared_etas(runs: _Runs) -> list[float]:
-    """Return the step sizes of all runs or, if there are none, those that most runs have."""
-    counts = Counter(eta for _, etas in runs for eta in etas)
+    """Return the step sizes measured on most sequences: those of all runs, if there are any."""
+    counts: Counter[float] = Counter()
+    for size, etas in runs:
+        counts.update(dict.fromkeys(etas, size))
     return sorted(eta for eta, count in counts.items() if count == max(counts.values()))
 
 

@@ -126,6 +126,12 @@ def test_spreads_are_root_mean_squares_over_runs_drawn_ones_of_disjoint_subsets(
         assert row[name] == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-12)
 
 
+def test_a_spread_by_size_skips_runs_without_the_eta_with_a_warning(large_runs: Runs, small_runs: Runs) -> None:
+    mixed = {**small_runs, "run_05": large_runs["run_01"]}
+    with pytest.warns(RunWarning, match="skipped run_05: no eta 8e-07"):
+        assert ah.spread_by_size(mixed, 8e-7, [16]).equals(ah.spread_by_size(small_runs, 8e-7, [16]))
+
+
 def test_sizes_around_are_powers_of_two_from_sixteen_to_twice_the_largest() -> None:
     assert sizes_around(64, 64) == [16, 32, 64, 128]
     assert sizes_around(100, 127) == [16, 32, 64, 100, 128]

@@ -213,6 +213,17 @@ def test_small_runs_without_the_eta_are_skipped_with_a_warning(large_runs: Runs,
     assert (with_them.linear, with_them.recorded) == (without.linear, without.recorded)
 
 
+def test_large_runs_without_the_eta_and_copies_are_skipped_with_a_warning_but_not_over_all_etas(
+    large_runs: Runs, small_runs: Runs
+) -> None:
+    mixed = {**large_runs, "run_05": small_runs["run_01"]}
+    with pytest.warns(RunWarning, match="skipped run_01, run_02, run_03, run_04: no eta 8e-07"):
+        assert verdict(mixed, 8e-7, 256).linear == verdict({"run_05": mixed["run_05"]}, 8e-7, 256).linear
+    assert len(verdict_map(mixed)) == 5
+    with pytest.warns(RunWarning, match="skipped copy: same content as run_01"):
+        verdict({**large_runs, "copy": large_runs["run_01"]}, ETA, 256)
+
+
 def test_the_map_holds_the_verdict_of_each_eta(large_runs: Runs) -> None:
     table = verdict_map(large_runs, n=4096, tolerance=0.5)
     assert table["eta"].tolist() == [1.6e-6, 3.2e-6]

@@ -31,10 +31,11 @@ def test_runs_are_counted_their_mean_changes_stated_and_problems_named(large_run
     files = pd.DataFrame({"batch": ["E_2048"] * 4, "run": list(large_runs), "problem": "", "same_as": ""})
     totals, health = ah.run_totals({"E_2048": large_runs}), ah.health_of_batches({"E_2048": large_runs})
     mean = totals.loc[totals["eta"] == ETAS[0], "true"].mean() * 1e3
-    assert {4.0, ETAS[0], round(mean, 2)} <= set(numbers(describe_runs(files, totals, health)))
+    assert {4.0, ETAS[0], round(mean, 2)} <= set(numbers(describe_runs(files, totals, health, ETAS[0])))
+    assert ETAS[1] in numbers(describe_runs(files, totals, health, ETAS[1] * (1 + 1e-9)))
     runs = {"E_2": {"run_01": totals_only_run()}}  # whose linear change has no standard error
     files = pd.DataFrame({"batch": ["E_2"], "run": ["run_01"], "problem": ["file is odd"], "same_as": [""]})
-    said = " ".join(describe_runs(files, ah.run_totals(runs), ah.health_of_batches(runs)))
+    said = " ".join(describe_runs(files, ah.run_totals(runs), ah.health_of_batches(runs), 1e-6))
     assert "E_2/run_01: file is odd" in said
     assert "nan" not in said
 

@@ -128,6 +128,12 @@ def test_step_sizes_are_those_that_most_runs_share_where_no_run_has_all(tmp_path
     runs = {"a": (1e-6, 2e-6), "b": (2e-6, 4e-6), "c": (4e-6, 8e-6)}
     found = read_parameters(own_data(tmp_path, big=(64, runs), small=(32, {"a": (1e-5,)})))
     assert (found.eta, found.etas) == (2e-6, (2e-6, 4e-6))
+    assert found.sources["eta"] == "smallest measured on most sequences"
+
+
+def test_a_small_run_in_the_wrong_folder_does_not_choose_the_step_size(tmp_path: Path) -> None:
+    own_data(tmp_path, big=(64, {"a": (2e-6, 4e-6)}))
+    assert read_parameters(own_data(tmp_path, big=(32, {"b": (1e-6, 3e-6)}))).eta == 2e-6
 
 
 def test_what_is_not_in_the_data_is_refused() -> None:
