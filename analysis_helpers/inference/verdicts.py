@@ -240,6 +240,7 @@ def verdict_map(
     >>> verdict_map(synthetic_runs(3, 512))[["eta", "linear"]].to_dict("list")
     {'eta': [1.6e-06, 3.2e-06], 'linear': ['yes', 'yes']}
     """
+    require_runs(small_runs or runs, "small_runs")
     goal: dict[str, float] = {"tolerance": tolerance, "probability": probability}
     distinct, small = distinct_runs(runs), small_runs or {}
     return verdict_table(
