@@ -43,7 +43,7 @@ def test_the_examples_print_what_is_shown(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(COMPARE, names)
-    assert "synthetic_std" in capsys.readouterr().out
+    assert names["comparison"].summary["subset_size"].tolist() == [256]
     assert names["true_seq"].sum() == pytest.approx(names["large"]["run_01"].measurement(1.6e-6).delta_h_true)
     assert len(names["draws"]) == 2 * len(names["large"]) * 200
     assert (tmp_path / "comparison.png").stat().st_size > 0

@@ -52,6 +52,11 @@ class Comparison:
     actual_sizes: tuple[int, ...] = ()
 
     @property
+    def other_sizes(self) -> list[int]:
+        """Sequences of actual runs that are not as large as the subsets."""
+        return sorted({size for size in self.actual_sizes if size != self.sample_size})
+
+    @property
     def num_near(self) -> int:
         """Number of actual runs within 2 SD of the mean over the subsets."""
         subsets = self.synthetic["err_rel"]

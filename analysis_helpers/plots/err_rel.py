@@ -49,7 +49,7 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     _draw_actual_runs(target, comparison)
     style.zero_line(target)
     compared = f"{comparison.num_near} of {counted(len(comparison.actual), 'actual run')} within 2 SD of the mean"
-    if others := sorted({n for n in comparison.actual_sizes if n != size}):
+    if others := comparison.other_sizes:
         compared = f"actual runs have {', '.join(map(str, others))} sequences, not {size}"
     if comparison.actual.empty:
         compared = "no actual runs to compare with"

@@ -90,6 +90,8 @@ def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: 
     found = "No actual runs to compare with"
     if len(values):
         near = f"{ratio.num_near} of {counted(len(values), 'actual run')} within 2 SD of the mean over subsets"
+        if others := ratio.other_sizes:
+            near = f"Actual runs have {', '.join(map(str, others))} sequences, not {ratio.sample_size}"
         found = f"{near}: {', '.join(f'{value:+.2g}' for value in values)}"
     return [
         f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2g}.",
@@ -133,12 +135,17 @@ def describe_plans(
     for eta, n, low, high in plans[["eta", "n", "low", "high"]].itertuples(index=False):
         interval = "" if pd.isna(low) else f" ({_size(low)} to {_size(high)})"
         sizes.append(f"{_size(n)} at eta {eta:g}{interval}")
-    one, most = budget.iloc[0], budget.iloc[-1]
-    errors = f"{one['se']:.2g} in 1 run, {most['se']:.2g} in {counted(int(most['runs']), 'run')}"
+    splits = [
+        f"{se:.2g} in {counted(int(runs), 'run')} ({low:.2g} to {high:.2g})"
+        for runs, _, se, low, high in budget.iloc[[0, -1]].to_numpy()
+    ]
     return [
         f"Sequences to estimate the error to {goal}: {by}.",
         f"Sequences for err_rel of a fresh run within ±{tolerance:g} of 0: {', '.join(sizes)}.",
-        f"SE of the mean err_rel from {one['sequences_each']:,.0f} sequences: {errors}.",
+        (
+            f"SE of the mean err_rel from {budget['sequences_each'].iloc[0]:,} sequences (over the 90% interval of "
+            f"tau): {', '.join(splits)}."
+        ),
     ]
 
 
@@ -146,13 +153,14 @@ def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates:
     """Return the coverage of intervals and the rates of false answers where the true answer is known."""
     false_yes = rates.loc[rates["truth"] == "no", "yes"].max()
     false_no = rates.loc[rates["truth"] == "yes", "no"].max()
+    border = intervals["false_yes"].max()
     covered, held = estimates["covered"], intervals.loc[intervals["tau"] > 0, "next"]
     return [
         f"95% intervals of single estimates cover {covered.min():.1%} to {covered.max():.1%}.",
         f"90% intervals of the next update cover {held.min():.1%} to {held.max():.1%} where updates differ.",
         (
-            f'Of verdicts on four runs of 512, at most {false_yes:.0%} of "yes" answers and {false_no:.0%} of "no" '
-            "answers are false, in any setting tried."
+            f'Four runs of 512: where the truth is "no", at most {false_yes:.0%} of verdicts say "yes"; where it is '
+            f'"yes", at most {false_no:.0%} say "no"; just beyond the border, up to {border:.0%} say "yes".'
         ),
     ]
 

@@ -210,11 +210,11 @@ class Run:
         Parameters
         ----------
         token_counts, h_base
-            Tokens and entropy sums before the step (nats), shape ``(N,)``.
+            Tokens and entropy sums before the step (nats) of the responses, shape ``(N,)``.
         h_new, log_weights
             Per eta: entropy sums after the step (nats) and log importance weights on any common scale, shape ``(N,)``.
         gdotv
-            Linear terms (nats per token per unit eta), shape ``(N,)``.
+            Linear terms, shape ``(N,)``, which sum to the linear change per unit eta (nats per token).
         score
             Derivative of the sequence's log-probability along the update direction, shape ``(N,)``.
         wjlogp_sum, jH_sum
@@ -226,7 +226,8 @@ class Run:
         logp, sampler_logp
             Log-probability of each sequence (nats, not positive), shape ``(N,)``: under the policy, and by the sampler.
         prompt_ids
-            Prompt of each sequence (whole numbers or texts), shape ``(N,)``: those of one prompt are not independent.
+            Prompt of each sequence (whole numbers or texts; the same in all runs), shape ``(N,)``: those of one prompt
+            are not independent.
         direction
             Fingerprint of the update direction, by which `merge_runs` knows shards of one batch.
         source

@@ -49,6 +49,16 @@ def test_a_comparison_states_spread_and_actual_runs(large_runs: Runs, small_runs
     assert {round(value, 2) for value in values} <= set(numbers(describe_comparison(one, other, large_runs)))
 
 
+def test_actual_runs_of_another_size_than_the_subsets_are_not_counted_as_near(
+    large_runs: Runs, small_runs: Runs
+) -> None:
+    one, other = (
+        ah.compare_err_rel_distributions(large_runs, small_runs, ETAS[0], sample_size=64, num_samples=50, estimator=e)
+        for e in ESTIMATORS
+    )
+    assert numbers(describe_comparison(one, other, large_runs)[-1:])[:2] == [256, 64]
+
+
 def test_the_cause_of_a_spread_is_stated_only_where_two_etas_show_it(large_runs: Runs) -> None:
     draws = (ah.sample_err_rel_across_runs(large_runs, ETAS, estimator=e) for e in ESTIMATORS)
     one, other = map(ah.summarize_err_rel_distribution, draws)
