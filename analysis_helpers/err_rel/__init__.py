@@ -7,7 +7,6 @@ from .comparison import (
 )
 from .references import (
     FOR_MATCHED as FOR_MATCHED,
-    all_etas as all_etas,
     distinct_runs as distinct_runs,
     known_eta as known_eta,
     known_etas as known_etas,

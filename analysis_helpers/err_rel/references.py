@@ -69,28 +69,26 @@ def require_poolable(runs: Mapping[str, Run]) -> None:
         raise RunError(without, "approx.per_sequence[].extras.denom_corr_unscaled", rule)
 
 
-def all_etas(runs: Mapping[str, Run]) -> list[float]:
-    """Return the step sizes measured in any of the runs, ascending."""
-    require_runs(runs)
-    etas: list[float] = []
-    for run in runs.values():
-        etas += [eta for eta in run.etas if not any(same_eta(eta, known) for known in etas)]
-    return sorted(etas)
-
-
 def known_eta(runs: Mapping[str, Run], eta: float) -> float:
     """Return the step size of the runs that equals ``eta`` within tolerance, or raise a `ValueError` listing them."""
-    there = all_etas(runs)
+    there = known_etas(runs)
     for known in there:
         if same_eta(eta, known):
             return known
     raise ValueError(f"none of {', '.join(runs)} has eta {float(eta)!r}; they have {', '.join(map(repr, there))}")
 
 
-def known_etas(runs: Mapping[str, Run], etas: Sequence[float] | None) -> list[float]:
-    """Return the step sizes of the runs that equal ``etas`` within tolerance, all for None, or raise a `ValueError`."""
+def known_etas(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -> list[float]:
+    """Return the step sizes of the runs that equal ``etas`` within tolerance, or raise a `ValueError`.
+
+    None: all that are measured in any of the runs, ascending.
+    """
+    require_runs(runs)
+    found: list[float] = []
     if etas is None:
-        return all_etas(runs)
+        for run in runs.values():
+            found += [eta for eta in run.etas if not any(same_eta(eta, known) for known in found)]
+        return sorted(found)
     if isinstance(etas, (str, float, int)) or len(etas) == 0:
         raise ValueError(f"etas must be a list of at least one step size, such as [1.6e-06], got {etas!r}")
     found = [known_eta(runs, eta) for eta in etas]
@@ -120,7 +118,7 @@ def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     {1e-06: -0.2}
     """
     distinct = distinct_runs(runs)
-    usable = runs_at_each(distinct, all_etas(distinct))
+    usable = runs_at_each(distinct, known_etas(distinct))
     return {eta: reference_total(kept, eta) for eta, kept in usable.items()}
 
 

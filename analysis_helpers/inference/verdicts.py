@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import checked_count, same_eta
-from ..err_rel import all_etas, distinct_runs, known_eta, known_etas, recording, runs_at
+from ..err_rel import distinct_runs, known_eta, known_etas, recording, runs_at
 from ..estimators import Estimate, true_total
 from ..runs import Run, integrity_problems, require_runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
@@ -214,7 +214,7 @@ def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability
     (3.2e-06, None)
     """
     distinct = distinct_runs(runs)
-    for eta in reversed(all_etas(distinct)):
+    for eta in reversed(known_etas(distinct)):
         if (
             verdict(_having(distinct, eta), eta, LEAST, tolerance=tolerance, probability=probability).linear.answer
             == "yes"

@@ -18,7 +18,7 @@ import ipywidgets as widgets
 import msgspec
 import pandas as pd
 
-from ..err_rel import Comparison, all_etas, compare_err_rel_distributions, known_eta, supported_estimators
+from ..err_rel import Comparison, compare_err_rel_distributions, known_eta, known_etas, supported_estimators
 from ..estimators import EstimatorName
 from ..inference import (
     Verdict,
@@ -200,7 +200,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         others = [name for name in batches if name != large]  # a run does not confirm itself
         self._offer("small_batch", [*others, ""], lambda name: name or "none")
         runs = sound_runs(self._given.root / large, needs=_NEEDS)
-        self._offer("eta", all_etas(runs), "{:g}".format)
+        self._offer("eta", known_etas(runs), "{:g}".format)
         self._offer("estimator", supported_estimators(runs), lambda name: name.replace("_", " "))
         size.max = min(run.num_sequences for run in runs.values())
 

@@ -5,7 +5,7 @@ import pytest
 from analysis_helpers import Run, RunError, reference_true_totals
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel.references import (
-    all_etas,
+    known_etas,
     own_total,
     reference_for,
     reference_total,
@@ -52,7 +52,7 @@ def test_a_total_within_three_standard_errors_of_zero_is_warned_about_with_its_n
 
 def test_step_sizes_that_differ_by_rounding_are_one() -> None:
     nearly = altered(with_only(RUNS["run_02"], ETAS[0]), eta=ETAS[0] * (1 + 1e-8))
-    assert all_etas({"run_01": RUNS["run_01"], "run_02": nearly}) == list(ETAS)
+    assert known_etas({"run_01": RUNS["run_01"], "run_02": nearly}) == list(ETAS)
     assert list(usable_runs(RUNS, [ETAS[0] * (1 + 5e-7)], 4)) == [ETAS[0]]
     assert reference_for({ETAS[0] * (1 + 1e-9): -2.0}, RUNS["run_01"], ETAS[0], "run_01") == -2.0
 
