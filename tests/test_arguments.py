@@ -61,6 +61,7 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.err_rel_standard_error(RUN, E, 13, population="run"), "n must be at most 12, the number of seq", "13"),
     (lambda: ah.subset_moments(RUNS, [E], 13), "n must be at most 12", "13"),
     (lambda: ah.predict_err_rel(RUNS, E, 10, reference=0), "reference must be a finite number other than 0", "0.0"),
+    (lambda: ah.decompose_err_rel(RUNS, E, reference=0), "reference must be a finite number other than 0", "0.0"),
     (lambda: ah.predict_err_rel(RUNS, E, 10).interval(90), "level must lie between 0 and 1", "90"),
     (lambda: ah.predict_err_rel(RUNS, E, 0), "n must be a whole number", "0"),
     (lambda: pilot_of(RUNS, E, estimator="partial_sum"), "estimator must be a mean", "'partial_sum'"),

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from .._checks import warn_skipped
-from ..err_rel import FOR_MATCHED, known_etas, recording, reference_total, usable_runs
+from ..err_rel import FOR_MATCHED, known_etas, recording
 from ..estimators import columns, mean_score
 from ..runs import Run, require_runs
+from .prediction import pilot_of
 from .random_effects import pool
 
 PARTS = ("linear_minus_matched", "matched_minus_true")
@@ -55,7 +56,7 @@ def decompose_err_rel(
     RunError
         If a run does not record the score or ``h_base``.
     ValueError
-        If no run has the eta.
+        If no run has the eta, or the reference is 0.
 
     Examples
     --------
@@ -65,15 +66,13 @@ def decompose_err_rel(
     >>> bool((abs(parts - table["err_rel"]) < 1e-9).all())
     True
     """
-    [(found, kept)] = usable_runs(runs, [eta], 2).items()
-    scale = reference_total(kept, found) if reference is None else reference
-    rows = []
-    for name, run in kept.items():
-        error, second = (columns(run, found, estimator).error() * (1 / scale) for estimator in ("ratio", "matched"))
-        score, parts = mean_score(run), [error, error - second, second]
+    pilot, rows = pilot_of(runs, eta, reference=reference), []
+    for name, error in pilot.errors.items():
+        second = columns(runs[name], eta, "matched").error() * (1 / pilot.reference)
+        score, parts = mean_score(runs[name]), [error, error - second, second]
         if score_adjusted:
             parts = [part.without(score) for part in parts]
-        rows.append((name, found, *(number for part in parts for number in (part.value, part.se)), score.z))
+        rows.append((name, pilot.eta, *(number for part in parts for number in (part.value, part.se)), score.z))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 

@@ -10,21 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, RunError, checked_count, warn_about_runs
 from ..err_rel import (
-    collect_err_rel_across_runs,
     mean_total_error,
     reference_total,
     require_poolable,
+    runs_at,
     same_content,
     usable_runs,
 )
-from ..estimators import Estimate, EstimatorName, columns, if_recorded
+from ..estimators import Estimate, EstimatorName, columns
 from ..runs import FIELDS_BEHIND, Run, require_runs
 from .random_effects import ConfidenceDistribution, Pool, confidence_distribution, pool, tau_interval
 from .standard_errors import err_rel_standard_error
@@ -269,8 +269,7 @@ def check_prediction(
     Returns
     -------
     DataFrame
-        Columns run, n, err_rel, se (of its own, missing where the run does not record enough), predicted_mean,
-        predicted_sd, z, pit.
+        Columns run, n, err_rel, se (of its own), predicted_mean, predicted_sd, z, pit.
 
     Raises
     ------
@@ -336,15 +335,9 @@ def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[st
     kept = {name: run for name, run in small_runs.items() if f"small {name}" not in copies}
     for name in small_runs.keys() - kept.keys():
         warn_about_runs(f"skipped actual run {name}: same content as {copies[f'small {name}']}")
-    names = ["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"]
-    if not any(run.has_eta(pilot.eta) for run in kept.values()):
-        return pd.DataFrame(columns=names)
-    actual = collect_err_rel_across_runs(kept, pilot.eta, pilot.reference, estimator="ratio")
     rows = []
-    for name, value in zip(actual["run"], actual["err_rel"].tolist(), strict=True):
-        run = kept[name]
-        found = predict(pilot, run.num_sequences)
-        se = if_recorded(partial(err_rel_standard_error, run, pilot.eta, reference=pilot.reference))
-        z = (value - found.mean) / found.sd
+    for name, run in runs_at(kept, pilot.eta).items():
+        value, found = columns(run, pilot.eta).error().value / pilot.reference, predict(pilot, run.num_sequences)
+        se, z = err_rel_standard_error(run, pilot.eta, reference=pilot.reference), (value - found.mean) / found.sd
         rows.append((name, run.num_sequences, value, se, found.mean, found.sd, z, found.pit(value)))
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"])

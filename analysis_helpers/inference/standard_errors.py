@@ -93,7 +93,7 @@ def err_rel_standard_error(
     if scale == 0:
         return float("nan")
     spread = batch.error().spread / abs(scale)
-    left = max(1 / size - 1 / total, 0.0) if population == "run" else 1 / size
+    left = 1 / size - 1 / total if population == "run" else 1 / size
     first = spread * float(np.sqrt(left)) * (size / total) ** degree
     if degree or run.score is not None:
         return first
@@ -133,7 +133,7 @@ def subset_moments(
     rows = []
     for eta, kept in usable_runs(runs, etas, n, "n").items():
         for name, run in kept.items():
-            batch, scale = columns(run, eta, estimator), reference_for(references, run, eta, name)
+            batch, scale = columns(run, eta, estimator), reference_for(references, run, eta, name) or math.nan
             share = (n / run.num_sequences) ** batch.estimator.degree
             sd = err_rel_standard_error(run, eta, n, reference=scale, estimator=estimator, population="run")
             rows.append((name, eta, batch.error().value / scale * share, sd))

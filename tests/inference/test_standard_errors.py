@@ -85,6 +85,9 @@ def test_the_reference_is_divided_by_whatever_its_sign() -> None:
     one, other, zero = (ah.err_rel_standard_error(run, ETAS[0], reference=r) for r in (-2.0, 4.0, 0.0))
     assert one == pytest.approx(2 * other, rel=1e-12)
     assert np.isnan(zero)
+    assert (
+        ah.subset_moments({"run": run}, [ETAS[0]], 4, references={ETAS[0]: 0.0})[["mean", "sd"]].isna().all(axis=None)
+    )
 
 
 def test_moments_over_subsets_are_the_full_value_and_the_closed_form() -> None:
