@@ -2,9 +2,9 @@
 
 import os
 
-from analysis_helpers.synthetic.validation import calibration_file
+from analysis_helpers.synthetic.validation import CALIBRATION_FILE
 from tests.calibration.calibration import write_calibration
 
 if __name__ == "__main__":
-    write_calibration(calibration_file(), workers=os.cpu_count() or 1)
-    print(calibration_file())
+    write_calibration(CALIBRATION_FILE, workers=os.cpu_count() or 1)
+    print(CALIBRATION_FILE)

@@ -9,12 +9,12 @@ import pytest
 
 from analysis_helpers.inference import CHECKS
 from analysis_helpers.synthetic import flag_overview, read_calibration
-from analysis_helpers.synthetic.validation import calibration_file
+from analysis_helpers.synthetic.validation import CALIBRATION_FILE
 from tests.calibration import calibration
 from tests.calibration.records import LEVELS
 
 STORED = read_calibration()
-CONTENT = json.loads(calibration_file().read_text(encoding="utf-8"))
+CONTENT = json.loads(CALIBRATION_FILE.read_text(encoding="utf-8"))
 SAMPLING = ("score_z", "log_probability_excess_z")
 
 
@@ -30,14 +30,14 @@ def test_the_number_of_processes_changes_nothing() -> None:
 
 def test_it_rests_on_ten_thousand_batches() -> None:
     assert (
-        (CONTENT["seed"], STORED.batches)
+        (CONTENT["seed"], CONTENT["batches"])
         == (calibration.SEED, calibration.CHUNKS * calibration.PER_CHUNK)
         == (0, 10_000)
     )
-    assert (STORED.tables["estimates"]["batches"] == STORED.batches).all()
-    assert (STORED.tables["pit"].groupby("tau")["count"].sum() == STORED.batches).all()
-    assert set(STORED.tables["coverage"]["level"]) == set(LEVELS)
-    for name, table in STORED.tables.items():
+    assert (STORED["estimates"]["batches"] == CONTENT["batches"]).all()
+    assert (STORED["pit"].groupby("tau")["count"].sum() == CONTENT["batches"]).all()
+    assert set(STORED["coverage"]["level"]) == set(LEVELS)
+    for name, table in STORED.items():
         first = CONTENT["first_chunk"][name]
         assert (table.columns.tolist(), len(table)) == (first["columns"], len(first["rows"]))
 
@@ -47,7 +47,7 @@ def test_it_rests_on_ten_thousand_batches() -> None:
 
 
 def test_intervals_never_cover_less_than_they_say_and_more_by_a_few_points_as_tau_is_known_poorly() -> None:
-    table = STORED.tables["coverage"]
+    table = STORED["coverage"]
     above = table["covered"] - table["level"]
     binomial = np.sqrt(table["level"] * (1 - table["level"]) / table["cases"]).tolist()
     assert table["error"].tolist() == pytest.approx(binomial, rel=1e-3)
@@ -59,7 +59,7 @@ def test_intervals_never_cover_less_than_they_say_and_more_by_a_few_points_as_ta
 
 def test_percentiles_are_uniform_but_for_tails_that_hold_too_few() -> None:
     # Predictions are a little too wide, never too narrow: with eight runs tau is known poorly, and that is allowed for.
-    pit = STORED.tables["pit"]
+    pit = STORED["pit"]
     shares, error = pit["count"] / 10_000, 4 * math.sqrt(0.05 * 0.95 / 10_000)
     tails = (pit["low"] == 0) | (pit["high"] == 1)
     assert shares[tails].between(0.03, 0.05 + error).all()
@@ -68,7 +68,7 @@ def test_percentiles_are_uniform_but_for_tails_that_hold_too_few() -> None:
 
 def test_intervals_for_the_next_update_and_for_actual_runs_hold_what_they_say() -> None:
     # tau as a multiple of the sampling SD of a large run; 90 % intervals, 1,000 cases each.
-    table = STORED.tables["intervals"]
+    table = STORED["intervals"]
     error, between = 4 * math.sqrt(0.9 * 0.1 / 1000), table["tau"] > 0
     assert table["next"][between].between(0.86, 0.96).all()
     assert (table["next"][~between] <= 0.99).all()
@@ -81,7 +81,7 @@ def test_intervals_for_the_next_update_and_for_actual_runs_hold_what_they_say() 
 
 
 def test_err_rel_is_unbiased_and_the_bias_of_a_ratio_falls_with_the_size() -> None:
-    table = STORED.tables["estimates"]
+    table = STORED["estimates"]
     unbiased = table["quantity"].isin(["linear", "err_rel", "partial_sum"])
     assert (table["bias_z"].abs() < 4)[unbiased].all()
     small, large = (table[~unbiased & (table["n"] == n)].reset_index() for n in (64, 256))
@@ -94,7 +94,7 @@ def test_err_rel_is_unbiased_and_the_bias_of_a_ratio_falls_with_the_size() -> No
 
 
 def test_plans_reach_what_they_are_for() -> None:
-    of_error, of_tolerance = STORED.tables["plans"].to_dict("records")
+    of_error, of_tolerance = STORED["plans"].to_dict("records")
     assert min(of_error["covered"], of_tolerance["covered"]) >= 0.9
     assert of_error["reached"] == pytest.approx(0.25, rel=0.02)
     assert of_tolerance["reached"] >= 0.9
@@ -102,7 +102,7 @@ def test_plans_reach_what_they_are_for() -> None:
 
 
 def test_healthy_runs_are_hardly_ever_flagged_and_faulty_ones_are() -> None:
-    table = STORED.tables["flags"]
+    table = STORED["flags"]
     healthy = table[table["condition"].str.startswith("healthy")]
     expected = np.select([healthy["check"].isin(SAMPLING), healthy["check"] == "pareto_k"], [0.0027, 0.003], 0.0005)
     many_alike = (healthy["check"] == "pareto_k") & healthy["condition"].str.contains("2048")  # see `run_health`
@@ -118,13 +118,13 @@ def test_healthy_runs_are_hardly_ever_flagged_and_faulty_ones_are() -> None:
 
 
 def test_false_answers_are_rare() -> None:
-    table = STORED.tables["verdicts"]
+    table = STORED["verdicts"]
     false_yes, false_no = table.loc[table["truth"] == "no", "yes"], table.loc[table["truth"] == "yes", "no"]
     assert false_yes.max() < 0.1
     assert false_no.max() < 0.02
     assert false_yes[table["question"] == "enough"].max() < 0.02
     assert table[["yes", "no", "cannot_tell"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-3)
-    equal, different = STORED.tables["contradictions"]["contradicted"]
+    equal, different = STORED["contradictions"]["contradicted"]
     assert max(equal, different) <= 0.01 + 4 * math.sqrt(0.01 / 1250)
 
 

@@ -130,7 +130,7 @@ def known_truth() -> dict[str, Any]:
         "coverage": fingerprint(coverage_table(pit_records([0.0, 0.3], count=20))),
         "plans": fingerprint(plan_table(plan_records([Goal(target_sd=0.25), Goal(tolerance=0.8)], count=5, seed=0))),
         "verdicts": fingerprint(verdict_rates([0.0, 0.5], [64, 512], tau=0.2, count=10)),
-        "stored": {name: fingerprint(table) for name, table in read_calibration().tables.items()},
+        "stored": {name: fingerprint(table) for name, table in read_calibration().items()},
     }
 
 
@@ -168,7 +168,7 @@ def _figures(root: Path) -> Iterator[tuple[str, Any]]:
     folders = {"data_root": str(root), "large_batch": "E_2048", "small_batch": "E_256"}
     choice = {"eta": ETAS[0], "subset_size": 256, "estimator": "ratio", "num_samples": 50, "seed": 0, **KEEP_TO}
     yield "exploration", explore(read_parameters({**folders, **choice})).plot()
-    stored = read_calibration().tables
+    stored = read_calibration()
     yield "calibration", plots.plot_calibration(stored["coverage"], stored["pit"])
     yield "rates", plots.plot_verdict_rates(stored["verdicts"], "recorded", "")
 
