@@ -13,7 +13,6 @@ from analysis_helpers.err_rel.references import reference_for, usable_runs
 from analysis_helpers.estimators import columns
 from analysis_helpers.inference.prediction import pilot_of
 from analysis_helpers.subsampling import subset_sums
-from analysis_helpers.synthetic.policy import Policy
 from analysis_helpers.synthetic.validation import shifted
 from tests.building import random_run, refused, totals_only_run
 
@@ -77,8 +76,6 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.synthetic_runs(1, 2.5), "num_sequences must be a whole number", "2.5"),  # type: ignore[arg-type]
     (lambda: ah.synthetic_runs(1, 10, baseline=ODD), "baseline must be one of 'entropy_to_go', 'centred'", "'odd'"),
     (lambda: ah.synthetic_runs(1, 10, sampling_temperature=0), "sampling_temperature must be positive", "0"),
-    (lambda: Policy(np.zeros((1, 2, 3))), "logits must have shape", "(1, 2, 3)"),
-    (lambda: Policy(np.zeros((1, 2, 2)), max_length=0), "max_length must be at least 1", "0"),
     (lambda: shifted(TOTALS["run_02"], 1.0), "run must record the score", ""),
 ]
 WITHOUT_LINEAR = "run in memory: approx.per_sequence[].gdotv"

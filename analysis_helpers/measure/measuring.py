@@ -43,16 +43,15 @@ from .._checks import (
     checked_choice,
     checked_count,
     checked_eta,
-    plain_errors,
     warn_about_runs,
 )
 from ..runs import RESULTS_FILE, Run, write_run
+from ..synthetic import Baseline, Steps
 from .direction import direction_from_optimizer
 from .sampling import Batch, called, drawn_prompts, output_layer, sample, undisturbed
 
 Tensors = Mapping[str, Tensor]
 
-_SOURCE = "measured run"
 _CHUNK = 2**24  # logits at once
 _WIDE = 0.2  # SD of log weights above which the step is measured at two points instead of its midpoint
 
@@ -131,10 +130,10 @@ def measure(
     checked_choice(change, "change", ("midpoint", "difference"))
     if change == "difference":
         _refuse_low_precision(model)
-    policy, direction = _Policy(model, batch, microbatch), _checked_direction(model, v)
-    with plain_errors():
-        steps = [checked_eta(eta, "etas", _SOURCE) for eta in etas]
-        fixed = None if baseline is None else checked_array(baseline, "baseline", _SOURCE)
+    policy = _Policy(model, batch, microbatch, _checked_direction(model, v))
+    sums = policy.steps.sums
+    steps = [checked_eta(eta, "etas") for eta in etas]
+    fixed = None if baseline is None else checked_array(baseline, "baseline")
     if len(set(steps)) != len(etas) or not steps:
         raise ValueError(f"etas must hold at least one step size, and each once, got {list(etas)}")
     longest = batch.token_counts.max()
@@ -142,34 +141,32 @@ def measure(
         raise ValueError(f"baseline must have a value for each of the {longest} positions, got {len(fixed)}")
     h_new, log_weights = {}, {}
     with undisturbed(model):
-        start = policy.tokens(direction, 0.0, along=direction)
+        start = policy.tokens(0.0)
         logp, entropy, d_logp, d_entropy = start
-        score = policy.sums(d_logp)
+        score = sums(d_logp)
         for eta in steps:
             if change == "difference":
-                made = policy.tokens(direction, eta, along={})[:2] - start[:2]
+                made = policy.tokens(eta, derivatives=False)[:2] - start[:2]
             else:
                 nodes = (0.5 - 12**-0.5, 0.5 + 12**-0.5) if eta * np.std(score) > _WIDE else (0.5,)
-                made = eta * np.mean(
-                    [policy.tokens(direction, eta * node, along=direction)[2:] for node in nodes], axis=0
-                )
-                if policy.sums(entropy + made[1]).min() < 0:  # much too far; the other etas are still good
-                    made[1] = policy.tokens(direction, eta, along={})[1] - entropy
-            log_weights[eta], h_new[eta] = policy.sums(made[0]), policy.sums(entropy + made[1])
-    baselines = policy.leave_one_out(entropy) if fixed is None else fixed[policy.positions]
+                made = eta * np.mean([policy.tokens(eta * node)[2:] for node in nodes], axis=0)
+                if sums(entropy + made[1]).min() < 0:  # much too far; the other etas are still good
+                    made[1] = policy.tokens(eta, derivatives=False)[1] - entropy
+            log_weights[eta], h_new[eta] = sums(made[0]), sums(entropy + made[1])
+    baselines = _leave_one_out(policy.steps, entropy) if fixed is None else fixed[policy.steps.positions]
     run = Run.from_arrays(
         token_counts=batch.token_counts,
-        h_base=policy.sums(entropy),
+        h_base=sums(entropy),
         h_new=h_new,
         log_weights=log_weights,
         score=score,
-        wjlogp_sum=policy.sums((policy.to_go(entropy) - baselines) * d_logp),
-        jH_sum=policy.sums(d_entropy),
-        logp=policy.sums(logp),
+        wjlogp_sum=sums((policy.steps.to_go(entropy) - baselines) * d_logp),
+        jH_sum=sums(d_entropy),
+        logp=sums(logp),
         sampler_logp=batch.sampler_logp,
         prompt_ids=batch.prompt_ids,
-        direction=fingerprint(direction),
-        source=_SOURCE,
+        direction=fingerprint(policy.direction),
+        source="measured run",
     )
     for m in run.measurements:
         if m.ess is not None and m.ess < len(batch) / 2:
@@ -183,7 +180,7 @@ def entropy_baseline(
     batch: Batch,
     positions: int,
     *,
-    kind: Literal["centred", "entropy_to_go"] = "centred",
+    kind: Baseline = "centred",
     microbatch: int = 16,
 ) -> FloatArray:
     """Return a baseline for `measure` from a batch that is not the one measured, shape ``(positions,)``, in nats.
@@ -212,13 +209,16 @@ def entropy_baseline(
     checked_choice(kind, "kind", ("centred", "entropy_to_go"))
     policy = _Policy(model, batch, microbatch)
     with undisturbed(model):
-        entropy = policy.tokens({}, 0.0, along={})[1]
-    per_token = float(entropy.mean()) if kind == "centred" else 0.0
-    values = policy.to_go(entropy) - per_token * policy.lengths
-    sums = np.bincount(policy.positions, values, minlength=positions)
-    alive = np.bincount(policy.positions, minlength=positions)
-    late = -per_token * np.arange(1.0, len(alive) + 1)
-    return np.where(alive > 0, sums / np.maximum(alive, 1), late)[:positions]
+        return policy.steps.baseline(policy.tokens(0.0)[1], positions, kind)
+
+
+def _leave_one_out(steps: Steps, entropy: FloatArray) -> FloatArray:
+    """Return, for each token, the mean of ``G_t - H T`` over the others alive at its t; ``-H (t + 1)`` for none."""
+    per_token, positions = float(entropy.mean()), steps.positions
+    values = steps.to_go(entropy) - per_token * np.repeat(steps.lengths, steps.lengths)
+    sums = np.bincount(positions, values)[positions] - values
+    others = np.bincount(positions)[positions] - 1
+    return np.where(others > 0, sums / np.maximum(others, 1), -per_token * (positions + 1))
 
 
 def fingerprint(v: Tensors) -> str:
@@ -369,21 +369,20 @@ class _Policy(Module):
     own go through it in chunks. Where the model changes logits after that layer, they are taken whole.
     """
 
-    def __init__(self, model: Module, batch: Batch, microbatch: int) -> None:
+    def __init__(self, model: Module, batch: Batch, microbatch: int, v: Tensors | None = None) -> None:
         super().__init__()
         _refuse_what_has_no_forward_mode(model)
-        self.model, self.whole = model, False
+        self.model, self.direction, self.whole = model, v or {}, False
         self.device = next(model.parameters()).device
-        counts = batch.token_counts
-        self.starts, self.lengths = np.cumsum(counts) - counts, np.repeat(counts, counts)
-        self.positions = np.arange(counts.sum()) - np.repeat(self.starts, counts)
+        self.steps, counts = Steps(batch.token_counts), batch.token_counts
+        starts, positions = self.steps.starts, self.steps.positions
         self.groups = []
         order = np.argsort(batch.prompt_lengths + counts, kind="stable")
         for first in range(0, len(batch), checked_count(microbatch, "microbatch")):
             group = order[first : first + microbatch]
             rows = np.repeat(np.arange(len(group)), counts[group])
-            places = np.concatenate([self.starts[i] + np.arange(counts[i]) for i in group])
-            columns = batch.prompt_lengths[group][rows] + self.positions[places]
+            places = np.concatenate([starts[i] + np.arange(counts[i]) for i in group])
+            columns = batch.prompt_lengths[group][rows] + positions[places]
             # Padded on the right, where causal attention never looks: no mask, no position ids.
             ids = pad_sequence([torch.from_numpy(batch.sequences[i]) for i in group], batch_first=True)
             # The token before predicts the one at this place.
@@ -418,12 +417,13 @@ class _Policy(Module):
             logits = called(self.model, ids, {"use_cache": False}).logits
         return (torch.nn.Identity(), logits, logits) if head is None else (head, kept[0], logits)
 
-    def tokens(self, v: Tensors, step: float, *, along: Tensors) -> FloatArray:
-        """Return log pi and entropy of every token at ``theta + step * v``, and the derivatives of both ``along`` it.
+    def tokens(self, step: float, *, derivatives: bool = True) -> FloatArray:
+        """Return log pi and entropy of every token at ``theta + step * v``, and the derivatives of both along v.
 
-        Shape ``(4, tokens)``; the derivatives are 0 where ``along`` is empty.
+        Shape ``(4, tokens)``; the derivatives are 0 where they are not asked for.
         """
-        moved, out = self._moved(v, step), np.zeros((4, len(self.positions)))
+        moved, out = self._moved(step), np.zeros((4, self.steps.lengths.sum()))
+        along = self.direction if derivatives else {}
         tangents = {f"model.{name}": values.to(moved[f"model.{name}"]) for name, values in along.items()}
         for places, given in tqdm(self.groups, desc=f"step {step:g}", unit="microbatch", disable=None, leave=False):
             with forward_ad.dual_level():
@@ -439,29 +439,10 @@ class _Policy(Module):
                 out[2:, places] = pair.tangent.double().cpu().numpy()
         return out
 
-    def sums(self, values: FloatArray) -> FloatArray:
-        """Return sums over the tokens of each response, shape ``(N,)``."""
-        summed: FloatArray = np.add.reduceat(values, self.starts)
-        return summed
-
-    def to_go(self, entropy: FloatArray) -> FloatArray:
-        """Return G_t, for each token the entropy of the later tokens of its response."""
-        responses = np.split(entropy, self.starts[1:])
-        return np.concatenate([np.cumsum(response[::-1])[::-1] for response in responses]) - entropy
-
-    def leave_one_out(self, entropy: FloatArray) -> FloatArray:
-        """Return, for each token, the mean of ``G_t - H T`` over the others alive at its t; ``-H (t + 1)`` for none."""
-        per_token = float(entropy.mean())
-        values = self.to_go(entropy) - per_token * self.lengths
-        sums = np.bincount(self.positions, values)[self.positions] - values
-        others = np.bincount(self.positions)[self.positions] - 1
-        late = -per_token * (self.positions + 1)
-        return np.where(others > 0, sums / np.maximum(others, 1), late)
-
-    def _moved(self, v: Tensors, step: float) -> dict[str, Tensor]:
-        """Return the parameters that ``v`` names at ``theta + step * v``, or raise where rounding takes most of it."""
+    def _moved(self, step: float) -> dict[str, Tensor]:
+        """Return the parameters that v names at ``theta + step * v``, or raise where rounding takes most of it."""
         moved, lost, made = {}, 0.0, 0.0
-        for name, values in v.items():
+        for name, values in self.direction.items():
             p = self.model.get_parameter(name).detach()
             wanted = step * values.to(p.device).double()
             moved[f"model.{name}"] = p + wanted.to(p.dtype)

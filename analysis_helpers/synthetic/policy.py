@@ -12,7 +12,7 @@ sampling.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .._checks import FloatArray
 
 IntArray = NDArray[np.intp]
+Baseline = Literal["entropy_to_go", "centred"]
 
 END = 0  # as an action: ends the sequence; as a state: the start
 _LOGIT_SD, _PROMPT_SD = 3.2, 1.0  # of the common table, and of the deviation per prompt
@@ -42,13 +43,6 @@ class Policy:
     logits: NDArray[Any]
     max_length: int = 150
 
-    def __post_init__(self) -> None:
-        shape = np.shape(self.logits)
-        if len(shape) != 3 or shape[1] != shape[2] or shape[1] < 2:
-            raise ValueError(f"logits must have shape (prompts, tokens, tokens) with at least 2 tokens, got {shape}")
-        if self.max_length < 1:
-            raise ValueError(f"max_length must be at least 1, got {self.max_length}")
-
     def step(self, direction: FloatArray, eta: complex) -> Policy:
         """Return the policy with logits moved by ``eta * direction`` (shape of ``logits``)."""
         return Policy(self.logits + eta * direction, self.max_length)
@@ -65,31 +59,71 @@ class Policy:
 
 
 @dataclass(frozen=True, eq=False)
-class Sequences:
-    """Sampled sequences, concatenated.
+class Steps:
+    """Where the steps of N sequences stand in arrays that hold one sequence after another.
 
     Attributes
     ----------
     lengths
-        Tokens of each sequence, shape ``(N,)``.
-    prompts
-        Prompt of each sequence, shape ``(N,)``.
-    states, actions
-        Previous and sampled token of every step, shape ``(sum of lengths,)``.
+        Steps of each sequence, at least one, shape ``(N,)``. Arrays by step have shape ``(sum of lengths,)``.
     """
 
     lengths: IntArray
+
+    @property
+    def starts(self) -> IntArray:
+        """First step of each sequence, shape ``(N,)``."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def positions(self) -> IntArray:
+        """Position of every step in its sequence, from 0."""
+        return np.arange(self.lengths.sum()) - np.repeat(self.starts, self.lengths)
+
+    def sums(self, values: FloatArray) -> FloatArray:
+        """Return per-sequence sums of one value per step, shape ``(N,)``."""
+        return np.add.reduceat(values, self.starts)
+
+    def to_go(self, entropies: FloatArray) -> FloatArray:
+        """Return, for every step, the entropy of the later steps of its sequence."""
+        running = np.cumsum(entropies)
+        return np.repeat(running[np.cumsum(self.lengths) - 1], self.lengths) - running
+
+    def baseline(self, entropies: FloatArray, size: int, kind: Baseline) -> FloatArray:
+        """Return the baseline b_t of linear terms by position, shape ``(size,)``, in nats.
+
+        With the entropy-to-go G_t, the length T of a sequence and the per-token entropy H of all: "entropy_to_go" is
+        the mean of ``G_t`` over the sequences that reach position t, 0 past the longest; "centred" that of
+        ``G_t - H T``, ``-H (t + 1)`` past the longest: the whole of what the score of a token is multiplied with in the
+        linear term, denominator correction included.
+        """
+        mean = float(entropies.mean()) if kind == "centred" else 0.0
+        values = self.to_go(entropies) - mean * np.repeat(self.lengths, self.lengths)
+        counts = np.bincount(self.positions, minlength=size)
+        found = np.bincount(self.positions, values, size) / np.maximum(counts, 1)
+        return np.where(counts > 0, found, -mean * (np.arange(len(counts)) + 1.0))[:size]
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences(Steps):
+    """Sampled sequences.
+
+    Attributes
+    ----------
+    prompts
+        Prompt of each sequence, shape ``(N,)``.
+    states, actions
+        Previous and sampled token of every step.
+    """
+
     prompts: IntArray
     states: IntArray
     actions: IntArray
 
-    def step_prompts(self) -> IntArray:
-        """Return the prompt of every step, shape ``(sum of lengths,)``."""
-        return np.repeat(self.prompts, self.lengths)
-
-    def sum_steps(self, values: FloatArray) -> FloatArray:
-        """Return per-sequence sums of one value per step, shape ``(N,)``."""
-        return np.add.reduceat(values, np.cumsum(self.lengths) - self.lengths)
+    @property
+    def places(self) -> tuple[IntArray, IntArray]:
+        """Prompt and previous token of every step: its place in a policy's tables."""
+        return np.repeat(self.prompts, self.lengths), self.states
 
 
 def random_policy(

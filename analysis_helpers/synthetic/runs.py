@@ -13,14 +13,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from .._checks import FloatArray, checked_choice, checked_count, frozen
 from ..runs import RESULTS_FILE, Measurement, Run, ShardError, write_run
 from .policy import (
-    IntArray,
+    Baseline,
     Policy,
     Sequences,
     entropy_change,
@@ -29,8 +29,6 @@ from .policy import (
     random_policy,
     sample_sequences,
 )
-
-Baseline = Literal["entropy_to_go", "centred"]
 
 SAMPLE_ETAS = (1.6e-6, 3.2e-6)
 SAMPLE_SEED = 20240
@@ -77,7 +75,7 @@ def synthetic_runs(
         The policy; None: `default_policy`.
     baseline
         Of the linear terms, from the update batch: "entropy_to_go", as in published runs, or "centred", as
-        `analysis_helpers.measure` takes it (see `baseline_by_position`). Changes their noise, and nothing else.
+        `analysis_helpers.measure` takes it (see `Steps.baseline`). Changes their noise, and nothing else.
     sampling_temperature
         Divides the logits while the evaluation batch is sampled, and only then: other than 1 gives off-policy runs
         (sampler-trainer mismatch).
@@ -110,7 +108,7 @@ def synthetic_runs(
     for name, rng in _streams(num_runs, seed).items():
         direction, update_batch = update_direction(start, rng)
         batch = sample_sequences(sampler, num_sequences, rng)
-        at = baseline_by_position(start, update_batch, baseline)
+        at = update_batch.baseline(start.state_entropies()[update_batch.places], start.max_length, baseline)
         run = evaluate(start, direction, batch, etas, at, f"synthetic {name}")
         run = with_log_weights(run, {eta: noise.normal(0.0, log_weight_noise, num_sequences) for eta in run.etas})
         runs[name] = run if record_logp else replace(run, logp=None)
@@ -137,8 +135,8 @@ def update_direction(policy: Policy, rng: np.random.Generator) -> tuple[FloatArr
     """
     prompts = np.repeat(rng.integers(len(policy.logits), size=_UPDATE_PROMPTS), _SAMPLES_PER_PROMPT)
     batch = sample_sequences(policy, len(prompts), rng, prompts=prompts)
-    log_probs, at = policy.log_probs(), (batch.step_prompts(), batch.states)
-    reward = batch.sum_steps(log_probs[(*at, batch.actions)]) / batch.lengths
+    log_probs, at = policy.log_probs(), batch.places
+    reward = batch.sums(log_probs[(*at, batch.actions)]) / batch.lengths
     grouped = reward.reshape(_UPDATE_PROMPTS, _SAMPLES_PER_PROMPT)
     advantage = (grouped - grouped.mean(axis=1, keepdims=True)) / (grouped.std(axis=1, keepdims=True) + 1e-8)
     step_advantage = np.repeat(advantage.ravel(), batch.lengths)
@@ -178,40 +176,22 @@ def evaluate(
     probs = np.exp(log_probs)
     scores = direction - np.sum(probs * direction, axis=-1, keepdims=True)  # D log pi(a | s)
     entropy_slopes = -np.sum(probs * scores * log_probs, axis=-1)  # D H(s)
-    state = (batch.step_prompts(), batch.states)
-    action = (*state, batch.actions)
+    state, action = batch.places, (*batch.places, batch.actions)
     step_scores = scores[action]
-    to_go, positions = _entropy_to_go(entropies[state], batch)
+    to_go = batch.to_go(entropies[state]) - baseline[batch.positions]
     moved = {eta: policy.step(direction, eta) for eta in etas}
     run = Run.from_arrays(
         token_counts=batch.lengths,
-        h_base=batch.sum_steps(entropies[state]),
-        h_new={eta: batch.sum_steps(new.state_entropies()[state]) for eta, new in moved.items()},
-        log_weights={eta: batch.sum_steps((new.log_probs() - log_probs)[action]) for eta, new in moved.items()},
-        score=batch.sum_steps(step_scores),
-        wjlogp_sum=batch.sum_steps((to_go - baseline[positions]) * step_scores),
-        jH_sum=batch.sum_steps(entropy_slopes[state]),
-        logp=batch.sum_steps(log_probs[action]),
+        h_base=batch.sums(entropies[state]),
+        h_new={eta: batch.sums(new.state_entropies()[state]) for eta, new in moved.items()},
+        log_weights={eta: batch.sums((new.log_probs() - log_probs)[action]) for eta, new in moved.items()},
+        score=batch.sums(step_scores),
+        wjlogp_sum=batch.sums(to_go * step_scores),
+        jH_sum=batch.sums(entropy_slopes[state]),
+        logp=batch.sums(log_probs[action]),
         source=source,
     )
     return with_shard_error(run)
-
-
-def baseline_by_position(policy: Policy, batch: Sequences, kind: Baseline = "entropy_to_go") -> FloatArray:
-    """Return the baseline b_t from the sequences of a batch, shape ``(max_length,)``, in nats.
-
-    With the entropy-to-go G_t, the length T of a sequence and the per-token entropy H of the batch: "entropy_to_go" is
-    the mean of ``G_t`` over the sequences that reach position t, 0 past the longest; "centred" that of ``G_t - H T``,
-    ``-H (t + 1)`` past the longest: the whole of what the score of a token is multiplied with in the linear term,
-    denominator correction included.
-    """
-    entropies = policy.state_entropies()[batch.step_prompts(), batch.states]
-    mean = float(entropies.mean()) if kind == "centred" else 0.0
-    to_go, positions = _entropy_to_go(entropies, batch)
-    values = to_go - mean * np.repeat(batch.lengths, batch.lengths)
-    counts = np.bincount(positions, minlength=policy.max_length)
-    found = np.bincount(positions, values, policy.max_length) / np.maximum(counts, 1)
-    return np.where(counts > 0, found, -mean * (np.arange(policy.max_length) + 1.0))
 
 
 def with_shard_error(run: Run) -> Run:
@@ -259,13 +239,5 @@ def with_log_weights(run: Run, change: Mapping[float, FloatArray]) -> Run:
     measured = []
     for m in run.measurements:
         base, logs = np.asarray(m.h_base), frozen(np.asarray(m.log_weights) + change[m.eta])
-        measured.append(Measurement.from_log_weights(m.eta, run.token_counts, base, m.h_new, logs, run.source))
+        measured.append(Measurement.from_log_weights(m.eta, run.token_counts, base, m.h_new, logs))
     return replace(run, measurements=tuple(measured))
-
-
-def _entropy_to_go(step_entropies: FloatArray, batch: Sequences) -> tuple[FloatArray, IntArray]:
-    """Return, for every step, the entropy of the later steps of its sequence, and its position in it."""
-    ends = np.cumsum(batch.lengths)
-    running = np.cumsum(step_entropies)
-    to_go = np.repeat(running[ends - 1], batch.lengths) - running
-    return to_go, np.arange(len(step_entropies)) - np.repeat(ends - batch.lengths, batch.lengths)

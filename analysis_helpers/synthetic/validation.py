@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -24,9 +25,10 @@ from .._checks import FloatArray, checked_count
 from ..inference import Case, pilot_of
 from ..runs import Run, joined
 from .policy import Policy, entropy_change, entropy_derivative, random_policy, sample_sequences
-from .runs import baseline_by_position, evaluate, update_direction, with_shard_error
+from .runs import evaluate, update_direction, with_shard_error
 
 ETA = 1.6e-6
+CALIBRATION_FILE = Path(__file__).parent.parent / "data" / "calibration.json"
 
 _TOLERANCE, _PROBABILITY = 0.5, 0.9  # of the verdicts asked for
 _SIZES = (512, 512, 512, 512, 2)  # of the runs drawn; the last is not asked
@@ -80,16 +82,8 @@ def expected_error(bias: float = 0.0) -> float:
 
 
 def batch_of(run: Run, first: int, size: int) -> Run:
-    """Return ``size`` sequences of a run, from ``first`` on, as a run: see `analysis_helpers.merge_runs`.
-
-    Raises
-    ------
-    ValueError
-        If the run does not record the score.
-    """
-    if run.score is None:
-        raise ValueError("run must record the score")
-    return with_shard_error(joined([run], slice(first, first + size), source=run.source))
+    """Return ``size`` sequences of a run that records the score, from ``first`` on, as a run."""
+    return with_shard_error(joined({run.source: run}, slice(first, first + size)))
 
 
 def shifted(run: Run, change: float) -> Run:
@@ -141,7 +135,8 @@ def _update() -> tuple[Policy, FloatArray, FloatArray]:
     """Return the policy, the update direction and the baseline of every batch."""
     policy = short_policy()
     direction, update_batch = update_direction(policy, np.random.default_rng(_POLICY_SEED))
-    return policy, direction, baseline_by_position(policy, update_batch)
+    entropies = policy.state_entropies()[update_batch.places]
+    return policy, direction, update_batch.baseline(entropies, policy.max_length, "entropy_to_go")
 
 
 def verdict_rates(
@@ -200,45 +195,20 @@ def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
 
 def probability_within(tolerance: float, mean: float, sd: float) -> float:
     """Return P(abs(x) <= tolerance) for a normal x."""
-    if sd == 0:
-        return float(abs(mean) <= tolerance)
-    normal = NormalDist(mean, sd)
+    normal = NormalDist(mean, max(sd, sys.float_info.min))
     return normal.cdf(tolerance) - normal.cdf(-tolerance)
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """A stored calibration of the suite.
-
-    Attributes
-    ----------
-    batches
-        Number of batches behind bias and coverage.
-    tables
-        Name -> table.
-    """
-
-    batches: int
-    tables: dict[str, pd.DataFrame]
-
-
-def calibration_file() -> Path:
-    """Return the path of the stored calibration."""
-    return Path(__file__).parent.parent / "data" / "calibration.json"
-
-
-def read_calibration() -> Calibration:
-    """Return the calibration that is stored with the package.
+def read_calibration() -> dict[str, pd.DataFrame]:
+    """Return the tables of the calibration that is stored with the package, by name.
 
     Examples
     --------
-    >>> found = read_calibration()
-    >>> found.batches, sorted(found.tables)[:3]
-    (10000, ['contradictions', 'coverage', 'estimates'])
+    >>> sorted(read_calibration())[:3]
+    ['contradictions', 'coverage', 'estimates']
     """
-    content = json.loads(calibration_file().read_text(encoding="utf-8"))
-    tables = {name: pd.DataFrame(table["rows"], columns=table["columns"]) for name, table in content["tables"].items()}
-    return Calibration(content["batches"], tables)
+    tables = json.loads(CALIBRATION_FILE.read_text(encoding="utf-8"))["tables"]
+    return {name: pd.DataFrame(table["rows"], columns=table["columns"]) for name, table in tables.items()}
 
 
 def flag_overview(table: pd.DataFrame) -> pd.DataFrame:
@@ -247,7 +217,7 @@ def flag_overview(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table
-        The table "flags" of a `Calibration`.
+        The table "flags" of `read_calibration`.
 
     Returns
     -------

@@ -21,7 +21,7 @@ from analysis_helpers.measure import Batch, entropy_baseline, load_model, measur
 from analysis_helpers.measure.measuring import fingerprint
 from analysis_helpers.runs import integrity_problems
 from analysis_helpers.synthetic.policy import entropy_derivative, sample_sequences
-from analysis_helpers.synthetic.runs import baseline_by_position, default_policy, evaluate, update_direction
+from analysis_helpers.synthetic.runs import default_policy, evaluate, update_direction
 from analysis_helpers.synthetic.validation import short_policy
 from tests.measure.models import MODELS, TabularPolicy, as_batch, assert_same, columns, known, normal_direction, tiny
 from tests.measure.precision import noise_table
@@ -96,7 +96,10 @@ def test_the_expected_true_change_is_that_of_the_exact_entropy(enumerated: Any, 
 def test_the_synthetic_policy_gives_the_same_arrays(baseline: str) -> None:
     policy, rng = default_policy(), np.random.default_rng(0)
     direction, update_batch = update_direction(policy, rng)
-    at = baseline_by_position(policy, update_batch) if baseline == "entropy_to_go" else np.zeros(policy.max_length)
+    at = np.zeros(policy.max_length)
+    if baseline == "entropy_to_go":
+        entropies = policy.state_entropies()[update_batch.places]
+        at = update_batch.baseline(entropies, policy.max_length, "entropy_to_go")
     drawn, etas = sample_sequences(policy, 64, rng), [1.6e-6, 3.2e-6]
     wanted = evaluate(policy, direction, drawn, etas, at)
     model, v = TabularPolicy(policy), {"table": torch.from_numpy(direction)}

@@ -60,7 +60,7 @@ def test_samples_follow_the_transition_probabilities() -> None:
     policy = random_policy(np.random.default_rng(6), num_prompts=2, num_tokens=6)
     batch = sample_sequences(policy, 5_000, np.random.default_rng(7))
     counts = np.zeros(policy.logits.shape)
-    np.add.at(counts, (batch.step_prompts(), batch.states, batch.actions), 1)
+    np.add.at(counts, (*batch.places, batch.actions), 1)
     visits = counts.sum(axis=-1, keepdims=True)
     p = np.exp(policy.log_probs())
     assert np.all(np.abs(counts - visits * p) <= 4.5 * np.sqrt(visits * p * (1 - p)) + 1)

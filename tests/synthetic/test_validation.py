@@ -14,8 +14,6 @@ def test_a_part_of_a_batch_is_the_run_that_its_sequences_would_give(large_runs: 
     part = batch_of(run, 100, 200)
     assert estimate(part, ETA) == pytest.approx((float(true), float(linear)), rel=1e-9)
     assert part.etas == run.etas
-    with pytest.raises(ValueError, match="run must record the score"):
-        batch_of(random_run(score=False), 0, 6)
 
 
 def test_a_shift_moves_the_linear_change_of_every_subset_alike_and_nothing_else() -> None:
