@@ -25,7 +25,15 @@ ETA_TOLERANCE = 1e-6
 """Relative difference up to which two step sizes count as the same."""
 
 
-class RunError(ValueError):
+class FieldError(ValueError):
+    """A value that breaks a rule; the message names the field or argument, the rule and the value."""
+
+    def __init__(self, field: str, rule: str, value: object = None) -> None:
+        self.field, self.rule, self.value = field, rule, value
+        super().__init__(f"{field} {rule}" if value is None else f"{field} {rule}, got {value}")
+
+
+class RunError(FieldError):
     """Data of a run that break a rule; the message names the file, the field, the rule and the value.
 
     Examples
@@ -35,18 +43,17 @@ class RunError(ValueError):
     """
 
     def __init__(self, file: str, field: str, rule: str, value: object = None) -> None:
-        self.file, self.field, self.rule, self.value = file, field, rule, value
-        got = "" if value is None else f", got {value}"
-        super().__init__(f"{file}: {field} {rule}{got}")
+        super().__init__(f"{file}: {field}", rule, value)
+        self.file, self.field = file, field
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Raise a `RunError` as a plain `ValueError` without a file: what is wrong is an argument."""
+def fields_of(source: str) -> Iterator[None]:
+    """Raise a broken rule as a `RunError` that names the file, or other source, of the field."""
     try:
         yield
-    except RunError as error:
-        raise ValueError(str(error).removeprefix(f"{error.file}: ")) from None
+    except FieldError as error:
+        raise RunError(source, error.field, error.rule, error.value) from None
 
 
 class NotRecordedError(RunError):
@@ -99,89 +106,87 @@ def frozen(values: FloatArray) -> FloatArray:
     return values
 
 
-def checked_array(
-    values: ArrayLike, name: str, source: str, *, length: int | None = None, lowest: float = -np.inf
-) -> FloatArray:
-    """Return a read-only float64 copy with one value per sequence, or raise a `RunError` about the field ``name``.
+def checked_array(values: ArrayLike, name: str, *, length: int | None = None, lowest: float = -np.inf) -> FloatArray:
+    """Return a read-only float64 copy with one value per sequence, or raise a `FieldError` about the field ``name``.
 
     ``lowest`` is 0 where no value may be negative, or a little less to allow for rounding.
     """
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise RunError(source, name, f"must hold numbers ({error})") from None
+        raise FieldError(name, f"must hold numbers ({error})") from None
     if array.ndim != 1 or array.size == 0:
-        raise RunError(source, name, "must hold one number per sequence", f"shape {array.shape}")
+        raise FieldError(name, "must hold one number per sequence", f"shape {array.shape}")
     if length is not None and len(array) != length:
-        raise RunError(source, name, f"must have one value for each of the {length} sequences", f"{len(array)} values")
-    _refuse(~np.isfinite(array), "must be finite", array, name, source)
-    _refuse(array < lowest, "must not be negative", array, name, source)
+        raise FieldError(name, f"must have one value for each of the {length} sequences", f"{len(array)} values")
+    _refuse(~np.isfinite(array), "must be finite", array, name)
+    _refuse(array < lowest, "must not be negative", array, name)
     return frozen(array)
 
 
-def checked_tokens(values: ArrayLike, name: str, source: str) -> FloatArray:
-    """Return token counts as a read-only float64 copy, or raise a `RunError`: whole numbers, some of them positive."""
+def checked_tokens(values: ArrayLike, name: str) -> FloatArray:
+    """Return token counts as a read-only float64 copy, or raise a `FieldError`: whole numbers, some positive."""
     if np.asarray(values).dtype == bool:
-        raise RunError(source, name, "must be counts of tokens", "True and False")
-    array = checked_array(values, name, source, lowest=0.0)
-    _refuse(array != np.floor(array), "must be whole numbers", array, name, source)
-    checked_total(array, name, source)
+        raise FieldError(name, "must be counts of tokens", "True and False")
+    array = checked_array(values, name, lowest=0.0)
+    _refuse(array != np.floor(array), "must be whole numbers", array, name)
+    checked_total(array, name)
     return array
 
 
-def checked_entropies(values: ArrayLike, name: str, source: str, tokens: FloatArray) -> FloatArray:
-    """Return entropy sums (nats), or raise a `RunError`: none negative, and 0 where a sequence has no tokens."""
-    array = checked_array(values, name, source, length=len(tokens), lowest=-_ROUNDING)
-    _refuse((tokens == 0) & (array != 0), "must be 0 where there are no tokens", array, name, source)
+def checked_entropies(values: ArrayLike, name: str, tokens: FloatArray) -> FloatArray:
+    """Return entropy sums (nats), or raise a `FieldError`: none negative, and 0 where a sequence has no tokens."""
+    array = checked_array(values, name, length=len(tokens), lowest=-_ROUNDING)
+    _refuse((tokens == 0) & (array != 0), "must be 0 where there are no tokens", array, name)
     return array
 
 
-def checked_logp(values: ArrayLike, name: str, source: str, *, length: int) -> FloatArray:
-    """Return log-probabilities of sequences (nats), or raise a `RunError`: none positive."""
-    array = checked_array(values, name, source, length=length)
-    _refuse(array > _ROUNDING, "must not be positive (it is a log-probability)", array, name, source)
+def checked_logp(values: ArrayLike, name: str, *, length: int) -> FloatArray:
+    """Return log-probabilities of sequences (nats), or raise a `FieldError`: none positive."""
+    array = checked_array(values, name, length=length)
+    _refuse(array > _ROUNDING, "must not be positive (it is a log-probability)", array, name)
     return array
 
 
-def _refuse(bad: NDArray[np.bool_], rule: str, array: FloatArray, name: str, source: str) -> None:
-    """Raise a `RunError` about the first value that is bad, if there is one."""
+def _refuse(bad: NDArray[np.bool_], rule: str, array: FloatArray, name: str) -> None:
+    """Raise a `FieldError` about the first value that is bad, if there is one."""
     if bad.any():
         at = int(bad.argmax())
-        raise RunError(source, name, rule, f"{float(array[at])!r} at position {at}")
+        raise FieldError(name, rule, f"{float(array[at])!r} at position {at}")
 
 
-def checked_prompts(values: ArrayLike, name: str, source: str, *, length: int) -> NDArray[Any]:
-    """Return a read-only copy of one whole number or text a sequence, or raise a `RunError` about ``name``."""
+def checked_prompts(values: ArrayLike, name: str, *, length: int) -> NDArray[Any]:
+    """Return a read-only copy of one whole number or text a sequence, or raise a `FieldError` about ``name``."""
     array = np.array(values)
     if array.dtype.kind not in "iuU" or array.shape != (length,):
         rule = f"must hold one whole number or text for each of the {length} sequences"
-        raise RunError(source, name, rule, f"shape {array.shape} of {array.dtype}")
+        raise FieldError(name, rule, f"shape {array.shape} of {array.dtype}")
     return frozen(array)
 
 
-def checked_total(array: FloatArray, name: str, source: str) -> float:
-    """Return the sum of nonnegative values, or raise a `RunError` if it is not positive and finite."""
+def checked_total(array: FloatArray, name: str) -> float:
+    """Return the sum of nonnegative values, or raise a `FieldError` if it is not positive and finite."""
     total = float(array.sum())
     if not 0 < total < np.inf:
-        raise RunError(source, name, "must sum to a positive number", total)
+        raise FieldError(name, "must sum to a positive number", total)
     return total
 
 
-def checked_number(value: float | None, name: str, source: str) -> float:
-    """Return a number, or raise a `RunError` if it is none or not finite."""
+def checked_number(value: float | None, name: str) -> float:
+    """Return a number, or raise a `FieldError` if it is none or not finite."""
     try:
         number = float(np.float64(value))
     except (TypeError, ValueError, OverflowError):
-        raise RunError(source, name, "must be a number", repr(value)) from None
+        raise FieldError(name, "must be a number", repr(value)) from None
     if not math.isfinite(number):
-        raise RunError(source, name, "must be finite", number)
+        raise FieldError(name, "must be finite", number)
     return number
 
 
-def checked_eta(eta: float, name: str, source: str) -> float:
-    """Return the canonical step size, or raise a `RunError` if it is not positive and finite."""
+def checked_eta(eta: float, name: str) -> float:
+    """Return the canonical step size, or raise a `FieldError` if it is not positive and finite."""
     if not isinstance(eta, int | float | np.number) or not 0 < eta < np.inf:
-        raise RunError(source, name, "must be a positive step size", repr(eta))
+        raise FieldError(name, "must be a positive step size", repr(eta))
     return canonical_eta(eta)
 
 

@@ -251,7 +251,7 @@ def scores(run: Run) -> FloatArray:
     RunError
         If the run does not record the score.
     """
-    return _recorded(run.score, run, "score").scores(run.token_counts)
+    return _recorded(run.scores, run, "score")
 
 
 def mean_score(run: Run) -> Estimate:

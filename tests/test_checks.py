@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, strategies as st
 
 from analysis_helpers import RunError
-from analysis_helpers._checks import canonical_eta, checked_array, checked_count, checked_eta, same_eta
+from analysis_helpers._checks import (
+    FieldError,
+    canonical_eta,
+    checked_array,
+    checked_count,
+    checked_eta,
+    fields_of,
+    same_eta,
+)
 from tests.building import refused
 
 etas = st.floats(1e-12, 1.0)
@@ -22,8 +30,8 @@ def test_step_sizes_are_told_apart_at_a_relative_1e_6_and_have_one_canonical_val
 
 @pytest.mark.parametrize("eta", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_step_size_must_be_positive_and_finite(eta: float) -> None:
-    with refused("file: true.entries[0].eta must be a positive step size", eta, error=RunError):
-        checked_eta(eta, "true.entries[0].eta", "file")
+    with refused("true.entries[0].eta must be a positive step size", eta, error=FieldError):
+        checked_eta(eta, "true.entries[0].eta")
 
 
 @pytest.mark.parametrize(
@@ -37,9 +45,13 @@ def test_a_step_size_must_be_positive_and_finite(eta: float) -> None:
         ([10**400, 1, 1], "must hold numbers", ""),
     ],
 )
-def test_a_bad_array_is_named_by_file_field_rule_and_value(values: Any, rule: str, value: str) -> None:
-    with refused(f"file: h_new {rule}", value, error=RunError):
-        checked_array(values, "h_new", "file", length=3, lowest=0.0)
+def test_a_bad_array_is_named_by_field_rule_and_value_and_where_it_is_from_a_file_by_that(
+    values: Any, rule: str, value: str
+) -> None:
+    with refused(f"h_new {rule}", value, error=FieldError):
+        checked_array(values, "h_new", length=3, lowest=0.0)
+    with refused(f"file: h_new {rule}", value, error=RunError), fields_of("file"):
+        checked_array(values, "h_new", length=3, lowest=0.0)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, 2.5, "2", None, True])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from .._checks import checked_eta, plain_errors
+from .._checks import checked_eta
 
 
 def direction_from_optimizer(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -93,8 +93,7 @@ def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: fl
     >>> [round(x, 6) for x in difference(one, other, 1e-6)["w"].tolist()]
     [1.0, -2.0]
     """
-    with plain_errors():
-        checked_eta(lr, "lr", "difference")
+    checked_eta(lr, "lr")
     one, other = ({f"{name} {tuple(x.shape)}" for name, x in state.items()} for state in (before, after))
     if different := ", ".join(sorted(one ^ other)[:3]):
         raise ValueError(f"before and after must hold the same names, of the same shapes; only one has {different}")

@@ -22,11 +22,9 @@ from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from .._checks import FloatArray, checked_array, checked_count, checked_prompts, plain_errors
+from .._checks import FloatArray, checked_array, checked_count, checked_prompts
 
 IntArray = NDArray[np.int64]
-
-_SOURCE = "batch"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +98,8 @@ class Batch:
         sequences = tuple(row[:length] for row, length in zip(rows, prompts + counts, strict=True))
         if prompt_ids is None:
             prompt_ids = [_digest(row[:length]) for row, length in zip(rows, prompts, strict=True)]
-        with plain_errors():
-            groups = checked_prompts(prompt_ids, "prompt_ids", _SOURCE, length=size)
-            logp = None if sampler_logp is None else checked_array(sampler_logp, "sampler_logp", _SOURCE, length=size)
+        groups = checked_prompts(prompt_ids, "prompt_ids", length=size)
+        logp = None if sampler_logp is None else checked_array(sampler_logp, "sampler_logp", length=size)
         return cls(sequences, prompts, counts, groups, logp)
 
     def __len__(self) -> int:

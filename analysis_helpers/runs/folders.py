@@ -187,7 +187,7 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
             continue
         name = place.relative_to(root).as_posix()
         first = seen.setdefault(hashlib.sha256(content).digest(), name)
-        problems = [] if path in in_place else [_remedy(path, root, run, files, in_place, taken)]
+        problems = [] if path in in_place else [_remedy(path, root, run, not in_place, taken)]
         problem = "; ".join([*problems, *integrity_problems(run), *skipped_steps(run)])
         rows[path] = _row(place, root, problem, run, same_as="" if first == name else first)
     if not rows:
@@ -376,23 +376,17 @@ def _row(place: Path, root: Path, problem: str, run: Run | None = None, same_as:
     return ("/".join(batch), name, *known, same_as, problem)
 
 
-def _remedy(path: Path, root: Path, run: Run, files: Sequence[Path], in_place: Sequence[Path], taken: set[Path]) -> str:
-    """Return how a run in another place can be loaded: moved or, if no run is in place, from another data root.
+def _remedy(path: Path, root: Path, run: Run, alone: bool, taken: set[Path]) -> str:
+    """Return how a run in another place can be loaded: moved or, if ``alone``, from another data root.
 
     The place that it is moved to is added to those taken.
     """
     *folders, name = path.relative_to(root).parts
-    beside = [other for other in files if other.parent == path.parent and _NEARLY_NAMED.fullmatch(other.name)]
-    start = f"is not at batch/run/{RESULTS_FILE}"
-    batch_named = any(map(_BATCH.fullmatch, folders))
-    from_above = _BATCH.fullmatch(path.absolute().parents[1].name) or (folders and not batch_named)
-    if name in _NAMES and beside == [path] and from_above and not in_place:
+    start, batches = f"is not at batch/run/{RESULTS_FILE}", [part for part in folders if _BATCH.fullmatch(part)]
+    if alone and name in _NAMES and (_BATCH.fullmatch(path.absolute().parents[1].name) or (folders and not batches)):
         return f"{start}: give the data root {_above(path, 2)}"
-    parts = folders if beside == [path] else [*folders, name.partition(".json")[0]]
-    batches = {other.parents[1].name for other in in_place}
-    batch = next((part for part in parts if part in batches or _BATCH.fullmatch(part)), f"E_{run.num_sequences}")
-    if len(parts) == 2:
-        batch = parts[0]
+    batch, *_ = [*batches, f"E_{run.num_sequences}"]
+    parts = folders if name in _NAMES else [*folders, name.partition(".json")[0]]
     place = root / batch / ("-".join(part for part in parts if part != batch) or "run_01")
     while place in taken or any((place / known).exists() for known in _NAMES):
         place = place.with_name(f"{place.name}-2")

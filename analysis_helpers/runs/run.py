@@ -8,7 +8,7 @@ recorded; ``gdotv`` in nats per token per unit eta.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import (
+    FieldError,
     FloatArray,
     RunError,
     checked_array,
@@ -28,6 +29,7 @@ from .._checks import (
     checked_prompts,
     checked_tokens,
     checked_total,
+    fields_of,
     frozen,
     same_eta,
 )
@@ -85,12 +87,12 @@ class Measurement:
 
     @classmethod
     def from_log_weights(
-        cls, eta: float, tokens: FloatArray, h_base: FloatArray, h_new: FloatArray, log_weights: FloatArray, source: str
+        cls, eta: float, tokens: FloatArray, h_base: FloatArray, h_new: FloatArray, log_weights: FloatArray
     ) -> Measurement:
         """Return the measurement with its weights, totals and effective sample size; see `Run.from_arrays`."""
         raw = np.exp(log_weights - log_weights.max())
         weights, entropy = frozen(raw / raw.sum()), float(h_base.sum() / tokens.sum())
-        weighted_tokens = checked_total(weights * tokens, f"log_weights[{eta}] (weights times tokens)", source)
+        weighted_tokens = checked_total(weights * tokens, f"log_weights[{eta}] (weights times tokens)")
         change, ess = float(weights @ h_new / weighted_tokens) - entropy, float(1.0 / (weights @ weights))
         return cls(eta, change, entropy, weights, h_new, h_base, log_weights, ess)
 
@@ -107,11 +109,6 @@ class ScoreTerms:
     jH_sum: FloatArray
     denom_corr_unscaled: FloatArray
     h_base_mean: float
-
-    def scores(self, tokens: FloatArray, part: slice = slice(None)) -> FloatArray:
-        """Return the scores of the sequences ``part``, which have so many tokens; 0 where there are none."""
-        tokens_times_scores = -self.denom_corr_unscaled[part] / self.h_base_mean
-        return np.divide(tokens_times_scores, tokens, out=np.zeros(len(tokens)), where=tokens > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,49 +252,43 @@ class Run:
         >>> run.supports
         ('linear', 'baseline_entropy')
         """
-        tokens = checked_tokens(token_counts, "token_counts", source)
-        total = float(tokens.sum())
-
-        def column(
-            values: ArrayLike | None, name: str, checked: Callable[..., FloatArray] = checked_array
-        ) -> FloatArray | None:
-            return None if values is None else checked(values, name, source, length=len(tokens))
-
-        base = checked_entropies(h_base, "h_base", source, tokens)
+        parts: dict[str, Any] = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
+        ways = {**parts, "gdotv": gdotv, "delta_h_per_lr": delta_h_per_lr}
+        given = [name for name, values in ways.items() if values is not None]
+        if given not in ([*parts], ["gdotv"], ["delta_h_per_lr"]):
+            rule = "score, wjlogp_sum and jH_sum together, or gdotv, or delta_h_per_lr"
+            raise ValueError(f"give the linear change in one way: {rule}; got {', '.join(given) or 'none of these'}")
         if not isinstance(h_new, Mapping) or not isinstance(log_weights, Mapping):
             raise ValueError("h_new and log_weights must each be a dict of eta -> array")
-        new = {checked_eta(eta, "key of h_new", source): values for eta, values in h_new.items()}
-        logs = {checked_eta(eta, "key of log_weights", source): values for eta, values in log_weights.items()}
-        if new.keys() != logs.keys():
-            raise ValueError(
-                f"h_new and log_weights must hold the same etas, got {list(h_new)} and {list(log_weights)}"
-            )
-        if not new:
-            raise ValueError("h_new and log_weights must hold at least one eta, got none")
-        check_distinct_etas(h_new, "h_new", source)
-        measurements = []
-        for eta, values in new.items():
-            after = checked_entropies(values, f"h_new[{eta}]", source, tokens)
-            log = checked_array(logs[eta], f"log_weights[{eta}]", source, length=len(tokens))
-            measurements.append(Measurement.from_log_weights(eta, tokens, base, after, log, source))
-        given = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
-        parts = [known for name, values in given.items() if (known := column(values, name)) is not None]
-        if bool(parts) + (gdotv is not None) + (delta_h_per_lr is not None) != 1:
-            raise ValueError(
-                "give the linear change in one way: score, wjlogp_sum and jH_sum; or gdotv; or delta_h_per_lr"
-            )
-        if missing := [name for name, values in given.items() if parts and values is None]:
-            raise ValueError(f"score, wjlogp_sum and jH_sum go together; missing: {', '.join(missing)}")
-        linear, terms = column(gdotv, "gdotv"), None
-        if parts:
-            entropy = measurements[0].base_entropy
-            terms = ScoreTerms(parts[1], parts[2], frozen(-entropy * tokens * parts[0]), entropy)
-            linear = frozen((terms.wjlogp_sum + terms.jH_sum + terms.denom_corr_unscaled) / total)
-        per_lr = checked_number(delta_h_per_lr if linear is None else linear.sum(), "delta_h_per_lr", source)
-        prompts = None if prompt_ids is None else checked_prompts(prompt_ids, "prompt_ids", source, length=len(tokens))
-        curvature, measured, scale = column(vhvv, "vhvv"), tuple(measurements), 1.0 / total
-        logps = (column(logp, "logp", checked_logp), column(sampler_logp, "sampler_logp", checked_logp))
-        return cls(tokens, measured, per_lr, linear, terms, curvature, scale, source, (), *logps, prompts, direction)
+        with fields_of(source):
+            tokens = checked_tokens(token_counts, "token_counts")
+            base = checked_entropies(h_base, "h_base", tokens)
+            new = {checked_eta(eta, "key of h_new"): values for eta, values in h_new.items()}
+            logs = {checked_eta(eta, "key of log_weights"): values for eta, values in log_weights.items()}
+            if new.keys() != logs.keys() or not new:
+                rule = "must hold the same etas, at least one"
+                raise ValueError(f"h_new and log_weights {rule}, got {list(h_new)} and {list(log_weights)}")
+            check_distinct_etas(h_new, "h_new")
+
+            def column(values: Any, name: str, checked: Callable[..., Any] = checked_array) -> Any:
+                return None if values is None else checked(values, name, length=len(tokens))
+
+            measurements = []
+            for eta, values in new.items():
+                after = checked_entropies(values, f"h_new[{eta}]", tokens)
+                log = checked_array(logs[eta], f"log_weights[{eta}]", length=len(tokens))
+                measurements.append(Measurement.from_log_weights(eta, tokens, base, after, log))
+            linear, terms, total = column(gdotv, "gdotv"), None, float(tokens.sum())
+            if score is not None:
+                j, wjlogp, direct = (column(values, name) for name, values in parts.items())
+                entropy = measurements[0].base_entropy
+                terms = ScoreTerms(wjlogp, direct, frozen(-entropy * tokens * j), entropy)
+                linear = frozen((wjlogp + direct + terms.denom_corr_unscaled) / total)
+            per_lr = checked_number(delta_h_per_lr if linear is None else linear.sum(), "delta_h_per_lr")
+            change = (tuple(measurements), per_lr, linear, terms, column(vhvv, "vhvv"), 1.0 / total)
+            logps = column(logp, "logp", checked_logp), column(sampler_logp, "sampler_logp", checked_logp)
+            prompts = column(prompt_ids, "prompt_ids", checked_prompts)
+        return cls(tokens, *change, source, (), *logps, prompts, direction)
 
     def __repr__(self) -> str:
         return f"<Run {self.source!r}: {self.num_sequences} sequences, etas {', '.join(map(repr, self.etas))}>"
@@ -311,6 +302,14 @@ class Run:
     def total_tokens(self) -> float:
         """Tokens in the batch."""
         return float(self.token_counts.sum())
+
+    @cached_property
+    def scores(self) -> FloatArray | None:
+        """Score of each sequence, shape ``(N,)``, 0 where there are no tokens; None where it is not recorded."""
+        if self.score is None:
+            return None
+        tokens, tokens_times_scores = self.token_counts, -self.score.denom_corr_unscaled / self.score.h_base_mean
+        return frozen(np.divide(tokens_times_scores, tokens, out=np.zeros(len(tokens)), where=tokens > 0))
 
     @property
     def etas(self) -> tuple[float, ...]:
@@ -403,63 +402,60 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
     80
     """
     require_runs(runs)
-    shards, merged = list(runs.values()), " + ".join(runs)
+    first, *_ = shards = list(runs.values())
     for k, (name, run) in enumerate(runs.items()):
-        _check_shard(name, run, shards[0])
+        if len(run.etas) != len(first.etas) or not all(map(run.has_eta, first.etas)):
+            raise RunError(name, "etas", f"must be those of the other runs, {list(first.etas)}", list(run.etas))
+        if run.direction != first.direction:
+            raise RunError(name, "direction", f"must be that of the other runs, {first.direction}", run.direction)
         if any(run == other for other in shards[:k]):
             raise RunError(name, "sequences", "must not be those of another run")
-    for name in ("logp", "sampler_logp", "prompt_ids"):
-        found = sum(getattr(run, name) is not None for run in shards)
-        if found not in (0, len(shards)):
-            raise RunError(merged, name, "must be recorded by all runs or by none", f"{found} of {len(shards)}")
-    return joined(shards, source=merged)
+    return joined(runs)
 
 
-def joined(runs: Sequence[Run], part: slice = slice(None), *, source: str) -> Run:
-    """Return the run of the sequences ``part`` of each run; all record the same, ``h_base``, log weights and score too.
+def joined(runs: Mapping[str, Run], part: slice = slice(None)) -> Run:
+    """Return the run of the sequences ``part`` of each run; totals, weights and corrections are made anew.
 
-    Totals, weights and corrections are made anew.
+    Raises
+    ------
+    RunError
+        If some of the runs record what others do not, or none records ``h_base`` or log weights.
+    ValueError
+        If no run records the parts of the linear term.
     """
+    shards = runs.values()
 
-    def column(values: Iterable[NDArray[Any] | None]) -> Any:
-        found = [each[part] for each in values if each is not None]
-        return np.concatenate(found) if found else None
+    def column(field: str, values: Iterable[NDArray[Any] | None]) -> Any:
+        found = dict(zip(runs, values, strict=True))
+        lacking = [name for name, each in found.items() if each is None]
+        if 0 < len(lacking) < len(runs):
+            raise RunError(", ".join(lacking), field, "must be recorded, as by the other runs")
+        return None if lacking else np.concatenate([each[part] for each in found.values() if each is not None])
 
-    measured = {eta: [run.measurement(eta) for run in runs] for eta in runs[0].etas}
-    parts = [(run.score, run.token_counts[part]) for run in runs if run.score]
+    first, *_ = shards
+    terms: list[Any] = [run.score for run in shards]
+    measured = {eta: [run.measurement(eta) for run in shards] for eta in first.etas}
     return Run.from_arrays(
-        token_counts=column(run.token_counts for run in runs),
-        h_base=column(run.measurements[0].h_base for run in runs),
-        h_new={eta: column(m.h_new for m in found) for eta, found in measured.items()},
-        log_weights={eta: column(m.log_weights for m in found) for eta, found in measured.items()},
-        score=np.concatenate([terms.scores(tokens, part) for terms, tokens in parts]),
-        wjlogp_sum=column(terms.wjlogp_sum for terms, _ in parts),
-        jH_sum=column(terms.jH_sum for terms, _ in parts),
-        logp=column(run.logp for run in runs),
-        sampler_logp=column(run.sampler_logp for run in runs),
-        prompt_ids=column(run.prompt_ids for run in runs),
-        direction=runs[0].direction,
-        source=source,
+        token_counts=column("token_counts", (run.token_counts for run in shards)),
+        h_base=column("h_base", (run.measurements[0].h_base for run in shards)),
+        h_new={eta: column("h_new", (m.h_new for m in found)) for eta, found in measured.items()},
+        log_weights={eta: column("log_weights", (m.log_weights for m in found)) for eta, found in measured.items()},
+        score=column("score", (run.scores for run in shards)),
+        wjlogp_sum=column("wjlogp_sum", (parts and parts.wjlogp_sum for parts in terms)),
+        jH_sum=column("jH_sum", (parts and parts.jH_sum for parts in terms)),
+        logp=column("logp", (run.logp for run in shards)),
+        sampler_logp=column("sampler_logp", (run.sampler_logp for run in shards)),
+        prompt_ids=column("prompt_ids", (run.prompt_ids for run in shards)),
+        direction=first.direction,
+        source=" + ".join(runs),
     )
 
 
-def _check_shard(name: str, run: Run, first: Run) -> None:
-    if len(run.etas) != len(first.etas) or not all(map(run.has_eta, first.etas)):
-        raise RunError(name, "etas", f"must be those of the other runs, {list(first.etas)}", list(run.etas))
-    if run.direction != first.direction:
-        raise RunError(name, "direction", f"must be that of the other runs, {first.direction}", run.direction)
-    for need in ("score", "baseline_entropy"):
-        if need not in run.supports:
-            raise RunError(name, FIELDS_BEHIND[need], "must be recorded")
-    if any(m.log_weights is None for m in run.measurements):
-        raise RunError(name, "true.entries[].diagnostics.log_weights", "must be recorded")
-
-
-def check_distinct_etas(etas: Iterable[float], name: str, source: str) -> None:
-    """Raise a `RunError` if two step sizes are the same."""
+def check_distinct_etas(etas: Iterable[float], name: str) -> None:
+    """Raise a `FieldError` if two step sizes are the same."""
     for lower, upper in pairwise(sorted(etas)):
         if same_eta(lower, upper):
-            raise RunError(source, name, "must hold each eta once", f"{float(upper)!r} twice")
+            raise FieldError(name, "must hold each eta once", f"{float(upper)!r} twice")
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is a problem to report, not a warning
@@ -510,4 +506,4 @@ def _same(one: Any, other: Any) -> bool:
         )
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
-    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)
+    return bool(np.array_equal(one, other))

@@ -149,7 +149,7 @@ def test_a_folder_without_runs_is_refused_with_what_was_looked_for_and_what_is_t
 PLACE = "E_12/run_01/results.json"
 LYING: dict[str, tuple[dict[str, str | None], str | None]] = {  # files below a data root, and what is said of each
     "gzip": ({"E_12/run_01/results.json.gz": ""}, "."),
-    "another name": ({"E_12/run_01/results2.json": "move it to {}/E_12/run_01/results.json"}, None),
+    "another name": ({"E_12/run_01/results2.json": "move it to {}/E_12/run_01-results2/results.json"}, None),
     "two in a folder": ({PLACE: "", f"{PLACE[:-5]}2.json.gz": "move it to {}/E_12/run_01-results2/results"}, None),
     "one level deeper": ({"E_12/run_01/last/results.json": "move it to {}/E_12/run_01-last/results.json"}, None),
     "below a seed": ({"seed_1/E_12/run_01/results.json": "give the data root {}/seed_1"}, "seed_1"),

@@ -132,7 +132,7 @@ def test_arrays_of_unequal_length_are_refused(name: str, length: int) -> None:
 @pytest.mark.parametrize(
     ("field", "change", "named", "rule"),
     [
-        ("approx.per_sequence.4.index", 2, "approx.per_sequence[].index", "must hold each of 0 to 5 once"),
+        ("approx.per_sequence.4.index", 2, "approx.per_sequence[3].index", "must hold each of 0 to 5 once"),
         ("approx.per_sequence.4.length", 1000, "approx.per_sequence[4].length", "token count"),
         ("true.entries.1.eta", ETAS[0] * (1 + 1e-8), "true.entries[].eta", "must hold each eta once"),
         ("approx.per_sequence_meta.H_base_mean", 0, "approx.per_sequence_meta.H_base_mean", "must be positive"),
