@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -28,13 +27,12 @@ from typing import Any
 import numpy as np
 import psutil
 import zmq
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import Bool
 from traitlets.config import Config
 
-GROUP, NAME = "jupyter_client.kernel_provisioners", "analysis-helpers-forks"  # of the entry point
+_CAN_FORK = hasattr(os, "fork")  # Windows has none
 
 # Kernels run side by side, and sums are the same whatever the number of cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -73,20 +71,6 @@ class _Process(psutil.Process):
             super().send_signal(sig)
 
 
-class _ThisInterpreter(KernelSpecManager):
-    """Kernels run the interpreter that this runs in, whatever kernels are installed."""
-
-    forked = Bool()
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        from ipykernel.kernelspec import get_kernel_dict
-
-        described = get_kernel_dict()
-        if self.forked and _can_fork():
-            described["metadata"]["kernel_provisioner"] = {"provisioner_name": NAME}
-        return KernelSpec(**described)
-
-
 async def run_cells(notebook: Any, folder: Path, formats: Sequence[str], *, forked: bool) -> None:
     """Run the cells of a notebook in a kernel of its own; outputs go into the notebook, as far as it comes.
 
@@ -111,7 +95,10 @@ async def run_cells(notebook: Any, folder: Path, formats: Sequence[str], *, fork
     from nbclient import NotebookClient
 
     config = Config({"KernelManager": {"transport_encryption": "auto"}})
-    manager: Any = AsyncKernelManager(kernel_spec_manager=_ThisInterpreter(forked=forked), config=config)
+    own_interpreter = KernelSpecManager(kernel_dirs=[])  # and no kernel that is installed
+    manager: Any = AsyncKernelManager(kernel_spec_manager=own_interpreter, config=config)
+    if forked and _CAN_FORK:
+        manager.provisioner = ForkedKernel(kernel_spec=manager.kernel_spec, parent=manager)
     client = NotebookClient(notebook, manager, store_widget_state=False)  # controls answer only to a kernel that runs
     with tempfile.TemporaryDirectory() as empty:  # in place of the settings of the user
         settings = [f"--ipython-dir={empty}", "--HistoryManager.enabled=False", "--Application.log_level=CRITICAL"]
@@ -151,13 +138,9 @@ _lock = threading.Lock()
 
 def warm_up() -> None:
     """Start the process that kernels are forked from; it imports while this one goes on."""
-    if _can_fork():
+    if _CAN_FORK:
         with _lock:
             _server()
-
-
-def _can_fork() -> bool:
-    return hasattr(os, "fork") and bool(entry_points(group=GROUP, name=NAME))
 
 
 def _fork(request: dict[str, Any]) -> int:
