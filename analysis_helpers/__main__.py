@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
@@ -16,7 +15,8 @@ from typing import Any, cast
 import click
 
 from . import RunError, __version__, inventory, verdict, write_run, write_sample_data
-from .report import readable
+from ._checks import notes_on_runs
+from .report import read_parameters, readable
 from .runs import RESULTS_FILE
 
 
@@ -37,13 +37,6 @@ _PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.version_option(__version__, prog_name="analysis_helpers")
 def main() -> None:
     """Is the step linear, is the recorded change right, and is the batch large enough?"""
-
-
-def _require_notebooks() -> None:
-    if find_spec("papermill") is None:
-        raise click.ClickException('this needs papermill: pip install ".[notebooks]" in a checkout')
-    # Papermill imports jsonschema, which would take most of a second to build a grammar that no notebook needs.
-    cast(Any, sys.modules).setdefault("rfc3987_syntax", None)
 
 
 @main.command("inventory")
@@ -72,24 +65,21 @@ def inventory_command(data_root: Path) -> None:
 @click.option("--probability", type=_PROBABILITY, default=0.9, show_default=True, help="How often it must be met.")
 def verdict_command(etas: tuple[float, ...], **parameters: Any) -> None:
     """Answer from the runs below DATA_ROOT [default: sample data]: is the step linear, is the recorded change right?"""
-    from .report import read_parameters
-
     try:
         given = read_parameters({**parameters, **({"etas": etas} if etas else {"eta": None})})
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with notes_on_runs() as notes:
             large, small = given.large_runs(), given.small_runs()
             limits = {"tolerance": given.tolerance, "probability": given.probability}
             found = [
                 verdict(large, eta, given.subset_size, small_runs=small or None, **limits)
-                for eta in (given.etas if etas else (given.eta,))
+                for eta in given.etas or [given.eta]
             ]
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     click.echo(readable(given.table()))
     for answer in found:
         click.echo(f"\n{answer}")
-    for note in dict.fromkeys(str(warning.message) for warning in caught):
+    for note in notes:
         click.echo(f"Note: {note}.", err=True)
 
 
@@ -105,8 +95,12 @@ def _running_options(command: Any) -> Any:
 
 
 @contextmanager
-def _stoppable(hint: str) -> Iterator[None]:
-    """Stop at SIGTERM as with Ctrl-C, so that no kernel is left behind; say what is wrong in one sentence."""
+def _running(hint: str) -> Iterator[None]:
+    """Check that notebooks can be run; stop at SIGTERM as with Ctrl-C, so that no kernel is left behind."""
+    if find_spec("papermill") is None:
+        raise click.ClickException('this needs papermill: pip install ".[notebooks]" in a checkout')
+    # Papermill imports jsonschema, which would take most of a second to build a grammar that no notebook needs.
+    cast(Any, sys.modules).setdefault("rfc3987_syntax", None)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -115,6 +109,12 @@ def _stoppable(hint: str) -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo(f"stopped; {hint}", err=True)
         sys.exit(130)
+
+
+def _end(index: Path, failed: int) -> None:
+    """Tell where the first page is; exit with status 1 if a notebook failed."""
+    click.echo(index)
+    sys.exit(bool(failed))
 
 
 @main.command("report")
@@ -132,26 +132,33 @@ def _stoppable(hint: str) -> Iterator[None]:
 @click.option("--out", type=_PATH, default=Path("reports"), show_default=True, help="Folder of the pages.")
 @_running_options
 def report_command(
-    out: Path, notebooks: Path | None, workers: int | None, timeout: float, cold: bool, **parameters: Any
+    out: Path,
+    notebooks: Path | None,
+    workers: int | None,
+    timeout: float,
+    cold: bool,
+    eta: tuple[float, ...],
+    **parameters: Any,
 ) -> None:
     """Run the notebooks once and write a report; the last line is the path of its first page.
 
     Exits with status 1 if a notebook failed; the pages then say which and why, and are in the folder "failed" beside an
     earlier report.
     """
-    _require_notebooks()
-    from .report import How, make_report
+    options = {name: [value] for name, value in parameters.items() if value is not None}
+    if eta:
+        options |= {"eta": [eta[0]], "etas": [eta]} if eta[1:] else {"eta": [eta[0]]}
+    with _running(f"what ran is in {out / 'failed' / 'index.html'}"):
+        from .report import How, make_report
 
-    how = How(workers, None, timeout, cold, formats=("png", "svg"))
-    options = {name: [value] for name, value in parameters.items() if value not in (None, ())}
-    with _stoppable(f"what ran is in {out / 'failed' / 'index.html'}"):
-        index, failed = make_report(options, out, how, folder=notebooks)
-    click.echo(index)
-    sys.exit(bool(failed))
+        how = How(workers, None, timeout, cold, formats=("png", "svg"))
+        _end(*make_report(options, out, how, folder=notebooks))
 
 
 @main.command("sweep")
-@click.option("--data-root", type=_Path(exists=True, file_okay=False), help="Folder of batch folders.")
+@click.option(
+    "--data-root", type=_Path(exists=True, file_okay=False), multiple=True, help="Folder of batch folders; one."
+)
 @click.option("--eta", multiple=True, help="Step size; may be repeated. Fills eta, or etas as a list of one.")
 @click.option("--subset-size", multiple=True, help="Sequences in a subset; may be repeated.")
 @click.option("-p", "--parameter", "others", multiple=True, nargs=2, help="Name and value of another parameter.")
@@ -160,9 +167,6 @@ def report_command(
 @click.option("--out", type=_Path(path_type=Path, file_okay=False), required=True, help="Folder of the sweep.")
 @_running_options
 def sweep_command(
-    data_root: str | None,
-    eta: tuple[str, ...],
-    subset_size: tuple[str, ...],
     others: tuple[tuple[str, str], ...],
     names: tuple[str, ...],
     scheduler: str | None,
@@ -171,23 +175,20 @@ def sweep_command(
     workers: int | None,
     timeout: float,
     cold: bool,
+    **given: tuple[str, ...],
 ) -> None:
     """Rerun notebooks with every combination of parameters; the last line is the path of the page.
 
     The same command again resumes a sweep. Exits with status 1 if a notebook failed.
     """
-    _require_notebooks()
-    from .report import How, make_sweep
-
-    options: dict[str, list[str]] = {}
-    given = [("data_root", v) for v in (data_root,) if v] + [("eta", v) for v in eta]
-    for name, value in [*given, *(("subset_size", v) for v in subset_size), *others]:
+    options = {name: list(values) for name, values in given.items() if values}
+    for name, value in others:
         options.setdefault(name, []).append(value)
-    with _stoppable(f"the same command resumes it: {out}"):
+    with _running(f"the same command resumes it: {out}"):
+        from .report import How, make_sweep
+
         how = How(workers, scheduler, timeout, cold)
-        index, failed = make_sweep(options, out.resolve(), how, names=names, folder=notebooks)
-    click.echo(index)
-    sys.exit(bool(failed))
+        _end(*make_sweep(options, out.resolve(), how, names=names, folder=notebooks))
 
 
 @main.command()
@@ -249,14 +250,14 @@ def measure_command(
         v = measure.difference(old.state_dict(), new.state_dict(), lr)
         chosen = measure.drawn_prompts(rows, sequences, seed)
         batch = measure.sample(policy.to(device), chosen, eos=eos, seed=seed, **drawn)
-        with warnings.catch_warnings(record=True) as caught:
+        with notes_on_runs() as notes:
             run = measure.measure(policy, batch, v, etas, microbatch=drawn["microbatch"])
         path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())
         write_run(path, run)
     except (ImportError, ValueError, OSError, RuntimeError, AssertionError) as error:  # the last two: of PyTorch
         raise click.ClickException(str(error)) from None
-    for warning in caught:
-        click.echo(f"Note: {warning.message}.", err=True)
+    for note in notes:
+        click.echo(f"Note: {note}.", err=True)
     click.echo(path)
 
 

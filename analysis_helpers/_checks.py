@@ -80,6 +80,20 @@ def warn_skipped(reasons: Mapping[str, str], of: str = "") -> None:
         warn_about_runs(f"skipped {names}{of}: {reason}")
 
 
+@contextmanager
+def notes_on_runs() -> Iterator[list[str]]:
+    """Collect the warnings about runs of this block in a list, each once; other warnings are shown as ever."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RunWarning)
+        yield notes
+    for found in caught:
+        if not issubclass(found.category, RunWarning):
+            warnings.showwarning(found.message, found.category, found.filename, found.lineno)
+        elif str(found.message) not in notes:
+            notes.append(str(found.message))
+
+
 def canonical_eta(eta: float) -> float:
     """Return a step size rounded to 12 significant digits, so that 0.1 + 0.2 and 0.3 are the same key.
 

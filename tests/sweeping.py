@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
-from analysis_helpers.report.execution import Execution
+from analysis_helpers.report.execution import Execution, Job
 from analysis_helpers.report.pages import write_first_page, write_page
 
 PARAMETERS = """eta: float = 1e-6  # step size
@@ -56,10 +57,15 @@ def write_notebook(
     return path
 
 
+def ended(path: Path, **how: Any) -> Execution:
+    """Return how a notebook ended that has been executed."""
+    return Execution(Job(path, {}, path.stem), path, **how)
+
+
 def write_report(executions: Sequence[Execution], out: Path) -> Path:
     """Write the pages of executed notebooks and return the path of the first one."""
     out.mkdir(parents=True, exist_ok=True)
-    pages = [execution.name for execution in executions]
+    pages = [execution.job.name for execution in executions]
     return write_first_page([write_page(execution, out, pages) for execution in executions], out)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.browsing import in_browser, opened_browser
 from tests.conftest import REPOSITORY
-from tests.sweeping import write_notebook, write_report
+from tests.sweeping import ended, write_notebook, write_report
 
 pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
@@ -45,10 +45,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pages of the stored notebooks."""
-    from analysis_helpers.report.execution import Execution
-
     paths = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-    return write_report([Execution(path.stem, path) for path in paths], tmp_path_factory.mktemp("report")).parent
+    return write_report(list(map(ended, paths)), tmp_path_factory.mktemp("report")).parent
 
 
 class Visit:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from html import escape
@@ -13,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._checks import RunWarning
+from .._checks import notes_on_runs
 from ..inference import counted
 from .parameters import Parameters
 
@@ -69,24 +68,18 @@ class AnswerInBrief:
         from IPython.display import Markdown, display  # only notebooks need it
 
         self._place = display(Markdown("*Run all cells: the answer is computed below.*"), display_id=True)
-        self._notes: dict[str, None] = {}
+        self._notes: list[str] = []
 
     @contextmanager
     def noting(self) -> Iterator[None]:
         """Collect the warnings about runs of this block, for the answer, and show those that are new."""
         from IPython.display import Markdown, display
 
-        before = dict(self._notes)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", RunWarning)
+        with notes_on_runs() as notes:
             yield
-        for found in caught:
-            if issubclass(found.category, RunWarning):
-                self._notes[str(found.message)] = None
-            else:
-                warnings.showwarning(found.message, found.category, found.filename, found.lineno)
-        if new := [note for note in self._notes if note not in before]:
+        if new := [note for note in notes if note not in self._notes]:
             display(Markdown("\n".join(_noted(new))))
+        self._notes += new
 
     def say(self, sentences: Iterable[str]) -> None:
         """Show the sentences and the collected warnings at the top, and here."""

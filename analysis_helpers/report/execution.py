@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import sys
 import time
@@ -17,12 +18,14 @@ from concurrent.futures import Executor, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import nbformat
+from tqdm import tqdm
+
 from .._checks import NotRecordedError
-from .parameters import notebooks_folder
+from .kernels import run_cells
 
 WAIT_FOR_WORKERS = 60.0  # seconds
 
@@ -80,8 +83,8 @@ class Execution:
 
     Attributes
     ----------
-    name
-        Name of its results, without ending.
+    job
+        What was to be run.
     path
         The executed notebook; if it failed, up to the failure.
     error
@@ -96,8 +99,8 @@ class Execution:
         Version and digest of this package where it ran.
     """
 
-    name: str
-    path: Path
+    job: Job
+    path: Path = Path()
     error: str = ""
     seconds: float = field(default=0.0, compare=False)
     skipped: str = ""
@@ -109,70 +112,28 @@ class Execution:
         """In a word: "failed", "skipped", "kept" or "done"."""
         return "failed" if self.error else "skipped" if self.skipped else "kept" if self.kept else "done"
 
+    @property
+    def notebook(self) -> Any:
+        """The executed notebook, read anew."""
+        return nbformat.read(self.path, as_version=4)
+
 
 def tell(line: str) -> None:
     """Write a line to standard error, above a progress bar where there is one."""
-    from tqdm import tqdm
-
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
 
 
-def prepare(how: How) -> None:
-    """Start what kernels will be forked from, while the parameters are checked."""
-    if not how.cold and how.scheduler is None:
-        from .kernels import warm_up
-
-        warm_up()
-
-
-def find_notebooks(folder: Path | None = None, names: Sequence[str] = ()) -> list[Path]:
-    """Return the notebooks to run, sorted: those in ``folder``, else in ``./notebooks``, else those of the package.
-
-    Raises
-    ------
-    ValueError
-        If there are none, or none of a name; the message names the folder.
-    """
-    place = folder or notebooks_folder()
-    found = {path.stem: path for path in sorted(place.glob("*.ipynb"))} if place is not None else {}
-    if not found:
-        raise ValueError(f"no notebooks (*.ipynb) in {place or './notebooks'}")
-    for name in names:
-        if name not in found:
-            raise ValueError(f"there is no notebook {name}; there are {', '.join(found)}")
-    return [found[name] for name in names or found]
-
-
-def missing_extra(path: Path) -> str:
-    """Return what a notebook needs that is not installed, with the command that installs it; empty where nothing is."""
-    needed = "analysis_helpers.measure" in path.read_text(encoding="utf-8")
-    if not needed or all(map(find_spec, ("torch", "transformers"))):
-        return ""
-    return 'it needs PyTorch and transformers: pip install ".[measure]" in a checkout'
-
-
-def fitting_parameters(declared: Mapping[str, object], parameters: Mapping[str, Any]) -> dict[str, object]:
-    """Return the parameters that a notebook declares; ``eta`` (one or several) also fills ``etas``."""
-    filled = dict(parameters)
-    if "eta" in parameters:
-        etas = parameters["eta"] if isinstance(parameters["eta"], tuple) else (parameters["eta"],)
-        filled = {**parameters, "eta": etas[0], "etas": parameters.get("etas", list(etas))}
-    return {name: value for name, value in filled.items() if name in declared}
+def digest(content: object) -> str:
+    """Return the digest of a nested content of lists and mappings; what JSON does not have stands as text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @cache
-def package_digest() -> str:
-    """Return the digest of the modules of this package."""
-    return folder_digest(Path(__file__).parent.parent)
-
-
-def folder_digest(folder: Path) -> str:
-    """Return the digest of all modules below a folder, with their paths."""
-    digest = hashlib.sha256()
-    for module in sorted(folder.rglob("*.py")):
-        digest.update(module.relative_to(folder).as_posix().encode() + module.read_bytes())
-    return digest.hexdigest()
+def package_digest(folder: Path = Path(__file__).parent.parent) -> str:
+    """Return the digest of the modules of this package, with their paths."""
+    modules = sorted(folder.rglob("*.py"))
+    return digest([(module.relative_to(folder).as_posix(), module.read_text("utf-8")) for module in modules])
 
 
 # --- one notebook -----------------------------------------------------------------------------------------------------
@@ -193,12 +154,11 @@ def run_job(job: Job, target: Path, how: How) -> Execution:
         error, _ = _attempt(job, target, replace(how, cold=True))
     seconds, told = time.perf_counter() - start, f"{NotRecordedError.__name__}: "
     skipped, error = (error.removeprefix(told), "") if error.startswith(told) else ("", error)
-    return Execution(job.name, target, error, seconds, skipped, package=(__version__, package_digest()))
+    return Execution(job, target, error, seconds, skipped, package=(__version__, package_digest()))
 
 
 def _attempt(job: Job, target: Path, how: How) -> tuple[str, bool]:
     """Return the error of one try, and whether its kernel died."""
-    import nbformat
     import papermill
     from papermill.execute import raise_for_execution_errors
 
@@ -221,8 +181,6 @@ def _attempt(job: Job, target: Path, how: How) -> tuple[str, bool]:
 async def _watched(notebook: Any, folder: Path, how: How) -> tuple[str, bool]:
     """Run a notebook until it ends, is stopped or its time is up; return the error and whether its kernel died."""
     from nbclient.exceptions import CellExecutionError
-
-    from .kernels import run_cells
 
     task, limit = asyncio.current_task(), asyncio.timeout(how.timeout)
     assert task is not None
@@ -254,8 +212,8 @@ def _stop() -> None:
 # --- many -------------------------------------------------------------------------------------------------------------
 
 
-def run_jobs(jobs: Sequence[Job], folder: Path, how: How) -> Iterator[tuple[Job, Execution]]:
-    """Run jobs, their notebooks into ``folder``; yield each with how it ended, as soon as it is done.
+def run_jobs(jobs: Sequence[Job], folder: Path, how: How) -> Iterator[Execution]:
+    """Run jobs, their notebooks into ``folder``; yield how each ended, as soon as it is done.
 
     If the caller stops early or is interrupted, no further job starts and running kernels are killed. On a cluster,
     workers must have this package installed and the same files under the same paths; a worker that dies repeatedly is
@@ -270,9 +228,10 @@ def run_jobs(jobs: Sequence[Job], folder: Path, how: How) -> Iterator[tuple[Job,
         futures = {executor.submit(run_job, job, folder / f"{job.name}.ipynb", how): job for job in jobs}
         try:
             for future in as_completed(futures):
-                job, failure = futures[future], future.exception()
-                failed = Execution(job.name, folder / f"{job.name}.ipynb", f"{type(failure).__name__}: {failure}")
-                yield job, failed if failure else future.result()
+                if failure := future.exception():
+                    yield Execution(futures[future], error=f"{type(failure).__name__}: {failure}")
+                else:
+                    yield future.result()
         finally:
             while [future for future in futures if not (future.done() or future.cancel())]:
                 _stop()

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import html
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import ipywidgets as widgets
 import msgspec
 import pandas as pd
 
+from .._checks import notes_on_runs
 from ..err_rel import Comparison, compare_err_rel_distributions, known_eta, known_etas, supported_estimators
 from ..estimators import EstimatorName
 from ..inference import (
@@ -29,9 +28,9 @@ from ..inference import (
     verdict,
 )
 from ..plots import plot_exploration, png
-from ..runs import result_files, sound_runs
+from ..runs import Run, result_files, sound_runs
 from .display import readable
-from .parameters import Parameters, suitable_parameters
+from .parameters import CHOSEN, Parameters, read_parameters
 
 FALLBACK = "<em>The controls appear here in JupyterLab, once this cell is run.</em>"
 """Shown instead of the controls where a notebook is read without a kernel."""
@@ -95,7 +94,7 @@ class Exploration:
         return pd.DataFrame([{**choice, **numbers, **answers}])
 
 
-def explore(given: Parameters) -> Exploration:
+def explore(given: Parameters, large: Mapping[str, Run] | None = None) -> Exploration:
     """Return the results for one choice.
 
     Parameters
@@ -103,6 +102,8 @@ def explore(given: Parameters) -> Exploration:
     given
         data_root, large_batch, small_batch ("", or the large one: no actual runs), eta, subset_size, estimator,
         num_samples, tolerance, probability and seed, as `read_parameters` returns them.
+    large
+        Runs of the large batch, if they have been read.
 
     Raises
     ------
@@ -112,10 +113,10 @@ def explore(given: Parameters) -> Exploration:
         If no large run has the eta, or a value is out of range.
     """
     n, estimator = given.subset_size, cast("EstimatorName", given.estimator)
-    large = given.large_runs(_NEEDS)
-    eta = known_eta(large, given.eta)
+    loaded = large or given.large_runs(_NEEDS)
+    eta = known_eta(loaded, given.eta)
     small = given.small_runs(_NEEDS) if given.small_batch != given.large_batch else {}  # a run does not confirm itself
-    large, small = ({name: run for name, run in runs.items() if run.has_eta(eta)} for runs in (large, small))
+    large, small = ({name: run for name, run in runs.items() if run.has_eta(eta)} for runs in (loaded, small))
     draws: Any = {"sample_size": n, "num_samples": given.num_samples, "seed": given.seed}
     comparison = compare_err_rel_distributions(large, small, eta, estimator=estimator, **draws)
     reference = comparison.reference_total
@@ -166,12 +167,11 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         if self._filling:  # by `_offer_what_is_there`: half of the controls belong to another folder
             return
         self._filling = True
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with notes_on_runs() as notes:
             try:
-                self._offer_what_is_there()
+                runs = self._offer_what_is_there()
                 chosen = {name: control.value for name, control in self.controls.items()}
-                found = explore(msgspec.structs.replace(self._given, **chosen))
+                found = explore(msgspec.structs.replace(self._given, **chosen), runs)
             except (ValueError, OSError) as error:
                 self.answer.value = f"<b>No answer:</b> {html.escape(str(error))}"
                 below = [self.answer]
@@ -181,18 +181,18 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
                 below = [self.answer, self.figure, self.table]
             finally:
                 self._filling = False
-        notes = dict.fromkeys(html.escape(str(warning.message)) for warning in caught)
-        self.answer.value += "".join(f"<p><b>Note:</b> {note}.</p>" for note in notes)
+        self.answer.value += "".join(f"<p><b>Note:</b> {html.escape(note)}.</p>" for note in notes)
         self.children = [*self.controls.values(), *below]
 
-    def _offer_what_is_there(self) -> None:
-        """Offer the batch folders of the data root and what the runs of the large one have.
+    def _offer_what_is_there(self) -> dict[str, Run]:
+        """Offer the batch folders of the data root and what the runs of the large one have; return those runs.
 
         Another data root is shown with the values that suit its runs.
         """
         typed, size = self.controls["data_root"], self.controls["subset_size"]
         if typed.value != self._given.data_root:
-            self._given = suitable_parameters(self._given, Path(typed.value))
+            anew = {"data_root": typed.value, **dict.fromkeys(CHOSEN)}
+            self._given = read_parameters({**self._given.recorded(), **anew})
             typed.value, size.value = self._given.data_root, self._given.subset_size
         batches = sorted({path.parent.parent.name for path in result_files(self._given.root, depth=2)})
         self._offer("large_batch", batches, str)
@@ -203,6 +203,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self._offer("eta", known_etas(runs), "{:g}".format)
         self._offer("estimator", supported_estimators(runs), lambda name: name.replace("_", " "))
         size.max = min(run.num_sequences for run in runs.values())
+        return runs
 
     def _offer(self, name: str, values: Sequence[Any], label: Callable[[Any], str]) -> None:
         """Set the options of a control; its value stays if it is one of them, else what suits the data."""

@@ -10,20 +10,21 @@ import difflib
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 import pandas as pd
 from msgspec import Meta
 
-from .._checks import RunError, RunWarning, canonical_eta, same_eta
+from .._checks import RunError, RunWarning, same_eta
 from ..estimators import ESTIMATORS, EstimatorName
 from ..runs import Run, result_files, sound_batches, sound_runs
 
 _Eta = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive step size")]
-_Etas = Annotated[tuple[_Eta, ...], Meta(min_length=1, description="must be a list of positive step sizes")]
+_Etas = Annotated[list[_Eta], Meta(min_length=1, description="must be a list of positive step sizes")]
 _Model = Annotated[str, Meta(min_length=1, description="must be a name or a path")]
 _Count = Annotated[int, Meta(ge=1, description="must be a whole number of at least 1")]
 _Folder = Annotated[str, Meta(min_length=1, description="must be the name of a folder")]
@@ -51,8 +52,8 @@ class Parameters(msgspec.Struct, frozen=True):
     model: _Model = ""
     prompts: _Model = ""
     eta: _Eta = -1.0
-    step_sizes: _Etas = ()
-    etas: _Etas = ()
+    step_sizes: _Etas = []
+    etas: _Etas = []
     estimator: _Estimator | Literal[""] = ""
     sequences: _Count = -1
     max_new_tokens: _Count = -1
@@ -122,9 +123,9 @@ def read_parameters(variables: Mapping[str, Any]) -> Parameters:
     analysis_helpers.report.parameters.ParameterError: num_samples must be a whole number of at least 1, got 256.5
     """
     declared = {name: variables[name] for name in _DEFAULTS if name in variables}
-    given = {name: convert_parameter(name, v) for name, v in declared.items() if v is not None or name not in _CHOSEN}
+    given = {name: convert_parameter(name, v) for name, v in declared.items() if v is not None or name not in CHOSEN}
     root = resolve_data_root(given["data_root"]) if "data_root" in given else None
-    if root is None or not set(declared) & set(_CHOSEN):
+    if root is None or not set(declared) & set(CHOSEN):
         return Parameters(**given, sources=_changed(variables))
     batches, unusable = _batches(root)
     suited = _chosen(given, batches, unusable)
@@ -132,27 +133,21 @@ def read_parameters(variables: Mapping[str, Any]) -> Parameters:
     sources = {name: source for name, (_, source) in chosen.items()}
     values = {**given, **{name: value for name, (value, _) in chosen.items()}}
     if "large_batch" in values:
-        draws = "num_samples" in values or "samples_per_eta" in values
-        _check_data(given, draws, batches[values["large_batch"]], values["large_batch"])
+        _check_data(values, batches[values["large_batch"]])
     return Parameters(**values, sources={**sources, **_changed(variables)})
 
 
-def suitable_parameters(given: Parameters, root: Path) -> Parameters:
-    """Return the parameters with those that depend on the data chosen anew for another data root."""
-    return read_parameters({**given.recorded(), "data_root": str(root), **dict.fromkeys(_CHOSEN)})
+def convert_parameter(name: str, value: object, default: object = None) -> Any:
+    """Return the value of a parameter in its type, or raise a `ParameterError` if it breaks its rule.
 
-
-def convert_parameter(name: str, value: object) -> Any:
-    """Return the value of one of the `Parameters` in its type, or raise a `ParameterError` if it breaks its rule."""
+    A parameter that is not one of `Parameters` has the type of its default, where it has one.
+    """
+    kind = _KINDS.get(name, Any if default is None else type(default))
     try:
-        found = msgspec.convert(_as_list(value) if _KINDS[name] is _Etas else value, _KINDS[name], strict=False)
+        found = msgspec.convert(_as_list(value) if kind in (_Etas, list) else value, kind, strict=False)
     except (msgspec.ValidationError, OverflowError):
-        raise ParameterError(f"{name} {_rule(_KINDS[name])}, got {value!r}") from None
-    if _KINDS[name] is _Etas:
-        return tuple(map(canonical_eta, found))
-    if name.endswith("_batch"):
-        return found.rstrip("/")
-    return canonical_eta(found) if name == "eta" else found
+        raise ParameterError(f"{name} {_rule(kind) or f'must be of type {kind.__name__}'}, got {value!r}") from None
+    return found.rstrip("/") if name.endswith("_batch") else found
 
 
 def shown(value: object, separator: str = ", ") -> str:
@@ -182,7 +177,7 @@ def resolve_data_root(data_root: str | Path) -> Path:
     ParameterError
         If there is no such folder.
     """
-    for base in (Path(), *([folder] if (folder := notebooks_folder()) else [])):
+    for base in (Path(), notebooks_folder()):
         if (place := base / Path(data_root).expanduser()).is_dir():
             return place
     raise ParameterError(
@@ -190,23 +185,36 @@ def resolve_data_root(data_root: str | Path) -> Path:
     )
 
 
-def notebooks_folder() -> Path | None:
+def notebooks_folder() -> Path:
     """Return the folder ``notebooks`` in the working folder, else that of the installed package or of its checkout."""
     here = Path(__file__).resolve()
-    places = (Path.cwd(), here.parents[1], here.parents[2])
-    return next((place / "notebooks" for place in places if (place / "notebooks").is_dir()), None)
+    places = [place / "notebooks" for place in (Path.cwd(), here.parents[1], here.parents[2])]
+    return next(filter(Path.is_dir, places), places[0])
 
 
 def _as_list(value: object) -> object:
-    if isinstance(value, str):
-        return [part.strip() for part in value.strip("[] ").split(",")]
-    return [value] if isinstance(value, int | float) else value
+    """Return a list that is given as text, or as the one value in it."""
+    with suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(value) if isinstance(value, str) else value
+    return [value] if isinstance(value, str | int | float) else value
 
 
 # --- chosen from the data ---------------------------------------------------------------------------------------------
 
-_CHOSEN = ("large_batch", "small_batch", "eta", "etas", "subset_size")
+CHOSEN = ("large_batch", "small_batch", "eta", "etas", "subset_size")
 _Runs = Sequence[tuple[int, tuple[float, ...]]]  # sequences and etas of each run
+
+
+def data_state(root: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return path, size and time of the last change of each results file of a data root.
+
+    Raises
+    ------
+    RunError
+        If there is none.
+    """
+    files = [(path.relative_to(root).as_posix(), path.stat()) for path in result_files(root, depth=2)]
+    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in files)
 
 
 def _batches(root: Path) -> tuple[Mapping[str, _Runs], list[str]]:
@@ -215,11 +223,11 @@ def _batches(root: Path) -> tuple[Mapping[str, _Runs], list[str]]:
     They are read again only if a file has changed.
     """
     try:
-        files = [(path, path.stat()) for path in result_files(root, depth=2)]
-        batches = _described(root, tuple((path, state.st_size, state.st_mtime_ns) for path, state in files))
-        return batches, sorted({path.parents[1].name for path, _ in files} - set(batches))
+        state = data_state(root)
+        batches = _described(root, state)
     except (RunError, OSError) as error:
         raise ParameterError(f"data_root must be a folder of batch folders with runs: {error}") from None
+    return batches, sorted({name.split("/")[0] for name, *_ in state} - set(batches))
 
 
 @lru_cache(maxsize=8)
@@ -243,12 +251,11 @@ def _chosen(
             )
     small = given.get("small_batch")
     others = [name for name in sizes if name != small]
-    if not others or (small and small == given.get("large_batch")):
-        raise ParameterError(f"small_batch must be another folder than large_batch, got {small!r} for both")
-    large = given.get("large_batch") or max(others, key=sizes.__getitem__)
-    smaller = [name for name in sizes if sizes[name] < sizes[large]]
+    large: str = given.get("large_batch") or max(others, key=sizes.__getitem__, default=str(small))
     if small is None:
-        small = min(smaller, key=sizes.__getitem__, default="")
+        small = min((name for name in sizes if sizes[name] < sizes[large]), key=sizes.__getitem__, default="")
+    if small == large:
+        raise ParameterError(f"small_batch must be another folder than large_batch, got {small!r} for both")
     etas = _shared_etas(batches[large])
     both = [eta for eta in etas if small and any(same_eta(eta, other) for other in _shared_etas(batches[small]))]
     everywhere = all(eta in etas_of_run for eta in etas for _, etas_of_run in batches[large])
@@ -260,7 +267,7 @@ def _chosen(
         "large_batch": (large, "; ".join(["most sequences a run", *(f"no usable run in {name}" for name in unusable)])),
         "small_batch": (small, "fewest sequences a run" if small else "none has fewer sequences"),
         "eta": ((both or etas)[0], f"smallest {which}"),
-        "etas": (tuple(both or etas), f"all {which}"),
+        "etas": (both or etas, f"all {which}"),
         "subset_size": (max(2, sequences), source),
     }
 
@@ -273,15 +280,16 @@ def _shared_etas(runs: _Runs) -> list[float]:
     return sorted(eta for eta, count in counts.items() if count == max(counts.values()))
 
 
-def _check_data(given: Mapping[str, Any], draws: bool, runs: _Runs, large: str) -> None:
+def _check_data(values: Mapping[str, Any], runs: _Runs) -> None:
     """Raise a `ParameterError` if a step size was not measured or subsets are larger than a run."""
+    large, most = values["large_batch"], min(size for size, _ in runs)
     measured = sorted({eta for _, etas in runs for eta in etas})
-    for eta in [given[name] for name in ("eta",) if name in given] + list(given.get("etas", ())):
+    for eta in (*values.get("etas", ()), values.get("eta", measured[0])):
         if not any(same_eta(eta, other) for other in measured):
             there = ", ".join(f"{other:g}" for other in measured)
             raise ParameterError(f"eta must be a step size of {large} (there: {there}), got {eta:g}")
-    most, size = min(size for size, _ in runs), given.get("subset_size", 0)
-    if draws and size > most:
+    if {"num_samples", "samples_per_eta"} & set(values) and values.get("subset_size", 0) > most:
+        size = values["subset_size"]
         raise ParameterError(f"subset_size must be at most {most:,}, the sequences of a run of {large}, got {size:,}")
 
 
@@ -294,9 +302,9 @@ def _changed(variables: Mapping[str, Any]) -> dict[str, str]:
     Papermill only warns of those. IPython keeps the source of each cell in ``In``.
     """
     cells = list(variables.get("In", ()))
-    own: dict[str, Any] = next(filter(None, map(_assigned, cells)), {})
+    own: dict[str, Any] = next(filter(None, map(assigned, cells)), {})
     changed: dict[str, str] = {}
-    for name, value in [item for cell in cells if cell.startswith("# Parameters") for item in _assigned(cell).items()]:
+    for name, value in [item for cell in cells if cell.startswith("# Parameters") for item in assigned(cell).items()]:
         if name not in own:
             near = difflib.get_close_matches(name, own, n=1)
             hint = f": did you mean {near[0]}?" if near else ""
@@ -306,13 +314,13 @@ def _changed(variables: Mapping[str, Any]) -> dict[str, str]:
     return changed
 
 
-def _assigned(source: str) -> dict[str, Any]:
-    """Return name -> value of a cell that only assigns literals; empty for any other."""
-    found: dict[str, Any] = {}
-    try:
-        for line in cast("list[Any]", ast.parse(source).body):
-            target: Any = line.targets[0] if isinstance(line, ast.Assign) else line.target
-            found[target.id] = ast.literal_eval(line.value)
-    except (SyntaxError, ValueError, AttributeError):
-        return {}
+def assigned(source: str) -> dict[str, Any]:
+    """Return name -> value of the literals that a cell assigns."""
+    found = {}
+    with suppress(SyntaxError):
+        for line in ast.parse(source).body:
+            match line:
+                case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+                    with suppress(ValueError):  # it is no literal
+                        found[name] = ast.literal_eval(value)
     return found

@@ -14,11 +14,11 @@ import nbformat
 import pytest
 
 from analysis_helpers import __version__
-from analysis_helpers.report.execution import Execution, How, Job, find_notebooks, package_digest, run_jobs
+from analysis_helpers.report.execution import Execution, How, Job, package_digest, run_jobs
 from analysis_helpers.report.pages import collected_result, save_figures
-from analysis_helpers.report.sweep import make_report, make_sweep, plan
+from analysis_helpers.report.sweep import find_notebooks, make_report, make_sweep, plan
 from tests.conftest import REPOSITORY
-from tests.sweeping import command, printed, write_notebook, write_report
+from tests.sweeping import command, ended, printed, write_notebook, write_report
 
 pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
 
@@ -33,7 +33,7 @@ def wait_until(seen: Callable[[], object]) -> None:
 def executed(source: Path, out: Path, **how: Any) -> Execution:
     """Run one notebook with its own parameters."""
     out.mkdir(exist_ok=True)
-    [(_, execution)] = run_jobs([Job(source, {}, source.stem)], out, How(**how))
+    [execution] = run_jobs([Job(source, {}, source.stem)], out, How(**how))
     return execution
 
 
@@ -51,13 +51,13 @@ def test_a_notebook_that_needs_an_extra_is_skipped_with_the_command_that_install
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "from analysis_helpers.measure import sample")
-    monkeypatch.setattr("analysis_helpers.report.execution.find_spec", lambda name: None)
+    monkeypatch.setattr("analysis_helpers.report.sweep.find_spec", lambda name: None)
     page, failed = make_report({}, tmp_path / "out", How(), folder=tmp_path)
     assert failed == 0
     assert "it needs PyTorch and transformers: pip install" in page.read_text(encoding="utf-8")
     jobs, skipped = plan([notebook], {"eta": ["1e-6"]})
     assert jobs == []
-    assert 'pip install ".[measure]"' in skipped["a"]
+    assert 'pip install ".[measure]"' in skipped[0].skipped
 
 
 def test_a_report_tells_of_a_failure_and_does_not_replace_a_good_one(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_a_report_tells_of_a_failure_and_does_not_replace_a_good_one(tmp_path: P
 
 def test_a_page_needs_neither_notebook_nor_result_nor_harmless_names(tmp_path: Path) -> None:
     odd = write_notebook(tmp_path / "a & b.ipynb", "1", title="# Is <script>alert(1)</script> safe?")
-    gone = Execution("gone", tmp_path / "gone.ipynb", "DeadKernelError: <b>")
-    page = write_report([gone, Execution("a & b", odd)], tmp_path / "report").read_text(encoding="utf-8")
+    gone = ended(tmp_path / "gone.ipynb", error="DeadKernelError: <b>")
+    page = write_report([gone, ended(odd)], tmp_path / "report").read_text(encoding="utf-8")
     assert "DeadKernelError: &lt;b&gt;" in page
     assert "gone.html" not in page
     assert "<script>" not in page
@@ -103,9 +103,9 @@ def test_a_page_needs_neither_notebook_nor_result_nor_harmless_names(tmp_path: P
 def test_every_job_is_yielded_once_with_its_own_notebook(tmp_path: Path) -> None:
     source = write_notebook(tmp_path / "tiny.ipynb", "print(subset_size)")
     jobs = [Job(source, {"subset_size": n}, f"out_{n}") for n in (1, 2)]
-    for job, execution in run_jobs(jobs, tmp_path, How(workers=2)):
-        jobs.remove(job)
-        assert execution == Execution(job.name, tmp_path / f"{job.name}.ipynb")
+    for execution in run_jobs(jobs, tmp_path, How(workers=2)):
+        jobs.remove(job := execution.job)
+        assert execution == Execution(job, tmp_path / f"{job.name}.ipynb")
         assert execution.seconds > 0
         assert execution.package == (__version__, package_digest())
         assert printed(execution.path) == f"{job.parameters['subset_size']}\n"
@@ -205,7 +205,7 @@ def test_stopping_early_kills_what_runs_and_starts_nothing_more(tmp_path: Path) 
         for path, seconds in zip(begun, (0.0, 60.0, 0.0), strict=True)
     )
     running = run_jobs([quick, slow, never], tmp_path, How(workers=1))
-    assert next(running)[0] == quick
+    assert next(running).job == quick
     wait_until(lambda: begun[1].exists() and begun[1].read_text())
     start = time.monotonic()
     running.close()  # type: ignore[attr-defined]

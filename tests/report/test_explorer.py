@@ -110,8 +110,8 @@ def shown(start: Parameters, monkeypatch: pytest.MonkeyPatch) -> Shown:
     """Return controls, and the list of the answers that they have asked for."""
     seen: list[Exploration] = []
 
-    def asked(given: Parameters) -> Exploration:
-        seen.append(explore(given))
+    def asked(given: Parameters, large: Runs) -> Exploration:
+        seen.append(explore(given, large))
         return seen[-1]
 
     monkeypatch.setattr(explorer_module, "explore", asked)

@@ -7,9 +7,8 @@ import nbformat
 import pytest
 
 from analysis_helpers.inference import QUESTIONS
-from analysis_helpers.report.execution import Execution
 from tests.conftest import REPOSITORY
-from tests.sweeping import write_report
+from tests.sweeping import ended, write_report
 
 pytest.importorskip("nbconvert", reason="the extra 'notebooks' is not installed")
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -18,9 +17,8 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pages of all stored notebooks but the last, which was skipped."""
-    executions = [Execution(path.stem, path) for path in NOTEBOOKS[:-1]]
-    skipped = Execution(NOTEBOOKS[-1].stem, Path(), skipped="it needs PyTorch")
-    return write_report([*executions, skipped], tmp_path_factory.mktemp("report")).parent
+    skipped = ended(NOTEBOOKS[-1], skipped="it needs PyTorch")
+    return write_report([*map(ended, NOTEBOOKS[:-1]), skipped], tmp_path_factory.mktemp("report")).parent
 
 
 def test_the_first_page_shows_one_figure_and_one_table_a_notebook_and_answers_once(report: Path) -> None:
@@ -43,6 +41,6 @@ def test_links_between_notebooks_lead_to_pages_and_back(report: Path) -> None:
 def test_a_link_to_what_is_not_there_is_text(tmp_path: Path) -> None:
     text = "[other](other.ipynb), [data](../README.md), [web](https://example.org), [section](#top)"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), tmp_path / "a.ipynb")
-    write_report([Execution("a", tmp_path / "a.ipynb")], tmp_path)
+    write_report([ended(tmp_path / "a.ipynb")], tmp_path)
     links = re.findall(r'<a href="([^"]*)"', (tmp_path / "a.html").read_text(encoding="utf-8"))
     assert [link for link in links if link != "index.html"] == ["https://example.org", "#top"]

@@ -52,8 +52,8 @@ def test_a_value_means_the_same_as_a_number_and_as_text(eta: float, size: int) -
 
 def test_etas_may_come_as_a_list_as_text_or_as_one_number() -> None:
     for etas in ([1.6e-6, "3.2e-6"], (1.6e-6, 3.2e-6), "[1.6e-6, 3.2e-6]", "1.6e-6, 3.2e-6"):
-        assert read_parameters({**ROOT, "etas": etas}).etas == (1.6e-6, 3.2e-6)
-    assert read_parameters({**ROOT, "etas": "2e-6"}).etas == read_parameters({**ROOT, "etas": 2e-6}).etas == (2e-6,)
+        assert read_parameters({**ROOT, "etas": etas}).etas == [1.6e-6, 3.2e-6]
+    assert read_parameters({**ROOT, "etas": "2e-6"}).etas == read_parameters({**ROOT, "etas": 2e-6}).etas == [2e-6]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_is_not_given_comes_from_the_data(tmp_path: Path) -> None:
     mine = own_data(tmp_path, tiny=(32, {"a": (1e-6,)}), big=(96, {"a": (1e-6, 4e-6), "b": (1e-6, 2e-6)}))
     found = read_parameters(mine)
     assert (found.large_batch, found.small_batch, found.subset_size) == ("big", "tiny", 32)
-    assert (found.eta, found.etas) == (1e-6, (1e-6,))
+    assert (found.eta, found.etas) == (1e-6, [1e-6])
     alone = read_parameters({**mine, "large_batch": "tiny"})
     assert (alone.small_batch, alone.subset_size, alone.small_runs()) == ("", 4, {})
     without = read_parameters({**mine, "small_batch": "", "eta": 4e-6})
@@ -127,7 +127,7 @@ def test_batch_folders_without_a_usable_run_are_named(tmp_path: Path) -> None:
 def test_step_sizes_are_those_that_most_runs_share_where_no_run_has_all(tmp_path: Path) -> None:
     runs = {"a": (1e-6, 2e-6), "b": (2e-6, 4e-6), "c": (4e-6, 8e-6)}
     found = read_parameters(own_data(tmp_path, big=(64, runs), small=(32, {"a": (1e-5,)})))
-    assert (found.eta, found.etas) == (2e-6, (2e-6, 4e-6))
+    assert (found.eta, found.etas) == (2e-6, [2e-6, 4e-6])
     assert found.sources["eta"] == "smallest measured on most sequences"
 
 

@@ -18,19 +18,9 @@ from click.testing import CliRunner, Result
 from analysis_helpers import __version__
 from analysis_helpers.__main__ import main
 from analysis_helpers.report.display import RESULT_MIME
-from analysis_helpers.report.execution import Execution, How, Job, folder_digest, package_digest
-from analysis_helpers.report.sweep import (
-    STAMP,
-    Ended,
-    make_report,
-    make_sweep,
-    plan,
-    results_table,
-    run_sweep,
-    runlog_table,
-    write_sweep_page,
-    write_table,
-)
+from analysis_helpers.report.execution import Execution, How, Job, package_digest
+from analysis_helpers.report.pages import results_table, runlog_table, write_summary
+from analysis_helpers.report.sweep import STAMP, make_report, make_sweep, plan, run_sweep
 from tests.building import refused
 from tests.conftest import REPOSITORY
 from tests.sweeping import BODY, command, printed, write_notebook
@@ -54,20 +44,20 @@ class Runner:
     def __init__(self, error: str = "", failing: str = "") -> None:
         self.error, self.failing = error, failing
 
-    def __call__(self, jobs: Sequence[Job], folder: Path, how: How) -> Iterator[Ended]:
+    def __call__(self, jobs: Sequence[Job], folder: Path, how: How) -> Iterator[Execution]:
         """Yield each job as if it had run."""
         for job in reversed(jobs):
             target = folder / f"{job.name}.ipynb"
             target.write_bytes(job.source.read_bytes())
             error = self.error if self.failing in job.name else ""
-            yield job, Execution(job.name, target, error, 1.0, package=("1.2.3", package_digest()))
+            yield Execution(job, target, error, 1.0, package=("1.2.3", package_digest()))
 
 
 def ended(folder: Path, out: Path, options: dict[str, list[str]], error: str = "") -> list[Execution]:
     jobs, _ = plan(sorted(folder.glob("*.ipynb")), options)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("analysis_helpers.report.sweep.run_jobs", Runner(error))
-        return [execution for _, execution in run_sweep(jobs, out, How())]
+        return list(run_sweep(jobs, out, How()))
 
 
 def statuses(folder: Path, out: Path, options: dict[str, list[str]], error: str = "") -> list[str]:
@@ -85,7 +75,7 @@ def test_every_combination_is_planned_once_in_the_order_given_and_named_by_its_p
         {"eta": eta, "subset_size": size, "etas": [eta]} for eta, size in pairs
     ]
     assert reruns[2].name == "tiny_eta=3.2e-06_subset_size=256_etas=3.2e-06"
-    assert list(skipped) == ["other"]
+    assert [execution.job.name for execution in skipped] == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +215,7 @@ def test_the_digest_of_the_package_follows_nested_modules(tmp_path: Path) -> Non
     digests = []
     for content in ("a = 1\n", "a = 2\n"):
         nested.write_text(content, encoding="utf-8")
-        digests.append(folder_digest(tmp_path))
+        digests.append(package_digest.__wrapped__(tmp_path))
     assert digests[0] != digests[1]
 
 
@@ -275,7 +265,7 @@ def test_two_sweeps_or_reports_into_one_folder_refuse_each_other(
         with refused("another report or sweep is running", out):
             other()
     assert len(list(first)) == 1  # the first goes on undisturbed
-    assert [execution.status for _, execution in run_sweep(jobs, out, How())] == ["kept", "kept"]
+    assert [execution.status for execution in run_sweep(jobs, out, How())] == ["kept", "kept"]
 
 
 def test_a_report_does_not_replace_a_page_that_no_report_made(tmp_path: Path, folder: Path) -> None:
@@ -316,7 +306,7 @@ def test_a_killed_sweep_is_resumed_by_the_same_command(tmp_path: Path, folder: P
     process.communicate()
     whole = finished(out)
     for path in whole:
-        assert nbformat.read(path, as_version=4).metadata[STAMP]["error"] == ""
+        assert STAMP in nbformat.read(path, as_version=4).metadata
     resumed = start(out, folder)
     _, told = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, told
@@ -353,67 +343,65 @@ def test_an_interrupted_sweep_stops_its_kernels_and_can_be_resumed(
     assert resumed.returncode == 0
 
 
-def collected(folder: Path, eta: float, *rows: dict[str, Any], error: str = "", data_root: str = "") -> Ended:
-    """Return how a notebook ended that collected the rows; without any, it did not come so far."""
-    notebook = nbformat.v4.new_notebook()
+def rerun(
+    out: Path,
+    name: str,
+    *rows: dict[str, Any],
+    given: dict[str, Any] | None = None,
+    label: str = "plain",
+    error: str = "",
+    finding: str = "",
+) -> Execution:
+    """Return how a notebook ended that showed a figure and collected the rows; without any, it did not come so far."""
+    result = {"notebook": "note", "parameters": given or {}, "rows": list(rows)}
+    alt = {"image/png": {"alt": finding or f"of {name}"}}
+    outputs = [nbformat.v4.new_output("display_data", {"image/png": ""}, metadata=alt)]
     if rows:
-        parameters = {"eta": eta, "etas": [eta]} | ({"data_root": data_root} if data_root else {})
-        payload = {"notebook": "tiny", "parameters": parameters, "rows": list(rows)}
-        output = nbformat.v4.new_output("display_data", data={RESULT_MIME: payload})
-        notebook.cells = [nbformat.v4.new_code_cell("", outputs=[output])]
-    job = Job(folder / "tiny.ipynb", {"eta": eta}, f"tiny_eta={eta:g}")
-    path = folder / f"{job.name}.ipynb"
-    nbformat.write(notebook, path)
-    return job, Execution(job.name, path, error, 1.23456, package=("1.2.3", "0123456789abcdef"))
+        outputs.append(nbformat.v4.new_output("display_data", {RESULT_MIME: result}))
+    cell = nbformat.v4.new_code_cell(outputs=outputs, metadata={"tags": ["key"]})
+    path = out / f"{name}.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    job = Job(Path("note.ipynb"), {"eta": 1e-6, "label": label}, name)
+    return Execution(job, path, error, 1.23456, package=("1.2.3", "0123456789abcdef"))
 
 
 def test_results_have_a_row_an_estimate(tmp_path: Path) -> None:
     found = [
-        collected(tmp_path, 1e-5, {"value": 3.0, "eta": 7.0}),
-        collected(tmp_path, 2e-6, {"value": 1.0, "name": "a"}, {"value": 2.0, "list": [1, 2]}),
+        rerun(tmp_path, "a", {"value": 3.0, "eta": 7.0}, given={"eta": 1e-5, "etas": [1e-5]}),
+        rerun(tmp_path, "b", {"value": 1.0, "name": "a"}, {"value": 2.0, "list": [1, 2]}, given={"eta": 2e-6, "n": 4}),
     ]
     table = results_table(found)
-    assert list(table.columns)[:3] == ["notebook", "param.eta", "param.etas"]
-    assert set(table.columns[3:]) == {"value", "name", "list", "eta"}
+    assert list(table.columns)[:4] == ["notebook", "param.eta", "param.etas", "param.n"]
+    assert set(table.columns[4:]) == {"value", "name", "list", "eta"}
     assert table["param.eta"].tolist() == [1e-5, 2e-6, 2e-6]
     assert table["value"].tolist() == [3.0, 1.0, 2.0]
-    assert table["list"].tolist()[2] == "[1, 2]"
     assert table["eta"].tolist()[0] == 7.0  # an estimate of that name is not taken for the parameter
 
 
 def test_a_notebook_that_did_not_come_so_far_has_no_rows_but_a_line_in_the_log(tmp_path: Path) -> None:
-    found = [collected(tmp_path, 1e-6, error="ValueError: no"), collected(tmp_path, 2e-6, {"value": 1.0})]
+    found = [rerun(tmp_path, "a", error="ValueError: no"), rerun(tmp_path, "b", {"value": 1.0}, given={"eta": 2e-6})]
     assert results_table(found)["param.eta"].tolist() == [2e-6]
     log = runlog_table(found)[["status", "error", "seconds", "version", "digest", "parameters"]]
-    assert log.to_numpy().tolist() == [
-        ["failed", "ValueError: no", 1.235, "1.2.3", "0123456789ab", '{"eta": 1e-06}'],
-        ["done", "", 1.235, "1.2.3", "0123456789ab", '{"eta": 2e-06}'],
-    ]
+    same = [1.235, "1.2.3", "0123456789ab", '{"eta": 1e-06, "label": "plain"}']
+    assert log.to_numpy().tolist() == [["failed", "ValueError: no", *same], ["done", "", *same]]
 
 
 def test_tables_are_written_with_ten_significant_digits(tmp_path: Path) -> None:
-    write_table(pd.DataFrame({"x": [1 / 3, 1e-6], "text": ["a,b", 'c"d']}), tmp_path / "t.csv")
-    assert (tmp_path / "t.csv").read_text() == 'x,text\n0.3333333333,"a,b"\n1e-06,"c""d"\n'
-    write_table(results_table([]), tmp_path / "empty.csv")
-    assert (tmp_path / "empty.csv").read_text() == "notebook\n"
-
-
-def shown(out: Path, name: str, *, label: str = "plain", error: str = "", finding: str = "") -> Ended:
-    alt = {"image/png": {"alt": finding or f"of {name}"}}
-    figure = nbformat.v4.new_output("display_data", {"image/png": ""}, metadata=alt)
-    cell = nbformat.v4.new_code_cell(outputs=[figure], metadata={"tags": ["key"]})
-    path = out / "notebooks" / f"{name}.ipynb"
-    path.parent.mkdir(exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    return Job(Path("note.ipynb"), {"eta": 1e-6, "label": label}, name), Execution(name, path, error, 1.0)
+    write_summary([rerun(tmp_path, "a", {"x": 1 / 3, "text": 'c"d', "list": [1, 2]})], [], tmp_path)
+    assert (tmp_path / "results.csv").read_text() == 'notebook,list,text,x\nnote,"[1, 2]","c""d",0.3333333333\n'
+    write_summary([rerun(tmp_path, "a")], [], tmp_path)
+    assert (tmp_path / "results.csv").read_text() == "notebook\n"
 
 
 def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: Path) -> None:
     answers = {(1e-6, 64): ["no"], (2e-6, 64): ["yes"], (2e-6, 256): ["yes", "no", "no"]}
-    rows = [(eta, n, answer, "yes") for (eta, n), found in answers.items() for answer in found]
-    table = pd.DataFrame(rows, columns=["param.eta", "param.subset_size", "linear", "recorded"])
-    page = write_sweep_page([shown(tmp_path, "a")], {"05_x": "no eta"}, table, tmp_path).read_text()
-    places = [page.index(part) for part in ('<table class="map">', "<figure>", 'href="pages/a.html"', 'alt="of a"')]
+    made = [
+        rerun(tmp_path, f"{name}", *({"linear": a} for a in found), given={"eta": eta, "subset_size": n}, finding="one")
+        for name, ((eta, n), found) in zip("abc", answers.items(), strict=True)
+    ]
+    skipped = Execution(Job(Path("05_x.ipynb"), {}, "05_x"), skipped="no eta")
+    page = write_summary(made, [skipped], tmp_path).read_text()
+    places = [page.index(part) for part in ('<table class="map">', "<figure>", 'href="pages/a.html"', 'alt="one"')]
     assert places == sorted(places)
     assert "05_x" in page
     cells = re.findall(r'<td class="([a-z-]*)">([^<]*)</td>', page)
@@ -421,15 +409,13 @@ def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: P
 
 
 def test_a_figure_that_is_the_same_in_several_reruns_is_shown_once(tmp_path: Path) -> None:
-    made = [shown(tmp_path, "a"), shown(tmp_path, "b", finding="of a"), shown(tmp_path, "c")]
-    page = write_sweep_page(made, {}, pd.DataFrame(), tmp_path).read_text()
+    made = [rerun(tmp_path, "a"), rerun(tmp_path, "b", finding="of a"), rerun(tmp_path, "c")]
+    page = write_summary(made, [], tmp_path).read_text()
     assert (page.count("<figure>"), page.count("the same in 2 reruns")) == (2, 1)
 
 
-def test_a_failed_rerun_shows_its_error_and_no_stale_figure_or_map(
-    tmp_path: Path,
-) -> None:
-    page = write_sweep_page([shown(tmp_path, "a", error="ValueError: no")], {}, pd.DataFrame(), tmp_path).read_text()
+def test_a_failed_rerun_shows_its_error_and_no_stale_figure_or_map(tmp_path: Path) -> None:
+    page = write_summary([rerun(tmp_path, "a", error="ValueError: no")], [], tmp_path).read_text()
     assert "ValueError: no" in page
     assert "<figure>" not in page
     assert '<table class="map">' not in page
@@ -437,9 +423,10 @@ def test_a_failed_rerun_shows_its_error_and_no_stale_figure_or_map(
 
 @pytest.mark.parametrize("text", NASTY)
 def test_names_and_errors_are_escaped_wherever_they_stand(tmp_path: Path, text: str) -> None:
-    made = shown(tmp_path, "a & 'b\" #?", label=text)
-    broken = shown(tmp_path, "c", label=text, error=text)
-    page = write_sweep_page([made, broken], {text: text}, pd.DataFrame(), tmp_path).read_text()
+    made = rerun(tmp_path, "a & 'b\" #?", label=text)
+    broken = rerun(tmp_path, "c", label=text, error=text)
+    skipped = Execution(Job(Path("x.ipynb"), {}, text), skipped=text)
+    page = write_summary([made, broken], [skipped], tmp_path).read_text()
     assert "<script" not in page
     assert not set("<>\"'") & set(text) or text not in page
     links = [unquote(link) for link in re.findall(r'href="([^"]*)"', page)]
