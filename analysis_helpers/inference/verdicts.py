@@ -213,14 +213,8 @@ def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability
     >>> trusted_eta(runs, tolerance=0.25), trusted_eta(runs, tolerance=1e-4)
     (3.2e-06, None)
     """
-    distinct = distinct_runs(runs)
-    for eta in reversed(known_etas(distinct)):
-        if (
-            verdict(_having(distinct, eta), eta, LEAST, tolerance=tolerance, probability=probability).linear.answer
-            == "yes"
-        ):
-            return eta
-    return None
+    table = verdict_map(runs, n=LEAST, tolerance=tolerance, probability=probability)
+    return max(table.loc[table["linear"] == "yes", "eta"].tolist(), default=None)
 
 
 def verdict_map(
@@ -243,12 +237,11 @@ def verdict_map(
     require_runs(small_runs or runs, "small_runs")
     goal: dict[str, float] = {"tolerance": tolerance, "probability": probability}
     distinct, small = distinct_runs(runs), small_runs or {}
-    return verdict_table(
-        [
-            verdict(_having(distinct, eta), eta, n, small_runs=_having(small, eta), **goal)
-            for eta in known_etas(runs, etas)
-        ]
-    )
+    found = [
+        verdict(_having(distinct, eta), eta, n, small_runs=_having(small, eta), **goal)
+        for eta in known_etas(runs, etas)
+    ]
+    return verdict_table(found)
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
