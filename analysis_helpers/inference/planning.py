@@ -19,15 +19,11 @@ from ..err_rel import FOR_MATCHED, known_eta, recording
 from ..estimators import EstimatorName
 from ..runs import Run
 from .prediction import Pilot, pilot_of, predict
-from .random_effects import ConfidenceDistribution, Pool, normal_quantile, pool
+from .random_effects import CONFIDENCE, ENDS, ConfidenceDistribution, Pool, normal_quantile, pool
 from .standard_errors import sizes_around
 from .trend import straightness_pilots
 
-CONFIDENCE = 0.9
-"""Level of the intervals on spreads and plans."""
-
 _DRAWS = 100  # of another set of runs, for the interval of a plan
-_OUTER = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 LEAST = 64  # sequences of a plan: below, the closed form is rough
 _MOST = 2**62  # sequences; what takes more is called unreachable
 
@@ -128,7 +124,7 @@ def plan_batch_sizes(
             smallest_within(each.distribution, each.mean_square_spread, tolerance, probability)
             for each in (pilot, *(_another(pilot, rng) for _ in range(_DRAWS)))
         )
-        ends = np.quantile([np.inf if size is None else size for size in drawn], _OUTER, method="nearest")
+        ends = np.quantile([np.inf if size is None else size for size in drawn], ENDS, method="nearest")
         rows.append((eta, n, *(int(end) if math.isfinite(end) else None for end in ends)))
     table = pd.DataFrame(rows, columns=["eta", "n", "low", "high"])
     table = table.astype(dict.fromkeys(("n", "low", "high"), "Int64"))
@@ -146,7 +142,7 @@ def spread_with_interval(pilot: Pilot) -> tuple[float, float, float]:
     reference, by which S is divided, adds to that of S.
     """
     logs = _log_spreads(pilot)
-    sampling, reference = (logs.interval(CONFIDENCE)[1] - logs.mean) / 2, pilot.reference_error
+    sampling, reference = (logs.interval[1] - logs.mean) / 2, pilot.reference_error
     factor = math.exp(math.hypot(sampling, normal_quantile(CONFIDENCE) * reference))
     typical = math.sqrt(pilot.mean_square_spread)
     return typical, typical / factor, typical * factor
@@ -206,7 +202,7 @@ def budget_table(
     [512, 256, 128, 64]
     """
     pilot, rows = pilot_of(runs, eta), []
-    taus = (pilot.pooled.tau, *pilot.tau_interval(CONFIDENCE))
+    taus = (pilot.pooled.tau, pilot.pooled.tau_low, pilot.pooled.tau_high)
     for count in counts:
         each = checked_count(sequences, "sequences") // checked_count(count, "counts", most=sequences)
         sampling = pilot.mean_square_spread / each

@@ -26,7 +26,7 @@ from ..err_rel import (
 )
 from ..estimators import Estimate, EstimatorName, columns
 from ..runs import FIELDS_BEHIND, Run, require_runs
-from .random_effects import ConfidenceDistribution, Pool, confidence_distribution, pool, tau_interval
+from .random_effects import ConfidenceDistribution, Pool, confidence_distribution, pool
 from .standard_errors import err_rel_standard_error
 
 
@@ -87,10 +87,6 @@ class Pilot:
     def distribution(self) -> ConfidenceDistribution:
         """The confidence distribution of mean and tau."""
         return confidence_distribution(self.values, self.variances)
-
-    def tau_interval(self, level: float) -> tuple[float, float]:
-        """Return an interval for tau; up to infinity for a single run."""
-        return tau_interval(self.values, self.variances, level)
 
     @property
     def mean_square_spread(self) -> float:

@@ -7,6 +7,7 @@ for a mean over runs, `confidence_distribution` for the next run. A single value
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,10 @@ import numpy as np
 
 from .._checks import FloatArray
 
+CONFIDENCE = 0.9
+"""Level of the intervals of means, tau, spreads and plans."""
+
+ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 _NODES = 200  # of the confidence distribution
 _HALVINGS = 50  # of an interval: to rounding
 _NEWTON_STEPS = 50  # at most; a handful is enough
@@ -22,19 +27,33 @@ _NEWTON_STEPS = 50  # at most; a handful is enough
 
 @dataclass(frozen=True)
 class Pool:
-    """A random-effects mean of values with known variances (see `pool`)."""
+    """A random-effects mean of values with known variances (see `pool`).
+
+    Attributes
+    ----------
+    mean, se
+        The mean, and its standard error.
+    tau, tau_low, tau_high
+        SD between values beyond their variances, and its 90 % interval (Viechtbauer's Q-profile, 2007); up to infinity
+        for a single value.
+    count
+        Number of values.
+    """
 
     mean: float
     se: float
     tau: float
+    tau_low: float
+    tau_high: float
     count: int
 
-    def interval(self, level: float) -> tuple[float, float]:
-        """Return an interval for the mean, by Student's t on ``count - 1`` degrees of freedom; normal for one value."""
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 90 % interval of the mean, by Student's t on ``count - 1`` degrees of freedom; normal for one value."""
         from scipy.special import stdtrit
 
         single = self.count == 1
-        quantile = normal_quantile(level) if single else float(stdtrit(self.count - 1, (1 + level) / 2))
+        quantile = normal_quantile(CONFIDENCE) if single else float(stdtrit(self.count - 1, ENDS[1]))
         return self.mean - self.se * quantile, self.mean + self.se * quantile
 
     @property
@@ -120,9 +139,11 @@ def pool(values: FloatArray, variances: FloatArray) -> Pool:
     >>> round(pool(np.array([1.0, 5.0]), np.array([1.0, 1.0])).tau ** 2, 9)  # 8 - 1
     7.0
     """
-    tau2 = between_variances(values, variances, np.array([max(len(values) - 1.0, 1.0)]))
+    freedom = max(len(values) - 1, 1)
+    tau2 = between_variances(values, variances, np.array([freedom, *_chi_square(freedom, np.array(ENDS))]))
     means, errors = _weighted(values, variances, tau2)
-    return Pool(float(means[0]), float(errors[0]), float(np.sqrt(tau2[0])), len(values))
+    tau, high, low = np.sqrt(tau2).tolist()
+    return Pool(float(means[0]), float(errors[0]), tau, low, high if len(values) > 1 else math.inf, len(values))
 
 
 def confidence_distribution(values: FloatArray, variances: FloatArray) -> ConfidenceDistribution:
@@ -131,24 +152,17 @@ def confidence_distribution(values: FloatArray, variances: FloatArray) -> Confid
     For q_b the (b - 1/2)/B quantiles of chi-square on R - 1 degrees of freedom, tau_b^2 solves ``Q(tau^2) = q_b``; 0
     where ``Q(0) <= q_b``. One value says nothing about tau: it is then taken to be 0.
     """
-    steps = (np.arange(_NODES) + 0.5) / _NODES
-    tau2 = _tau2_at(values, variances, steps) if len(values) > 1 else np.zeros(1)
+    freedom, steps = max(len(values) - 1, 1), (np.arange(_NODES) + 0.5) / _NODES
+    tau2 = between_variances(values, variances, _chi_square(freedom, steps))
     return ConfidenceDistribution(np.sqrt(tau2), *_weighted(values, variances, tau2))
 
 
-def tau_interval(values: FloatArray, variances: FloatArray, level: float) -> tuple[float, float]:
-    """Return an interval for tau (Viechtbauer's Q-profile, 2007); up to infinity for a single value."""
-    if len(values) < 2:
-        return 0.0, float("inf")
-    low, high = np.sqrt(_tau2_at(values, variances, np.array([(1 + level) / 2, (1 - level) / 2]))).tolist()
-    return low, high
-
-
-def _tau2_at(values: FloatArray, variances: FloatArray, probabilities: FloatArray) -> FloatArray:
-    """Return tau^2 at which ``Q(tau^2)`` is the quantile of chi-square on R - 1 degrees of freedom."""
+def _chi_square(freedom: float, probabilities: FloatArray) -> FloatArray:
+    """Return quantiles of chi-square."""
     from scipy.special import gammaincinv
 
-    return between_variances(values, variances, 2 * gammaincinv((len(values) - 1) / 2, probabilities))
+    quantiles: FloatArray = 2 * gammaincinv(freedom / 2, probabilities)
+    return quantiles
 
 
 def normal_quantile(probability: float) -> float:

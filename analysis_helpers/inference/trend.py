@@ -23,7 +23,6 @@ from .random_effects import Pool, pool
 
 _RIDGE = 1e-6  # of the diagonal: the covariance is nearly singular on exact data
 _EXACT = 1e-12  # of the changes: influence values that vary no more are rounding, as where all sequences are the same
-_LEVEL = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +123,7 @@ def nonlinearity(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -
     rows = []
     for eta in known_etas(runs, etas):
         for method, pilot in straightness_pilots(runs, eta).items():
-            rows.append((eta, method, pilot.pooled.mean, pilot.pooled.se, *predict(pilot, math.inf).interval(_LEVEL)))
+            rows.append((eta, method, pilot.pooled.mean, pilot.pooled.se, *predict(pilot, math.inf).interval()))
     return pd.DataFrame(rows, columns=["eta", "method", "nonlinearity", "se", "low", "high"])
 
 

@@ -22,9 +22,9 @@ from ..err_rel import distinct_runs, known_eta, known_etas, recording, runs_at
 from ..estimators import Estimate, true_total
 from ..runs import Run, integrity_problems, require_runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
-from .planning import CONFIDENCE, LEAST, check_goal, size_for, spread_with_interval
+from .planning import LEAST, check_goal, size_for, spread_with_interval
 from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
-from .random_effects import Pool, between_variances, normal_quantile
+from .random_effects import CONFIDENCE, Pool, between_variances, normal_quantile
 from .trend import difference_z, pool_estimates, straightness_pilots
 
 AnswerWord = Literal["yes", "no", "cannot tell"]
@@ -403,7 +403,7 @@ class Case:
         """What these runs do not show."""
         count, found, change = len(self.runs), [], self._change
         if count < _FEW_RUNS:
-            taus = {name: pilot.tau_interval(CONFIDENCE)[1] for name, pilot in self._pilots.items()}
+            taus = {name: pilot.pooled.tau_high for name, pilot in self._pilots.items()}
             bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items() if tau]
             bound = f": tau may be as large as {' or '.join(bounds)}" if bounds and count > 1 else ""
             found.append(f"how much updates differ; with {counted(count, 'large run')} tau is hardly known{bound}")
@@ -435,9 +435,8 @@ class Case:
         margin, least, most = (f"{end:.{_decimals(margins[0])}f}" for end in margins)
         batch = f"one batch of {self.n} estimates the error to ±{margin} ({least} to {most})"
         low, high = predict(pilot, math.inf).interval(self.probability)
-        least_tau = pilot.tau_interval(CONFIDENCE)[0]
-        if answer == "no" and normal_quantile(self.probability) * least_tau > self.tolerance:
-            reasons.append(f"updates differ too much for a yes: tau is at least {least_tau:.2g}")
+        if answer == "no" and normal_quantile(self.probability) * pooled.tau_low > self.tolerance:
+            reasons.append(f"updates differ too much for a yes: tau is at least {pooled.tau_low:.2g}")
         required, fewest, largest = map(self._size_for, spreads)
         errors, sizes = (pooled.mean, pooled.se, low, high, margins[0]), (required, fewest, largest)
         return Answer(answer, estimator, *errors, self.enough(pilot, self.n), *sizes, (*reasons, *told, batch))
@@ -529,8 +528,8 @@ class Case:
 
 
 def _within(pilot: Pilot, tolerance: float, probability: float) -> AnswerWord:
-    low, high = pilot.pooled.interval(CONFIDENCE)
-    scattered = normal_quantile(probability) * pilot.tau_interval(CONFIDENCE)[0] > tolerance
+    low, high = pilot.pooled.interval
+    scattered = normal_quantile(probability) * pilot.pooled.tau_low > tolerance
     if low > tolerance or high < -tolerance or scattered:
         return "no"
     confident = pilot.distribution.confidence_within(tolerance, probability) >= CONFIDENCE

@@ -8,7 +8,6 @@ from analysis_helpers.inference.random_effects import (
     confidence_distribution,
     normal_quantile,
     pool,
-    tau_interval,
 )
 
 
@@ -33,9 +32,9 @@ def test_tau_is_where_the_weighted_squares_are_as_many_as_the_degrees_of_freedom
 def test_one_value_has_no_spread_keeps_its_own_error_and_has_no_p_value() -> None:
     found = pool(np.array([0.3]), np.array([0.04]))
     assert (found.mean, found.se, found.tau) == pytest.approx((0.3, 0.2, 0.0))
-    assert found.interval(0.9) == pytest.approx((0.3 - 0.2 * 1.64485, 0.3 + 0.2 * 1.64485), rel=1e-4)
+    assert found.interval == pytest.approx((0.3 - 0.2 * 1.64485, 0.3 + 0.2 * 1.64485), rel=1e-4)
     assert math.isnan(found.p_value)
-    assert tau_interval(np.array([0.3]), np.array([0.04]), 0.9) == (0.0, np.inf)
+    assert (found.tau_low, found.tau_high) == (0.0, np.inf)
 
 
 def test_values_known_exactly_are_averaged_and_their_spread_is_all_between() -> None:
@@ -48,7 +47,7 @@ def test_values_known_exactly_are_averaged_and_their_spread_is_all_between() -> 
 def test_intervals_and_p_values_are_those_of_student_on_one_degree_less_than_values() -> None:
     # t on 3 degrees of freedom: 2.3534 at 90 %, and 3.1824 at a two-sided p of 0.05.
     found = pool(np.array([0.0, 3.0, -4.0, 9.0]), np.full(4, 1e-9))
-    low, high = found.interval(0.9)
+    low, high = found.interval
     assert (high - low) / 2 / found.se == pytest.approx(2.3534, rel=1e-4)
     values = np.array([-1.5, -0.5, 0.5, 1.5])
     shift = 3.18245 * values.std(ddof=1) / 2
@@ -59,9 +58,9 @@ def test_the_confidence_distribution_of_tau_has_the_quantiles_of_the_interval_of
     # Q(tau^2) falls in tau, so the share of nodes below the lower end of a 90 % interval is 5 %.
     values, variances = np.array([0.1, 1.4, -0.7, 2.9]), np.array([0.1, 0.2, 0.1, 0.3])
     taus = confidence_distribution(values, variances).taus
-    low, high = tau_interval(values, variances, 0.9)
-    assert np.mean(taus < low) == pytest.approx(0.05, abs=0.005)
-    assert np.mean(taus > high) == pytest.approx(0.05, abs=0.005)
+    found = pool(values, variances)
+    assert np.mean(taus < found.tau_low) == pytest.approx(0.05, abs=0.005)
+    assert np.mean(taus > found.tau_high) == pytest.approx(0.05, abs=0.005)
 
 
 def test_quantiles_and_probabilities_are_those_of_one_mixture() -> None:
