@@ -149,7 +149,9 @@ def parse_run(data: bytes, source: str) -> Run:
         logp = _recorded([s.sum_logp for s in sequences], "sum_logp", checked_logp)
         sampler_logp = _recorded([s.sampler_logp for s in sequences], "sampler_logp", checked_logp)
         score = None if gdotv is None else _score_terms(sequences, meta)
-        prompts = _prompts([s.prompt_id for s in sequences])
+        ids: list[Any] = [s.prompt_id for s in sequences]
+        field, known = "approx.per_sequence[].prompt_id", ids.count(None) < len(ids)
+        prompts = checked_prompts(ids, field, length=len(tokens)) if known else None
     recorded = (stored, logp, sampler_logp, prompts, approx.direction)
     return Run(tokens, measurements, per_lr, gdotv, score, vhvv, scale, source, *recorded)
 
@@ -260,15 +262,6 @@ def _score_terms(sequences: list[Sequence], meta: Meta) -> ScoreTerms | None:
     return ScoreTerms(wjlogp_sum, jh_sum, denom_corr, mean)
 
 
-def _prompts(values: list[int | str | None]) -> NDArray[Any] | None:
-    name = "approx.per_sequence[].prompt_id"
-    if values.count(None) == len(values):
-        return None
-    if len({type(value) for value in values}) > 1:
-        raise FieldError(name, "must be a whole number for all sequences, or a text for all, or none")
-    return checked_prompts(values, name, length=len(values))  # type: ignore[arg-type]
-
-
 def _recorded(
     values: list[float | None], name: str, checked: Callable[..., FloatArray] = checked_array
 ) -> FloatArray | None:
@@ -349,11 +342,11 @@ def _entry(m: Measurement, tokens: NDArray[np.int64]) -> dict[str, Any]:
     return {"eta": m.eta, "delta_h_true": m.delta_h_true, "diagnostics": _recorded_in(diagnostics)}
 
 
-def _rows(columns: Mapping[str, NDArray[Any] | list[Any] | None]) -> list[msgspec.Struct]:
-    """Return an object for each sequence, of the columns that are recorded."""
+def _rows(columns: Mapping[str, NDArray[Any] | list[Any] | None]) -> list[msgspec.Struct] | None:
+    """Return an object for each sequence, of the columns that are recorded; None if these are but index and length."""
     recorded = {name: np.asarray(values).tolist() for name, values in columns.items() if values is not None}
     row = msgspec.defstruct("Row", recorded, gc=False)
-    return list(map(row, *recorded.values()))
+    return list(map(row, *recorded.values())) if len(recorded) > 2 else None
 
 
 def _recorded_in(fields: Mapping[str, Any]) -> dict[str, Any] | None:

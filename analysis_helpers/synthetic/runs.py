@@ -56,7 +56,6 @@ def synthetic_runs(
     policy: Policy | None = None,
     baseline: Baseline = "entropy_to_go",
     sampling_temperature: float = 1.0,
-    log_weight_noise: float = 0.0,
     record_logp: bool = False,
 ) -> dict[str, Run]:
     """Return runs of a policy whose entropy is known, named run_01, run_02 and so on.
@@ -79,8 +78,6 @@ def synthetic_runs(
     sampling_temperature
         Divides the logits while the evaluation batch is sampled, and only then: other than 1 gives off-policy runs
         (sampler-trainer mismatch).
-    log_weight_noise
-        SD of noise added to every log weight (nats), as low-precision arithmetic does.
     record_logp
         Whether to record the log-probability of each sequence.
 
@@ -103,14 +100,12 @@ def synthetic_runs(
         raise ValueError(f"sampling_temperature must be positive, got {sampling_temperature!r}")
     start = default_policy() if policy is None else policy
     sampler = Policy(start.logits / sampling_temperature, start.max_length)
-    noise = np.random.default_rng([seed, 1])  # a stream of its own, so that sequences stay the same
     runs = {}
     for name, rng in _streams(num_runs, seed).items():
         direction, update_batch = update_direction(start, rng)
         batch = sample_sequences(sampler, num_sequences, rng)
         at = update_batch.baseline(start.state_entropies()[update_batch.places], start.max_length, baseline)
         run = evaluate(start, direction, batch, etas, at, f"synthetic {name}")
-        run = with_log_weights(run, {eta: noise.normal(0.0, log_weight_noise, num_sequences) for eta in run.etas})
         runs[name] = run if record_logp else replace(run, logp=None)
     return runs
 
@@ -225,10 +220,12 @@ def write_sample_data(root: str | os.PathLike[str]) -> None:
     folder, policy = Path(root).expanduser(), default_policy()
     exact: dict[str, dict[str, object]] = {}
     for seed, (size, etas) in enumerate(SAMPLE_BATCHES.items(), start=SAMPLE_SEED):
-        runs = synthetic_runs(4, size, etas, seed=seed, policy=policy, log_weight_noise=SAMPLE_NOISE, record_logp=True)
+        runs = synthetic_runs(4, size, etas, seed=seed, policy=policy, record_logp=True)
+        rng = np.random.default_rng([seed, 1])
         for name, direction in update_directions(policy, 4, seed=seed).items():
-            write_run(folder / f"E_{size}" / name / RESULTS_FILE, runs[name])
-            changes = {repr(eta): entropy_change(policy, direction, eta) for eta in runs[name].etas}
+            noise = {eta: rng.normal(0.0, SAMPLE_NOISE, size) for eta in etas}  # as low-precision arithmetic leaves it
+            write_run(folder / f"E_{size}" / name / RESULTS_FILE, with_log_weights(runs[name], noise))
+            changes = {repr(eta): entropy_change(policy, direction, eta) for eta in etas}
             exact[f"E_{size}/{name}"] = {"derivative": entropy_derivative(policy, direction), "change": changes}
     truth = {"unit": "nats per token", "per_token_entropy": per_token_entropy(policy), "runs": exact}
     (folder / EXACT_FILE).write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
