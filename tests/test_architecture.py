@@ -40,7 +40,7 @@ def parsed(module: str) -> ast.Module:
 
 
 def own_imports(module: str) -> set[tuple[str, ...]]:
-    """Return the modules of the package that a module imports, as paths: ("err_rel",) or ("err_rel", "tables")."""
+    """Return the modules of the package that a module imports, as paths: ("runs",) or ("runs", "json")."""
     here = module.removesuffix(".py").split("/")[:-1]
     found = set()
     for node in ast.walk(parsed(module)):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import analysis_helpers as ah
-from analysis_helpers.err_rel.references import reference_for, usable_runs
+from analysis_helpers.err_rel import reference_for, usable_runs
 from analysis_helpers.estimators import columns
 from analysis_helpers.inference.prediction import pilot_of
 from analysis_helpers.subsampling import subset_sums
