@@ -36,6 +36,7 @@ CLEAR_Z = 3.0  # standard errors
 MOST_OFFSET_Z, MOST_OFFSET_Z_OF_TWO = 4.0, 6.0
 MOST_WEIGHT_DISAGREEMENT = 0.01
 MOST_SLOPE_ERROR = 0.1
+MOST_ENTROPY_MISMATCH = 0.25
 _STORED_ERROR_SDS = 4.0
 _FEWEST_FOR_TAIL = 100  # sequences; below, healthy weights would often be flagged (7 % at 64, 30 % at 32)
 
@@ -107,6 +108,13 @@ def _excess(run: Run, runs: Runs) -> list[Finding]:
     return [Finding(if_recorded(lambda: mean_log_probability_excess(run).z), CLEAR_Z)]
 
 
+def _entropy_mismatch(run: Run, runs: Runs) -> list[Finding]:
+    if run.logp is None or "baseline_entropy" not in run.supports or not run.logp.any():
+        return [Finding(math.nan, MOST_ENTROPY_MISMATCH)]
+    excess, typical = mean_log_probability_excess(run), -float(run.logp.mean())
+    return [Finding(excess.value / typical, MOST_ENTROPY_MISMATCH + 4 * excess.se / typical)]
+
+
 def _offset(run: Run, runs: Runs) -> list[Finding]:
     several = len(run.etas) > 2
     limit = MOST_OFFSET_Z if several else MOST_OFFSET_Z_OF_TWO
@@ -138,11 +146,15 @@ def _weights_agree(run: Run, measured: Measurement) -> Finding:
 
 
 def _log_weight_slope(run: Run, measured: Measurement) -> Finding:
-    if run.score is None or measured.log_weights is None or run.num_sequences < 3:
+    largest = max(run.measurements, key=lambda each: each.eta)
+    per_eta = None if largest is measured or largest.log_weights is None else largest.log_weights / largest.eta
+    if run.score is not None:
+        per_eta = scores(run)
+    if per_eta is None or measured.log_weights is None or run.num_sequences < 3:
         return Finding(math.nan, MOST_SLOPE_ERROR)
-    if not mean_score(run).se:
-        return Finding(math.nan, MOST_SLOPE_ERROR, detail="No score varies.")
-    expected, found = _centred(measured.eta * scores(run)), _centred(measured.log_weights)
+    if not (per_eta.std() if run.score is None else mean_score(run).se):
+        return Finding(math.nan, MOST_SLOPE_ERROR, detail="No score or log weight varies.")
+    expected, found = _centred(measured.eta * per_eta), _centred(measured.log_weights)
     variance = float(expected @ expected)
     slope = float(expected @ found) / variance
     left = found - slope * expected
@@ -258,6 +270,11 @@ CHECKS = {
         _excess,
         "sum_logp and h_base",
     ),
+    "entropy_mismatch": Check(
+        "Sum of entropies over that of −log pi, minus 1; far from 0, they differ in tokens or unit (0.44: bits).",
+        _entropy_mismatch,
+        "sum_logp and h_base",
+    ),
     "ess_share": Check(
         "Effective sample size of the importance weights over N; near 1, weights are even.",
         _at_each_eta(_ess_share),
@@ -277,9 +294,10 @@ CHECKS = {
         "log_weights or ess",
     ),
     "log_weight_slope": Check(
-        "Slope of log weights on eta times score, minus 1; off 0, one of these is reversed, averaged or clipped.",
+        "Slope of log weights on eta times score, or on those of the largest eta, minus 1; about −2 where one is "
+        "reversed, −1 where averaged per token, 0.44 where in bits; else clipped or of another eta.",
         _at_each_eta(_log_weight_slope),
-        "log_weights and the score",
+        "log_weights, and the score or a larger eta",
     ),
     "noise_share": Check(
         "Share of numerical noise in log weights; large, the step is below the precision floor.",

@@ -36,7 +36,10 @@ SURPRISING = 0.01  # actual runs with a p-value below contradict their predictio
 _FEW_RUNS = 10
 _MOST_SHARED = 0.5  # of the prompts: beyond, runs are not independent of each other
 _MORE_RUNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
-_UNSOUND = ("integrity", "ess_share", "largest_weight_share", "pareto_k", "weights_agree", "offset_z", "unchanged")
+_UNSOUND = (
+    *("integrity", "unchanged", "entropy_mismatch", "ess_share", "largest_weight_share", "pareto_k"),
+    *("weights_agree", "offset_z"),
+)
 _WRONG_SLOPE = 0.5  # of log weights on eta times score: further off 1 than nonlinearity brings it
 
 

@@ -79,6 +79,12 @@ def _hotter(run: Run, m: Measurement) -> dict[str, Any]:
     return {"h_new": h_new, "delta_h_true": delta}
 
 
+def _in_bits(run: Run, m: Measurement) -> dict[str, Any]:
+    h_base, h_new = (np.asarray(sums) / math.log(2) for sums in (m.h_base, m.h_new))
+    delta, entropy = m.delta_h_true / math.log(2), m.base_entropy / math.log(2)
+    return {"h_base": h_base, "h_new": h_new, "delta_h_true": delta, "base_entropy": entropy}
+
+
 def _skipped(run: Run, m: Measurement) -> dict[str, Any]:
     even = np.full(run.num_sequences, 1 / run.num_sequences)
     return {"h_new": np.asarray(m.h_base), "weights": even, "log_weights": 0 * even, "delta_h_true": 0.0}
@@ -120,6 +126,7 @@ FAULTY = {
     ),
     "ratios reversed": Condition(512, ("log_weight_slope",), alter=_added(lambda logs, _: -2 * logs)),
     "weights of another step": Condition(512, ("weights_agree",), alter=_with_other_weights),
+    "entropies in bits": Condition(512, ("entropy_mismatch",), alter=_each(_in_bits)),
     "entropies 2% higher after the step": Condition(512, ("offset_z",), etas=FIVE, alter=_each(_hotter)),
     "a step that was skipped": Condition(512, ("unchanged",), alter=_each(_skipped)),
     "a step 250 times as large": Condition(512, ("ess_share",), etas=(250 * ETA,)),

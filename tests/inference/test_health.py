@@ -60,6 +60,26 @@ def test_without_the_score_noise_is_told_from_a_step_of_twice_the_size() -> None
     assert np.isnan(found(run, "noise_share", ETAS[1]).value)
 
 
+def test_without_the_score_log_weights_are_held_against_those_of_the_largest_eta() -> None:
+    varied = np.random.default_rng(0).normal(size=200)
+    # Of swapped ones 2 x is found at the smaller eta, where x at the larger lets expect x / 2.
+    for one, two, slope in ((varied, 2 * varied, 1), (2 * varied, varied, 4)):
+        checked = found(with_weights({ETAS[0]: one, ETAS[1]: two}), "log_weight_slope", ETAS[0])
+        assert checked.value == pytest.approx(slope - 1)
+        assert checked.flag == (slope != 1)
+
+
+@pytest.mark.parametrize(("factor", "flag"), [(1.0, False), (1 / np.log(2), True), (1 / 30, True), (2.0, True)])
+def test_entropies_in_bits_averaged_over_tokens_or_of_padding_do_not_match_the_log_probabilities(
+    factor: float, flag: bool
+) -> None:
+    run = ah.synthetic_runs(1, 256, record_logp=True)["run_01"]
+    entropies = [dataclasses.replace(m, h_base=factor * known(m.h_base)) for m in run.measurements]
+    checked = found(dataclasses.replace(run, measurements=tuple(entropies)), "entropy_mismatch")
+    assert checked.value == pytest.approx(factor - 1, abs=0.1 * factor)
+    assert checked.flag == flag
+
+
 def test_a_stored_error_of_curvature_is_held_against_the_curvature_terms() -> None:
     run = random_run(64, curvature=True)
     sums = known(run.vhvv).reshape(16, 4).sum(axis=1)
@@ -72,7 +92,14 @@ def test_a_stored_error_of_curvature_is_held_against_the_curvature_terms() -> No
 def test_what_a_run_does_not_record_is_missing_and_not_flagged() -> None:
     table = ah.run_health({"run_01": totals_only_run()})
     missing = table[table["value"].isna()]
-    by_sequence = {"score_z", "noise_share", "step_error", "log_weight_slope", "log_probability_excess_z"}
+    by_sequence = {
+        "score_z",
+        "noise_share",
+        "step_error",
+        "log_weight_slope",
+        "log_probability_excess_z",
+        "entropy_mismatch",
+    }
     assert set(missing["check"]) == {*by_sequence, "offset_z", "pareto_k"}
     assert not missing["flag"].any()
 

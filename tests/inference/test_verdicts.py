@@ -129,8 +129,8 @@ def test_a_reference_near_zero_gives_no_answer_on_recorded() -> None:
 
 
 def test_linear_terms_without_the_correction_get_no_answer_but_linearity_does() -> None:
-    runs = {f"run_0{k}": random_run(200, seed=k, score=False) for k in (1, 2, 3)}
-    found = verdict(runs, 1e-6, 50, tolerance=2.0)
+    runs = {name: dataclasses.replace(run, score=None) for name, run in synthetic_runs(3, 200).items()}
+    found = verdict(runs, ETA, 50, tolerance=2.0)
     assert found.recorded.answer == "cannot tell"
     assert "denominator correction" in found.recorded.reasons[0]
     assert found.linear.estimator == "trend"
