@@ -294,8 +294,7 @@ CHECKS = {
         "log_weights or ess",
     ),
     "log_weight_slope": Check(
-        "Slope of log weights on eta times score, or on those of the largest eta, minus 1; about −2 where one is "
-        "reversed, −1 where averaged per token, 0.44 where in bits; else clipped or of another eta.",
+        "Slope of log weights on eta times score (or largest eta's), minus 1; −2: reversed, −1: averaged, 0.44: bits.",
         _at_each_eta(_log_weight_slope),
         "log_weights, and the score or a larger eta",
     ),
