@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from analysis_helpers import __version__
 from analysis_helpers.report.execution import Execution, How, Job, package_digest, run_jobs
+from analysis_helpers.report.kernels import ForkedKernel
 from analysis_helpers.report.pages import collected_result, save_figures
 from analysis_helpers.report.sweep import find_notebooks, make_report, make_sweep, plan
 from tests.conftest import REPOSITORY
@@ -184,6 +186,11 @@ def test_kernels_are_forks_of_one_process_of_one_thread(tmp_path: Path) -> None:
         assert executed(source, tmp_path / name).error == ""
         pid = printed(tmp_path / name / "tiny.ipynb").split()[0]
         assert (int(pid) == os.getpid()) == (parent == "usual")
+
+
+def test_a_kernelspec_can_name_the_provisioner_of_forks() -> None:
+    [entry] = entry_points(group="jupyter_client.kernel_provisioners", name="analysis-helpers-forks")
+    assert entry.load() is ForkedKernel
 
 
 @pytest.mark.parametrize("cold", [False, True])
