@@ -2,7 +2,6 @@
 
 from .decomposition import decompose_err_rel as decompose_err_rel, decomposition_table as decomposition_table
 from .health import (
-    CHECKS as CHECKS,
     contribution_table as contribution_table,
     contribution_tails as contribution_tails,
     health_of_batches as health_of_batches,

@@ -191,7 +191,7 @@ def between_variances(
     group = np.ones((len(values), 1)) if member is None else member
     off = values - values @ group / group.sum(axis=0) @ group.T
     spread = float(np.ptp(off))
-    if len(values) < 2 or spread == 0:
+    if spread == 0:  # or a single value
         return np.zeros(len(targets))
     variances = np.maximum(variances, 1e-15 * spread**2)  # what is known exactly would weigh without limit
 

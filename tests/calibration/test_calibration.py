@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis_helpers.inference import CHECKS
+from analysis_helpers.inference.health import CHECKS
 from analysis_helpers.synthetic import flag_overview, read_calibration
 from analysis_helpers.synthetic.validation import CALIBRATION_FILE
 from tests.calibration import calibration
