@@ -7,22 +7,15 @@ of sequences, with the update direction and the reference held fixed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from .._checks import checked_choice, checked_count
-from ..err_rel import (
-    known_eta,
-    own_total,
-    reference_for,
-    reference_total,
-    runs_at,
-    simulate_err_rel_across_runs,
-    usable_runs,
-)
+from ..err_rel import own_total, reference_for, reference_total, simulate_err_rel, usable_runs
 from ..estimators import EstimatorName, columns, second_order_spread
 from ..runs import Run
 
@@ -102,8 +95,7 @@ def err_rel_standard_error(
 
 def typical_standard_error(runs: Mapping[str, Run], eta: float, n: int, *, reference: float) -> float:
     """Return the root mean square over runs of the standard error of err_rel on a fresh batch of n sequences."""
-    errors = [err_rel_standard_error(run, eta, n, reference=reference) for run in runs.values()]
-    return float(np.sqrt(np.mean(np.square(errors))))
+    return _root_mean_square(err_rel_standard_error(run, eta, n, reference=reference) for run in runs.values())
 
 
 def subset_moments(
@@ -190,26 +182,20 @@ def spread_by_size(
     >>> spread_by_size(synthetic_runs(2, 128), 1.6e-6, [32, 128])["drawn"].isna().tolist()
     [False, True]
     """
-    runs = runs_at(runs, known_eta(runs, eta))
-    reference = reference_total(runs, eta)
-    smallest = min(run.num_sequences for run in runs.values())
+    [(found, kept)] = usable_runs(runs, [eta], 1, "sequences of a run").items()
+    reference, smallest = reference_total(kept, found), min(run.num_sequences for run in kept.values())
+    sampling = partial(simulate_err_rel, num_samples=num_samples, seed=seed, estimator="ratio", sampler="disjoint")
     rows = []
     for size in sizes_around(n, smallest) if sizes is None else sizes:
-        fresh = typical_standard_error(runs, eta, size, reference=reference)
-        subset = drawn = float("nan")
+        fresh = typical_standard_error(kept, found, size, reference=reference)
+        subset = drawn = math.nan
         if size < smallest:
-            moments = subset_moments(runs, [eta], size, references={eta: reference})
-            subset = float(np.sqrt(np.mean(moments["sd"] ** 2)))
-            draws = simulate_err_rel_across_runs(
-                runs,
-                [eta],
-                size,
-                num_samples=num_samples,
-                seed=seed,
-                estimator="ratio",
-                sampler="disjoint",
-                references={eta: reference},
-            )
-            drawn = float(np.sqrt(draws.groupby("run")["err_rel"].var().mean()))
+            moments = subset_moments(kept, [found], size, references={found: reference})
+            draws = [sampling(run, found, size, reference=reference) for run in kept.values()]
+            subset, drawn = _root_mean_square(moments["sd"]), _root_mean_square(each.std(ddof=1) for each in draws)
         rows.append((size, fresh, subset, drawn))
     return pd.DataFrame(rows, columns=["n", "fresh", "subset", "drawn"])
+
+
+def _root_mean_square(values: Iterable[float]) -> float:
+    return math.sqrt(np.mean([value**2 for value in values]))
