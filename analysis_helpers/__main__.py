@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import click
 
-from . import RunError, __version__, inventory, verdict, write_run, write_sample_data
+from . import __version__, inventory, verdict, write_run, write_sample_data
 from ._checks import notes_on_runs
 from .report import read_parameters, readable
 from .runs import RESULTS_FILE
@@ -27,13 +27,25 @@ class _Path(click.Path):
         return super().convert(str(Path(value).expanduser()), param, ctx)
 
 
+class _Commands(click.Group):
+    """Commands that say in one sentence what is wrong."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ImportError, ValueError, OSError, RuntimeError, AssertionError) as error:  # the last two: of PyTorch
+            raise click.ClickException(str(error)) from None
+
+
 _PATH = _Path(path_type=Path)
+_FILE = _Path(exists=True, dir_okay=False)
+_DATA_ROOT = _Path(exists=True, file_okay=False, resolve_path=True)
 _POSITIVE = click.FloatRange(0, min_open=True)
 _SAMPLES = "../data_samples"  # beside the notebooks
 _PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
-@click.group()
+@click.group(cls=_Commands)
 @click.version_option(__version__, prog_name="analysis_helpers")
 def main() -> None:
     """Is the step linear, is the recorded change right, and is the batch large enough?"""
@@ -46,13 +58,9 @@ def inventory_command(data_root: Path) -> None:
 
     Exits with status 1 if a run has a problem.
     """
-    try:
-        table = inventory(data_root)
-    except RunError as error:
-        raise click.ClickException(str(error)) from None
+    table = inventory(data_root)
     click.echo(readable(table))
-    if (table["problem"] != "").any():
-        sys.exit(1)
+    sys.exit(bool((table["problem"] != "").any()))
 
 
 @main.command("verdict")
@@ -65,17 +73,14 @@ def inventory_command(data_root: Path) -> None:
 @click.option("--probability", type=_PROBABILITY, default=0.9, show_default=True, help="How often it must be met.")
 def verdict_command(etas: tuple[float, ...], **parameters: Any) -> None:
     """Answer from the runs below DATA_ROOT [default: sample data]: is the step linear, is the recorded change right?"""
-    try:
-        given = read_parameters({**parameters, **({"etas": etas} if etas else {"eta": None})})
-        with notes_on_runs() as notes:
-            large, small = given.large_runs(), given.small_runs()
-            limits = {"tolerance": given.tolerance, "probability": given.probability}
-            found = [
-                verdict(large, eta, given.subset_size, small_runs=small or None, **limits)
-                for eta in given.etas or [given.eta]
-            ]
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    given = read_parameters({**parameters, **({"etas": etas} if etas else {"eta": None})})
+    with notes_on_runs() as notes:
+        large, small = given.large_runs(), given.small_runs()
+        limits = {"tolerance": given.tolerance, "probability": given.probability}
+        found = [
+            verdict(large, eta, given.subset_size, small_runs=small or None, **limits)
+            for eta in given.etas or [given.eta]
+        ]
     click.echo(readable(given.table()))
     for answer in found:
         click.echo(f"\n{answer}")
@@ -104,25 +109,13 @@ def _running(hint: str) -> Iterator[None]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         click.echo(f"stopped; {hint}", err=True)
         sys.exit(130)
 
 
-def _end(index: Path, failed: int) -> None:
-    """Tell where the first page is; exit with status 1 if a notebook failed."""
-    click.echo(index)
-    sys.exit(bool(failed))
-
-
 @main.command("report")
-@click.option(
-    "--data-root",
-    type=_Path(exists=True, file_okay=False, resolve_path=True),
-    help="Folder of batch folders [default: the notebooks' own].",
-)
+@click.option("--data-root", type=_DATA_ROOT, help="Folder of batch folders [default: the notebooks' own].")
 @click.option("--large-batch", help="Batch folder that subsets are drawn from.")
 @click.option("--small-batch", help="Batch folder of actual runs.")
 @click.option("--eta", type=_POSITIVE, multiple=True, help="Step size; repeated, the first fills eta, all fill etas.")
@@ -152,19 +145,19 @@ def report_command(
         from .report import How, make_report
 
         how = How(workers, None, timeout, cold, formats=("png", "svg"))
-        _end(*make_report(options, out, how, folder=notebooks))
+        index, failed = make_report(options, out, how, folder=notebooks)
+    click.echo(index)
+    sys.exit(bool(failed))
 
 
 @main.command("sweep")
-@click.option(
-    "--data-root", type=_Path(exists=True, file_okay=False), multiple=True, help="Folder of batch folders; one."
-)
+@click.option("--data-root", type=_DATA_ROOT, multiple=True, help="Folder of batch folders; one for all.")
 @click.option("--eta", multiple=True, help="Step size; may be repeated. Fills eta, or etas as a list of one.")
 @click.option("--subset-size", multiple=True, help="Sequences in a subset; may be repeated.")
 @click.option("-p", "--parameter", "others", multiple=True, nargs=2, help="Name and value of another parameter.")
 @click.option("--notebook", "names", multiple=True, help="Name of a notebook to rerun; may be repeated [default: all].")
 @click.option("--scheduler", help="Address of a Dask scheduler, as in tcp://host:8786, to run on its workers instead.")
-@click.option("--out", type=_Path(path_type=Path, file_okay=False), required=True, help="Folder of the sweep.")
+@click.option("--out", type=_PATH, required=True, help="Folder of the sweep.")
 @_running_options
 def sweep_command(
     others: tuple[tuple[str, str], ...],
@@ -188,7 +181,9 @@ def sweep_command(
         from .report import How, make_sweep
 
         how = How(workers, scheduler, timeout, cold)
-        _end(*make_sweep(options, out.resolve(), how, names=names, folder=notebooks))
+        index, failed = make_sweep(options, out.resolve(), how, names=names, folder=notebooks)
+    click.echo(index)
+    sys.exit(bool(failed))
 
 
 @main.command()
@@ -200,9 +195,9 @@ def simulate(root: Path) -> None:
 
 
 @main.command("measure")
-@click.option("--demo", type=_Path(path_type=Path), help="Train a tiny model and measure it, into this folder.")
+@click.option("--demo", type=_PATH, help="Train a tiny model and measure it, into this folder.")
 @click.option("--model", help="Name or folder of a causal language model: the policy that is sampled and measured.")
-@click.option("--prompts", type=_Path(exists=True, dir_okay=False), help="File with a prompt a line, as JSON.")
+@click.option("--prompts", type=_FILE, help="File with a prompt a line, as JSON.")
 @click.option("--before", help="The model before the step [default: --model].")
 @click.option("--after", help="The model after the step: the update direction is (after - before) / lr.")
 @click.option("--lr", type=_POSITIVE, help="Learning rate of that step.")
@@ -212,7 +207,7 @@ def simulate(root: Path) -> None:
 @click.option("--microbatch", type=click.IntRange(1), default=16, show_default=True, help="Sequences at once.")
 @click.option("--device", default="cpu", show_default=True, help="Where to measure, such as cuda.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the responses.")
-@click.option("--out", type=_Path(path_type=Path), help="Folder that the batch folder goes into.")
+@click.option("--out", type=_PATH, help="Folder that the batch folder goes into.")
 def measure_command(
     demo: Path | None,
     model: str | None,
@@ -231,31 +226,28 @@ def measure_command(
 
     The last line is the path of the run; with --demo, the verdict comes instead. Needs the extra "measure".
     """
-    try:
-        from . import measure
+    from . import measure
 
-        if demo is not None:
-            demo_etas, found = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), {}
-            for n in (1024, 128):
-                tiny, rows, eos = measure.load_policy()
-                found[n] = measure.measured_steps(tiny, rows, demo_etas, n, max_new_tokens=32, eos=eos, microbatch=256)
-                for name, run in found[n].items():
-                    write_run(demo / f"E_{n}" / name / RESULTS_FILE, run)
-            click.echo(verdict(found[1024], demo_etas[2], 128, small_runs=found[128]))
-            return
-        if model is None or prompts is None or after is None or lr is None or not etas or out is None:
-            raise click.UsageError("give --model, --prompts, --after, --lr, --eta and --out, or --demo")
-        policy, rows, eos = measure.load_policy(model, prompts)
-        old, new = (policy if name is None else measure.load_model(name) for name in (before, after))
-        v = measure.difference(old.state_dict(), new.state_dict(), lr)
-        chosen = measure.drawn_prompts(rows, sequences, seed)
-        batch = measure.sample(policy.to(device), chosen, eos=eos, seed=seed, **drawn)
-        with notes_on_runs() as notes:
-            run = measure.measure(policy, batch, v, etas, microbatch=drawn["microbatch"])
-        path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())
-        write_run(path, run)
-    except (ImportError, ValueError, OSError, RuntimeError, AssertionError) as error:  # the last two: of PyTorch
-        raise click.ClickException(str(error)) from None
+    if demo is not None:
+        demo_etas, found = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), {}
+        for n in (1024, 128):
+            tiny, rows, eos = measure.load_policy()
+            found[n] = measure.measured_steps(tiny, rows, demo_etas, n, max_new_tokens=32, eos=eos, microbatch=256)
+            for name, run in found[n].items():
+                write_run(demo / f"E_{n}" / name / RESULTS_FILE, run)
+        click.echo(verdict(found[1024], demo_etas[2], 128, small_runs=found[128]))
+        return
+    if model is None or prompts is None or after is None or lr is None or not etas or out is None:
+        raise click.UsageError("give --model, --prompts, --after, --lr, --eta and --out, or --demo")
+    policy, rows, eos = measure.load_policy(model, prompts)
+    old, new = (policy if name is None else measure.load_model(name) for name in (before, after))
+    v = measure.difference(old.state_dict(), new.state_dict(), lr)
+    chosen = measure.drawn_prompts(rows, sequences, seed)
+    batch = measure.sample(policy.to(device), chosen, eos=eos, seed=seed, **drawn)
+    with notes_on_runs() as notes:
+        run = measure.measure(policy, batch, v, etas, microbatch=drawn["microbatch"])
+    path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())
+    write_run(path, run)
     for note in notes:
         click.echo(f"Note: {note}.", err=True)
     click.echo(path)
