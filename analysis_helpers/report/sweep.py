@@ -16,6 +16,7 @@ import sys
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -189,7 +190,7 @@ def plan(
     """
     cells = {path.resolve(): nbformat.read(path, as_version=4).cells for path in notebooks}
     declared = {path: _declared(of_notebook) for path, of_notebook in cells.items()}
-    _check_names(options, {name for defaults in declared.values() for name in defaults})
+    _check_names(options, set().union(*declared.values()))
     swept = [name for name in options if name != "data_root" and sweep]
     jobs: dict[str, Job] = {}
     skipped: list[Execution] = []
@@ -237,7 +238,8 @@ def run_sweep(jobs: Sequence[Job], out: Path, how: How) -> Iterator[Execution]:
 
 
 def _followed(ended: Iterable[Execution], total: int) -> Generator[Execution]:
-    """Yield what ended, and tell how; with a progress bar on a terminal."""
+    """Yield what ended, and tell how; with a progress bar on a terminal. What makes pages is imported meanwhile."""
+    Thread(target=page_exporter).start()  # not in this thread, where Ctrl-C could leave it half imported
     with tqdm(total=total, unit="notebook", file=sys.stderr, disable=None) as bar:
         for count, execution in enumerate(ended, 1):
             how = execution.error or execution.skipped or f"{execution.status} ({execution.seconds:.1f} s)"
@@ -247,10 +249,10 @@ def _followed(ended: Iterable[Execution], total: int) -> Generator[Execution]:
 
 
 def _warm_up(how: How) -> None:
-    """Start what kernels are forked from and pages are made by, while the parameters are checked."""
+    """Start what kernels are forked from; it imports while this process goes on."""
     if not how.cold and how.scheduler is None:
         warm_up()
-    Thread(target=page_exporter).start()  # not in this thread, where Ctrl-C could leave it half imported
+    import_module("papermill")  # now, and not in several threads at once
 
 
 # --- planning ---------------------------------------------------------------------------------------------------------
