@@ -38,8 +38,8 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
         style.zero_line(ax, upright=False)
         means = rows.groupby("group")[["linear", "true"]].mean()
         shares = ", ".join(f"{share:.2f} ({group})" for group, share in (means["linear"] / means["true"]).items())
-        style.describe(ax, f"eta {eta:g}: linear / true = {shares}", y=style.CHANGE_LABEL)
-    style.legend_below(axes[-1], 2, lines=2)
+        title, columns = f"eta {eta:g}: linear / true = {shares}", 2 if ax is axes[-1] else 0
+        style.describe(ax, title, y=style.CHANGE_LABEL, columns=columns, lines=2)
     return figure
 
 

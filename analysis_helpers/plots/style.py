@@ -100,13 +100,16 @@ def panels(
 def describe(ax: Axes, title: str, x: str = "", y: str = "", *, columns: int = 0, lines: int = 1) -> None:
     """Set the title, which states what the figure shows with its numbers, the axis labels with units, and the legend.
 
-    The legend, if it has ``columns``, comes last: below the axes and what is drawn there (`legend_below`).
+    The legend, if it has ``columns``, stands below the axes, where it hides no data, and below tick labels of
+    ``lines``.
     """
     unbroken = title.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     ax.set_title(textwrap.fill(unbroken, _TITLE_WIDTH, break_on_hyphens=False), fontsize=10)
     ax.set(xlabel=x, ylabel=y)
     if columns:
-        legend_below(ax, columns, lines=lines)
+        # The room for tick labels and axis label is in units of the font size, whatever the height of the axes.
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": columns}
+        ax.legend(fontsize=8, frameon=False, borderaxespad=1.2 + 1.6 * lines + 2.2 * bool(x), **place)
 
 
 def err_rel_label(estimator: str) -> str:
@@ -156,15 +159,6 @@ def tolerance_band(ax: Axes, tolerance: float, *, upright: bool = True) -> None:
     span = ax.axvspan if upright else ax.axhspan
     label = f"tolerance ±{tolerance:g}"
     span(-tolerance, tolerance, color=COLOURS["guide"], alpha=0.18, linewidth=0, zorder=0, label=label)
-
-
-def legend_below(ax: Axes, columns: int, *, lines: int = 1) -> None:
-    """Put the legend below the axes, where it hides no data; ``lines`` are those of the tick labels."""
-    size = 8  # points; the room for tick labels and axis label is in units of it, whatever the height of the axes
-    room = 1.2 + 1.6 * lines + (2.2 if ax.get_xlabel() else 0)
-    ax.legend(
-        fontsize=size, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=room, ncols=columns, frameon=False
-    )
 
 
 def png(figure: Figure) -> bytes:

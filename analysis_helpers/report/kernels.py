@@ -139,8 +139,7 @@ _lock = threading.Lock()
 def warm_up() -> None:
     """Start the process that kernels are forked from; it imports while this one goes on."""
     if _CAN_FORK:
-        with _lock:
-            _server()
+        _server()
 
 
 def _fork(request: dict[str, Any]) -> int:

@@ -81,8 +81,7 @@ class Parameters(msgspec.Struct, frozen=True):
 
     def recorded(self) -> dict[str, object]:
         """Return name -> value of the notebook's own parameters."""
-        values = {name: getattr(self, name) for name in _DEFAULTS}
-        return {name: value for name, value in values.items() if value != _DEFAULTS[name]}
+        return {name: value for name, own in _DEFAULTS.items() if (value := getattr(self, name)) != own}
 
     def table(self) -> pd.DataFrame:
         """Return a row per parameter: name, value, and where it comes from if it is not the notebook's own."""
@@ -123,18 +122,18 @@ def read_parameters(variables: Mapping[str, Any]) -> Parameters:
     analysis_helpers.report.parameters.ParameterError: num_samples must be a whole number of at least 1, got 256.5
     """
     declared = {name: variables[name] for name in _DEFAULTS if name in variables}
-    given = {name: convert_parameter(name, v) for name, v in declared.items() if v is not None or name not in CHOSEN}
-    root = resolve_data_root(given["data_root"]) if "data_root" in given else None
-    if root is None or not set(declared) & set(CHOSEN):
-        return Parameters(**given, sources=_changed(variables))
-    batches, unusable = _batches(root)
-    suited = _chosen(given, batches, unusable)
-    chosen = {name: found for name, found in suited.items() if name in declared and name not in given}
-    sources = {name: source for name, (_, source) in chosen.items()}
-    values = {**given, **{name: value for name, (value, _) in chosen.items()}}
-    if "large_batch" in values:
-        _check_data(values, batches[values["large_batch"]])
-    return Parameters(**values, sources={**sources, **_changed(variables)})
+    left_open = [name for name in CHOSEN if name in declared and declared[name] is None]
+    values = {name: convert_parameter(name, value) for name, value in declared.items() if name not in left_open}
+    sources: dict[str, str] = {}
+    root = resolve_data_root(values["data_root"]) if "data_root" in values else None
+    if root is not None and set(declared) & set(CHOSEN):
+        batches, unusable = _batches(root)
+        suited = _chosen(values, batches, unusable)
+        for name in left_open:
+            values[name], sources[name] = suited[name]
+        if "large_batch" in values:
+            _check_data(values, batches[values["large_batch"]])
+    return Parameters(**values, sources=sources | _changed(variables))
 
 
 def convert_parameter(name: str, value: object, default: object = None) -> Any:

@@ -35,8 +35,7 @@ def test_a_legend_below_hides_no_label_whatever_the_height(height: float, lines:
     figure.set_figheight(height)
     ax.plot([0, 1], [0, 1], label="values")
     ax.set_xticks([0, 1], ["\n".join(["label"] * lines)] * 2, fontsize=8)
-    ax.set_xlabel("numbers")
-    style.legend_below(ax, 1, lines=lines)
+    style.describe(ax, "values", "numbers", columns=1, lines=lines)
     figure.draw_without_rendering()
     legend = ax.get_legend()
     assert legend is not None
