@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from .._checks import ETA_TOLERANCE
 from ..err_rel import Comparison
@@ -112,9 +111,7 @@ def plot_err_rel_histograms(
         ax.axvline(values.mean(), color=colour, linestyle="--", linewidth=1.4, label="mean")
         title = _spread(estimator, eta, values)
         if moments is not None:
-            closed = _at_eta(moments, eta)
-            _draw_closed_form(ax, closed, estimator, np.linspace(*span, 300), len(values), "closed form")
-            title += _disagreement(closed, values)
+            title += _draw_closed_form(ax, _at_eta(moments, eta), estimator, values, span, "closed form")
         style.describe(ax, title, style.err_rel_label(estimator), "number of subsets")
     axes[0].legend(fontsize=8, frameon=False)
     return figure
@@ -207,7 +204,7 @@ def plot_exploration(comparison: Comparison, moments: pd.DataFrame, *, tolerance
     low, high = span = _span(moments, comparison.actual, tolerance)
     label = f"{len(draws):,} subsets of {size} drawn from large runs"
     style.histogram(ax, draws.clip(low, high), estimator, label, span)
-    _draw_closed_form(ax, moments, estimator, np.linspace(low, high, 400), len(draws), "subsets, closed form")
+    note = _draw_closed_form(ax, moments, estimator, draws, span, "subsets, closed form")
     _draw_actual_runs(ax, comparison)
     style.tolerance_band(ax, tolerance)
     ax.set_xlim(low, high)
@@ -215,9 +212,7 @@ def plot_exploration(comparison: Comparison, moments: pd.DataFrame, *, tolerance
     title = f"{_name(estimator)}, eta {comparison.eta:g}, subsets of {size}: {mean:+.2g} ± {sd:.2g} (mean ± SD)"
     if estimator == "partial_sum":
         title += f"; {_NOT_COMPARABLE}"
-    style.describe(
-        ax, title + _disagreement(moments, draws), style.err_rel_label(estimator), "number of subsets", columns=2
-    )
+    style.describe(ax, title + note, style.err_rel_label(estimator), "number of subsets", columns=2)
     return figure
 
 
@@ -231,23 +226,22 @@ def _draw_actual_runs(ax: Axes, comparison: Comparison) -> None:
 
 
 def _draw_closed_form(
-    ax: Axes, moments: pd.DataFrame, estimator: str, grid: NDArray[np.float64], count: int, label: str
-) -> None:
-    """Draw the mean over runs of normal densities (columns mean, sd), on the scale of a histogram of ``count``."""
+    ax: Axes, moments: pd.DataFrame, estimator: str, values: pd.Series[float], span: tuple[float, float], label: str
+) -> str:
+    """Draw the mean over runs of normal densities (columns mean, sd), on the scale of the histogram of the values.
+
+    Return what the title says where the values spread otherwise, beyond their Monte-Carlo error.
+    """
     spread = moments[moments["sd"] > 0]
     if spread.empty:  # subsets of all sequences
-        return
+        return ""
+    grid = np.linspace(*span, 400)
     densities = [np.vectorize(NormalDist(mean, sd).pdf)(grid) for mean, sd in spread[["mean", "sd"]].to_numpy()]
-    expected = count * (grid[-1] - grid[0]) / style.BINS * sum(densities) / len(moments)
+    expected = len(values) * (span[1] - span[0]) / style.BINS * sum(densities) / len(moments)
     ax.plot(grid, expected, color=style.COLOURS[estimator], linewidth=1.8, label=label)
-
-
-def _disagreement(moments: pd.DataFrame, values: pd.Series[float]) -> str:
-    """Return a line for the title where draws spread otherwise than in closed form, beyond their Monte-Carlo error."""
-    _, closed = moments_over_runs(moments)
-    ratio = values.std() / closed if closed else 1.0
-    told = abs(ratio - 1) > max(_MOST_OFF, 3 / np.sqrt(2 * len(values)))
-    return f"; SD of the draws: {ratio:.2f} times the closed form" if told else ""
+    ratio = values.std() / moments_over_runs(moments)[1]
+    off = abs(ratio - 1) > max(_MOST_OFF, 3 / np.sqrt(2 * len(values)))
+    return f"; SD of the draws: {ratio:.2f} times the closed form" if off else ""
 
 
 def _spread(estimator: str, eta: float, values: pd.Series[float]) -> str:

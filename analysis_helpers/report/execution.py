@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,10 @@ class Execution:
     job: Job
     path: Path = Path()
     error: str = ""
-    seconds: float = field(default=0.0, compare=False)
+    seconds: float = 0.0
     skipped: str = ""
     kept: bool = False
-    package: tuple[str, str] = field(default=("", ""), compare=False)
+    package: tuple[str, str] = ("", "")
 
     @property
     def status(self) -> str:

@@ -1,7 +1,8 @@
 """HTML pages of executed notebooks: one page each, figures as files, and a first page that sums them up.
 
-The first page shows of each notebook its answer in brief and, of its cells tagged ``key``, the first figure, the first
-table and the texts. The first notebook stands before the table of contents. Pages load nothing from a network.
+The first page of a report shows of each notebook its answer in brief and, of its cells tagged ``key``, the first
+figure, the first table and the texts; the first notebook stands before the table of contents. That of a sweep shows
+maps of the answers, the key figures and all reruns, beside tables of the same. Pages load nothing from a network.
 """
 
 from __future__ import annotations
