@@ -201,8 +201,7 @@ def between_variances(
         weights = 1 / (variances + tau2[:, None])
         off = values - weights * values @ group / (weights @ group) @ group.T
         q, slope = (weights * off**2).sum(axis=1), (weights * weights * off**2).sum(axis=1)
-        moved = np.maximum(tau2 + (1 / targets - 1 / q) * q * q / slope, 0)
-        if np.all(np.abs(moved - tau2) <= 1e-12 * moved):
+        if np.all(q <= targets * (1 + 1e-12)):
             break
-        tau2 = moved
+        tau2 = np.maximum(tau2 + (q / targets - 1) * q / slope, 0)
     return tau2
