@@ -349,8 +349,8 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     --------
     >>> from analysis_helpers import synthetic_runs
     >>> table = run_health(synthetic_runs(2, 512))
-    >>> int(table["flag"].sum()), sorted(table["check"].unique())[:3]
-    (0, ['ess_share', 'integrity', 'largest_weight_share'])
+    >>> int(table["flag"].sum()), table["check"].nunique()
+    (0, 14)
     """
     require_runs(runs)
     rows = [

@@ -35,6 +35,7 @@ _NAMED = {"trend": "by the trend over etas", "matched": "by matched − true"}
 SURPRISING = 0.01  # actual runs with a p-value below contradict their prediction
 _FEW_RUNS = 10
 _MOST_SHARED = 0.5  # of the prompts: beyond, runs are not independent of each other
+_ANOTHER_UNIT = 20  # times the true change: a linear change so far off is hardly one in the unit of the format
 _MORE_RUNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 _UNSOUND = (
     *("integrity", "unchanged", "entropy_mismatch", "ess_share", "largest_weight_share", "pareto_k"),
@@ -118,8 +119,8 @@ class Verdict:
                 "by": found.estimator or "-",
                 "error": plus_minus(found.mean, found.se),
                 "next_update": low_to_high(found.low, found.high),
-                "sequences": _sequences(found),
-                f"n={self.n}": found.enough,
+                f"batch for ±{self.tolerance:g}": _sequences(found),
+                f"{self.n} enough?": found.enough,
             }
             for name, found in self.answers.items()
         ]
@@ -341,6 +342,8 @@ class Case:
         told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self._doubts), self._change
         if change and change.se * CLEAR_Z > abs(change.mean):
             doubts.append(f"the reference, the mean true change, is known to ±{_relative(change)} only")
+        elif not 1 / _ANOTHER_UNIT < abs(times := 1 + self.ratio.pooled.mean) < _ANOTHER_UNIT:
+            told.append(f"the linear change is {times:.2g} times the true one: are linear terms in another unit?")
         if not self._without("score"):
             told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
         else:
@@ -353,7 +356,7 @@ class Case:
             if min(found.p_spread, found.p_mean) < SURPRISING:
                 doubts.append("the actual runs contradict the prediction from the large runs")
         if len(self._off_policy):
-            told.append(f"sequences are off-policy (sampler-trainer mismatch): {_listed(self._off_policy)}")
+            told.append("sequences are off-policy (sampler-trainer mismatch), see the flags below")
         return self.answered("ratio", self.ratio, doubts, told)
 
     @cached_property
@@ -366,18 +369,19 @@ class Case:
         if change and (small := true_change(self.small_runs, self.eta)):
             p = true_change_p_value(self.runs, self.small_runs, self.eta)
             told[0] += f"; actual runs {_milli(small)} (p = {p:.2g} for no difference)"
-        if len(self._flags):
-            told.append(f"health flags: {_listed(self._flags)}")
-        return tuple(told)
+        return (*told, *(f"health: {flagged}" for flagged in _explained(self._flags.drop(self._unsound.index))))
 
     @cached_property
     def next_steps(self) -> tuple[str, ...]:
         """What would help, from the numbers."""
         linear, recorded, steps = self.linear, self.recorded, []
-        if self._unsound:
+        if len(self._unsound):
             return ("fix or exclude the runs named above; what else would help depends on it",)
         if self._doubts:
-            steps.append("measure runs with other prompts: more sequences, etas or runs with these settle nothing")
+            steps.append(
+                "measure runs with other prompts (if ids begin anew in each run, number them across runs): more "
+                "sequences, etas or runs with these prompts settle nothing"
+            )
         if len(self._off_policy):
             steps.append(
                 "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling"
@@ -398,13 +402,15 @@ class Case:
         behind = {"linear": (linear, self._pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
         for question, (found, pilot) in behind.items():
             if found.answer == "cannot tell" and pilot is not None and not found.reasons[0].startswith("no answer"):
-                steps.append(self.more_runs(_WHETHER[question], pilot))
+                steps.append(f"{_WHETHER[question]}: {self.more_runs(pilot)}")
         return tuple(steps)
 
     @cached_property
     def not_established(self) -> tuple[str, ...]:
         """What these runs do not show."""
         count, found, change = len(self.runs), [], self._change
+        if len(self._unsound):
+            return ()
         if count < _FEW_RUNS:
             taus = {name: pilot.pooled.tau_high for name, pilot in self._pilots.items()}
             bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items() if tau]
@@ -433,10 +439,14 @@ class Case:
         """Return the answer of a pilot; doubts make it "cannot tell"."""
         reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
         answer = "cannot tell" if reasons else _within(pilot, self.tolerance, self.probability)
+        if len(self._unsound):  # no number that could be taken for an estimate
+            return Answer(answer, estimator, reasons=(*reasons, *told))
         spreads = spread_with_interval(pilot)
         margins = self._margins(spreads, self.n)
         margin, least, most = (f"{end:.{_decimals(margins[0])}f}" for end in margins)
-        batch = f"one batch of {self.n} estimates the error to ±{margin} ({least} to {most})"
+        batch = (
+            f"one batch of {self.n} is off by at most {margin} ({least} to {most}) in {self.probability:.0%} of cases"
+        )
         low, high = predict(pilot, math.inf).interval(self.probability)
         if answer == "no" and normal_quantile(self.probability) * pooled.tau_low > self.tolerance:
             reasons.append(f"updates differ too much for a yes: tau is at least {pooled.tau_low:.2g}")
@@ -449,8 +459,8 @@ class Case:
         _, least, most = self._margins(spread_with_interval(pilot), n)
         return "yes" if most <= self.tolerance else "no" if least > self.tolerance else "cannot tell"
 
-    def more_runs(self, whether: str, pilot: Pilot) -> str:
-        """Return how many more runs like these would settle a question, if they agree as these do."""
+    def more_runs(self, pilot: Pilot) -> str:
+        """Return how many more runs that agree as these do would answer yes or no."""
         from scipy.special import ndtri
 
         count, found = len(pilot.values), pilot.pooled
@@ -460,9 +470,9 @@ class Case:
             values = found.mean + scores / scores.std(ddof=1) * math.sqrt(found.tau**2 + variance)
             spreads = np.full(count + more, math.sqrt(variance))
             like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
-            if _within(like, self.tolerance, self.probability) != "cannot tell":
-                return f"{counted(more, 'more run')} would settle {whether}, if they agree as these do"
-        return f"more runs of this size would not settle {whether}"
+            if (answer := _within(like, self.tolerance, self.probability)) != "cannot tell":
+                return f'{counted(more, "more run")} that agree as these do would say "{answer}"'
+        return "more runs of this size would not settle it"
 
     @cached_property
     def _flags(self) -> pd.DataFrame:
@@ -507,18 +517,19 @@ class Case:
         return agreement_with_prediction(self.ratio, self.runs, self.small_runs) if self.ratio else None
 
     @cached_property
-    def _unsound(self) -> list[str]:
-        """Flags for which a run must be fixed or left out, with their meaning."""
+    def _unsound(self) -> pd.DataFrame:
+        """Flags for which a run must be fixed or left out."""
         checks = self._flags["check"]
-        wrong = (checks == "log_weight_slope") & (self._flags["value"].abs() > _WRONG_SLOPE)
-        found = self._flags[checks.isin(_UNSOUND) | wrong].groupby("check", sort=False)
-        meanings = [(_listed(rows), rows["meaning"].iloc[0].rstrip(".")) for _, rows in found]
-        return [f"{flagged}: fix or exclude the run ({meaning})" for flagged, meaning in meanings]
+        slopes = checks == "log_weight_slope"  # all of them, where one is far off: they have the same fault
+        wrong = slopes & (self._flags.loc[slopes, "value"].abs().max() > _WRONG_SLOPE)
+        found: pd.DataFrame = self._flags[checks.isin(_UNSOUND) | wrong]
+        return found
 
     @cached_property
     def _doubts(self) -> list[str]:
         """What concerns both answers."""
-        return self._unsound + _shared_prompts(self.runs)
+        unsound = [f"{flagged}: fix or exclude the run" for flagged in _explained(self._unsound)]
+        return unsound + _shared_prompts(self.runs)
 
     def _without(self, *needs: str) -> list[str]:
         return [name for name in self.runs if name not in recording(self.runs, *needs)]
@@ -559,13 +570,14 @@ def _estimate(pilot: Pilot) -> str:
     return plus_minus(pilot.pooled.mean, pilot.pooled.se)
 
 
-def _listed(flags: pd.DataFrame) -> str:
-    """Return each check that is flagged, with its values and the runs."""
-    parts = []
+def _explained(flags: pd.DataFrame) -> list[str]:
+    """Return for each check that is flagged its values, the runs, and its meaning."""
+    told = []
     for check, rows in flags.groupby("check", sort=False):
         values = " to ".join(dict.fromkeys(f"{end:.3g}" for end in (rows["value"].min(), rows["value"].max())))
-        parts.append(f"{check} {values} in {', '.join(dict.fromkeys(rows['run']))}")
-    return "; ".join(parts)
+        runs, meaning = ", ".join(dict.fromkeys(rows["run"])), rows["meaning"].iloc[0].rstrip(".")
+        told.append(f"{check} {values} in {runs} ({meaning})")
+    return told
 
 
 def plus_minus(mean: float, se: float) -> str:

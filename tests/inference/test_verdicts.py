@@ -17,12 +17,13 @@ from tests.building import Runs, altered, in_prompts, known, pilot, random_run, 
 ETA = 1.6e-6
 
 
+SOUND = synthetic_runs(1, 128)
 LARGE: Any = {"spread": 4.0, "size": 1000.0}
 
 
 def asked(n: int = 256) -> Case:
-    """Return a question with the tolerance 0.5 and the probability 0.9."""
-    return Case({}, {}, ETA, n, 0.5, 0.9)
+    """Return a question about sound runs with the tolerance 0.5 and the probability 0.9."""
+    return Case(SOUND, {}, ETA, n, 0.5, 0.9)
 
 
 def off_by(runs: Runs, errors: list[float]) -> Runs:
@@ -61,8 +62,9 @@ def test_the_answer_follows_from_mean_and_spread_over_updates(values: list[float
 
 
 def test_more_runs_that_agree_settle_a_question_but_not_at_the_border() -> None:
-    assert re.match(r"\d+ more runs? would settle x", asked().more_runs("x", pilot([0.2, 0.1, 0.3], **LARGE)))
-    assert "would not settle x" in asked().more_runs("x", pilot([0.5, 0.5, 0.5], **LARGE))
+    assert re.match(r'\d+ more runs? that .* "yes"', asked().more_runs(pilot([0.2, 0.1, 0.3], **LARGE)))
+    assert re.match(r'\d+ more runs? that .* "no"', asked().more_runs(pilot([0.8, 0.4, 0.9], **LARGE)))
+    assert "would not settle" in asked().more_runs(pilot([0.5, 0.5, 0.5], **LARGE))
 
 
 def test_a_margin_inside_the_tolerance_is_enough_and_near_it_cannot_be_told() -> None:
@@ -175,6 +177,28 @@ def test_log_weights_of_the_wrong_sign_or_averaged_per_token_give_no_answer(larg
     assert [answer.answer for answer in found.answers.values()] == ["cannot tell"] * 2
     assert "log_weight_slope" in found.linear.reasons[0]
     assert len(found.next_steps) == 1
+    assert [answer.required_n for answer in found.answers.values()] == [None] * 2
+    assert all(math.isnan(answer.mean) for answer in found.answers.values())
+
+
+def test_all_runs_of_one_fault_are_named_also_those_just_inside_the_limit(large_runs: Runs) -> None:
+    factors = dict(zip(large_runs, (-0.48, -0.49, -0.51, -0.52), strict=True))  # off a slope of 1
+    runs = {
+        name: with_log_weights(run, {m.eta: factors[name] * np.asarray(m.log_weights) for m in run.measurements})
+        for name, run in large_runs.items()
+    }
+    assert f"in {', '.join(runs)}" in verdict(runs, ETA, 256).linear.reasons[0]
+
+
+def test_linear_terms_in_another_unit_are_pointed_at(large_runs: Runs) -> None:
+    scaled = {
+        name: dataclasses.replace(
+            run, gdotv=1e3 * known(run.gdotv), delta_h_per_lr=1e3 * run.delta_h_per_lr, score=None
+        )
+        for name, run in large_runs.items()
+    }
+    assert any("another unit" in reason for reason in verdict(scaled, ETA, 256).recorded.reasons)
+    assert not any("another unit" in reason for reason in verdict(large_runs, ETA, 256).recorded.reasons)
 
 
 @pytest.mark.parametrize("names", [["run_01"], ["run_01", "run_02", "run_03", "run_04"]])
