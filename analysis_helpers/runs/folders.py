@@ -13,9 +13,9 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pandas as pd
 
@@ -28,6 +28,7 @@ RESULTS_FILE = "results.json"
 _NAMES = (RESULTS_FILE, f"{RESULTS_FILE}.gz")
 _NEARLY_NAMED = re.compile(r"results[\W\d_]*\.json(\.gz)?")  # such as results2.json
 _BATCH = re.compile(r"E_\d+")
+_T = TypeVar("_T")
 _DEEPEST = 6  # folders below a data root that are looked into
 
 
@@ -63,19 +64,7 @@ def load_runs(
     True
     """
     checked_choice(on_error, "on_error", ("raise", "skip"))
-    runs: dict[str, Run] = {}
-    failure: RunError | None = None
-    for name, path in _named_paths(source).items():
-        try:
-            runs[name] = read_run(path)
-        except RunError as error:
-            if on_error == "raise":
-                raise
-            warn_about_runs(f"skipped {name}: {error}")
-            failure = error  # only the last: its traceback holds on to what was read
-    if failure is not None and not runs:
-        raise failure
-    return runs
+    return _loaded(_named_paths(source), read_run, skip=on_error == "skip")
 
 
 def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
@@ -254,17 +243,8 @@ def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, dict[str, Run]
         ...
     analysis_helpers._checks.RunError: nowhere: folder does not exist; ...
     """
-    batches: dict[str, dict[str, Run]] = {}
-    reasons = []
-    for folder in sorted({path.parent.parent for path in result_files(data_root, depth=2)}):
-        try:
-            batches[folder.name] = sound_runs(folder)
-        except RunError as error:
-            reasons.append(f"{folder.name}: {error}")
-            warn_about_runs(f"skipped {reasons[-1]}")
-    if not batches:
-        raise RunError(str(data_root), "folder", f"holds no run that can be used ({'; '.join(reasons)})")
-    return batches
+    folders = sorted({path.parent.parent for path in result_files(data_root, depth=2)})
+    return _loaded({folder.name: folder for folder in folders}, sound_runs, skip=True)
 
 
 def write_in_one_step(path: Path, content: bytes | str) -> None:
@@ -286,6 +266,23 @@ def write_in_one_step(path: Path, content: bytes | str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     partial.replace(path)
+
+
+def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T], *, skip: bool) -> dict[str, _T]:
+    """Return what is loaded, by name; with ``skip``, what fails is skipped with a warning unless all do."""
+    found: dict[str, _T] = {}
+    failure: RunError | None = None
+    for name, path in paths.items():
+        try:
+            found[name] = load(path)
+        except RunError as error:
+            if not skip:
+                raise
+            warn_about_runs(f"skipped {name}: {error}")
+            failure = error  # only the last: its traceback holds on to what was read
+    if failure is not None and not found:
+        raise failure
+    return found
 
 
 def _content(path: Path) -> bytes:

@@ -272,7 +272,7 @@ def test_a_batch_with_no_sound_run_is_left_out_and_none_at_all_is_an_error(tmp_p
     with pytest.warns(RunWarning, match="skipped (run_01 of )?E_2: .*per_sequence_meta.scale is 7"):
         assert list(sound_batches(tmp_path)) == ["E_12"]
     shutil.rmtree(tmp_path / "E_12")
-    with pytest.warns(RunWarning, match="skipped"), refused(f"{tmp_path}: folder holds no run", error=RunError):
+    with pytest.warns(RunWarning, match="skipped"), refused(f"{tmp_path / 'E_2'}: folder holds no run", error=RunError):
         sound_batches(tmp_path)
 
 
