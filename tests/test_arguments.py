@@ -100,7 +100,7 @@ TAKE_RUNS: dict[str, Callable[[Any], object]] = {
     "collect_err_rel_across_runs": lambda runs: ah.collect_err_rel_across_runs(runs, E, -1.0),
     "compare_err_rel_distributions": lambda runs: ah.compare_err_rel_distributions(runs, RUNS, E, sample_size=4),
     "small_runs of compare_err_rel_distributions": lambda runs: ah.compare_err_rel_distributions(RUNS, runs, E),
-    "contribution_table": lambda runs: ah.contribution_table(runs, E),
+    "influence_table": lambda runs: ah.influence_table(runs, E),
     "decompose_err_rel": lambda runs: ah.decompose_err_rel(runs, E),
     "decomposition_table": lambda runs: ah.decomposition_table(runs),
     "entropy_trend": ah.entropy_trend,

@@ -2,10 +2,10 @@
 
 from .decomposition import decompose_err_rel as decompose_err_rel, decomposition_table as decomposition_table
 from .health import (
-    contribution_table as contribution_table,
-    contribution_tails as contribution_tails,
     health_of_batches as health_of_batches,
     health_overview as health_overview,
+    influence_table as influence_table,
+    influence_tails as influence_tails,
     run_health as run_health,
     run_totals as run_totals,
 )

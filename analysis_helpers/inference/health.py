@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, same_eta, warn_about_runs
-from ..err_rel import known_eta, runs_at
+from ..err_rel import known_eta, recording, runs_at
 from ..estimators import (
     columns,
     if_recorded,
     mean_log_probability_excess,
     mean_score,
-    per_sequence_contributions,
     scores,
     standard_deviation,
     true_total,
@@ -471,58 +470,64 @@ def _correction(run: Run) -> str:
     return "corrected" if "score" in run.supports else "uncorrected"
 
 
-def contribution_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
-    """Return contributions at one eta: columns run, true, linear (nats per token), a row for each sequence.
+def influence_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
+    """Return the influence of each sequence (of each prompt, where recorded) on both changes of its run at one eta.
 
-    Of totals-only runs linear is missing, with a warning.
-
-    Examples
-    --------
-    >>> from analysis_helpers import synthetic_runs
-    >>> len(contribution_table(synthetic_runs(2, 32), 1.6e-6))
-    64
-    """
-    kept, parts = runs_at(runs, known_eta(runs, eta)), []
-    if totals_only := ", ".join(name for name, run in kept.items() if run.gdotv is None):
-        warn_about_runs(
-            f"only true contributions are known of {totals_only}: approx.per_sequence[].gdotv is not recorded"
-        )
-    for name, run in kept.items():
-        known = run if run.gdotv is not None else replace(run, gdotv=np.full(run.num_sequences, np.nan))
-        true_seq, linear_seq = per_sequence_contributions(known, eta)
-        parts.append(pd.DataFrame({"run": name, "true": true_seq, "linear": linear_seq}))
-    return pd.concat(parts, ignore_index=True)
-
-
-def contribution_tails(contributions: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each run and kind, how spread out and how heavy-tailed its contributions are.
-
-    Parameters
-    ----------
-    contributions
-        From `contribution_table`.
+    The influence is N times what the change would lose without the sequence, to first order; its SD over the root of N
+    is the standard error of the change. What a run does not record is missing, with a warning.
 
     Returns
     -------
     DataFrame
-        Columns run, kind ("true", "linear"), total and sd (nats per token), largest (in SDs from the mean),
-        top_1pct_share (of the sum of squares about the mean, in the 1 % of sequences furthest out; 0.06 for a normal
-        distribution).
+        Columns run, true, linear (nats per token).
 
     Examples
     --------
     >>> from analysis_helpers import synthetic_runs
-    >>> contribution_tails(contribution_table(synthetic_runs(1, 64), 1.6e-6))["kind"].tolist()
+    >>> len(influence_table(synthetic_runs(2, 32), 1.6e-6))
+    64
+    """
+    kept = runs_at(runs, known_eta(runs, eta))
+    without = kept.keys() - recording(kept, "linear", "baseline_entropy").keys()
+    if without:
+        names = ", ".join(sorted(without))
+        warn_about_runs(f"the influence on the linear change is not known of {names}: it takes gdotv and h_base")
+    parts = []
+    for name, run in kept.items():
+        true = true_total(run, eta).psi
+        linear = columns(run, eta).estimates()[1].psi if name not in without else np.full(len(true), np.nan)
+        parts.append(pd.DataFrame({"run": name, "true": true, "linear": linear}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def influence_tails(influence: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each run and change, how heavy-tailed the influence of its sequences is.
+
+    Parameters
+    ----------
+    influence
+        From `influence_table`.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, change ("true", "linear"), sd (nats per token), largest (in SDs from the mean), top_1pct_share (of
+        the sum of squares about the mean, in the 1 % of sequences furthest out; 0.06 for a normal distribution).
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> influence_tails(influence_table(synthetic_runs(1, 64), 1.6e-6))["change"].tolist()
     ['true', 'linear']
     """
     rows = []
-    for run, table in contributions.groupby("run"):
-        for kind in ("true", "linear"):
-            values = table[kind].dropna().to_numpy()
+    for run, table in influence.groupby("run"):
+        for change in ("true", "linear"):
+            values = table[change].dropna().to_numpy()
             if not len(values):
-                continue  # totals only
+                continue  # not recorded
             squares = np.sort((values - values.mean()) ** 2)[::-1]
             top = squares[: max(1, len(squares) // 100)].sum() / squares.sum()
             sd = float(values.std(ddof=1))
-            rows.append((run, kind, float(values.sum()), sd, float(np.sqrt(squares[0])) / sd, float(top)))
-    return pd.DataFrame(rows, columns=["run", "kind", "total", "sd", "largest", "top_1pct_share"])
+            rows.append((run, change, sd, float(np.sqrt(squares[0])) / sd, float(top)))
+    return pd.DataFrame(rows, columns=["run", "change", "sd", "largest", "top_1pct_share"])

@@ -16,8 +16,8 @@ from .planning import (
     plot_verdict_map as plot_verdict_map,
 )
 from .runs import (
-    plot_contribution_tails as plot_contribution_tails,
     plot_decomposition as plot_decomposition,
+    plot_influence_tails as plot_influence_tails,
     plot_totals as plot_totals,
 )
 from .style import ANSWER_COLOURS as ANSWER_COLOURS, png as png

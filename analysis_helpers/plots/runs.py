@@ -1,4 +1,4 @@
-"""Figures of runs: totals, contributions, the two parts of err_rel."""
+"""Figures of runs: totals, influence of sequences, the two parts of err_rel."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
 
 
 @style.own_look
-def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
-    """Return a figure of the share of sequences whose contribution is farther from the mean than a number of SDs.
+def plot_influence_tails(influence: pd.DataFrame) -> Figure:
+    """Return a figure of the share of sequences whose influence is farther from the mean than a number of SDs.
 
     Parameters
     ----------
-    contributions
-        From `analysis_helpers.contribution_table`.
+    influence
+        From `analysis_helpers.influence_table`.
     """
     figure, (ax,) = style.panels(1)
     farthest = []
     for name in ("true", "linear"):
-        scores = contributions.groupby("run")[name].transform(lambda values: (values - values.mean()) / values.std())
+        scores = influence.groupby("run")[name].transform(lambda values: (values - values.mean()) / values.std())
         distance = np.sort(scores.abs().dropna())
         if not len(distance):
-            continue  # totals only
+            continue  # not recorded
         share = 1 - np.arange(len(distance)) / len(distance)
         ax.step(distance, share, color=style.COLOURS[name], where="post", label=name)
         farthest.append((float(distance[-1]), name))
@@ -66,9 +66,9 @@ def plot_contribution_tails(contributions: pd.DataFrame) -> Figure:
     normal = [2 * (1 - NormalDist().cdf(x)) for x in grid]
     ax.plot(grid, normal, color=style.COLOURS["guide"], linestyle=":", label="normal distribution")
     ax.set_yscale("log")
-    ax.set_ylim(0.5 / len(contributions), 1.2)
-    title = "Largest contribution: {:.1f} SDs from the mean ({} change)".format(*max(farthest))
-    style.describe(ax, title, "distance of a contribution from the mean (SDs)", "share of sequences farther away")
+    ax.set_ylim(0.5 / len(influence), 1.2)
+    title = "Largest influence: {:.1f} SDs from the mean ({} change)".format(*max(farthest))
+    style.describe(ax, title, "distance of an influence from the mean (SDs)", "share of sequences farther away")
     ax.legend(fontsize=8, frameon=False)
     return figure
 

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import analysis_helpers as ah
-from analysis_helpers.plots import plot_contribution_tails
+from analysis_helpers.plots import plot_influence_tails
 from tests.building import ETAS, random_run, write_like_a_real_file
 
 SIZES = (2_048, 16_384, 262_144)
@@ -31,7 +31,7 @@ Taken = dict[str, tuple[float, float]]  # step -> processor seconds, bytes
 
 
 def draw_tails(runs: dict[str, ah.Run]) -> None:
-    plot_contribution_tails(ah.contribution_table(runs, ETAS[0])).savefig(BytesIO())
+    plot_influence_tails(ah.influence_table(runs, ETAS[0])).savefig(BytesIO())
     plt.close("all")
 
 

@@ -13,6 +13,8 @@ from analysis_helpers.runs import ShardError
 from analysis_helpers.synthetic.validation import batch_of
 from tests.building import ETAS, Runs, known, random_run, totals_only_run
 
+ETA = 1.6e-6
+
 
 def found(run: ah.Run, check: str, eta: float | None = None) -> Any:
     """Return the row of a check, at one eta or of the run."""
@@ -150,22 +152,26 @@ def test_totals_are_listed_by_eta_batch_and_run() -> None:
     assert groups.tolist() == ["E_12, corrected", "E_12, uncorrected"] * 2
 
 
-def test_contributions_have_a_row_a_sequence(large_runs: Runs) -> None:
-    table = ah.contribution_table(large_runs, 1.6e-6)
+def test_the_influence_of_sequences_spreads_as_the_standard_errors_say(large_runs: Runs) -> None:
+    table, totals = ah.influence_table(large_runs, ETA), ah.run_totals({"E_2048": large_runs})
     assert len(table) == 4 * 2048
-    totals = table.groupby("run")["true"].sum()
-    for name, run in large_runs.items():
-        assert totals[name] == pytest.approx(run.measurement(1.6e-6).delta_h_true, rel=1e-9)
-    with pytest.warns(RunWarning, match="true contributions .* run_02"):
-        table = ah.contribution_table({"run_01": random_run(), "run_02": totals_only_run()}, 1e-6)
+    tails, totals = ah.influence_tails(table), totals[totals["eta"] == ETA].set_index("run")
+    for change in ("true", "linear"):
+        sd = tails[tails["change"] == change].set_index("run")["sd"]
+        assert (sd / np.sqrt(2048)).to_numpy() == pytest.approx(totals[f"{change}_se"].to_numpy(), rel=1e-9)
+
+
+def test_influence_that_is_not_recorded_is_missing_with_a_warning() -> None:
+    with pytest.warns(RunWarning, match="not known of run_02"):
+        table = ah.influence_table({"run_01": random_run(), "run_02": totals_only_run()}, 1e-6)
     assert table.groupby("run")[["true", "linear"]].count().to_numpy().tolist() == [[12, 12], [2, 0]]
-    tails = ah.contribution_tails(table)
-    assert (tails["run"] + " " + tails["kind"]).tolist() == ["run_01 true", "run_01 linear", "run_02 true"]
+    tails = ah.influence_tails(table)
+    assert (tails["run"] + " " + tails["change"]).tolist() == ["run_01 true", "run_01 linear", "run_02 true"]
 
 
 def test_tails_measure_the_largest_and_the_top_hundredth() -> None:
     values = np.array([0.0] * 198 + [10.0, -10.0])
-    table = ah.contribution_tails(pd.DataFrame({"run": "run_01", "true": values, "linear": np.arange(200.0)}))
+    table = ah.influence_tails(pd.DataFrame({"run": "run_01", "true": values, "linear": np.arange(200.0)}))
     true, linear = table.to_dict("records")
     assert [true[name] for name in ("top_1pct_share", "sd", "largest")] == pytest.approx(
         [1.0, np.sqrt(200 / 199), 10 / np.sqrt(200 / 199)]

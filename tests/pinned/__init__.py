@@ -90,7 +90,7 @@ def _results(root: Path) -> Iterator[tuple[str, Any]]:
     yield "sizes", ah.spread_by_size(large, ETAS[0], num_samples=100)
     for eta in ETAS:
         yield f"contributions {eta}", [ah.per_sequence_contributions(run, eta) for run in large.values()]
-        yield f"tails {eta}", ah.contribution_tails(ah.contribution_table(large, eta))
+        yield f"tails {eta}", ah.influence_tails(ah.influence_table(large, eta))
         for estimator in ("partial_sum", "ratio", "matched", "adjusted"):
             named = f"{estimator} {eta}"
             chosen: Any = {"estimator": estimator}
@@ -155,7 +155,7 @@ def _figures(root: Path) -> Iterator[tuple[str, Any]]:
     spread = ah.spread_by_size(large, ETAS[0], [64, 256, 2048], num_samples=50)
     yield "spread", plots.plot_spread_by_size(spread, 256)
     yield "totals", plots.plot_totals(ah.run_totals(batches))
-    yield "tails", plots.plot_contribution_tails(ah.contribution_table(large, ETAS[0]))
+    yield "tails", plots.plot_influence_tails(ah.influence_table(large, ETAS[0]))
     yield "trend", plots.plot_trend(ah.entropy_trend(large), ah.run_totals({"E_2048": large}))
     yield "nonlinearity", plots.plot_nonlinearity(ah.nonlinearity(large), tolerance=0.25)
     yield "parts", plots.plot_decomposition(ah.decomposition_table(large, ETAS))

@@ -47,7 +47,7 @@ def test_a_figure_states_the_numbers_of_its_table(large_runs: Runs, small_runs: 
     eta, totals = 1.6e-6, ah.run_totals({"E_2048": large_runs})
     compared = ah.compare_err_rel_distributions(large_runs, small_runs, eta, num_samples=50, estimator="ratio")
     trend, off = ah.entropy_trend(large_runs), ah.nonlinearity(large_runs)
-    spread, tails = ah.spread_by_size(large_runs, eta, [64, 256]), ah.contribution_table(large_runs, eta)
+    spread, tails = ah.spread_by_size(large_runs, eta, [64, 256]), ah.influence_table(large_runs, eta)
     last, of_eta = off.iloc[-1], totals[totals["eta"] == eta]
     drawn = compared.synthetic["err_rel"]
     for figure, numbers in (
@@ -56,7 +56,7 @@ def test_a_figure_states_the_numbers_of_its_table(large_runs: Runs, small_runs: 
         (plots.plot_nonlinearity(off, tolerance=0.25), [f"{last['nonlinearity']:+.4f} ± {last['se']:.4f} (matched)"]),
         (plots.plot_spread_by_size(spread, 256), [f"{spread.iloc[-1]['fresh']:.2g}"]),
         (plots.plot_totals(totals), [f"{of_eta['linear'].mean() / of_eta['true'].mean():.2f} (E_2048)"]),
-        (plots.plot_contribution_tails(tails), ["SDs from the mean"]),
+        (plots.plot_influence_tails(tails), ["SDs from the mean"]),
     ):
         assert isinstance(figure, style.StatedFigure)
         assert [number for number in numbers if number not in figure.finding] == []
