@@ -433,19 +433,15 @@ def joined(runs: Mapping[str, Run], part: slice = slice(None)) -> Run:
         return None if lacking else np.concatenate([each[part] for each in found.values() if each is not None])
 
     first, *_ = shards
-    terms: list[Any] = [run.score for run in shards]
+    of_run, of_terms = ("token_counts", "logp", "sampler_logp", "prompt_ids"), ("wjlogp_sum", "jH_sum")
     measured = {eta: [run.measurement(eta) for run in shards] for eta in first.etas}
     return Run.from_arrays(
-        token_counts=column("token_counts", (run.token_counts for run in shards)),
         h_base=column("h_base", (run.measurements[0].h_base for run in shards)),
         h_new={eta: column("h_new", (m.h_new for m in found)) for eta, found in measured.items()},
         log_weights={eta: column("log_weights", (m.log_weights for m in found)) for eta, found in measured.items()},
         score=column("score", (run.scores for run in shards)),
-        wjlogp_sum=column("wjlogp_sum", (parts and parts.wjlogp_sum for parts in terms)),
-        jH_sum=column("jH_sum", (parts and parts.jH_sum for parts in terms)),
-        logp=column("logp", (run.logp for run in shards)),
-        sampler_logp=column("sampler_logp", (run.sampler_logp for run in shards)),
-        prompt_ids=column("prompt_ids", (run.prompt_ids for run in shards)),
+        **{name: column(name, (getattr(run, name) for run in shards)) for name in of_run},
+        **{name: column(name, (getattr(run.score, name, None) for run in shards)) for name in of_terms},
         direction=first.direction,
         source=" + ".join(runs),
     )
