@@ -26,8 +26,6 @@ from .estimators import (
     Columns,
     EstimatorName,
     columns,
-    per_sequence_contributions,
-    standard_deviation,
     true_total,
 )
 from .runs import Run, require_runs
@@ -177,13 +175,6 @@ def reference_for(references: Mapping[float, float] | None, run: Run, eta: float
     raise ValueError(f"references has no eta {eta!r}; there are {', '.join(map(repr, references))}")
 
 
-def same_content(runs: Mapping[str, Run]) -> dict[str, str]:
-    """Return name -> earlier name for runs whose content is that of an earlier run."""
-    require_runs(runs)
-    first = {name: next(known for known, other in runs.items() if other == run) for name, run in runs.items()}
-    return {name: original for name, original in first.items() if original != name}
-
-
 def recording(runs: Mapping[str, Run], *needs: str) -> dict[str, Run]:
     """Return the runs that record all of the needs, each a key of `FIELDS_BEHIND`."""
     return {name: run for name, run in runs.items() if set(needs) <= set(run.supports)}
@@ -191,9 +182,10 @@ def recording(runs: Mapping[str, Run], *needs: str) -> dict[str, Run]:
 
 def distinct_runs(runs: Mapping[str, Run]) -> dict[str, Run]:
     """Return the runs without those whose content is that of an earlier one, which are skipped with a warning."""
-    copies = same_content(runs)
-    warn_skipped({name: f"same content as {original}" for name, original in copies.items()})
-    return {name: run for name, run in runs.items() if name not in copies}
+    require_runs(runs)
+    first = {name: next(known for known, other in runs.items() if other == run) for name, run in runs.items()}
+    warn_skipped({name: f"same content as {original}" for name, original in first.items() if original != name})
+    return {name: run for name, run in runs.items() if first[name] == name}
 
 
 def aggregate_err_rel(true_subset: ArrayLike, linear_subset: ArrayLike, true_total_full: float) -> float:
@@ -610,12 +602,11 @@ def explain_partial_sum(runs: Mapping[str, Run], etas: list[float], subset_size:
     for eta, kept in usable_runs(runs, etas, subset_size, "subset_size").items():
         for name, run in kept.items():
             share, total = subset_size / run.num_sequences, own_total(run, eta, name) or np.nan
-            true_seq, linear_seq = per_sequence_contributions(run, eta)
-            errors = linear_seq - true_seq
-            full, sd = float(errors.sum()) / total, standard_deviation(errors) / abs(total)
-            tokens, h_base = columns(replace(run, prompt_ids=None), eta).values[:, :2].T  # by sequence, as errors
+            error = columns(run, eta, "partial_sum").error()
+            full, sd = error.value / total, error.spread / run.num_sequences / abs(total)
+            tokens, h_base = columns(replace(run, prompt_ids=None), eta).values[:, :2].T  # by sequence
             excess = h_base - h_base.sum() / tokens.sum() * tokens
-            correlation = np.corrcoef(errors, excess)[0, 1]
+            correlation = np.corrcoef(error.psi, excess)[0, 1]
             rows.append((name, eta, full, share * full, np.sqrt(subset_size * (1 - share)) * sd, correlation**2))
     names_of = ["run", "eta", "full_err_rel", "partial_sum_mean", "partial_sum_sd", "base_entropy_share"]
     return pd.DataFrame(rows, columns=names_of)

@@ -15,13 +15,13 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, RunError, checked_count, warn_about_runs
+from .._checks import FloatArray, RunError, checked_count
 from ..err_rel import (
+    distinct_runs,
     mean_total_error,
     reference_total,
     require_poolable,
     runs_at,
-    same_content,
     usable_runs,
 )
 from ..estimators import Estimate, EstimatorName, columns
@@ -324,14 +324,11 @@ def kurtosis(psi: FloatArray) -> float:
 
 def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> pd.DataFrame:
     require_runs(small_runs or large_runs, "small_runs")  # there may be none
-    sides = {f"large {name}": run for name, run in large_runs.items()}
+    sides = {f"large {name}": large_runs[name] for name in pilot.errors}
     sides |= {f"small {name}": run for name, run in small_runs.items()}
     require_poolable(sides)
-    copies = same_content(sides)
-    kept = {name: run for name, run in small_runs.items() if f"small {name}" not in copies}
-    for name in small_runs.keys() - kept.keys():
-        warn_about_runs(f"skipped actual run {name}: same content as {copies[f'small {name}']}")
-    rows = []
+    distinct, rows = distinct_runs(sides), []
+    kept = {name: run for name, run in small_runs.items() if f"small {name}" in distinct}
     for name, run in runs_at(kept, pilot.eta).items():
         value, found = columns(run, pilot.eta).error().value / pilot.reference, predict(pilot, run.num_sequences)
         se, z = err_rel_standard_error(run, pilot.eta, reference=pilot.reference), (value - found.mean) / found.sd

@@ -200,7 +200,8 @@ def between_variances(
     for _ in range(_NEWTON_STEPS):
         weights = 1 / (variances + tau2[:, None])
         off = values - weights * values @ group / (weights @ group) @ group.T
-        q, slope = (weights * off**2).sum(axis=1), (weights * weights * off**2).sum(axis=1)
+        parts = weights * off**2
+        q, slope = parts.sum(axis=1), (weights * parts).sum(axis=1)
         if np.all(q <= targets * (1 + 1e-12)):
             break
         tau2 = np.maximum(tau2 + (q / targets - 1) * q / slope, 0)
