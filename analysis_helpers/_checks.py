@@ -73,10 +73,23 @@ def warn_about_runs(message: str) -> None:
     warnings.warn(message, RunWarning, stacklevel=depth + 1)
 
 
+def by_reason(reasons: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the names that have a reason, joined, and that reason; "" is no reason.
+
+    Examples
+    --------
+    >>> by_reason({"run_01": "is empty", "run_02": "", "run_03": "is empty"})
+    [('run_01, run_03', 'is empty')]
+    """
+    named: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        named.setdefault(reason, []).append(name)
+    return [(", ".join(names), reason) for reason, names in named.items() if reason]
+
+
 def warn_skipped(reasons: Mapping[str, str], of: str = "") -> None:
     """Issue one `RunWarning` for each reason, with the names of all runs skipped for it; "" is no reason."""
-    for reason in dict.fromkeys(filter(None, reasons.values())):
-        names = ", ".join(name for name, other in reasons.items() if other == reason)
+    for names, reason in by_reason(reasons):
         warn_about_runs(f"skipped {names}{of}: {reason}")
 
 

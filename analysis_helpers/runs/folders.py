@@ -19,7 +19,7 @@ from typing import Literal, TypeVar
 
 import pandas as pd
 
-from .._checks import NotRecordedError, RunError, checked_choice, warn_about_runs, warn_skipped
+from .._checks import NotRecordedError, RunError, by_reason, checked_choice, warn_about_runs, warn_skipped
 from .json import encode_run, parse_run
 from .run import FIELDS_BEHIND, Run, integrity_problems, require_run, skipped_steps
 
@@ -224,7 +224,8 @@ def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> 
     warn_skipped(reasons, f" of {Path(folder).name}")
     kept = {name: run for name, run in runs.items() if not reasons[name]}
     if not kept:
-        raise RunError(str(folder), "folder", f"holds no run that can be used ({'; '.join(reasons.values())})")
+        why = "; ".join(f"{names}: {reason}" for names, reason in by_reason(reasons))
+        raise RunError(str(folder), "folder", f"holds no run that can be used ({why})")
     return kept
 
 

@@ -490,8 +490,9 @@ def integrity_problems(run: Run) -> list[str]:
 
 
 def skipped_steps(run: Run) -> list[str]:
-    """Return the steps of a run that changed nothing, one sentence each."""
-    return [f"at eta {m.eta!r} nothing changed: the step was skipped" for m in run.measurements if m.unchanged]
+    """Return in a sentence the steps of a run that changed nothing; nothing if there are none."""
+    etas = ", ".join(repr(m.eta) for m in run.measurements if m.unchanged)
+    return [f"at eta {etas} nothing changed: the step was skipped"] if etas else []
 
 
 def _same(one: Any, other: Any) -> bool:
