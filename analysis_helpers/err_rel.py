@@ -21,13 +21,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ._checks import FloatArray, RunError, checked_count, same_eta, warn_about_runs, warn_skipped
-from .estimators import (
-    ESTIMATORS,
-    Columns,
-    EstimatorName,
-    columns,
-    true_total,
-)
+from .estimators import ESTIMATORS, Columns, EstimatorName, columns, true_total
 from .runs import Run, require_runs
 from .subsampling import Sampler, subset_sums
 
@@ -53,8 +47,7 @@ def usable_runs(
     found = known_etas(runs, etas)
     runs = distinct_runs(runs)
     largest = max(run.num_sequences for run in runs.values())
-    if checked_count(size, argument) > largest:
-        raise ValueError(f"{argument} must be at most {largest}, the sequences of the largest run, got {size}")
+    checked_count(size, argument, most=largest, what_most=", the sequences of the largest run")
     large_enough = {name: run for name, run in runs.items() if run.num_sequences >= size}
     small = {name: run for name, run in runs.items() if name not in large_enough}
     warn_skipped({name: f"{run.num_sequences} sequences, fewer than {argument} {size}" for name, run in small.items()})
@@ -85,6 +78,14 @@ def require_poolable(runs: Mapping[str, Run]) -> None:
         without = ", ".join(name for name, has in corrected.items() if not has)
         rule = "is recorded in some runs and not in these; their linear terms differ and must not be pooled"
         raise RunError(without, "approx.per_sequence[].extras.denom_corr_unscaled", rule)
+
+
+def both_sides(large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> dict[str, Run]:
+    """Return runs by names that tell large from small ones, or raise a `RunError` if they must not be pooled."""
+    sides = {f"large {name}": run for name, run in large_runs.items()}
+    sides |= {f"small {name}": run for name, run in small_runs.items()}
+    require_poolable(sides)
+    return sides
 
 
 def known_eta(runs: Mapping[str, Run], eta: float) -> float:
@@ -549,9 +550,7 @@ def compare_err_rel_distributions(
     """
     require_runs(small_runs or large_runs, "small_runs")  # there may be none
     [(found, kept)] = usable_runs(large_runs, [eta], sample_size).items()
-    require_poolable(
-        {f"{side} {k}": r for side, runs in (("large", kept), ("small", small_runs)) for k, r in runs.items()}
-    )
+    both_sides(kept, small_runs)
     total = reference_total(kept, found)
     synthetic = simulate_err_rel_across_runs(
         kept,

@@ -16,14 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, RunError, checked_count
-from ..err_rel import (
-    distinct_runs,
-    mean_total_error,
-    reference_total,
-    require_poolable,
-    runs_at,
-    usable_runs,
-)
+from ..err_rel import both_sides, distinct_runs, mean_total_error, reference_total, runs_at, usable_runs
 from ..estimators import Estimate, EstimatorName, columns
 from ..runs import FIELDS_BEHIND, Run, require_runs
 from .random_effects import ConfidenceDistribution, Pool, confidence_distribution, pool
@@ -324,10 +317,7 @@ def kurtosis(psi: FloatArray) -> float:
 
 def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> pd.DataFrame:
     require_runs(small_runs or large_runs, "small_runs")  # there may be none
-    sides = {f"large {name}": large_runs[name] for name in pilot.errors}
-    sides |= {f"small {name}": run for name, run in small_runs.items()}
-    require_poolable(sides)
-    distinct, rows = distinct_runs(sides), []
+    distinct, rows = distinct_runs(both_sides({name: large_runs[name] for name in pilot.errors}, small_runs)), []
     kept = {name: run for name, run in small_runs.items() if f"small {name}" in distinct}
     for name, run in runs_at(kept, pilot.eta).items():
         value, found = columns(run, pilot.eta).error().value / pilot.reference, predict(pilot, run.num_sequences)
