@@ -13,7 +13,6 @@ from analysis_helpers.err_rel import reference_for, usable_runs
 from analysis_helpers.estimators import columns
 from analysis_helpers.inference.prediction import pilot_of
 from analysis_helpers.subsampling import subset_sums
-from analysis_helpers.synthetic.validation import shifted
 from tests.building import random_run, refused, totals_only_run
 
 E = 1e-6
@@ -76,7 +75,6 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.synthetic_runs(1, 2.5), "num_sequences must be a whole number", "2.5"),  # type: ignore[arg-type]
     (lambda: ah.synthetic_runs(1, 10, baseline=ODD), "baseline must be one of 'entropy_to_go', 'centred'", "'odd'"),
     (lambda: ah.synthetic_runs(1, 10, sampling_temperature=0), "sampling_temperature must be positive", "0"),
-    (lambda: shifted(TOTALS["run_02"], 1.0), "run must record the score", ""),
 ]
 WITHOUT_LINEAR = "run in memory: approx.per_sequence[].gdotv"
 DATA: list[tuple[Callable[[], object], str]] = [

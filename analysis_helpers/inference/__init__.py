@@ -34,7 +34,6 @@ from .trend import entropy_trend as entropy_trend, nonlinearity as nonlinearity
 from .verdicts import (
     QUESTIONS as QUESTIONS,
     Answer as Answer,
-    Case as Case,
     Verdict as Verdict,
     counted as counted,
     low_to_high as low_to_high,

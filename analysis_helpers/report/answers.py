@@ -159,8 +159,8 @@ def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates:
         f"95% intervals of single estimates cover {covered.min():.1%} to {covered.max():.1%}.",
         f"90% intervals of the next update cover {held.min():.1%} to {held.max():.1%} where updates differ.",
         (
-            f'Four runs of 512: where the truth is "no", at most {false_yes:.0%} of verdicts say "yes"; where it is '
-            f'"yes", at most {false_no:.0%} say "no"; just beyond the border, up to {border:.0%} say "yes".'
+            f'Four runs of 512: where the truth is "no", at most {false_yes:.1%} of verdicts say "yes"; where it is '
+            f'"yes", at most {false_no:.1%} say "no"; just beyond the border, up to {border:.0%} say "yes".'
         ),
     ]
 

@@ -62,7 +62,6 @@ class Parameters(msgspec.Struct, frozen=True):
     samples_per_eta: _Count = -1
     tolerance: _Positive = -1.0
     probability: _Probability = -1.0
-    replicates: _Count = -1
     seed: Annotated[int, Meta(ge=0, description="must be a whole number of at least 0")] = -1
     sources: Mapping[str, str] = {}
 

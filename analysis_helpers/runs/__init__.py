@@ -17,7 +17,6 @@ from .run import (
     Run as Run,
     ShardError as ShardError,
     integrity_problems as integrity_problems,
-    joined as joined,
     merge_runs as merge_runs,
     require_batches as require_batches,
     require_run as require_run,

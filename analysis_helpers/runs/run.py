@@ -410,29 +410,14 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
             raise RunError(name, "direction", f"must be that of the other runs, {first.direction}", run.direction)
         if any(run == other for other in shards[:k]):
             raise RunError(name, "sequences", "must not be those of another run")
-    return joined(runs)
-
-
-def joined(runs: Mapping[str, Run], part: slice = slice(None)) -> Run:
-    """Return the run of the sequences ``part`` of each run; totals, weights and corrections are made anew.
-
-    Raises
-    ------
-    RunError
-        If some of the runs record what others do not, or none records ``h_base`` or log weights.
-    ValueError
-        If no run records the parts of the linear term.
-    """
-    shards = runs.values()
 
     def column(field: str, values: Iterable[NDArray[Any] | None]) -> Any:
         found = dict(zip(runs, values, strict=True))
         lacking = [name for name, each in found.items() if each is None]
         if 0 < len(lacking) < len(runs):
             raise RunError(", ".join(lacking), field, "must be recorded, as by the other runs")
-        return None if lacking else np.concatenate([each[part] for each in found.values() if each is not None])
+        return None if lacking else np.concatenate([each for each in found.values() if each is not None])
 
-    first, *_ = shards
     of_run, of_terms = ("token_counts", "logp", "sampler_logp", "prompt_ids"), ("wjlogp_sum", "jH_sum")
     measured = {eta: [run.measurement(eta) for run in shards] for eta in first.etas}
     return Run.from_arrays(

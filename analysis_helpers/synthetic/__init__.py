@@ -2,8 +2,4 @@
 
 from .policy import Baseline as Baseline, Steps as Steps
 from .runs import synthetic_runs as synthetic_runs, write_sample_data as write_sample_data
-from .validation import (
-    flag_overview as flag_overview,
-    read_calibration as read_calibration,
-    verdict_rates as verdict_rates,
-)
+from .validation import flag_overview as flag_overview, read_calibration as read_calibration

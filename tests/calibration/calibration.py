@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 
 from analysis_helpers._checks import FloatArray, checked_count
-from analysis_helpers.inference import pilot_of, run_health
-from analysis_helpers.inference.prediction import agreement_with_prediction
+from analysis_helpers.inference import run_health
+from analysis_helpers.inference.prediction import agreement_with_prediction, pilot_of
 from analysis_helpers.inference.verdicts import SURPRISING
 from analysis_helpers.runs import Measurement, Run, write_in_one_step
 from analysis_helpers.synthetic.runs import with_log_weights as add_to_log_weights
-from analysis_helpers.synthetic.validation import (
+from tests.calibration.drawing import (
     ETA,
     batch_of,
     named,

@@ -11,13 +11,13 @@ import pandas as pd
 from analysis_helpers import err_rel_standard_error, simulate_err_rel
 from analysis_helpers._checks import checked_count
 from analysis_helpers.estimators import EstimatorName, columns
-from analysis_helpers.inference import pilot_of, plan_batch_sizes, predict
+from analysis_helpers.inference import plan_batch_sizes
 from analysis_helpers.inference.planning import size_for, smallest_within, spread_with_interval
-from analysis_helpers.inference.prediction import Pilot, agreement_of
+from analysis_helpers.inference.prediction import Pilot, agreement_of, pilot_of, predict
 from analysis_helpers.inference.random_effects import ConfidenceDistribution, normal_quantile
 from analysis_helpers.inference.verdicts import SURPRISING, _within
 from analysis_helpers.runs import Run
-from analysis_helpers.synthetic.validation import (
+from tests.calibration.drawing import (
     ETA,
     batch_of,
     exact_change,

@@ -10,8 +10,8 @@ from analysis_helpers._checks import RunWarning
 from analysis_helpers.estimators import scores
 from analysis_helpers.inference.health import CHECKS
 from analysis_helpers.runs import ShardError
-from analysis_helpers.synthetic.validation import batch_of
 from tests.building import ETAS, Runs, known, random_run, totals_only_run
+from tests.calibration.drawing import batch_of
 
 ETA = 1.6e-6
 

@@ -7,8 +7,8 @@ import analysis_helpers as ah
 from analysis_helpers.inference.planning import smallest_within, spread_with_interval
 from analysis_helpers.inference.prediction import pilot_of, predict
 from analysis_helpers.inference.random_effects import ConfidenceDistribution
-from analysis_helpers.synthetic.validation import short_policy
 from tests.building import ETAS, Runs, in_prompts, known, random_run
+from tests.calibration.drawing import short_policy
 
 ETA = 1.6e-6
 

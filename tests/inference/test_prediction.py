@@ -9,8 +9,8 @@ from analysis_helpers._checks import FloatArray, RunWarning
 from analysis_helpers.estimators import ESTIMATORS, Estimator, FullBatch
 from analysis_helpers.inference.planning import spread_with_interval
 from analysis_helpers.inference.prediction import agreement_of, pilot_of, predict
-from analysis_helpers.synthetic.validation import shifted
 from tests.building import ETAS, Runs, altered, pilot, random_run
+from tests.calibration.drawing import shifted
 
 ETA = 1.6e-6
 THREE = {f"run_0{k}": random_run(40, seed=k) for k in (1, 2, 3)}

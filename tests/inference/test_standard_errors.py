@@ -10,8 +10,8 @@ from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel import explain_partial_sum
 from analysis_helpers.estimators import scores
 from analysis_helpers.inference.standard_errors import moments_over_runs, sizes_around
-from analysis_helpers.synthetic.validation import batch_of
 from tests.building import ETAS, Runs, altered, estimate, known, random_run
+from tests.calibration.drawing import batch_of
 
 RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2)}
 

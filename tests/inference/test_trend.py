@@ -19,8 +19,8 @@ from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.trend import difference_z, fit_trend, straightness_pilots
 from analysis_helpers.synthetic.policy import entropy_change, entropy_derivative
 from analysis_helpers.synthetic.runs import update_directions
-from analysis_helpers.synthetic.validation import batch_of, exact_change, short_policy, world
 from tests.building import ETAS, Runs, altered, in_prompts, random_run, refused, totals_only_run
+from tests.calibration.drawing import batch_of, exact_change, short_policy, world
 
 FIVE = [0.8e-6, 1.6e-6, 3.2e-6, 6.4e-6, 12.8e-6]
 

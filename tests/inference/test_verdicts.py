@@ -11,8 +11,8 @@ from analysis_helpers import Run, load_runs, reference_true_totals, synthetic_ru
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.verdicts import Case, true_change, true_change_p_value, verdict_map, verdict_table
 from analysis_helpers.synthetic.runs import with_log_weights
-from analysis_helpers.synthetic.validation import shifted
 from tests.building import Runs, altered, in_prompts, known, pilot, random_run, totals_only_run
+from tests.calibration.drawing import shifted
 
 ETA = 1.6e-6
 

@@ -22,7 +22,7 @@ from analysis_helpers.measure.measuring import fingerprint
 from analysis_helpers.runs import integrity_problems
 from analysis_helpers.synthetic.policy import entropy_derivative, sample_sequences
 from analysis_helpers.synthetic.runs import default_policy, evaluate, update_direction
-from analysis_helpers.synthetic.validation import short_policy
+from tests.calibration.drawing import short_policy
 from tests.measure.models import MODELS, TabularPolicy, as_batch, assert_same, columns, known, normal_direction, tiny
 from tests.measure.precision import noise_table
 

@@ -19,7 +19,8 @@ import analysis_helpers as ah
 from analysis_helpers import plots
 from analysis_helpers.report.explorer import explore
 from analysis_helpers.report.parameters import read_parameters
-from analysis_helpers.synthetic.validation import read_calibration, verdict_rates
+from analysis_helpers.synthetic.validation import read_calibration
+from tests.calibration.drawing import verdict_rate_table, verdict_records
 from tests.calibration.records import (
     Goal,
     coverage_table,
@@ -129,7 +130,7 @@ def known_truth() -> dict[str, Any]:
         "estimates": fingerprint(estimate_table(estimate_records([64], count=20, seed=0))),
         "coverage": fingerprint(coverage_table(pit_records([0.0, 0.3], count=20))),
         "plans": fingerprint(plan_table(plan_records([Goal(target_sd=0.25), Goal(tolerance=0.8)], count=5, seed=0))),
-        "verdicts": fingerprint(verdict_rates([0.0, 0.5], [64, 512], tau=0.2, count=10)),
+        "verdicts": fingerprint(verdict_rate_table(verdict_records([0.0, 0.5], [64, 512], tau=0.2, count=10, seed=0))),
         "stored": {name: fingerprint(table) for name, table in read_calibration().items()},
     }
 

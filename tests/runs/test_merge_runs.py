@@ -9,8 +9,8 @@ import pytest
 from analysis_helpers import Run, RunError, merge_runs, read_run, write_run
 from analysis_helpers.estimators import scores
 from analysis_helpers.synthetic import synthetic_runs
-from analysis_helpers.synthetic.validation import batch_of
 from tests.building import altered, refused, two_sequences
+from tests.calibration.drawing import batch_of
 
 
 def whole_run(size: int = 60) -> Run:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from analysis_helpers.estimators import columns
-from analysis_helpers.inference import pilot_of
-from analysis_helpers.synthetic.validation import ETA, batch_of, named, replicates, shifted
+from analysis_helpers.inference.prediction import pilot_of
 from tests.building import ETAS, Runs, estimate, random_run
+from tests.calibration.drawing import ETA, batch_of, named, replicates, shifted
 
 
 def test_a_part_of_a_batch_is_the_run_that_its_sequences_would_give(large_runs: Runs) -> None:
