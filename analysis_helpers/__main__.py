@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import reduce
+from functools import wraps
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -33,6 +33,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.exceptions.Exit:  # a RuntimeError, by which click ends
+            raise
         except (ImportError, ValueError, OSError, RuntimeError, AssertionError) as error:  # the last two: of PyTorch
             raise click.ClickException(str(error)) from None
 
@@ -89,14 +91,17 @@ def verdict_command(etas: tuple[float, ...], **parameters: Any) -> None:
 
 
 def _running_options(command: Any) -> Any:
-    """Add the options that a report and a sweep have in common."""
-    options = (
-        click.option("--notebooks", type=_PATH, help="Folder of notebooks."),
-        click.option("--workers", type=click.IntRange(1), help="Notebooks at once [default: the number of cores]."),
-        click.option("--timeout", type=_POSITIVE, default=3600, show_default=True, help="Seconds for a notebook."),
-        click.option("--cold", is_flag=True, help="Start each kernel anew, not as a fork of a warm process."),
-    )
-    return reduce(lambda decorated, option: option(decorated), reversed(options), command)
+    """Add the options that a report and a sweep have in common; the command gets them as fields of `How`."""
+
+    @click.option("--notebooks", type=_PATH, help="Folder of notebooks.")
+    @click.option("--workers", type=click.IntRange(1), help="Notebooks at once [default: the number of cores].")
+    @click.option("--timeout", type=_POSITIVE, default=3600, show_default=True, help="Seconds for a notebook.")
+    @click.option("--cold", is_flag=True, help="Start each kernel anew, not as a fork of a warm process.")
+    @wraps(command)
+    def run_command(workers: int | None, timeout: float, cold: bool, **given: Any) -> None:
+        command(how={"workers": workers, "timeout": timeout, "cold": cold}, **given)
+
+    return run_command
 
 
 @contextmanager
@@ -125,13 +130,7 @@ def _running(hint: str) -> Iterator[None]:
 @click.option("--out", type=_PATH, default=Path("reports"), show_default=True, help="Folder of the pages.")
 @_running_options
 def report_command(
-    out: Path,
-    notebooks: Path | None,
-    workers: int | None,
-    timeout: float,
-    cold: bool,
-    eta: tuple[float, ...],
-    **parameters: Any,
+    out: Path, notebooks: Path | None, how: dict[str, Any], eta: tuple[float, ...], **parameters: Any
 ) -> None:
     """Run the notebooks once and write a report; the last line is the path of its first page.
 
@@ -144,8 +143,7 @@ def report_command(
     with _running(f"what ran is in {out / 'failed' / 'index.html'}"):
         from .report import How, make_report
 
-        how = How(workers, None, timeout, cold, formats=("png", "svg"))
-        index, failed = make_report(options, out, how, folder=notebooks)
+        index, failed = make_report(options, out, How(**how, formats=("png", "svg")), folder=notebooks)
     click.echo(index)
     sys.exit(bool(failed))
 
@@ -165,9 +163,7 @@ def sweep_command(
     scheduler: str | None,
     out: Path,
     notebooks: Path | None,
-    workers: int | None,
-    timeout: float,
-    cold: bool,
+    how: dict[str, Any],
     **given: tuple[str, ...],
 ) -> None:
     """Rerun notebooks with every combination of parameters; the last line is the path of the page.
@@ -180,8 +176,8 @@ def sweep_command(
     with _running(f"the same command resumes it: {out}"):
         from .report import How, make_sweep
 
-        how = How(workers, scheduler, timeout, cold)
-        index, failed = make_sweep(options, out.resolve(), how, names=names, folder=notebooks)
+        where = How(**how, scheduler=scheduler)
+        index, failed = make_sweep(options, out.resolve(), where, names=names, folder=notebooks)
     click.echo(index)
     sys.exit(bool(failed))
 

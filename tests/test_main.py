@@ -37,6 +37,14 @@ def test_the_inventory_is_printed_and_a_problem_is_an_exit_status_of_1(
     assert "file must be complete JSON" in result.output
 
 
+@pytest.mark.parametrize("command", [None, "inventory", "verdict", "report", "sweep", "simulate", "measure"])
+def test_help_is_shown_and_nothing_else(command: str | None) -> None:
+    result = call(*filter(None, (command, "--help")))
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+    assert "Error" not in result.output
+
+
 def test_what_is_missing_is_one_sentence(tmp_path: Path) -> None:
     places = ("inventory", tmp_path / "nowhere"), ("report", "--notebooks", tmp_path, "--out", tmp_path / "out")
     for arguments in places:

@@ -138,11 +138,7 @@ def band(ax: Axes, x: Any, low: Any, high: Any, label: str | None = None) -> Non
 
 
 def histogram(
-    ax: Axes,
-    values: pd.Series[float],
-    estimator: str,
-    label: str | None = None,
-    span: tuple[float, float] | None = None,
+    ax: Axes, values: pd.Series[float], estimator: str, label: str = "", span: tuple[float, float] | None = None
 ) -> None:
     """Draw a filled histogram of `BINS` bins, over the range of the values or the one given."""
     counts, edges = np.histogram(values, bins=BINS, range=span)

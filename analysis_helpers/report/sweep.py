@@ -49,10 +49,10 @@ STAMP = "analysis_sweep"
 _LOCK, _WORKING = ".sweep.lock", ".sweep-working"
 _LONGEST_NAME = 100  # characters of a file name, so that endings fit whatever the file system
 
+Options = Mapping[str, Sequence[object]]  # parameter -> values
 
-def make_report(
-    options: Mapping[str, Sequence[object]], out: Path, how: How, *, folder: Path | None = None
-) -> tuple[Path, int]:
+
+def make_report(options: Options, out: Path, how: How, *, folder: Path | None = None) -> tuple[Path, int]:
     """Return the path of the first page of a report, and the number of notebooks that failed.
 
     If any failed, or it is interrupted, the report is in ``out/failed``, and an earlier one stays as it is.
@@ -101,12 +101,7 @@ def make_report(
 
 
 def make_sweep(
-    options: Mapping[str, Sequence[object]],
-    out: Path,
-    how: How,
-    *,
-    names: Sequence[str] = (),
-    folder: Path | None = None,
+    options: Options, out: Path, how: How, *, names: Sequence[str] = (), folder: Path | None = None
 ) -> tuple[Path, int]:
     """Return the path of the page of a sweep, and the number of notebooks that failed.
 
@@ -167,9 +162,7 @@ def missing_extra(path: Path) -> str:
     return 'it needs PyTorch and transformers: pip install ".[measure]" in a checkout'
 
 
-def plan(
-    notebooks: Sequence[Path], options: Mapping[str, Sequence[object]], *, sweep: bool = True
-) -> tuple[list[Job], list[Execution]]:
+def plan(notebooks: Sequence[Path], options: Options, *, sweep: bool = True) -> tuple[list[Job], list[Execution]]:
     """Return the jobs for every combination of options, and the notebooks that are skipped, each with the reason.
 
     Every parameter is checked before anything runs.
@@ -267,7 +260,7 @@ def _takes(declared: Collection[str], name: str) -> bool:
     return name in declared or (name == "eta" and "etas" in declared)
 
 
-def _check_names(options: Mapping[str, Sequence[object]], known: set[str]) -> None:
+def _check_names(options: Options, known: set[str]) -> None:
     if len(roots := options.get("data_root", ())) > 1:
         raise ValueError(f"data_root must be one folder for all of a sweep, got {', '.join(map(str, roots))}")
     for name in options:
