@@ -176,7 +176,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
                 self.answer.value = f"<b>No answer:</b> {html.escape(str(error))}"
                 below = [self.answer]
             else:
-                self.answer.value = found.verdict._repr_html_()
+                self.answer.value = readable(found.verdict.table()).to_html()
                 self.figure.value, self.table.value = png(found.plot()), readable(found.table()).to_html()
                 below = [self.answer, self.figure, self.table]
             finally:
