@@ -140,10 +140,11 @@ def pool(values: FloatArray, variances: FloatArray) -> Pool:
     7.0
     """
     freedom = max(len(values) - 1, 1)
-    tau2 = between_variances(values, variances, np.array([freedom, *_chi_square(freedom, np.array(ENDS))]))
-    means, errors = _weighted(values, variances, tau2)
-    tau, high, low = np.sqrt(tau2).tolist()
-    return Pool(float(means[0]), float(errors[0]), tau, low, high if len(values) > 1 else math.inf, len(values))
+    few, many = _chi_square(freedom, np.array(ENDS))
+    tau2 = between_variances(values, variances, np.array([freedom, many, few]))
+    tau, low, high = np.sqrt(tau2).tolist()  # Q falls in tau^2: the lower end has the larger quantile
+    [mean], [se] = _weighted(values, variances, tau2[:1])
+    return Pool(float(mean), float(se), tau, low, high if len(values) > 1 else math.inf, len(values))
 
 
 def confidence_distribution(values: FloatArray, variances: FloatArray) -> ConfidenceDistribution:
@@ -189,20 +190,22 @@ def between_variances(
     ``member``, shape ``(R, groups)``, is 1 where a value belongs to a group; each group has a mean of its own.
     """
     group = np.ones((len(values), 1)) if member is None else member
-    off = values - values @ group / group.sum(axis=0) @ group.T
-    spread = float(np.ptp(off))
+    most_exact = np.where(group > 0, variances[:, None], np.inf).argmin(axis=0)
+    values = values - group @ values[most_exact]  # the differences of exact values are not rounded
+    spread = float(np.ptp(values))
     if spread == 0:  # or a single value
         return np.zeros(len(targets))
-    variances = np.maximum(variances, 1e-15 * spread**2)  # what is known exactly would weigh without limit
+    variances = np.maximum(variances, 1e-30 * spread**2)  # what is known exactly would weigh without limit
 
     # Newton's method on 1 / Q: concave in tau^2, so that steps from 0 never go too far.
     tau2 = np.zeros(len(targets))
     for _ in range(_NEWTON_STEPS):
         weights = 1 / (variances + tau2[:, None])
-        off = values - weights * values @ group / (weights @ group) @ group.T
-        parts = weights * off**2
+        means = (weights * values) @ group / (weights @ group)  # of each group
+        parts = weights * (values - means @ group.T) ** 2
         q, slope = parts.sum(axis=1), (weights * parts).sum(axis=1)
-        if np.all(q <= targets * (1 + 1e-12)):
+        moved = np.maximum(tau2 + (q / targets - 1) * q / slope, 0)
+        if np.all(np.abs(moved - tau2) <= 1e-12 * q / slope):
             break
-        tau2 = np.maximum(tau2 + (q / targets - 1) * q / slope, 0)
+        tau2 = moved
     return tau2

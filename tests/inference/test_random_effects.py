@@ -1,10 +1,15 @@
 import math
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import chdtri
 
+from analysis_helpers._checks import FloatArray
 from analysis_helpers.inference.random_effects import (
     ConfidenceDistribution,
+    between_variances,
     confidence_distribution,
     normal_quantile,
     pool,
@@ -27,6 +32,48 @@ def test_tau_is_where_the_weighted_squares_are_as_many_as_the_degrees_of_freedom
     assert weights @ (values - found.mean) ** 2 == pytest.approx(3, rel=1e-9)
     # With equal variances it is the difference of the observed one, 4, and the known one.
     assert pool(np.array([0.0, 2.0, 4.0]), np.full(3, 1.5)).tau ** 2 == pytest.approx(2.5, rel=1e-9)
+
+
+def _fractions(values: FloatArray) -> Any:
+    return np.array([Fraction(value) for value in values])
+
+
+def _weighted_squares(values: FloatArray, variances: FloatArray, member: FloatArray, tau2: Fraction) -> float:
+    """Return ``Q(tau^2)``, computed without rounding."""
+    total = 0.0
+    for group in member.T > 0:
+        own, weights = _fractions(values[group]), 1 / (_fractions(variances[group]) + tau2)
+        mean = (weights * own).sum() / weights.sum()
+        total += float((weights * (own - mean) ** 2).sum())
+    return total
+
+
+@pytest.mark.parametrize("exactly", ["none", "one", "some"])
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_tau_solves_its_equation_in_exact_fractions(exactly: str, alike: bool, groups: int) -> None:
+    rng = np.random.default_rng(8)
+    for _ in range(200):
+        count, scale = rng.integers(2 * groups, 21), 10 ** rng.uniform(-6, 3)
+        variances = scale**2 * (np.ones(count) if alike else 10 ** rng.uniform(-16, 0, count))
+        variances[: {"none": 0, "one": 1, "some": rng.integers(2, count + 1)}[exactly]] = 0
+        values = scale * (rng.choice([0, -12, 1e6]) + rng.normal(0, 10 ** rng.uniform(-1, 2), count))
+        values[groups] = rng.choice(values[[0, groups]])  # of one group
+        member = np.eye(groups)[np.arange(count) % groups]
+        targets = chdtri(count - groups, rng.uniform(0.0025, 0.9975, 3))
+        for tau2, target in zip(between_variances(values, variances, targets, member), targets, strict=True):
+            # At 0 exact values would weigh without limit.
+            squares = _weighted_squares(values, variances, member, max(Fraction(tau2), Fraction(1e-40 * scale**2)))
+            assert squares <= target * (1 + 1e-9)
+            assert tau2 == 0 or squares >= target * (1 - 1e-9)
+
+
+def test_tau_does_not_depend_on_what_else_is_solved_for() -> None:
+    values = np.array([-13.09058291, -11.4916192, -10.97808353, -11.41243373, -12.16382867])
+    variances = np.array([0, *[14.20024687] * 4])
+    for targets in ([0.71072302, 0.14486687], [4, 0.71072302, 9.4877, 0.14486687, 16.42]):
+        found = dict(zip(targets, between_variances(values, variances, np.array(targets)), strict=True))
+        assert (found[0.71072302], found[0.14486687]) == pytest.approx((0.179513, 13.89132), rel=1e-5)
 
 
 def test_one_value_has_no_spread_keeps_its_own_error_and_has_no_p_value() -> None:
