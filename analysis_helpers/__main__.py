@@ -33,9 +33,9 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except click.exceptions.Exit:  # a RuntimeError, by which click ends
+        except BrokenPipeError:  # click ends without a word
             raise
-        except (ImportError, ValueError, OSError, RuntimeError, AssertionError) as error:  # the last two: of PyTorch
+        except (ImportError, ValueError, OSError) as error:
             raise click.ClickException(str(error)) from None
 
 
@@ -239,9 +239,12 @@ def measure_command(
     old, new = (policy if name is None else measure.load_model(name) for name in (before, after))
     v = measure.difference(old.state_dict(), new.state_dict(), lr)
     chosen = measure.drawn_prompts(rows, sequences, seed)
-    batch = measure.sample(policy.to(device), chosen, eos=eos, seed=seed, **drawn)
-    with notes_on_runs() as notes:
-        run = measure.measure(policy, batch, v, etas, microbatch=drawn["microbatch"])
+    try:
+        batch = measure.sample(policy.to(device), chosen, eos=eos, seed=seed, **drawn)
+        with notes_on_runs() as notes:
+            run = measure.measure(policy, batch, v, etas, microbatch=drawn["microbatch"])
+    except (RuntimeError, AssertionError) as error:  # of PyTorch: there is no such device, or too little memory
+        raise click.ClickException(str(error)) from None
     path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())
     write_run(path, run)
     for note in notes:

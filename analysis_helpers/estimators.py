@@ -22,7 +22,7 @@ Array = NDArray[Any]  # float64, or complex128 while a gradient is taken
 EstimatorName = Literal["partial_sum", "ratio", "matched", "adjusted"]
 
 _COMPLEX_STEP = 1e-20
-_ROUNDED = 1e-5  # of the mean score: scores that vary no more are equal, in columns of six digits
+_ROUNDED = 1e-5  # of the mean: values that vary no more are equal, in columns of six digits
 _T = TypeVar("_T")
 
 
@@ -263,8 +263,13 @@ def mean_score(run: Run) -> Estimate:
         If the run does not record the score.
     """
     found = _columns(run, run.etas[0], _MEAN_SCORE).estimates()[1]
-    equal = np.ptp(found.psi) <= _ROUNDED * abs(found.value)
+    equal = equal_but_for_rounding(found.psi + found.value)
     return replace(found, psi=np.zeros_like(found.psi)) if equal else found
+
+
+def equal_but_for_rounding(values: FloatArray) -> bool:
+    """Return whether values differ by no more than columns of six digits are rounded."""
+    return bool(np.ptp(values) <= _ROUNDED * abs(values.mean()))
 
 
 def mean_log_probability_excess(run: Run) -> Estimate:

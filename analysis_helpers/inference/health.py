@@ -17,6 +17,7 @@ from .._checks import FloatArray, same_eta, warn_about_runs
 from ..err_rel import known_eta, recording, runs_at
 from ..estimators import (
     columns,
+    equal_but_for_rounding,
     if_recorded,
     mean_log_probability_excess,
     mean_score,
@@ -24,7 +25,7 @@ from ..estimators import (
     standard_deviation,
     true_total,
 )
-from ..runs import Measurement, Run, integrity_problems, require_batches, require_runs
+from ..runs import FIELDS_BEHIND, Measurement, Run, integrity_problems, require_batches, require_runs
 from .trend import fit_trend
 
 LEAST_ESS_SHARE = 0.5
@@ -79,12 +80,15 @@ class Check:
         What a run must record; said where the value is missing.
     severity
         How bad a value is: the largest is shown as the worst.
+    unsound
+        Whether a run that is flagged gives no answer, and must be fixed or left out.
     """
 
     meaning: str
     find: Callable[[Run, Runs], Iterable[Finding]]
     takes: str = ""
     severity: Callable[[float], float] = abs
+    unsound: bool = False
 
 
 def _at_each_eta(find: Callable[[Run, Measurement], Finding]) -> Callable[[Run, Runs], Iterable[Finding]]:
@@ -108,10 +112,12 @@ def _excess(run: Run, runs: Runs) -> list[Finding]:
 
 
 def _entropy_mismatch(run: Run, runs: Runs) -> list[Finding]:
-    if run.logp is None or "baseline_entropy" not in run.supports or not run.logp.any():
+    h_base = run.measurements[0].h_base
+    if run.logp is None or h_base is None or not run.logp.any():
         return [Finding(math.nan, MOST_ENTROPY_MISMATCH)]
-    excess, typical = mean_log_probability_excess(run), -float(run.logp.mean())
-    return [Finding(excess.value / typical, MOST_ENTROPY_MISMATCH + 4 * excess.se / typical)]
+    ratio = float(h_base.sum() / -run.logp.sum())
+    error = mean_log_probability_excess(run).se / -float(np.mean(run.logp))
+    return [Finding(ratio - 1, MOST_ENTROPY_MISMATCH + 4 * error)]
 
 
 def _offset(run: Run, runs: Runs) -> list[Finding]:
@@ -145,20 +151,31 @@ def _weights_agree(run: Run, measured: Measurement) -> Finding:
 
 
 def _log_weight_slope(run: Run, measured: Measurement) -> Finding:
-    largest = max(run.measurements, key=lambda each: each.eta)
-    per_eta = None if largest is measured or largest.log_weights is None else largest.log_weights / largest.eta
-    if run.score is not None:
-        per_eta = scores(run)
-    if per_eta is None or measured.log_weights is None or run.num_sequences < 3:
+    expected, found = _expected_log_weights(run, measured), measured.log_weights
+    if expected is None or found is None or run.num_sequences < 3:
         return Finding(math.nan, MOST_SLOPE_ERROR)
-    if not (per_eta.std() if run.score is None else mean_score(run).se):
+    if equal_but_for_rounding(expected):
         return Finding(math.nan, MOST_SLOPE_ERROR, detail="No score or log weight varies.")
-    expected, found = _centred(measured.eta * per_eta), _centred(measured.log_weights)
+    expected, found = _centred(expected), _centred(found)
     variance = float(expected @ expected)
     slope = float(expected @ found) / variance
     left = found - slope * expected
-    error = math.sqrt(float(left @ left) / (len(left) - 2) / variance)
-    return Finding(slope - 1, MOST_SLOPE_ERROR + 4 * error)
+    limit = MOST_SLOPE_ERROR + 4 * math.sqrt(float(left @ left) / (len(left) - 2) / variance)
+    if run.score is not None:
+        return Finding(slope - 1, limit)
+    # Noise at the largest eta makes the slope too small: without a score only others are a fault.
+    detail = "Against the log weights of the largest eta, as there is no score."
+    return Finding(slope - 1, limit, not -limit <= slope <= 1 + limit, detail)
+
+
+def _expected_log_weights(run: Run, measured: Measurement) -> FloatArray | None:
+    """Return eta times the score or, without it, the log weights of the largest eta scaled down to this one."""
+    largest = max(run.measurements, key=lambda each: each.eta)
+    if run.score is not None:
+        return measured.eta * scores(run)
+    if largest is measured or largest.log_weights is None:
+        return None
+    return measured.eta / largest.eta * largest.log_weights
 
 
 def _ess_share(run: Run, measured: Measurement) -> Finding:
@@ -223,7 +240,7 @@ def _noise(run: Run, measured: Measurement) -> Finding:
         noise = float((left**2).sum() / len(left) / max(len(etas) - 1, 1))
     elif log is not None and twice is not None:
         noise = float(np.var(twice - 2 * log)) / 3
-    variance = 0.0 if log is None else float(np.var(log))
+    variance = 0.0 if log is None or equal_but_for_rounding(log) else float(np.var(log))
     return Finding(noise / variance if variance else math.nan, MOST_NOISE_SHARE)
 
 
@@ -261,39 +278,49 @@ def _linear_error(run: Run, eta: float) -> float:
 
 
 CHECKS = {
-    "integrity": Check("Contributions must sum to the stored totals; runs that do not add up are skipped.", _integrity),
-    "unchanged": Check("1 where entropies and weights did not change: the step was skipped.", _at_each_eta(_unchanged)),
+    "integrity": Check(
+        "Contributions must sum to the stored totals; runs that do not add up are skipped.", _integrity, unsound=True
+    ),
+    "unchanged": Check(
+        "1 where entropies and weights did not change: the step was skipped.", _at_each_eta(_unchanged), unsound=True
+    ),
     "score_z": Check("Mean score over its SE; far from 0, sequences are off-policy.", _score, "the score"),
     "log_probability_excess_z": Check(
-        "Mean of log pi(sequence) + its entropy, over its SE; far from 0, sequences are off-policy.",
+        "Mean of log pi(sequence) + its entropy, over its SE; far from 0: off-policy, or entropies do not match.",
         _excess,
         "sum_logp and h_base",
     ),
     "entropy_mismatch": Check(
-        "Sum of entropies over that of −log pi, minus 1; far from 0, they differ in tokens or unit (0.44: bits).",
+        "Sum of entropies over that of −log pi, minus 1; far from 0: other tokens, units (0.44: bits) or temperature.",
         _entropy_mismatch,
         "sum_logp and h_base",
+        unsound=True,
     ),
     "ess_share": Check(
         "Effective sample size of the importance weights over N; near 1, weights are even.",
         _at_each_eta(_ess_share),
         severity=lambda value: -value,
+        unsound=True,
     ),
     "largest_weight_share": Check(
-        "Share of the largest weight; large, one sequence decides the true change.", _at_each_eta(_largest_weight)
+        "Share of the largest weight; large, one sequence decides the true change.",
+        _at_each_eta(_largest_weight),
+        unsound=True,
     ),
     "pareto_k": Check(
         "Tail of the importance weights; above the limit, the true change and its SE are unreliable.",
         _at_each_eta(_pareto_k),
         severity=float,
+        unsound=True,
     ),
     "weights_agree": Check(
         "Largest disagreement of stored weights with log weights and ESS.",
         _at_each_eta(_weights_agree),
         "log_weights or ess",
+        unsound=True,
     ),
     "log_weight_slope": Check(
-        "Slope of log weights on eta times score (or largest eta's), minus 1; −2: reversed, −1: averaged, 0.44: bits.",
+        "Slope of log weights on eta times score, minus 1; −2: one is reversed, −1: averaged per token, 0.44: in bits.",
         _at_each_eta(_log_weight_slope),
         "log_weights, and the score or a larger eta",
     ),
@@ -306,6 +333,7 @@ CHECKS = {
         "True change that does not vanish at eta 0, over its SE; large, entropies were measured differently.",
         _offset,
         "two etas and h_base",
+        unsound=True,
     ),
     "step_error": Check(
         "SE of matched − true over the mean true change; large, this run cannot show nonlinearity by it.",
@@ -471,10 +499,22 @@ def _correction(run: Run) -> str:
 
 
 def influence_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
-    """Return the influence of each sequence (of each prompt, where recorded) on both changes of its run at one eta.
+    """Return the influence of each sequence (or prompt, where recorded) on both changes of its run at one eta.
 
-    The influence is N times what the change would lose without the sequence, to first order; its SD over the root of N
-    is the standard error of the change. What a run does not record is missing, with a warning.
+    The influence is what the change owes to it, to first order, times the number of rows; its SD over the root of that
+    number is the standard error of the change. What a run does not record is missing, with a warning.
+
+    Parameters
+    ----------
+    runs
+        Name -> run; those without eta are skipped with a warning.
+    eta
+        Step size.
+
+    Raises
+    ------
+    ValueError
+        If no run has the eta.
 
     Returns
     -------
@@ -487,15 +527,14 @@ def influence_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
     >>> len(influence_table(synthetic_runs(2, 32), 1.6e-6))
     64
     """
-    kept = runs_at(runs, known_eta(runs, eta))
-    without = kept.keys() - recording(kept, "linear", "baseline_entropy").keys()
-    if without:
-        names = ", ".join(sorted(without))
-        warn_about_runs(f"the influence on the linear change is not known of {names}: it takes gdotv and h_base")
-    parts = []
+    kept, parts = runs_at(runs, known_eta(runs, eta)), []
+    for change, needs in (("true", ("baseline_entropy",)), ("linear", ("linear", "baseline_entropy"))):
+        if without := ", ".join(name for name in kept if name not in recording(kept, *needs)):
+            fields = " and ".join(FIELDS_BEHIND[need] for need in needs)
+            warn_about_runs(f"the influence on the {change} change is not known of {without}: it takes {fields}")
     for name, run in kept.items():
         true = true_total(run, eta).psi
-        linear = columns(run, eta).estimates()[1].psi if name not in without else np.full(len(true), np.nan)
+        linear = columns(run, eta).estimates()[1].psi if name in recording(kept, *needs) else np.full(len(true), np.nan)
         parts.append(pd.DataFrame({"run": name, "true": true, "linear": linear}))
     return pd.concat(parts, ignore_index=True)
 
@@ -527,7 +566,8 @@ def influence_tails(influence: pd.DataFrame) -> pd.DataFrame:
             if not len(values):
                 continue  # not recorded
             squares = np.sort((values - values.mean()) ** 2)[::-1]
-            top = squares[: max(1, len(squares) // 100)].sum() / squares.sum()
-            sd = float(values.std(ddof=1))
-            rows.append((run, change, sd, float(np.sqrt(squares[0])) / sd, float(top)))
+            sd, total = standard_deviation(values), float(squares.sum())
+            largest, top = float(np.sqrt(squares[0])), float(squares[: max(1, len(squares) // 100)].sum())
+            shares = (largest / sd, top / total) if total else (math.nan, math.nan)  # nothing varies
+            rows.append((run, change, sd, *shares))
     return pd.DataFrame(rows, columns=["run", "change", "sd", "largest", "top_1pct_share"])

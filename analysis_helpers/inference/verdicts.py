@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from .._checks import checked_count, same_eta
-from ..err_rel import distinct_runs, known_eta, known_etas, recording, runs_at
+from ..err_rel import distinct_runs, known_eta, known_etas, recording, runs_at, runs_at_each
 from ..estimators import Estimate, true_total
 from ..runs import Run, integrity_problems, require_runs
-from .health import CLEAR_Z, OFF_POLICY_CHECKS, run_health
+from .health import CHECKS, CLEAR_Z, OFF_POLICY_CHECKS, run_health
 from .planning import LEAST, check_goal, size_for, spread_with_interval
 from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
 from .random_effects import CONFIDENCE, Pool, between_variances, normal_quantile
@@ -37,10 +37,6 @@ _FEW_RUNS = 10
 _MOST_SHARED = 0.5  # of the prompts: beyond, runs are not independent of each other
 _ANOTHER_UNIT = 20  # times the true change: a linear change so far off is hardly one in the unit of the format
 _MORE_RUNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
-_UNSOUND = (
-    *("integrity", "unchanged", "entropy_mismatch", "ess_share", "largest_weight_share", "pareto_k"),
-    *("weights_agree", "offset_z"),
-)
 _WRONG_SLOPE = 0.5  # of log weights on eta times score: further off 1 than nonlinearity brings it
 
 
@@ -55,7 +51,8 @@ class Answer:
     estimator
         What it rests on: "trend", "matched" or "ratio"; empty where nothing is recorded that could answer.
     mean, se
-        Mean error over updates and its standard error (random effects).
+        Mean error over updates and its standard error (random effects); like all numbers, NaN or None where a run is
+        unsound.
     low, high
         Where the error of the next update falls with the probability; NaN with one run.
     margin
@@ -238,14 +235,10 @@ def verdict_map(
     >>> verdict_map(synthetic_runs(3, 512))[["eta", "linear"]].to_dict("list")
     {'eta': [1.6e-06, 3.2e-06], 'linear': ['yes', 'yes']}
     """
+    found, goal = known_etas(runs, etas), {"tolerance": tolerance, "probability": probability}
     require_runs(small_runs or runs, "small_runs")
-    goal: dict[str, float] = {"tolerance": tolerance, "probability": probability}
-    distinct, small = distinct_runs(runs), small_runs or {}
-    found = [
-        verdict(_having(distinct, eta), eta, n, small_runs=_having(small, eta), **goal)
-        for eta in known_etas(runs, etas)
-    ]
-    return verdict_table(found)
+    large, small = runs_at_each(distinct_runs(runs), found), runs_at_each(small_runs or {}, found)
+    return verdict_table([verdict(large[eta], eta, n, small_runs=small[eta], **goal) for eta in found])
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -298,11 +291,6 @@ def true_change_p_value(large_runs: Mapping[str, Run], small_runs: Mapping[str, 
     return float(2 * stdtr(freedom, -abs(first - second) / math.sqrt(np.sum(1 / totals))))
 
 
-def _having(runs: Mapping[str, Run], eta: float) -> dict[str, Run]:
-    """Return the runs that have eta: over all etas, it says nothing that some runs lack one."""
-    return {name: run for name, run in runs.items() if run.has_eta(eta)}
-
-
 def _true_totals(runs: Mapping[str, Run], eta: float) -> list[Estimate]:
     """Return the true change of each run that has eta, where its standard error is known."""
     totals = [true_total(run, eta) for run in runs.values() if run.has_eta(eta)]
@@ -343,7 +331,8 @@ class Case:
         if change and change.se * CLEAR_Z > abs(change.mean):
             doubts.append(f"the reference, the mean true change, is known to ±{_relative(change)} only")
         elif not 1 / _ANOTHER_UNIT < abs(times := 1 + self.ratio.pooled.mean) < _ANOTHER_UNIT:
-            told.append(f"the linear change is {times:.2g} times the true one: are linear terms in another unit?")
+            share = f"{times:,.0f}" if abs(times) > 1 else f"{times:.2g}"
+            told.append(f"the linear change is {share} times the true one: linear terms may be in another unit")
         if not self._without("score"):
             told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
         else:
@@ -356,20 +345,20 @@ class Case:
             if min(found.p_spread, found.p_mean) < SURPRISING:
                 doubts.append("the actual runs contradict the prediction from the large runs")
         if len(self._off_policy):
-            told.append("sequences are off-policy (sampler-trainer mismatch), see the flags below")
+            told.append(f"sequences are off-policy (sampler-trainer mismatch) by {_joined(self._off_policy['check'])}")
         return self.answered("ratio", self.ratio, doubts, told)
 
     @cached_property
     def reasons(self) -> tuple[str, ...]:
         """The reasons that concern both answers."""
-        told = []
-        if change := self._change:
+        told, change = [], self._change if self._unsound.empty else None
+        if change:
             tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 and change.mean else ""
             told.append(f"true change, mean by random effects: {_milli(change)} (10⁻³ nats per token{tau})")
         if change and (small := true_change(self.small_runs, self.eta)):
             p = true_change_p_value(self.runs, self.small_runs, self.eta)
             told[0] += f"; actual runs {_milli(small)} (p = {p:.2g} for no difference)"
-        return (*told, *(f"health: {flagged}" for flagged in _explained(self._flags.drop(self._unsound.index))))
+        return (*told, *(f"health: {flag}" for flag in _explained(self._flags.drop(self._unsound.index))))
 
     @cached_property
     def next_steps(self) -> tuple[str, ...]:
@@ -377,7 +366,7 @@ class Case:
         linear, recorded, steps = self.linear, self.recorded, []
         if len(self._unsound):
             return ("fix or exclude the runs named above; what else would help depends on it",)
-        if self._doubts:
+        if self._shared:
             steps.append(
                 "measure runs with other prompts (if ids begin anew in each run, number them across runs): more "
                 "sequences, etas or runs with these prompts settle nothing"
@@ -387,7 +376,7 @@ class Case:
                 "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling"
             )
         trend, matched = self._pilots.get("trend"), self._pilots.get("matched")
-        few = not self._doubts and max(len(run.etas) for run in self.runs.values()) < 5
+        few = not self._shared and max(len(run.etas) for run in self.runs.values()) < 5
         weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
         if few and weak and (linear.answer == "cannot tell" or linear.enough != "yes"):
             steps.append("measure larger etas on the same sequences: nonlinearity is then known better at every eta")
@@ -408,9 +397,9 @@ class Case:
     @cached_property
     def not_established(self) -> tuple[str, ...]:
         """What these runs do not show."""
-        count, found, change = len(self.runs), [], self._change
         if len(self._unsound):
             return ()
+        count, found, change = len(self.runs), [], self._change
         if count < _FEW_RUNS:
             taus = {name: pilot.pooled.tau_high for name, pilot in self._pilots.items()}
             bounds = [f"{tau:.{_decimals(tau)}f} ({_NAMED[name]})" for name, tau in taus.items() if tau]
@@ -440,7 +429,7 @@ class Case:
         reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
         answer = "cannot tell" if reasons else _within(pilot, self.tolerance, self.probability)
         if len(self._unsound):  # no number that could be taken for an estimate
-            return Answer(answer, estimator, reasons=(*reasons, *told))
+            return Answer(answer, estimator, reasons=tuple(reasons))
         spreads = spread_with_interval(pilot)
         margins = self._margins(spreads, self.n)
         margin, least, most = (f"{end:.{_decimals(margins[0])}f}" for end in margins)
@@ -460,7 +449,7 @@ class Case:
         return "yes" if most <= self.tolerance else "no" if least > self.tolerance else "cannot tell"
 
     def more_runs(self, pilot: Pilot) -> str:
-        """Return how many more runs that agree as these do would answer yes or no."""
+        """Return with how many more runs like these the answer would be yes or no."""
         from scipy.special import ndtri
 
         count, found = len(pilot.values), pilot.pooled
@@ -471,7 +460,7 @@ class Case:
             spreads = np.full(count + more, math.sqrt(variance))
             like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
             if (answer := _within(like, self.tolerance, self.probability)) != "cannot tell":
-                return f'{counted(more, "more run")} that agree as these do would say "{answer}"'
+                return f'with {counted(more, "more run")} like these the answer would be "{answer}"'
         return "more runs of this size would not settle it"
 
     @cached_property
@@ -522,14 +511,19 @@ class Case:
         checks = self._flags["check"]
         slopes = checks == "log_weight_slope"  # all of them, where one is far off: they have the same fault
         wrong = slopes & (self._flags.loc[slopes, "value"].abs().max() > _WRONG_SLOPE)
-        found: pd.DataFrame = self._flags[checks.isin(_UNSOUND) | wrong]
+        unsound = checks.isin([name for name, check in CHECKS.items() if check.unsound])
+        found: pd.DataFrame = self._flags[unsound | wrong]
         return found
 
     @cached_property
     def _doubts(self) -> list[str]:
         """What concerns both answers."""
-        unsound = [f"{flagged}: fix or exclude the run" for flagged in _explained(self._unsound)]
-        return unsound + _shared_prompts(self.runs)
+        return [f"fix or exclude the run: {flag}" for flag in _explained(self._unsound)] + self._shared
+
+    @cached_property
+    def _shared(self) -> list[str]:
+        """That runs share their prompts, where they do."""
+        return _shared_prompts(self.runs)
 
     def _without(self, *needs: str) -> list[str]:
         return [name for name in self.runs if name not in recording(self.runs, *needs)]
@@ -575,9 +569,13 @@ def _explained(flags: pd.DataFrame) -> list[str]:
     told = []
     for check, rows in flags.groupby("check", sort=False):
         values = " to ".join(dict.fromkeys(f"{end:.3g}" for end in (rows["value"].min(), rows["value"].max())))
-        runs, meaning = ", ".join(dict.fromkeys(rows["run"])), rows["meaning"].iloc[0].rstrip(".")
-        told.append(f"{check} {values} in {runs} ({meaning})")
+        told.append(f"{check} {values} in {_joined(rows['run'])}. {rows['meaning'].iloc[0].rstrip('.')}")
     return told
+
+
+def _joined(names: Iterable[str]) -> str:
+    """Return names as they come, each once."""
+    return ", ".join(dict.fromkeys(names))
 
 
 def plus_minus(mean: float, se: float) -> str:

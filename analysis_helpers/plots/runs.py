@@ -67,7 +67,9 @@ def plot_influence_tails(influence: pd.DataFrame) -> Figure:
     ax.plot(grid, normal, color=style.COLOURS["guide"], linestyle=":", label="normal distribution")
     ax.set_yscale("log")
     ax.set_ylim(0.5 / len(influence), 1.2)
-    title = "Largest influence: {:.1f} SDs from the mean ({} change)".format(*max(farthest))
+    title = "Influence is not recorded, or does not vary"
+    if farthest:
+        title = "Largest influence: {:.1f} SDs from the mean ({} change)".format(*max(farthest))
     style.describe(ax, title, "distance of an influence from the mean (SDs)", "share of sequences farther away")
     ax.legend(fontsize=8, frameon=False)
     return figure

@@ -57,7 +57,7 @@ def plot_verdict_rates(table: pd.DataFrame, question: str, label: str) -> Figure
     Parameters
     ----------
     table
-        From `analysis_helpers.synthetic.verdict_rates`.
+        From table "verdicts" of `analysis_helpers.synthetic.read_calibration`.
     question
         "enough" or "recorded".
     label

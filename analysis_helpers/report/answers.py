@@ -153,7 +153,7 @@ def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates:
     """Return the coverage of intervals and the rates of false answers where the true answer is known."""
     false_yes = rates.loc[rates["truth"] == "no", "yes"].max()
     false_no = rates.loc[rates["truth"] == "yes", "no"].max()
-    border = intervals["false_yes"].max()
+    border = intervals.loc[intervals["runs"] == 4, "false_yes"].max()
     covered, held = estimates["covered"], intervals.loc[intervals["tau"] > 0, "next"]
     return [
         f"95% intervals of single estimates cover {covered.min():.1%} to {covered.max():.1%}.",

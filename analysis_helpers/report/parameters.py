@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from statistics import median_low
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
@@ -192,7 +193,7 @@ def notebooks_folder() -> Path:
 
 def _as_list(value: object) -> object:
     """Return a list that is given as text, or as the one value in it."""
-    with suppress(ValueError, SyntaxError):
+    with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # it is no literal
         value = ast.literal_eval(value) if isinstance(value, str) else value
     return [value] if isinstance(value, str | int | float) else value
 
@@ -240,7 +241,7 @@ def _chosen(
     given: Mapping[str, Any], batches: Mapping[str, _Runs], unusable: Sequence[str]
 ) -> dict[str, tuple[Any, str]]:
     """Return what suits the data: name -> value and where it comes from."""
-    sizes = {name: min(size for size, _ in runs) for name, runs in batches.items()}
+    sizes = {name: median_low(size for size, _ in runs) for name, runs in batches.items()}
     for name in ("large_batch", "small_batch"):
         if given.get(name) and given[name] not in sizes:
             there = ", ".join(sizes)
@@ -280,15 +281,15 @@ def _shared_etas(runs: _Runs) -> list[float]:
 
 def _check_data(values: Mapping[str, Any], runs: _Runs) -> None:
     """Raise a `ParameterError` if a step size was not measured or subsets are larger than a run."""
-    large, most = values["large_batch"], min(size for size, _ in runs)
+    large, most = values["large_batch"], max(size for size, _ in runs)
     measured = sorted({eta for _, etas in runs for eta in etas})
     for eta in (*values.get("etas", ()), values.get("eta", measured[0])):
         if not any(same_eta(eta, other) for other in measured):
             there = ", ".join(f"{other:g}" for other in measured)
             raise ParameterError(f"eta must be a step size of {large} (there: {there}), got {eta:g}")
     if {"num_samples", "samples_per_eta"} & set(values) and values.get("subset_size", 0) > most:
-        size = values["subset_size"]
-        raise ParameterError(f"subset_size must be at most {most:,}, the sequences of a run of {large}, got {size:,}")
+        rule = f"must be at most {most:,}, the sequences of the largest run of {large}"
+        raise ParameterError(f"subset_size {rule}, got {values['subset_size']:,}")
 
 
 # --- set by papermill -------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import os
 
-from analysis_helpers.synthetic.validation import CALIBRATION_FILE
+from analysis_helpers.synthetic.calibration import CALIBRATION_FILE
 from tests.calibration.calibration import write_calibration
 
 if __name__ == "__main__":

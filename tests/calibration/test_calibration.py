@@ -9,7 +9,7 @@ import pytest
 
 from analysis_helpers.inference.health import CHECKS
 from analysis_helpers.synthetic import flag_overview, read_calibration
-from analysis_helpers.synthetic.validation import CALIBRATION_FILE
+from analysis_helpers.synthetic.calibration import CALIBRATION_FILE
 from tests.calibration import calibration
 from tests.calibration.records import LEVELS
 

@@ -9,8 +9,9 @@ import analysis_helpers as ah
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.estimators import scores
 from analysis_helpers.inference.health import CHECKS
+from analysis_helpers.plots import plot_influence_tails
 from analysis_helpers.runs import ShardError
-from tests.building import ETAS, Runs, known, random_run, totals_only_run
+from tests.building import ETAS, Runs, altered, known, random_run, totals_only_run, two_sequences
 from tests.calibration.drawing import batch_of
 
 ETA = 1.6e-6
@@ -60,6 +61,25 @@ def test_without_the_score_noise_is_told_from_a_step_of_twice_the_size() -> None
     run = with_weights({ETAS[0]: 0.2 * slope + one - old, ETAS[1]: 0.4 * slope + two - old})
     assert found(run, "noise_share", ETAS[0]).value == pytest.approx(2 * s**2 / (0.04 + 2 * s**2), rel=0.05)
     assert np.isnan(found(run, "noise_share", ETAS[1]).value)
+
+
+def test_without_the_score_noise_is_not_taken_for_weights_that_are_too_small() -> None:
+    slope, one, two = np.random.default_rng(0).normal(size=(3, 2000))  # noise as large as what is measured
+    checked = found(with_weights({ETAS[0]: slope + one, ETAS[1]: 2 * slope + 2 * two}), "log_weight_slope", ETAS[0])
+    assert checked.value == pytest.approx(-0.5, abs=0.05)
+    assert not checked.flag
+
+
+def test_influence_that_does_not_vary_has_no_tail_and_is_drawn_as_nothing() -> None:
+    run = two_sequences(h_new={1e-6: [1.0, 2.0]}, log_weights={1e-6: [0.0, 0.0]})
+    tails = ah.influence_tails(ah.influence_table({"run_01": run}, 1e-6)).set_index("change")
+    assert tails.loc["true", "sd"] == 0
+    assert tails.loc["true", ["largest", "top_1pct_share"]].isna().all()
+    without = dataclasses.replace(random_run(), measurements=altered(random_run(), h_base=None).measurements)
+    with pytest.warns(RunWarning, match="(true|linear) change is not known of run_01"):
+        table = ah.influence_table({"run_01": without}, 1e-6)
+    assert table[["true", "linear"]].isna().all(axis=None)
+    assert plot_influence_tails(table).axes[0].get_title()
 
 
 def test_without_the_score_log_weights_are_held_against_those_of_the_largest_eta() -> None:

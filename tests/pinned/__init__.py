@@ -19,7 +19,7 @@ import analysis_helpers as ah
 from analysis_helpers import plots
 from analysis_helpers.report.explorer import explore
 from analysis_helpers.report.parameters import read_parameters
-from analysis_helpers.synthetic.validation import read_calibration
+from analysis_helpers.synthetic.calibration import read_calibration
 from tests.calibration.drawing import verdict_rate_table, verdict_records
 from tests.calibration.records import (
     Goal,

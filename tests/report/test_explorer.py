@@ -125,7 +125,7 @@ def test_controls_begin_where_they_are_told(shown: Shown, start: Parameters) -> 
     }
     [found] = seen
     assert found.verdict == explored(start).verdict
-    assert explorer.answer.value == found.verdict._repr_html_()
+    assert all(word in explorer.answer.value for word in found.verdict.table()["answer"])
     assert bytes(explorer.figure.value).startswith(b"\x89PNG")
     assert "SD of err_rel over subsets of 256" in explorer.table.value
 

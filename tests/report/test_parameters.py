@@ -131,9 +131,10 @@ def test_step_sizes_are_those_that_most_runs_share_where_no_run_has_all(tmp_path
     assert found.sources["eta"] == "smallest measured on most sequences"
 
 
-def test_a_small_run_in_the_wrong_folder_does_not_choose_the_step_size(tmp_path: Path) -> None:
-    own_data(tmp_path, big=(64, {"a": (2e-6, 4e-6)}))
-    assert read_parameters(own_data(tmp_path, big=(32, {"b": (1e-6, 3e-6)}))).eta == 2e-6
+def test_a_small_run_in_the_wrong_folder_chooses_nothing(tmp_path: Path) -> None:
+    own_data(tmp_path, big=(64, {"a": (2e-6, 4e-6), "c": (2e-6, 4e-6)}), small=(48, {"a": (2e-6,)}))
+    found = read_parameters(own_data(tmp_path, big=(32, {"b": (1e-6, 3e-6)})))
+    assert (found.large_batch, found.small_batch, found.subset_size, found.eta) == ("big", "small", 48, 2e-6)
 
 
 def test_what_is_not_in_the_data_is_refused() -> None:
