@@ -402,7 +402,8 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
     80
     """
     require_runs(runs)
-    first, *_ = shards = list(runs.values())
+    shards = list(runs.values())
+    first = shards[0]
     for k, (name, run) in enumerate(runs.items()):
         if len(run.etas) != len(first.etas) or not all(map(run.has_eta, first.etas)):
             raise RunError(name, "etas", f"must be those of the other runs, {list(first.etas)}", list(run.etas))
@@ -411,22 +412,25 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
         if any(run == other for other in shards[:k]):
             raise RunError(name, "sequences", "must not be those of another run")
 
-    def column(field: str, values: Iterable[NDArray[Any] | None]) -> Any:
+    def column(field: str, values: Iterable[NDArray[Any] | None], *, optional: bool = False) -> Any:
         found = dict(zip(runs, values, strict=True))
         lacking = [name for name, each in found.items() if each is None]
-        if 0 < len(lacking) < len(runs):
-            raise RunError(", ".join(lacking), field, "must be recorded, as by the other runs")
+        if lacking and not (optional and len(lacking) == len(runs)):
+            rule = "must be recorded by all runs or by none" if optional else "must be recorded"
+            raise RunError(", ".join(lacking), field, rule)
         return None if lacking else np.concatenate([each for each in found.values() if each is not None])
 
-    of_run, of_terms = ("token_counts", "logp", "sampler_logp", "prompt_ids"), ("wjlogp_sum", "jH_sum")
+    of_run, of_terms = ("logp", "sampler_logp", "prompt_ids"), ("wjlogp_sum", "jH_sum")
+    logs = "true.entries[].diagnostics.log_weights"
     measured = {eta: [run.measurement(eta) for run in shards] for eta in first.etas}
     return Run.from_arrays(
-        h_base=column("h_base", (run.measurements[0].h_base for run in shards)),
+        token_counts=column("token_counts", (run.token_counts for run in shards)),
+        h_base=column(FIELDS_BEHIND["baseline_entropy"], (run.measurements[0].h_base for run in shards)),
         h_new={eta: column("h_new", (m.h_new for m in found)) for eta, found in measured.items()},
-        log_weights={eta: column("log_weights", (m.log_weights for m in found)) for eta, found in measured.items()},
-        score=column("score", (run.scores for run in shards)),
-        **{name: column(name, (getattr(run, name) for run in shards)) for name in of_run},
-        **{name: column(name, (getattr(run.score, name, None) for run in shards)) for name in of_terms},
+        log_weights={eta: column(logs, (m.log_weights for m in found)) for eta, found in measured.items()},
+        score=column(FIELDS_BEHIND["score"], (run.scores for run in shards)),
+        **{name: column(name, (getattr(run.score, name) for run in shards)) for name in of_terms},
+        **{name: column(name, (getattr(run, name) for run in shards), optional=True) for name in of_run},
         direction=first.direction,
         source=" + ".join(runs),
     )

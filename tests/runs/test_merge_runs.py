@@ -8,6 +8,7 @@ import pytest
 
 from analysis_helpers import Run, RunError, merge_runs, read_run, write_run
 from analysis_helpers.estimators import scores
+from analysis_helpers.runs.run import FIELDS_BEHIND
 from analysis_helpers.synthetic import synthetic_runs
 from tests.building import altered, refused, two_sequences
 from tests.calibration.drawing import batch_of
@@ -50,17 +51,17 @@ def test_sequences_without_tokens_are_merged() -> None:
     ("change", "message"),
     [
         (lambda run: replace(run, direction="77"), "b: direction must be that of the other runs, 1f3a, got 77"),
-        (lambda run: replace(run, logp=None), "b: logp must be recorded, as by the other runs"),
-        (lambda run: replace(run, sampler_logp=None), "b: sampler_logp must be recorded, as by"),
-        (lambda run: replace(run, prompt_ids=None), "b: prompt_ids must be recorded, as by"),
-        (lambda run: replace(run, score=None), "b: score must be recorded, as by the other runs"),
+        (lambda run: replace(run, logp=None), "b: logp must be recorded by all runs or by none"),
+        (lambda run: replace(run, sampler_logp=None), "b: sampler_logp must be recorded by all runs or by none"),
+        (lambda run: replace(run, prompt_ids=None), "b: prompt_ids must be recorded by all runs or by none"),
+        (lambda run: replace(run, score=None), f"b: {FIELDS_BEHIND['score']} must be recorded"),
         (lambda run: replace(run, measurements=run.measurements[:1] * 2), "b: etas must be those of the other runs"),
         (
             lambda run: replace(run, measurements=run.measurements[:1]),
             "b: etas must be those of the other runs, [1.6e-06, 3.2e-06], got [1.6e-06]",
         ),
-        (lambda run: altered(run, h_base=None), "b: h_base must be recorded, as by the other runs"),
-        (lambda run: altered(run, log_weights=None), "b: log_weights must be recorded, as by the other runs"),
+        (lambda run: altered(run, h_base=None), "b: true.entries[].diagnostics.h_base must be recorded"),
+        (lambda run: altered(run, log_weights=None), "b: true.entries[].diagnostics.log_weights must be recorded"),
         (lambda _: batch_of(whole_run(90), 0, 30), "b: sequences must not be those of another run"),
     ],
 )
@@ -71,13 +72,14 @@ def test_runs_that_do_not_belong_together_are_refused(change: Callable[[Run], Ru
 
 
 @pytest.mark.parametrize(
-    ("lacking", "message"),
+    ("lacking", "field"),
     [
-        (lambda run: altered(run, h_base=None), "a + b: h_base must hold one number per sequence"),
-        (lambda run: altered(run, log_weights=None), "a + b: log_weights[1.6e-06] must hold one number per sequence"),
-        (lambda run: replace(run, score=None), "give the linear change in one way: score, wjlogp_sum and jH_sum"),
+        (lambda run: altered(run, h_base=None), "true.entries[].diagnostics.h_base"),
+        (lambda run: altered(run, log_weights=None), "true.entries[].diagnostics.log_weights"),
+        (lambda run: replace(run, score=None), FIELDS_BEHIND["score"]),
     ],
 )
-def test_what_merging_takes_and_no_run_records_is_named(lacking: Callable[[Run], Run], message: str) -> None:
-    with refused(message):
-        merge_runs({name: lacking(batch_of(whole_run(), start, 30)) for name, start in (("a", 0), ("b", 30))})
+def test_what_merging_takes_and_no_run_records_is_named(lacking: Callable[[Run], Run], field: str) -> None:
+    runs = {name: lacking(batch_of(whole_run(), start, 30)) for name, start in (("a", 0), ("b", 30))}
+    with refused(f"a, b: {field} must be recorded", error=RunError):
+        merge_runs(runs)
