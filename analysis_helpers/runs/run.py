@@ -94,7 +94,16 @@ class Measurement:
         weights, entropy = frozen(raw / raw.sum()), float(h_base.sum() / tokens.sum())
         weighted_tokens = checked_total(weights * tokens, f"log_weights[{eta}] (weights times tokens)")
         change, ess = float(weights @ h_new / weighted_tokens) - entropy, float(1.0 / (weights @ weights))
-        return cls(eta, change, entropy, weights, h_new, h_base, log_weights, ess)
+        return cls(
+            eta=eta,
+            delta_h_true=change,
+            base_entropy=entropy,
+            weights=weights,
+            h_new=h_new,
+            h_base=h_base,
+            log_weights=log_weights,
+            ess=ess,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,10 +261,10 @@ class Run:
         >>> run.supports
         ('linear', 'baseline_entropy')
         """
-        parts: dict[str, Any] = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
-        ways = {**parts, "gdotv": gdotv, "delta_h_per_lr": delta_h_per_lr}
+        ways = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
+        ways |= {"gdotv": gdotv, "delta_h_per_lr": delta_h_per_lr}
         given = [name for name, values in ways.items() if values is not None]
-        if given not in ([*parts], ["gdotv"], ["delta_h_per_lr"]):
+        if given not in (["score", "wjlogp_sum", "jH_sum"], ["gdotv"], ["delta_h_per_lr"]):
             rule = "score, wjlogp_sum and jH_sum together, or gdotv, or delta_h_per_lr"
             raise ValueError(f"give the linear change in one way: {rule}; got {', '.join(given) or 'none of these'}")
         if not isinstance(h_new, Mapping) or not isinstance(log_weights, Mapping):
@@ -280,15 +289,28 @@ class Run:
                 measurements.append(Measurement.from_log_weights(eta, tokens, base, after, log))
             linear, terms, total = column(gdotv, "gdotv"), None, float(tokens.sum())
             if score is not None:
-                j, wjlogp, direct = (column(values, name) for name, values in parts.items())
                 entropy = measurements[0].base_entropy
-                terms = ScoreTerms(wjlogp, direct, frozen(-entropy * tokens * j), entropy)
-                linear = frozen((wjlogp + direct + terms.denom_corr_unscaled) / total)
-            per_lr = checked_number(delta_h_per_lr if linear is None else linear.sum(), "delta_h_per_lr")
-            change = (tuple(measurements), per_lr, linear, terms, column(vhvv, "vhvv"), 1.0 / total)
-            logps = column(logp, "logp", checked_logp), column(sampler_logp, "sampler_logp", checked_logp)
-            prompts = column(prompt_ids, "prompt_ids", checked_prompts)
-        return cls(tokens, *change, source, (), *logps, prompts, direction)
+                terms = ScoreTerms(
+                    wjlogp_sum=column(wjlogp_sum, "wjlogp_sum"),
+                    jH_sum=column(jH_sum, "jH_sum"),
+                    denom_corr_unscaled=frozen(-entropy * tokens * column(score, "score")),
+                    h_base_mean=entropy,
+                )
+                linear = frozen((terms.wjlogp_sum + terms.jH_sum + terms.denom_corr_unscaled) / total)
+            return cls(
+                token_counts=tokens,
+                measurements=tuple(measurements),
+                delta_h_per_lr=checked_number(delta_h_per_lr if linear is None else linear.sum(), "delta_h_per_lr"),
+                gdotv=linear,
+                score=terms,
+                vhvv=column(vhvv, "vhvv"),
+                scale=1.0 / total,
+                source=source,
+                logp=column(logp, "logp", checked_logp),
+                sampler_logp=column(sampler_logp, "sampler_logp", checked_logp),
+                prompt_ids=column(prompt_ids, "prompt_ids", checked_prompts),
+                direction=direction,
+            )
 
     def __repr__(self) -> str:
         return f"<Run {self.source!r}: {self.num_sequences} sequences, etas {', '.join(map(repr, self.etas))}>"
