@@ -188,6 +188,9 @@ def checked_prompts(values: ArrayLike, name: str, *, length: int) -> NDArray[Any
     if array.dtype.kind not in "iuU" or array.shape != (length,):
         rule = f"must hold one whole number or text for each of the {length} sequences"
         raise FieldError(name, rule, f"shape {array.shape} of {array.dtype}")
+    if array.dtype.kind == "U" and not all(isinstance(value, str) for value in np.array(values, dtype=object)):
+        # NumPy makes a text of each, and one prompt of 1 and "1".
+        raise FieldError(name, "must hold whole numbers or texts", "both")
     return frozen(array)
 
 

@@ -145,19 +145,26 @@ def parse_run(data: bytes, source: str) -> Run:
         stored = _shard_errors(approx, len(tokens))
         sequences = [] if approx.per_sequence is None else _in_order(approx.per_sequence, tokens)
         gdotv = _recorded([s.gdotv for s in sequences], "gdotv")
-        vhvv = _recorded([s.vhvv for s in sequences], "vhvv")
-        logp = _recorded([s.sum_logp for s in sequences], "sum_logp", checked_logp)
-        sampler_logp = _recorded([s.sampler_logp for s in sequences], "sampler_logp", checked_logp)
-        score = None if gdotv is None else _score_terms(sequences, meta)
-        ids: list[Any] = [s.prompt_id for s in sequences]
-        field, known = "approx.per_sequence[].prompt_id", ids.count(None) < len(ids)
-        prompts = checked_prompts(ids, field, length=len(tokens)) if known else None
-    recorded = (stored, logp, sampler_logp, prompts, approx.direction)
-    return Run(tokens, measurements, per_lr, gdotv, score, vhvv, scale, source, *recorded)
+        return Run(
+            token_counts=tokens,
+            measurements=measurements,
+            delta_h_per_lr=per_lr,
+            gdotv=gdotv,
+            score=None if gdotv is None else _score_terms(sequences, meta),
+            vhvv=_recorded([s.vhvv for s in sequences], "vhvv"),
+            scale=scale,
+            source=source,
+            shard_errors=stored,
+            logp=_recorded([s.sum_logp for s in sequences], "sum_logp", checked_logp),
+            sampler_logp=_recorded([s.sampler_logp for s in sequences], "sampler_logp", checked_logp),
+            prompt_ids=_prompts([s.prompt_id for s in sequences]),
+            direction=approx.direction,
+        )
 
 
 def encode_run(run: Run) -> bytes:
     """Return the bytes of a results file that holds the run: indented JSON whose floats read back exactly."""
+    # The objects take many times the memory of the run: without a name they are freed before the text is indented.
     text = msgspec.json.encode(_as_objects(run), enc_hook=np.ndarray.tolist)
     return msgspec.json.format(text, indent=1) + b"\n"
 
@@ -232,20 +239,19 @@ def _in_order(sequences: list[Sequence], tokens: FloatArray) -> list[Sequence]:
     if len(sequences) != size:
         rule = f"must have one entry for each of the {size} sequences"
         raise FieldError("approx.per_sequence", rule, f"{len(sequences)} entries")
-    if [s.index for s in sequences] != list(range(size)):
-        sequences = sorted(sequences, key=lambda s: -1 if s.index is None else s.index)
-    _require([s.index for s in sequences], list(range(size)), "index", f"must hold each of 0 to {size - 1} once")
-    # Where lengths differ, the linear terms belong to other sequences than the entropies.
-    _require([s.length for s in sequences], tokens.tolist(), "length", "must be the token count of that sequence")
+    indices, wanted = [s.index for s in sequences], range(size)
+    if indices != list(wanted) and _all_or_none(indices, "index"):
+        by_index = dict(zip(indices, sequences, strict=True))
+        if missing := sorted(set(wanted) - by_index.keys()):
+            raise FieldError(_field("index"), f"must hold each of 0 to {size - 1} once", f"no {missing[0]}")
+        sequences = [by_index[k] for k in wanted]
+    lengths, counts = [s.length for s in sequences], tokens.tolist()
+    if lengths != counts:
+        for place, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+            if length not in (count, None):  # the linear terms belong to other sequences than the entropies
+                rule = f"must be the token count of that sequence, token_counts[{place}] = {count!r}"
+                raise FieldError(_field("length"), rule, length)
     return sequences
-
-
-def _require(values: list[Any], wanted: list[Any], name: str, rule: str) -> None:
-    """Refuse values of the sequences that are not those wanted; they may be missing."""
-    if values != wanted:
-        for place, (value, right) in enumerate(zip(values, wanted, strict=True)):
-            if value not in (right, None):
-                raise FieldError(f"approx.per_sequence[{place}].{name}", rule, f"{value} instead of {right:g}")
 
 
 def _score_terms(sequences: list[Sequence], meta: Meta) -> ScoreTerms | None:
@@ -266,14 +272,29 @@ def _recorded(
     values: list[float | None], name: str, checked: Callable[..., FloatArray] = checked_array
 ) -> FloatArray | None:
     """Return the column, or None if no sequence has it; refuse one that only some sequences have."""
-    field = f"approx.per_sequence[].{name}"
     try:
-        return checked(_floats(values), field, length=len(values)) if values else None
+        return checked(_floats(values), _field(name), length=len(values)) if values else None
     except struct.error:  # a None: counting them in every list beforehand took a tenth of the loading time
-        present = len(values) - values.count(None)
-    if present == 0:
+        _all_or_none(values, name)
         return None
-    raise FieldError(field, "must be recorded for all sequences or for none", f"{present} of {len(values)}")
+
+
+def _prompts(values: list[Any]) -> NDArray[Any] | None:
+    recorded = _all_or_none(values, "prompt_id")
+    return checked_prompts(values, _field("prompt_id"), length=len(values)) if recorded else None
+
+
+def _all_or_none(values: list[Any], name: str) -> bool:
+    """Return whether the sequences have that field; refuse one that only some have."""
+    present = len(values) - values.count(None)
+    if 0 < present < len(values):
+        rule = "must be recorded for all sequences or for none"
+        raise FieldError(_field(name), rule, f"{present} of {len(values)}")
+    return present > 0
+
+
+def _field(name: str) -> str:
+    return f"approx.per_sequence[].{name}"
 
 
 def _floats(values: list[float] | list[float | None]) -> FloatArray:

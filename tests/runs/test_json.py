@@ -132,8 +132,8 @@ def test_arrays_of_unequal_length_are_refused(name: str, length: int) -> None:
 @pytest.mark.parametrize(
     ("field", "change", "named", "rule"),
     [
-        ("approx.per_sequence.4.index", 2, "approx.per_sequence[3].index", "must hold each of 0 to 5 once"),
-        ("approx.per_sequence.4.length", 1000, "approx.per_sequence[4].length", "token count"),
+        ("approx.per_sequence.4.index", 2, "approx.per_sequence[].index", "must hold each of 0 to 5 once"),
+        ("approx.per_sequence.4.length", 1000, "approx.per_sequence[].length", "token_counts[4]"),
         ("true.entries.1.eta", ETAS[0] * (1 + 1e-8), "true.entries[].eta", "must hold each eta once"),
         ("approx.per_sequence_meta.H_base_mean", 0, "approx.per_sequence_meta.H_base_mean", "must be positive"),
         (f"{SECOND}.token_counts", [1, 2, 3, 4, 5, 6], "true.entries[1].diagnostics.token_counts", "must be the same"),
@@ -165,6 +165,31 @@ def test_sequences_are_put_in_order_and_without_the_denominator_correction_there
         del sequence["extras"]["denom_corr_unscaled"]
     assert set(GOOD.supports) - set(read(json.dumps(tree).encode()).supports) == {"score"}
     assert read(damaged("true.entries.1.eta", 0.1 + 0.2)).etas == (ETAS[0], 0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "rule"),
+    [
+        ("prompt_id", [1, "1", 2, "2", 3, "3"], "must hold whole numbers or texts, got both"),
+        ("prompt_id", [7, None, 7, None, 7, 7], "must be recorded for all sequences or for none, got 4 of 6"),
+        ("index", [None, None, 2, 3, 4, 5], "must be recorded for all sequences or for none, got 4 of 6"),
+        ("index", [0, 1, 2, 3, 4, 1_234_567], "must hold each of 0 to 5 once, got no 5"),
+    ],
+)
+def test_prompts_and_places_are_of_one_kind_and_recorded_for_all_sequences_or_for_none(
+    name: str, values: list[Any], rule: str
+) -> None:
+    tree = json.loads(json.dumps(TREE))
+    for sequence, value in zip(tree["approx"]["per_sequence"], values, strict=True):
+        sequence[name] = value
+    assert str(refusal(json.dumps(tree).encode())) == f"{FILE}: approx.per_sequence[].{name} {rule}"
+
+
+def test_without_places_the_sequences_stand_in_the_order_of_the_file() -> None:
+    tree = json.loads(json.dumps(TREE))
+    for sequence in tree["approx"]["per_sequence"]:
+        del sequence["index"]
+    assert read(json.dumps(tree).encode()) == GOOD
 
 
 def test_token_counts_are_written_whole_and_the_correction_per_token_too() -> None:

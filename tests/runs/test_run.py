@@ -118,6 +118,9 @@ def test_arrays_are_kept_read_only_and_said_to_be_supported() -> None:
     for wrong in (["a", "b", "c"], [1.0, 2.0]):
         with refused("loop: prompt_ids must hold", "2 sequences", error=RunError):
             two_sequences(prompt_ids=wrong, source="loop")
+    with refused("loop: prompt_ids must hold whole numbers or texts, got both", error=RunError):
+        two_sequences(prompt_ids=[1, "1"], source="loop")
+    assert known(two_sequences(prompt_ids=np.array(["a", "b"])).prompt_ids).tolist() == ["a", "b"]
 
 
 def test_an_eta_is_found_within_tolerance_and_a_missing_one_says_which_there_are() -> None:
