@@ -195,8 +195,8 @@ def test_without_places_the_sequences_stand_in_the_order_of_the_file() -> None:
 def test_token_counts_are_written_whole_and_the_correction_per_token_too() -> None:
     assert all(isinstance(count, int) for count in TREE["true"]["entries"][0]["diagnostics"]["token_counts"])
     for sequence in TREE["approx"]["per_sequence"]:
-        extras, scale = sequence["extras"], TREE["approx"]["per_sequence_meta"]["scale"]
-        assert extras["denom_corr_scaled"] == pytest.approx(extras["denom_corr_unscaled"] * scale, rel=1e-12)
+        extras, tokens = sequence["extras"], TREE["approx"]["per_sequence_meta"]["T_total"]
+        assert extras["denom_corr_scaled"] == pytest.approx(extras["denom_corr_unscaled"] / tokens, rel=1e-12)
 
 
 # Of half a megabyte, so that memory beyond a few times the file shows.
