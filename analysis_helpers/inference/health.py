@@ -320,7 +320,7 @@ CHECKS = {
         unsound=True,
     ),
     "log_weight_slope": Check(
-        "Slope of log weights on eta times score, minus 1; −2: one is reversed, −1: averaged per token, 0.44: in bits.",
+        "Slope of log weights on eta times score, minus 1; −2: reversed, −1: token mean, 0.44: bits, other: wrong eta.",
         _at_each_eta(_log_weight_slope),
         "log_weights, and the score or a larger eta",
     ),
