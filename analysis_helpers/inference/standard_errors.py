@@ -168,13 +168,21 @@ def spread_by_size(
     """Return the SD of err_rel against the number of sequences, by the ratio: in closed form and over draws.
 
     Every SD is the root mean square over runs; err_rel is over the mean true total of the runs. Sizes that a run does
-    not exceed have no subsets and no draws. Without ``sizes``, powers of two around ``n`` and the runs are taken.
+    not exceed have no subsets and no draws. Without ``sizes``, powers of two around ``n`` and the runs are taken. Runs
+    without the eta are skipped with a warning, and so are subsets without tokens in the SD over draws.
 
     Returns
     -------
     DataFrame
         Columns n, fresh (a fresh batch of n), subset (of a run, with the finite population correction), drawn (over
         disjoint random subsets).
+
+    Raises
+    ------
+    RunError
+        If a run does not record what the ratio needs, or only some runs record the denominator correction.
+    ValueError
+        If no run has the eta, or an argument is out of range.
 
     Examples
     --------
@@ -192,7 +200,8 @@ def spread_by_size(
         if size < smallest:
             moments = subset_moments(kept, [found], size, references={found: reference})
             draws = [sampling(run, found, size, reference=reference) for run in kept.values()]
-            subset, drawn = _root_mean_square(moments["sd"]), _root_mean_square(each.std(ddof=1) for each in draws)
+            subset = _root_mean_square(moments["sd"])
+            drawn = _root_mean_square(pd.Series(each).std() for each in draws)  # of the subsets that hold tokens
         rows.append((size, fresh, subset, drawn))
     return pd.DataFrame(rows, columns=["n", "fresh", "subset", "drawn"])
 

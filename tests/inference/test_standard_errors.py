@@ -135,6 +135,22 @@ def test_a_spread_by_size_skips_runs_without_the_eta_with_a_warning(large_runs: 
         assert ah.spread_by_size(mixed, 8e-7, [16]).equals(ah.spread_by_size(small_runs, 8e-7, [16]))
 
 
+def test_subsets_without_tokens_are_left_out_of_the_spread_of_draws() -> None:
+    tokens = np.arange(9) % 3
+    changes: dict[str, Any] = {
+        "h_new": {ETAS[0]: 0.4 * tokens},
+        "gdotv": -1e4 * tokens,
+        "log_weights": {ETAS[0]: 0 * tokens},
+    }
+    run = ah.Run.from_arrays(token_counts=tokens, h_base=0.5 * tokens**1.5, **changes)
+    with pytest.warns(RunWarning, match="subsets hold no tokens"):
+        [drawn] = ah.spread_by_size({"run_01": run}, ETAS[0], [2])["drawn"]
+    with pytest.warns(RunWarning, match="subsets hold no tokens"):
+        draws = ah.simulate_err_rel(run, ETAS[0], 2, estimator="ratio", sampler="disjoint")
+    assert 0 < np.isnan(draws).sum() < len(draws)
+    assert drawn == pytest.approx(np.nanstd(draws, ddof=1), rel=1e-12)
+
+
 def test_sizes_around_are_powers_of_two_from_sixteen_to_twice_the_largest() -> None:
     assert sizes_around(64, 64) == [16, 32, 64, 128]
     assert sizes_around(100, 127) == [16, 32, 64, 100, 128]
