@@ -600,13 +600,16 @@ def explain_partial_sum(runs: Mapping[str, Run], etas: list[float], subset_size:
     rows = []
     for eta, kept in usable_runs(runs, etas, subset_size, "subset_size").items():
         for name, run in kept.items():
-            share, total = subset_size / run.num_sequences, own_total(run, eta, name) or np.nan
+            total = own_total(run, eta, name) or np.nan
             error = columns(run, eta, "partial_sum").error()
-            full, sd = error.value / total, error.spread / run.num_sequences / abs(total)
+            full = error.value / total
+            contribution_sd = error.spread / run.num_sequences / abs(total)
+            share = subset_size / run.num_sequences
+            sd = np.sqrt(subset_size * (1 - share)) * contribution_sd
             tokens, h_base = columns(replace(run, prompt_ids=None), eta).values[:, :2].T  # by sequence
             excess = h_base - h_base.sum() / tokens.sum() * tokens
             correlation = np.corrcoef(error.psi, excess)[0, 1]
-            rows.append((name, eta, full, share * full, np.sqrt(subset_size * (1 - share)) * sd, correlation**2))
+            rows.append((name, eta, full, share * full, sd, correlation**2))
     names_of = ["run", "eta", "full_err_rel", "partial_sum_mean", "partial_sum_sd", "base_entropy_share"]
     return pd.DataFrame(rows, columns=names_of)
 
