@@ -13,12 +13,13 @@ from analysis_helpers.err_rel import reference_for, usable_runs
 from analysis_helpers.estimators import columns
 from analysis_helpers.inference.prediction import pilot_of
 from analysis_helpers.subsampling import subset_sums
-from tests.building import random_run, refused, totals_only_run
+from tests.building import in_prompts, random_run, refused, totals_only_run
 
 E = 1e-6
 RUN = random_run()
 RUNS = {"run_01": RUN, "run_02": random_run(seed=1)}
 TOTALS = {"run_02": totals_only_run()}
+ONE_PROMPT = {"run_01": in_prompts(RUN, 12)}
 PLAIN = {"run_09": random_run(score=False)}  # no denominator correction
 ODD: Any = "odd"
 RNG = np.random.default_rng(0)
@@ -60,6 +61,7 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.subset_moments(RUNS, [E], 13), "n must be at most 12", "13"),
     (lambda: ah.predict_err_rel(RUNS, E, 10, reference=0), "reference must be a finite number other than 0", "0.0"),
     (lambda: ah.decompose_err_rel(RUNS, E, reference=0), "reference must be a finite number other than 0", "0.0"),
+    (lambda: ah.decompose_err_rel(RUNS, E, reference=math.nan), "reference must be a finite number", "nan"),
     (lambda: ah.predict_err_rel(RUNS, E, 10).interval(90), "level must lie between 0 and 1", "90"),
     (lambda: ah.predict_err_rel(RUNS, E, 0), "n must be a whole number", "0"),
     (lambda: pilot_of(RUNS, E, estimator="partial_sum"), "estimator must be a mean", "'partial_sum'"),
@@ -82,6 +84,8 @@ DATA: list[tuple[Callable[[], object], str]] = [
     (lambda: ah.err_rel_standard_error(totals_only_run(), E, reference=-1.0), WITHOUT_LINEAR),
     (lambda: ah.predict_err_rel(TOTALS, E, 10), WITHOUT_LINEAR),
     (lambda: ah.decompose_err_rel(PLAIN, E), "run 0: approx.per_sequence[].extras.denom_corr_unscaled"),
+    (lambda: ah.decompose_err_rel(ONE_PROMPT, E), "run_01: approx.per_sequence[].prompt_id must hold at least two"),
+    (lambda: ah.decomposition_table(ONE_PROMPT, [E]), "run_01: approx.per_sequence[].prompt_id must"),
     (lambda: usable_runs({**RUNS, **PLAIN}, [E], 4), "run_09: approx.per_sequence[].extras.denom_corr_unscaled"),
     (lambda: ah.check_prediction(RUNS, PLAIN, E), "small run_09: approx.per_sequence[].extras.denom_corr_unscaled"),
     (

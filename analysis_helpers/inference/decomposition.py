@@ -54,9 +54,9 @@ def decompose_err_rel(
     Raises
     ------
     RunError
-        If a run does not record the score or ``h_base``.
+        If a run does not record the score or ``h_base``, or all its sequences are of one prompt.
     ValueError
-        If no run has the eta, or the reference is 0.
+        If no run has the eta and two sequences, or the reference is 0, NaN or infinite.
 
     Examples
     --------
@@ -106,6 +106,13 @@ def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = 
     -------
     DataFrame
         The columns of `decompose_err_rel` and `pool_decomposition`, and score_adjusted.
+
+    Raises
+    ------
+    RunError
+        If all sequences of a run are of one prompt.
+    ValueError
+        If no run that records the score has an eta and two sequences.
 
     Examples
     --------

@@ -221,7 +221,8 @@ def pilot_of(
     Raises
     ------
     ValueError
-        If no run has the eta, the reference is 0, or the estimator is a sum, which has no meaning on a fresh batch.
+        If no run has the eta and two sequences, the reference is 0, NaN or infinite, or the estimator is a sum, which
+        has no meaning on a fresh batch.
     RunError
         If a run does not record what is needed, or all its sequences are of one prompt.
     """
@@ -263,9 +264,9 @@ def check_prediction(
     Raises
     ------
     RunError
-        If a large run does not record what is needed, or the runs must not be pooled.
+        If a large run does not record what is needed or is of one prompt, or the runs must not be pooled.
     ValueError
-        If no run has the eta.
+        If no run has the eta, or the reference is 0, NaN or infinite.
 
     Examples
     --------
