@@ -81,9 +81,9 @@ def require_poolable(runs: Mapping[str, Run]) -> None:
 
 
 def both_sides(large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> dict[str, Run]:
-    """Return runs by names that tell large from small ones, or raise a `RunError` if they must not be pooled."""
+    """Return runs by names that tell large from actual ones, or raise a `RunError` if they must not be pooled."""
     sides = {f"large {name}": run for name, run in large_runs.items()}
-    sides |= {f"small {name}": run for name, run in small_runs.items()}
+    sides |= {f"actual run {name}": run for name, run in small_runs.items()}
     require_poolable(sides)
     return sides
 

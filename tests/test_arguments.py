@@ -87,10 +87,13 @@ DATA: list[tuple[Callable[[], object], str]] = [
     (lambda: ah.decompose_err_rel(ONE_PROMPT, E), "run_01: approx.per_sequence[].prompt_id must hold at least two"),
     (lambda: ah.decomposition_table(ONE_PROMPT, [E]), "run_01: approx.per_sequence[].prompt_id must"),
     (lambda: usable_runs({**RUNS, **PLAIN}, [E], 4), "run_09: approx.per_sequence[].extras.denom_corr_unscaled"),
-    (lambda: ah.check_prediction(RUNS, PLAIN, E), "small run_09: approx.per_sequence[].extras.denom_corr_unscaled"),
+    (
+        lambda: ah.check_prediction(RUNS, PLAIN, E),
+        "actual run run_09: approx.per_sequence[].extras.denom_corr_unscaled",
+    ),
     (
         lambda: ah.compare_err_rel_distributions(RUNS, PLAIN, E, sample_size=5),
-        "small run_09: approx.per_sequence[].ext",
+        "actual run run_09: approx.per_sequence[].ext",
     ),
 ]
 

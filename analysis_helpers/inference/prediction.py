@@ -318,10 +318,13 @@ def kurtosis(psi: FloatArray) -> float:
 
 def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> pd.DataFrame:
     require_runs(small_runs or large_runs, "small_runs")  # there may be none
-    distinct, rows = distinct_runs(both_sides({name: large_runs[name] for name in pilot.errors}, small_runs)), []
-    kept = {name: run for name, run in small_runs.items() if f"small {name}" in distinct}
+    distinct = distinct_runs(both_sides({name: large_runs[name] for name in pilot.errors}, small_runs))
+    kept = {name: run for name, run in small_runs.items() if f"actual run {name}" in distinct}
+    rows = []
     for name, run in runs_at(kept, pilot.eta).items():
-        value, found = columns(run, pilot.eta).error().value / pilot.reference, predict(pilot, run.num_sequences)
-        se, z = err_rel_standard_error(run, pilot.eta, reference=pilot.reference), (value - found.mean) / found.sd
+        value = columns(run, pilot.eta).error().value / pilot.reference
+        se = err_rel_standard_error(run, pilot.eta, reference=pilot.reference)
+        found = predict(pilot, run.num_sequences)
+        z = (value - found.mean) / found.sd
         rows.append((name, run.num_sequences, value, se, found.mean, found.sd, z, found.pit(value)))
     return pd.DataFrame(rows, columns=["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"])

@@ -86,7 +86,7 @@ def test_shared_error_of_the_mean_is_not_taken_for_a_misfit() -> None:
 
 
 def test_an_actual_run_that_is_one_of_the_large_ones_is_skipped() -> None:
-    with pytest.warns(RunWarning, match="skipped small run_02: same content as large run_02"):
+    with pytest.warns(RunWarning, match="skipped actual run run_02: same content as large run_02"):
         assert ah.check_prediction(THREE, {"run_02": THREE["run_02"]}, ETAS[0]).empty
 
 
