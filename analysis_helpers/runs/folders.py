@@ -64,7 +64,13 @@ def load_runs(
     True
     """
     checked_choice(on_error, "on_error", ("raise", "skip"))
-    return _loaded(_named_paths(source), read_run, skip=on_error == "skip")
+    paths = _named_paths(source)
+    if on_error == "raise":
+        return {name: read_run(path) for name, path in paths.items()}
+    runs, failures = _loaded(paths, read_run)
+    if not runs:
+        raise list(failures.values())[-1]
+    return runs
 
 
 def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
@@ -245,7 +251,11 @@ def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, dict[str, Run]
     analysis_helpers._checks.RunError: nowhere: folder does not exist; ...
     """
     folders = sorted({path.parent.parent for path in result_files(data_root, depth=2)})
-    return _loaded({folder.name: folder for folder in folders}, sound_runs, skip=True)
+    batches, failures = _loaded({folder.name: folder for folder in folders}, sound_runs)
+    if not batches:
+        why = "; ".join(f"{name}: {error}" for name, error in failures.items())
+        raise RunError(str(data_root), "folder", f"holds no run that can be used ({why})")
+    return batches
 
 
 def write_in_one_step(path: Path, content: bytes | str) -> None:
@@ -269,21 +279,18 @@ def write_in_one_step(path: Path, content: bytes | str) -> None:
     partial.replace(path)
 
 
-def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T], *, skip: bool) -> dict[str, _T]:
-    """Return what is loaded, by name; with ``skip``, what fails is skipped with a warning unless all do."""
+def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T]) -> tuple[dict[str, _T], dict[str, RunError]]:
+    """Return what is loaded, by name, and why the rest is not, of which a warning says that it is skipped."""
     found: dict[str, _T] = {}
-    failure: RunError | None = None
+    failures: dict[str, RunError] = {}
     for name, path in paths.items():
         try:
             found[name] = load(path)
         except RunError as error:
-            if not skip:
-                raise
             warn_about_runs(f"skipped {name}: {error}")
-            failure = error  # only the last: its traceback holds on to what was read
-    if failure is not None and not found:
-        raise failure
-    return found
+            # A new one, as the traceback holds on to what was read.
+            failures[name] = RunError(error.file, error.field, error.rule, error.value)
+    return found, failures
 
 
 def _content(path: Path) -> bytes:
