@@ -171,6 +171,7 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     seen: dict[bytes, str] = {}
     taken: set[Path] = set()
     rows: dict[Path, tuple[object, ...]] = {}
+    batches = {path.parents[1].name for path in in_place}
     for path in (*in_place, *sorted(set(files) - set(in_place))):  # so that a misplaced copy is the copy
         place = path.parent if path.name in _NAMES and path.parent != root else path
         try:
@@ -182,7 +183,7 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
             continue
         name = place.relative_to(root).as_posix()
         first = seen.setdefault(hashlib.sha256(content).digest(), name)
-        problems = [] if path in in_place else [_remedy(path, root, run, not in_place, taken)]
+        problems = [] if path in in_place else [_remedy(path, root, run, batches, taken)]
         problem = "; ".join([*problems, *integrity_problems(run), *skipped_steps(run)])
         rows[path] = _row(place, root, problem, run, same_as="" if first == name else first)
     if not rows:
@@ -381,17 +382,22 @@ def _row(place: Path, root: Path, problem: str, run: Run | None = None, same_as:
     return ("/".join(batch), name, *known, same_as, problem)
 
 
-def _remedy(path: Path, root: Path, run: Run, alone: bool, taken: set[Path]) -> str:
-    """Return how a run in another place can be loaded: moved or, if ``alone``, from another data root.
+def _remedy(path: Path, root: Path, run: Run, batches: set[str], taken: set[Path]) -> str:
+    """Return how a run in another place can be loaded: moved or, if no batch is in place, from another data root.
 
     The place that it is moved to is added to those taken.
     """
     *folders, name = path.relative_to(root).parts
-    start, batches = f"is not at batch/run/{RESULTS_FILE}", [part for part in folders if _BATCH.fullmatch(part)]
-    if alone and name in _NAMES and (_BATCH.fullmatch(path.absolute().parents[1].name) or (folders and not batches)):
+    start = f"is not at batch/run/{RESULTS_FILE}"
+    named = [part for part in folders if part in batches or _BATCH.fullmatch(part)]
+    from_above = _BATCH.fullmatch(path.absolute().parents[1].name) or (folders and not named)
+    if not batches and name in _NAMES and from_above:
         return f"{start}: give the data root {_above(path, 2)}"
-    batch, *_ = [*batches, f"E_{run.num_sequences}"]
-    parts = folders if name in _NAMES else [*folders, name.partition(".json")[0]]
+    alone = [other.name for other in path.parent.iterdir() if _NEARLY_NAMED.fullmatch(other.name)] == [name]
+    parts = folders if alone or name in _NAMES else [*folders, name.partition(".json")[0]]
+    if not named:  # batches may have any name
+        named = parts[:1] if len(parts) == 2 else [f"E_{run.num_sequences}"]
+    batch = named[0]
     place = root / batch / ("-".join(part for part in parts if part != batch) or "run_01")
     while place in taken or any((place / known).exists() for known in _NAMES):
         place = place.with_name(f"{place.name}-2")

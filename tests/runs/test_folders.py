@@ -149,7 +149,8 @@ def test_a_folder_without_runs_is_refused_with_what_was_looked_for_and_what_is_t
 PLACE = "E_12/run_01/results.json"
 LYING: dict[str, tuple[dict[str, str | None], str | None]] = {  # files below a data root, and what is said of each
     "gzip": ({"E_12/run_01/results.json.gz": ""}, "."),
-    "another name": ({"E_12/run_01/results2.json": "move it to {}/E_12/run_01-results2/results.json"}, None),
+    "another name": ({"E_12/run_01/results2.json": "move it to {}/E_12/run_01/results.json"}, None),
+    "another batch name": ({"large/run_01/results2.json": "move it to {}/large/run_01/results.json"}, None),
     "two in a folder": ({PLACE: "", f"{PLACE[:-5]}2.json.gz": "move it to {}/E_12/run_01-results2/results"}, None),
     "one level deeper": ({"E_12/run_01/last/results.json": "move it to {}/E_12/run_01-last/results.json"}, None),
     "below a seed": ({"seed_1/E_12/run_01/results.json": "give the data root {}/seed_1"}, "seed_1"),
@@ -159,6 +160,16 @@ LYING: dict[str, tuple[dict[str, str | None], str | None]] = {  # files below a 
     "files in a batch folder": ({"E_12/a.json": "move it to {}/E_12/a/results.json"}, None),
     "another data root beside runs": ({PLACE: "", f"seed_1/{PLACE}": "move it to {}/E_12/seed_1-run_01/results"}, None),
     "beside a batch folder": ({PLACE: "", PLACE[5:]: "move it to {}/E_12/run_01-2/results.json"}, None),
+    "beside a batch of another name": (
+        {
+            "large/run_01/results.json": "",
+            "large/run_02/results2.json": "move it to {}/large/run_02/results.json",
+            "large/extra/run_03/results.json": "move it to {}/large/extra-run_03/results.json",
+            "large/results.json": "move it to {}/large/run_01-2/results.json",
+            "large/a.json": "move it to {}/large/a/results.json",
+        },
+        None,
+    ),
     "hidden": ({PLACE: "", "E_12/.ipynb_checkpoints/results.json": None}, "."),
 }
 
