@@ -287,7 +287,7 @@ def true_change_p_value(large_runs: Mapping[str, Run], small_runs: Mapping[str, 
     # Within groups Q(tau^2) = freedom: centre each group, which costs one degree of freedom each.
     weights = 1 / (variances + between_variances(values, variances, np.array([freedom]), member))
     totals = weights @ member
-    first, second = weights * values @ member / totals
+    first, second = (weights * values) @ member / totals
     return float(2 * stdtr(freedom, -abs(first - second) / math.sqrt(np.sum(1 / totals))))
 
 

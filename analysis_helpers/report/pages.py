@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
@@ -118,9 +119,9 @@ def write_page(execution: Execution, out: Path, pages: Collection[str]) -> dict[
 
     ``pages`` are the names of all notebooks that have or will have a page.
     """
-    name = execution.job.name
-    section: dict[str, Any] = {"name": name, "title": name, "error": execution.error, "skipped": execution.skipped}
-    page = f"{name}.html"
+    name, page = execution.job.name, f"{execution.job.name}.html"
+    section: dict[str, Any] = {"name": name, "error": execution.error, "skipped": execution.skipped}
+    section["title"] = _title(nbformat.read(execution.job.source, as_version=4)) or name
     if execution.skipped or not execution.path.is_file():
         if name in pages:  # others may link to it
             write_in_one_step(out / page, rendered("index.html", {"sections": [section]}))
@@ -133,7 +134,6 @@ def write_page(execution: Execution, out: Path, pages: Collection[str]) -> dict[
     key = _key_cells(cells)
     answers = [output.data["text/markdown"] for output in _shown(cells, "text/markdown")]
     return section | {
-        "title": _title(notebook) or name,
         "page": page,
         "error": error,
         "parameters": collected_result(notebook).get("parameters", {}),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -91,10 +92,12 @@ def test_a_report_tells_of_a_failure_and_does_not_replace_a_good_one(tmp_path: P
 
 def test_a_page_needs_neither_notebook_nor_result_nor_harmless_names(tmp_path: Path) -> None:
     odd = write_notebook(tmp_path / "a & b.ipynb", "1", title="# Is <script>alert(1)</script> safe?")
-    gone = ended(tmp_path / "gone.ipynb", error="DeadKernelError: <b>")
+    whole = ended(write_notebook(tmp_path / "gone.ipynb", title="# Gone?"), error="DeadKernelError: <b>")
+    gone = replace(whole, path=tmp_path / "not written.ipynb")
     page = write_report([gone, ended(odd)], tmp_path / "report").read_text(encoding="utf-8")
     assert "DeadKernelError: &lt;b&gt;" in page
     assert "gone.html" not in page
+    assert "Gone?" in page
     assert "<script>" not in page
     assert 'href="a%20%26%20b.html"' in page
     notebook = nbformat.read(odd, as_version=4)
