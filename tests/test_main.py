@@ -126,7 +126,7 @@ def test_a_report_shows_every_notebook_and_loads_nothing_from_a_network(tmp_path
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     for path in find_notebooks():
         if missing_extra(path):
-            assert re.search(rf"{path.stem}</h2>\s*<p class=\"error\"><strong>Skipped:</strong>", page)
+            assert re.search(rf'id="{path.stem}">\s*<h2>[^<]*</h2>\s*<p class="error"><strong>Skipped:</strong>', page)
             continue
         assert f'href="{path.stem}.html"' in page
         assert (tmp_path / f"{path.stem}.html").stat().st_size > 100_000
