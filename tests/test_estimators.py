@@ -6,6 +6,7 @@ import pytest
 from analysis_helpers import Run, RunError, decompose_err_rel, per_sequence_contributions, run_health
 from analysis_helpers.estimators import (
     columns,
+    equal_but_for_rounding,
     if_recorded,
     mean_log_probability_excess,
     mean_score,
@@ -17,6 +18,17 @@ from tests.building import ETAS, altered, estimate, plain_estimate, random_run, 
 
 PARTS = {"gdotv": None, "score": [1.0, -1.0], "wjlogp_sum": [10.0, 20.0], "jH_sum": [-4.0, -6.0]}
 WITHOUT_BASE_ENTROPY = altered(random_run(), h_base=None)
+
+
+@pytest.mark.parametrize(
+    ("values", "equal"),
+    [([0.0, 0.0], True), ([1e3, 1e3 + 0.009], True), ([1e3, 1e3 + 0.011], False), ([1e-3, 1.1e-3], False)],
+)
+def test_values_are_equal_but_for_rounding_where_they_differ_by_a_hundred_thousandth(
+    values: list[float], equal: bool
+) -> None:
+    assert equal_but_for_rounding(np.array(values)) == equal
+    assert equal_but_for_rounding(-np.array(values)) == equal
 
 
 @pytest.mark.parametrize("eta", ETAS)

@@ -176,6 +176,6 @@ def test_base_entropies_that_disagree_are_problems() -> None:
 
 
 def test_a_step_that_changed_nothing_is_a_problem_of_its_run() -> None:
-    still = two_sequences(h_base=[1, 2], h_new={1e-6: [1, 2]}, log_weights={1e-6: [3, 3]})
-    assert skipped_steps(still) == ["at eta 1e-06 nothing changed: the step was skipped"]
+    still = two_sequences(h_base=[1, 2], h_new={1e-6: [1, 2], 2e-6: [1, 2]}, log_weights={1e-6: [3, 3], 2e-6: [0, 0]})
+    assert skipped_steps(still) == ["at eta 1e-06, 2e-06 nothing changed: the step was skipped"]
     assert skipped_steps(two_sequences(h_base=[1, 2], h_new={1e-6: [1, 2]}, log_weights={1e-6: [3, 3.1]})) == []
