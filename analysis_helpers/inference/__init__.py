@@ -2,12 +2,14 @@
 
 from .decomposition import decompose_err_rel as decompose_err_rel, decomposition_table as decomposition_table
 from .health import (
+    explained as explained,
     health_of_batches as health_of_batches,
     health_overview as health_overview,
     influence_table as influence_table,
     influence_tails as influence_tails,
     run_health as run_health,
     run_totals as run_totals,
+    unsound_flags as unsound_flags,
 )
 from .planning import (
     budget_table as budget_table,

@@ -35,7 +35,7 @@ MOST_STEP_ERROR = 0.1
 CLEAR_Z = 3.0  # standard errors
 MOST_OFFSET_Z, MOST_OFFSET_Z_OF_TWO = 4.0, 6.0
 MOST_WEIGHT_DISAGREEMENT = 0.01
-MOST_SLOPE_ERROR = 0.1
+MOST_SLOPE_ERROR, WRONG_SLOPE = 0.1, 0.5  # the latter is further off than nonlinearity brings it
 MOST_ENTROPY_MISMATCH = 0.25
 _STORED_ERROR_SDS = 4.0
 _FEWEST_FOR_TAIL = 100  # sequences; below, healthy weights would often be flagged (7 % at 64, 30 % at 32)
@@ -400,6 +400,30 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
 def _detail(found: Finding, check: Check) -> str:
     missing = f"Not recorded: it takes {check.takes}." if math.isnan(found.value) and check.takes else ""
     return found.detail or missing
+
+
+def unsound_flags(health: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `run_health` whose flag makes a run unsound: it must be fixed or left out."""
+    flags = health[health["flag"]]
+    slopes = flags["check"] == "log_weight_slope"  # all of them, where one is far off: they have the same fault
+    wrong = slopes & (flags.loc[slopes, "value"].abs().max() > WRONG_SLOPE)
+    unsound = flags["check"].isin([name for name, check in CHECKS.items() if check.unsound])
+    found: pd.DataFrame = flags[unsound | wrong]
+    return found
+
+
+def explained(flags: pd.DataFrame) -> list[str]:
+    """Return for each check that is flagged its values, the runs, and its meaning."""
+    told = []
+    for check, rows in flags.groupby("check", sort=False):
+        values = " to ".join(dict.fromkeys(f"{end:.3g}" for end in (rows["value"].min(), rows["value"].max())))
+        told.append(f"{check} {values} in {joined(rows['run'])}. {rows['meaning'].iloc[0].rstrip('.')}")
+    return told
+
+
+def joined(names: Iterable[str]) -> str:
+    """Return names as they come, each once."""
+    return ", ".join(dict.fromkeys(names))
 
 
 def health_of_batches(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:

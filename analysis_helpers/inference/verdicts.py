@@ -21,7 +21,7 @@ from .._checks import checked_count, same_eta
 from ..err_rel import distinct_runs, known_eta, known_etas, recording, runs_at, runs_at_each
 from ..estimators import Estimate, true_total
 from ..runs import Run, integrity_problems, require_runs
-from .health import CHECKS, CLEAR_Z, OFF_POLICY_CHECKS, run_health
+from .health import CLEAR_Z, OFF_POLICY_CHECKS, explained, joined, run_health, unsound_flags
 from .planning import LEAST, check_goal, size_for, spread_with_interval
 from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
 from .random_effects import CONFIDENCE, Pool, between_variances, normal_quantile
@@ -37,7 +37,6 @@ _FEW_RUNS = 10
 _MOST_SHARED = 0.5  # of the prompts: beyond, runs are not independent of each other
 _ANOTHER_UNIT = 20  # times the true change: a linear change so far off is hardly one in the unit of the format
 _MORE_RUNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
-_WRONG_SLOPE = 0.5  # of log weights on eta times score: further off 1 than nonlinearity brings it
 
 
 @dataclass(frozen=True)
@@ -163,10 +162,10 @@ def verdict(
     confidence 0.9, at least ``probability`` of updates have an error within ``tolerance``. "no": the 90 % interval of
     the mean error lies beyond it, or updates differ too much for any mean. One run never gives a "yes".
 
-    "cannot tell" also where a run is unsound (`run_health`), the reference is within 3 standard errors of 0, the two
-    estimates of *linear* differ beyond z = 3, large runs share more than half of their prompts, linear terms lack the
-    denominator correction (*recorded*), or ``small_runs`` contradict their prediction at p < 0.01 (*recorded*). How
-    often answers are false is measured in ``notebooks/06_known_truth.ipynb``.
+    "cannot tell" also where a run is unsound (`run_health`) or large runs share more than half of their prompts; for
+    *linear* where its two estimates differ beyond z = 3; for *recorded* where the reference is within 3 standard errors
+    of 0, linear terms lack the denominator correction or are in another unit, or ``small_runs`` contradict their
+    prediction at p < 0.01. How often answers are false is measured in ``notebooks/06_known_truth.ipynb``.
 
     Parameters
     ----------
@@ -330,9 +329,8 @@ class Case:
         told, doubts, change = [f"err_rel by the ratio: {_estimate(self.ratio)}"], list(self._doubts), self._change
         if change and change.se * CLEAR_Z > abs(change.mean):
             doubts.append(f"the reference, the mean true change, is known to ±{_relative(change)} only")
-        elif not 1 / _ANOTHER_UNIT < abs(times := 1 + self.ratio.pooled.mean) < _ANOTHER_UNIT:
-            share = f"{times:,.0f}" if abs(times) > 1 else f"{times:.2g}"
-            told.append(f"the linear change is {share} times the true one: linear terms may be in another unit")
+        elif abs(times := 1 + self.ratio.pooled.mean) > _ANOTHER_UNIT:
+            doubts.append(f"the linear change is {times:,.0f} times the true one: gdotv or entropies in another unit")
         if not self._without("score"):
             told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
         else:
@@ -345,27 +343,29 @@ class Case:
             if min(found.p_spread, found.p_mean) < SURPRISING:
                 doubts.append("the actual runs contradict the prediction from the large runs")
         if len(self._off_policy):
-            told.append(f"sequences are off-policy (sampler-trainer mismatch) by {_joined(self._off_policy['check'])}")
+            told.append(f"sequences are off-policy (sampler-trainer mismatch) by {joined(self._off_policy['check'])}")
         return self.answered("ratio", self.ratio, doubts, told)
 
     @cached_property
     def reasons(self) -> tuple[str, ...]:
         """The reasons that concern both answers."""
-        told, change = [], self._change if self._unsound.empty else None
+        told, change = [], self._change
+        if self._unsound:
+            return ()
         if change:
             tau = f", tau {change.tau / abs(change.mean):.0%}" if change.count > 1 and change.mean else ""
             told.append(f"true change, mean by random effects: {_milli(change)} (10⁻³ nats per token{tau})")
         if change and (small := true_change(self.small_runs, self.eta)):
             p = true_change_p_value(self.runs, self.small_runs, self.eta)
             told[0] += f"; actual runs {_milli(small)} (p = {p:.2g} for no difference)"
-        return (*told, *(f"health: {flag}" for flag in _explained(self._flags.drop(self._unsound.index))))
+        return (*told, *(f"health: {flag}" for flag in explained(self._flags)))
 
     @cached_property
     def next_steps(self) -> tuple[str, ...]:
         """What would help, from the numbers."""
         linear, recorded, steps = self.linear, self.recorded, []
-        if len(self._unsound):
-            return ("fix or exclude the runs named above; what else would help depends on it",)
+        if self._unsound:
+            return ("fix or exclude the runs named above",)
         if self._shared:
             steps.append(
                 "measure runs with other prompts (if ids begin anew in each run, number them across runs): more "
@@ -391,13 +391,13 @@ class Case:
         behind = {"linear": (linear, self._pilots.get(linear.estimator)), "recorded": (recorded, self.ratio)}
         for question, (found, pilot) in behind.items():
             if found.answer == "cannot tell" and pilot is not None and not found.reasons[0].startswith("no answer"):
-                steps.append(f"{_WHETHER[question]}: {self.more_runs(pilot)}")
+                steps.append(self.more_runs(_WHETHER[question], pilot))
         return tuple(steps)
 
     @cached_property
     def not_established(self) -> tuple[str, ...]:
         """What these runs do not show."""
-        if len(self._unsound):
+        if self._unsound:
             return ()
         count, found, change = len(self.runs), [], self._change
         if count < _FEW_RUNS:
@@ -411,6 +411,10 @@ class Case:
             found.append(f"the true change to better than ±{_relative(change)}")
         if any(run.prompt_ids is None for run in self.runs.values()):
             found.append("that sequences are independent (prompts sampled more than once?): no prompt ids are recorded")
+        if self._without("score"):
+            found.append("that log weights have the right sign and scale: the score is not recorded")
+        if self._without("logp"):
+            found.append("that entropies are sums of nats over the sequence: log-probabilities are not recorded")
         if self.n > max(run.num_sequences for run in self.runs.values()):
             found.append(f"how a batch of {self.n} behaves: no run is as large")
         if self._agreement is None:
@@ -428,8 +432,8 @@ class Case:
         """Return the answer of a pilot; doubts make it "cannot tell"."""
         reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
         answer = "cannot tell" if reasons else _within(pilot, self.tolerance, self.probability)
-        if len(self._unsound):  # no number that could be taken for an estimate
-            return Answer(answer, estimator, reasons=tuple(reasons))
+        if self._unsound:  # no number that could be taken for an estimate
+            return Answer(answer, estimator, reasons=tuple(f"no answer: {doubt}" for doubt in self._doubts))
         spreads = spread_with_interval(pilot)
         margins = self._margins(spreads, self.n)
         margin, least, most = (f"{end:.{_decimals(margins[0])}f}" for end in margins)
@@ -446,10 +450,12 @@ class Case:
     def enough(self, pilot: Pilot, n: int) -> AnswerWord:
         """Return whether one batch of ``n`` estimates the error to within the tolerance."""
         _, least, most = self._margins(spread_with_interval(pilot), n)
+        if n < LEAST:
+            return "cannot tell"
         return "yes" if most <= self.tolerance else "no" if least > self.tolerance else "cannot tell"
 
-    def more_runs(self, pilot: Pilot) -> str:
-        """Return with how many more runs like these the answer would be yes or no."""
+    def more_runs(self, whether: str, pilot: Pilot) -> str:
+        """Return how many more runs like these would settle a question, and how."""
         from scipy.special import ndtri
 
         count, found = len(pilot.values), pilot.pooled
@@ -460,8 +466,8 @@ class Case:
             spreads = np.full(count + more, math.sqrt(variance))
             like = replace(pilot, values=values, spreads=spreads, sizes=np.ones(count + more))
             if (answer := _within(like, self.tolerance, self.probability)) != "cannot tell":
-                return f'with {counted(more, "more run")} like these the answer would be "{answer}"'
-        return "more runs of this size would not settle it"
+                return f'{counted(more, "more run")} like these would settle {whether}: "{answer}"'
+        return f"more runs of this size would not settle {whether}"
 
     @cached_property
     def _flags(self) -> pd.DataFrame:
@@ -506,19 +512,14 @@ class Case:
         return agreement_with_prediction(self.ratio, self.runs, self.small_runs) if self.ratio else None
 
     @cached_property
-    def _unsound(self) -> pd.DataFrame:
-        """Flags for which a run must be fixed or left out."""
-        checks = self._flags["check"]
-        slopes = checks == "log_weight_slope"  # all of them, where one is far off: they have the same fault
-        wrong = slopes & (self._flags.loc[slopes, "value"].abs().max() > _WRONG_SLOPE)
-        unsound = checks.isin([name for name, check in CHECKS.items() if check.unsound])
-        found: pd.DataFrame = self._flags[unsound | wrong]
-        return found
+    def _unsound(self) -> list[str]:
+        """For which flags a run must be fixed or left out."""
+        return explained(unsound_flags(self._flags))
 
     @cached_property
     def _doubts(self) -> list[str]:
         """What concerns both answers."""
-        return [f"fix or exclude the run: {flag}" for flag in _explained(self._unsound)] + self._shared
+        return [f"fix or exclude the run: {flag}" for flag in self._unsound] + self._shared
 
     @cached_property
     def _shared(self) -> list[str]:
@@ -562,20 +563,6 @@ def _relative(change: Pool) -> str:
 
 def _estimate(pilot: Pilot) -> str:
     return plus_minus(pilot.pooled.mean, pilot.pooled.se)
-
-
-def _explained(flags: pd.DataFrame) -> list[str]:
-    """Return for each check that is flagged its values, the runs, and its meaning."""
-    told = []
-    for check, rows in flags.groupby("check", sort=False):
-        values = " to ".join(dict.fromkeys(f"{end:.3g}" for end in (rows["value"].min(), rows["value"].max())))
-        told.append(f"{check} {values} in {_joined(rows['run'])}. {rows['meaning'].iloc[0].rstrip('.')}")
-    return told
-
-
-def _joined(names: Iterable[str]) -> str:
-    """Return names as they come, each once."""
-    return ", ".join(dict.fromkeys(names))
 
 
 def plus_minus(mean: float, se: float) -> str:

@@ -12,6 +12,7 @@ from analysis_helpers import synthetic_runs, write_run
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.report.display import RESULT_MIME, AnswerInBrief, readable, show_result
 from analysis_helpers.report.parameters import ParameterError, notebooks_folder, read_parameters, resolve_data_root
+from analysis_helpers.synthetic.runs import with_log_weights
 from tests.building import refused
 from tests.conftest import REPOSITORY
 
@@ -135,6 +136,15 @@ def test_a_small_run_in_the_wrong_folder_chooses_nothing(tmp_path: Path) -> None
     own_data(tmp_path, big=(64, {"a": (2e-6, 4e-6), "c": (2e-6, 4e-6)}), small=(48, {"a": (2e-6,)}))
     found = read_parameters(own_data(tmp_path, big=(32, {"b": (1e-6, 3e-6)})))
     assert (found.large_batch, found.small_batch, found.subset_size, found.eta) == ("big", "small", 48, 2e-6)
+
+
+def test_unsound_runs_are_warned_about_where_they_are_loaded(tmp_path: Path) -> None:
+    run = synthetic_runs(1, 128)["run_01"]
+    logs = {m.eta: -2 * np.asarray(m.log_weights) for m in run.measurements}  # reversed, when added
+    for name, made in (("a", run), ("b", with_log_weights(run, logs))):
+        write_run(tmp_path / "big" / name / "results.json", made)
+    with pytest.warns(RunWarning, match=r"not to be trusted; fix or exclude the run: log_weight_slope -2\S* in b\."):
+        assert list(read_parameters({"data_root": str(tmp_path), **OPEN}).large_runs()) == ["a", "b"]
 
 
 def test_what_is_not_in_the_data_is_refused() -> None:
