@@ -3,6 +3,7 @@
 from .decomposition import decompose_err_rel as decompose_err_rel, decomposition_table as decomposition_table
 from .health import (
     explained as explained,
+    flags_at as flags_at,
     health_of_batches as health_of_batches,
     health_overview as health_overview,
     influence_table as influence_table,

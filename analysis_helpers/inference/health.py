@@ -402,9 +402,15 @@ def _detail(found: Finding, check: Check) -> str:
     return found.detail or missing
 
 
-def unsound_flags(health: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `run_health` whose flag makes a run unsound: it must be fixed or left out."""
-    flags = health[health["flag"]]
+def flags_at(health: pd.DataFrame, etas: Iterable[float]) -> pd.DataFrame:
+    """Return the flagged rows of `run_health` that are about a run as a whole, or about one of the step sizes."""
+    here = health["eta"].map(lambda eta: math.isnan(eta) or any(same_eta(eta, each) for each in etas))
+    found: pd.DataFrame = health[health["flag"] & here]
+    return found
+
+
+def unsound_flags(flags: pd.DataFrame) -> pd.DataFrame:
+    """Return those rows of `flags_at` that make a run unsound: it must be fixed or left out."""
     slopes = flags["check"] == "log_weight_slope"  # all of them, where one is far off: they have the same fault
     wrong = slopes & (flags.loc[slopes, "value"].abs().max() > WRONG_SLOPE)
     unsound = flags["check"].isin([name for name, check in CHECKS.items() if check.unsound])

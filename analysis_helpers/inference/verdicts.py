@@ -10,18 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from .._checks import checked_count, same_eta
+from .._checks import checked_count
 from ..err_rel import distinct_runs, known_eta, known_etas, recording, runs_at, runs_at_each
 from ..estimators import Estimate, true_total
 from ..runs import Run, integrity_problems, require_runs
-from .health import CLEAR_Z, OFF_POLICY_CHECKS, explained, joined, run_health, unsound_flags
+from .health import CLEAR_Z, OFF_POLICY_CHECKS, explained, flags_at, joined, run_health, unsound_flags
 from .planning import LEAST, check_goal, size_for, spread_with_interval
 from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
 from .random_effects import CONFIDENCE, Pool, between_variances, normal_quantile
@@ -330,7 +330,9 @@ class Case:
         if change and change.se * CLEAR_Z > abs(change.mean):
             doubts.append(f"the reference, the mean true change, is known to ±{_relative(change)} only")
         elif abs(times := 1 + self.ratio.pooled.mean) > _ANOTHER_UNIT:
-            doubts.append(f"the linear change is {times:,.0f} times the true one: gdotv or entropies in another unit")
+            doubts.append(
+                f"the linear change is {times:,.0f} times the true one: gdotv or entropies may have another unit"
+            )
         if not self._without("score"):
             told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
         else:
@@ -472,8 +474,7 @@ class Case:
     @cached_property
     def _flags(self) -> pd.DataFrame:
         """What `run_health` flags at this eta."""
-        health = run_health(self.runs)
-        return health[health["flag"] & (health["eta"].isna() | health["eta"].map(partial(same_eta, self.eta)))]
+        return flags_at(run_health(self.runs), [self.eta])
 
     @cached_property
     def _skipped(self) -> str:

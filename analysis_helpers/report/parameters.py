@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from .._checks import RunError, RunWarning, same_eta, warn_about_runs
 from ..estimators import ESTIMATORS, EstimatorName
-from ..inference import explained, run_health, unsound_flags
+from ..inference import explained, flags_at, run_health, unsound_flags
 from ..runs import Run, result_files, sound_batches, sound_runs
 
 _Eta = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive step size")]
@@ -73,9 +73,9 @@ class Parameters(msgspec.Struct, frozen=True):
         return resolve_data_root(self.data_root)
 
     def large_runs(self, needs: Sequence[str] = ()) -> dict[str, Run]:
-        """Return the runs of the large batch by `sound_runs`; warn about those whose health says that they are not."""
+        """Return the runs of the large batch by `sound_runs`; warn about those that `run_health` finds unsound."""
         runs = sound_runs(self.root / self.large_batch, needs=needs)
-        for flag in explained(unsound_flags(run_health(runs))):
+        for flag in explained(unsound_flags(flags_at(run_health(runs), [self.eta, *self.etas]))):
             warn_about_runs(f"numbers here are not to be trusted; fix or exclude the run: {flag}")
         return runs
 

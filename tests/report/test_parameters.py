@@ -145,6 +145,9 @@ def test_unsound_runs_are_warned_about_where_they_are_loaded(tmp_path: Path) -> 
         write_run(tmp_path / "big" / name / "results.json", made)
     with pytest.warns(RunWarning, match=r"not to be trusted; fix or exclude the run: log_weight_slope -2\S* in b\."):
         assert list(read_parameters({"data_root": str(tmp_path), **OPEN}).large_runs()) == ["a", "b"]
+    at_one = {m.eta: logs[m.eta] if m.eta == run.etas[1] else 0 * logs[m.eta] for m in run.measurements}
+    write_run(tmp_path / "big" / "b" / "results.json", with_log_weights(run, at_one))
+    read_parameters({"data_root": str(tmp_path), **OPEN, "eta": run.etas[0], "etas": [run.etas[0]]}).large_runs()
 
 
 def test_what_is_not_in_the_data_is_refused() -> None:
