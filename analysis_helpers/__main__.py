@@ -16,7 +16,7 @@ import click
 
 from . import __version__, inventory, verdict, write_run, write_sample_data
 from ._checks import notes_on_runs
-from .report import read_parameters, readable
+from .notebook import read_parameters, readable
 from .runs import RESULTS_FILE
 
 
@@ -141,7 +141,7 @@ def report_command(
     if eta:
         options |= {"eta": [eta[0]], "etas": [eta]} if eta[1:] else {"eta": [eta[0]]}
     with _running(f"what ran is in {out / 'failed' / 'index.html'}"):
-        from .report import How, make_report
+        from .execution import How, make_report
 
         index, failed = make_report(options, out, How(**how, formats=("png", "svg")), folder=notebooks)
     click.echo(index)
@@ -174,7 +174,7 @@ def sweep_command(
     for name, value in others:
         options.setdefault(name, []).append(value)
     with _running(f"the same command resumes it: {out}"):
-        from .report import How, make_sweep
+        from .execution import How, make_sweep
 
         where = How(**how, scheduler=scheduler)
         index, failed = make_sweep(options, out.resolve(), where, names=names, folder=notebooks)

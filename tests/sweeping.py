@@ -6,8 +6,8 @@ from typing import Any
 
 import nbformat
 
-from analysis_helpers.report.execution import Execution, Job
-from analysis_helpers.report.pages import write_first_page, write_page
+from analysis_helpers.execution.engine import Execution, Job
+from analysis_helpers.execution.pages import write_first_page, write_page
 
 PARAMETERS = """eta: float = 1e-6  # step size
 subset_size: int = 4  # sequences

@@ -15,21 +15,22 @@ import analysis_helpers
 PACKAGE = Path(analysis_helpers.__file__).parent
 
 # A subpackage or module imports only what stands above it.
-ORDER = ["_checks", "runs", "estimators", "subsampling", "err_rel", "inference", "synthetic", "plots", "report"]
-ORDER += ["measure", "__init__", "__main__"]
+ORDER = ["_checks", "runs", "estimators", "subsampling", "err_rel", "inference", "synthetic", "plots", "notebook"]
+ORDER += ["execution", "measure", "__init__", "__main__"]
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 EVERYWHERE = {"numpy", "analysis_helpers"}  # notebooks' own version is read late, by its name
-NOTEBOOKS = ["IPython", "dask", "filelock", "ipykernel", "ipywidgets", "jinja2", "jupyter_client", "markupsafe"]
-NOTEBOOKS += ["nbclient", "nbconvert", "nbformat", "papermill", "psutil", "tqdm", "traitlets", "zmq"]
+EXECUTION = ["dask", "filelock", "ipykernel", "jinja2", "jupyter_client", "markupsafe", "nbclient", "nbconvert"]
+EXECUTION += ["nbformat", "papermill", "psutil", "traitlets", "zmq"]
 # Libraries with a place of their own: a subpackage, or one module of it.
 PLACES = {
-    "pandas": {"runs/folders.py", "err_rel", "inference", "synthetic", "plots", "report"},
-    "msgspec": {"runs/json.py", "report"},
+    "pandas": {"runs/folders.py", "err_rel", "inference", "synthetic", "plots", "notebook", "execution"},
+    "msgspec": {"runs/json.py", "notebook"},
     "scipy": {"inference"},
     "matplotlib": {"plots"},
     "click": {"__main__.py"},
-    **{library: {"report"} for library in NOTEBOOKS},
-    "tqdm": {"report", "measure"},
+    **{library: {"notebook"} for library in ("IPython", "ipywidgets")},
+    **{library: {"execution"} for library in EXECUTION},
+    "tqdm": {"execution", "measure"},
     "torch": {"measure"},
     "transformers": {"measure"},
 }
@@ -128,7 +129,7 @@ def test_files_are_data_and_none_is_run(module: str) -> None:
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import analysis_helpers, sys; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"matplotlib", "scipy", "click", "torch", "transformers", *NOTEBOOKS}
+    heavy = {"matplotlib", "scipy", "click", "torch", "transformers", "IPython", "ipywidgets", *EXECUTION}
     assert heavy & {module.split(".")[0] for module in output} == set()
     assert "pandas" in output
 

@@ -27,7 +27,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sweep the verdict over two etas and two sizes, and a notebook that fails, with a name to be escaped."""
-    from analysis_helpers.report import How, make_sweep
+    from analysis_helpers.execution import How, make_sweep
 
     out = tmp_path_factory.mktemp("sweep")
     folder = tmp_path_factory.mktemp("notebooks")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from analysis_helpers.report.sweep import find_notebooks, missing_extra
+from analysis_helpers.execution.sweep import find_notebooks, missing_extra
 from tests.browsing import PATIENCE, in_browser, opened_browser, run_all, served_lab
 from tests.conftest import REPOSITORY
 

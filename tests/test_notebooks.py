@@ -7,8 +7,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from analysis_helpers.report.display import RESULT_MIME
-from analysis_helpers.report.pages import collected_result
+from analysis_helpers.execution.pages import collected_result
+from analysis_helpers.notebook.display import RESULT_MIME
 from tests.conftest import REPOSITORY
 
 papermill = pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
@@ -80,7 +80,7 @@ def test_cells_are_short_and_leave_functions_to_the_package(path: Path) -> None:
 def test_notebooks_import_what_users_import(path: Path) -> None:
     source = "\n".join(cell.source for cell in code_cells(read(path)))
     modules = set(re.findall(r"^(?:from|import) (analysis_helpers[\w.]*)", source, re.MULTILINE))
-    interface = {"analysis_helpers", "analysis_helpers.plots", "analysis_helpers.report"}
+    interface = {"analysis_helpers", "analysis_helpers.plots", "analysis_helpers.notebook"}
     own = {"06_known_truth": {"analysis_helpers.synthetic"}, "08_measure_a_model": {"analysis_helpers.measure"}}
     assert modules <= interface | own.get(path.stem, set())
 

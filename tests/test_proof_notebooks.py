@@ -6,7 +6,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from analysis_helpers.report.pages import collected_result
+from analysis_helpers.execution.pages import collected_result
 from tests.conftest import REPOSITORY
 from tests.plain import estimates
 from tests.plain.reading import mean_true_total, read_batches

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis_helpers import inventory, read_run
-from analysis_helpers.report.sweep import find_notebooks
+from analysis_helpers.execution.sweep import find_notebooks
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")

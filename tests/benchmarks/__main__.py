@@ -21,7 +21,7 @@ import numpy as np
 
 from analysis_helpers import Run, err_rel_standard_error, load_runs, simulate_err_rel, simulate_err_rel_across_runs
 from analysis_helpers.estimators import columns
-from analysis_helpers.report.sweep import find_notebooks, missing_extra
+from analysis_helpers.execution.sweep import find_notebooks, missing_extra
 from analysis_helpers.subsampling import subset_sums
 from tests.benchmarks import baselines
 

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 import analysis_helpers as ah
 from analysis_helpers import plots
-from analysis_helpers.report.explorer import explore
-from analysis_helpers.report.parameters import read_parameters
+from analysis_helpers.notebook.explorer import explore
+from analysis_helpers.notebook.parameters import read_parameters
 from analysis_helpers.synthetic.calibration import read_calibration
 from tests.calibration.drawing import verdict_rate_table, verdict_records
 from tests.calibration.records import (

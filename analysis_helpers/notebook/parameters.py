@@ -123,7 +123,7 @@ def read_parameters(variables: Mapping[str, Any]) -> Parameters:
     >>> read_parameters({"num_samples": 256.5})
     Traceback (most recent call last):
         ...
-    analysis_helpers.report.parameters.ParameterError: num_samples must be a whole number of at least 1, got 256.5
+    analysis_helpers.notebook.parameters.ParameterError: num_samples must be a whole number of at least 1, got 256.5
     """
     declared = {name: variables[name] for name in _DEFAULTS if name in variables}
     left_open = [name for name in CHOSEN if name in declared and declared[name] is None]

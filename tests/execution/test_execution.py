@@ -16,10 +16,10 @@ import nbformat
 import pytest
 
 from analysis_helpers import __version__
-from analysis_helpers.report.execution import Execution, How, Job, package_digest, run_jobs
-from analysis_helpers.report.kernels import ForkedKernel
-from analysis_helpers.report.pages import collected_result, save_figures, write_page
-from analysis_helpers.report.sweep import find_notebooks, make_report, make_sweep, plan
+from analysis_helpers.execution.engine import Execution, How, Job, package_digest, run_jobs
+from analysis_helpers.execution.kernels import ForkedKernel
+from analysis_helpers.execution.pages import collected_result, save_figures, write_page
+from analysis_helpers.execution.sweep import find_notebooks, make_report, make_sweep, plan
 from tests.conftest import REPOSITORY
 from tests.sweeping import command, ended, printed, write_notebook, write_report
 
@@ -54,7 +54,7 @@ def test_a_notebook_that_needs_an_extra_is_skipped_with_the_command_that_install
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "from analysis_helpers.measure import sample")
-    monkeypatch.setattr("analysis_helpers.report.sweep.find_spec", lambda name: None)
+    monkeypatch.setattr("analysis_helpers.execution.sweep.find_spec", lambda name: None)
     page, failed = make_report({}, tmp_path / "out", How(), folder=tmp_path)
     assert failed == 0
     assert "it needs PyTorch and transformers: pip install" in page.read_text(encoding="utf-8")

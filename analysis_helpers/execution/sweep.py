@@ -28,8 +28,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .._checks import checked_choice
+from ..notebook import assigned, convert_parameter, data_state, notebooks_folder, read_parameters, shown
 from ..runs import write_in_one_step
-from .execution import Execution, How, Job, digest, package_digest, run_jobs, tell
+from .engine import Execution, How, Job, digest, package_digest, run_jobs, tell
 from .kernels import warm_up
 from .pages import (
     FIGURES,
@@ -42,7 +43,6 @@ from .pages import (
     write_rerun,
     write_summary,
 )
-from .parameters import assigned, convert_parameter, data_state, notebooks_folder, read_parameters, shown
 
 NOTEBOOKS, FAILED = "notebooks", "failed"
 STAMP = "analysis_sweep"

@@ -22,10 +22,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from ..inference import QUESTIONS
+from ..notebook import RESULT_MIME, shown
 from ..runs import write_in_one_step
-from .display import RESULT_MIME
-from .execution import Execution, Job
-from .parameters import shown
+from .engine import Execution, Job
 
 INDEX, RESULTS, RUNLOG = TABLES = ("index.html", "results.csv", "runlog.csv")
 PAGES, FIGURES = "pages", "figures"

@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 
 from analysis_helpers import __version__
 from analysis_helpers.__main__ import main
-from analysis_helpers.report.display import RESULT_MIME
-from analysis_helpers.report.execution import Execution, How, Job, package_digest
-from analysis_helpers.report.pages import results_table, runlog_table, write_summary
-from analysis_helpers.report.sweep import STAMP, make_report, make_sweep, plan, run_sweep
+from analysis_helpers.execution.engine import Execution, How, Job, package_digest
+from analysis_helpers.execution.pages import results_table, runlog_table, write_summary
+from analysis_helpers.execution.sweep import STAMP, make_report, make_sweep, plan, run_sweep
+from analysis_helpers.notebook.display import RESULT_MIME
 from tests.building import refused
 from tests.conftest import REPOSITORY
 from tests.sweeping import BODY, command, printed, write_notebook
@@ -56,7 +56,7 @@ class Runner:
 def ended(folder: Path, out: Path, options: dict[str, list[str]], error: str = "") -> list[Execution]:
     jobs, _ = plan(sorted(folder.glob("*.ipynb")), options)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("analysis_helpers.report.sweep.run_jobs", Runner(error))
+        patched.setattr("analysis_helpers.execution.sweep.run_jobs", Runner(error))
         return list(run_sweep(jobs, out, How()))
 
 
@@ -168,7 +168,7 @@ def test_a_notebook_whose_kernel_dies_is_tried_once_more_and_then_an_error_of_it
 def test_progress_is_a_line_for_each_notebook_and_a_bar_on_a_terminal_only(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    monkeypatch.setattr("analysis_helpers.report.sweep.run_jobs", Runner("no", failing="odd"))
+    monkeypatch.setattr("analysis_helpers.execution.sweep.run_jobs", Runner("no", failing="odd"))
     write_notebook(folder / "other.ipynb", parameters="unrelated: int = 1  # nothing")
     told = io.StringIO()
     monkeypatch.setattr(told, "isatty", lambda: terminal, raising=False)
@@ -244,7 +244,7 @@ def test_a_page_that_cannot_be_made_is_an_error_of_its_notebook(
     def broken() -> None:
         raise RuntimeError("no template")
 
-    monkeypatch.setattr("analysis_helpers.report.pages.page_exporter", broken)
+    monkeypatch.setattr("analysis_helpers.execution.pages.page_exporter", broken)
     [failed] = ended(folder, tmp_path / "out", {"eta": ["1e-6"]})
     assert failed.status == "failed"
     assert "RuntimeError: no template" in failed.error
@@ -257,7 +257,7 @@ def test_a_page_that_cannot_be_made_is_an_error_of_its_notebook(
 def test_two_sweeps_or_reports_into_one_folder_refuse_each_other(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis_helpers.report.sweep.run_jobs", Runner())
+    monkeypatch.setattr("analysis_helpers.execution.sweep.run_jobs", Runner())
     out, jobs = tmp_path / "out", plan([folder / "tiny.ipynb"], {"eta": ["1e-6", "2e-6"]})[0]
     first = run_sweep(jobs, out, How())
     next(first)

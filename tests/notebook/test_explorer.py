@@ -9,12 +9,12 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import StepPatch
 
 import analysis_helpers as ah
-import analysis_helpers.report.explorer as explorer_module
+import analysis_helpers.notebook.explorer as explorer_module
 from analysis_helpers.estimators import EstimatorName
+from analysis_helpers.notebook.display import readable
+from analysis_helpers.notebook.explorer import FALLBACK, Exploration, Explorer, explore
+from analysis_helpers.notebook.parameters import Parameters
 from analysis_helpers.plots.style import COLOURS
-from analysis_helpers.report.display import readable
-from analysis_helpers.report.explorer import FALLBACK, Exploration, Explorer, explore
-from analysis_helpers.report.parameters import Parameters
 from tests.building import Runs
 
 Shown = tuple[Explorer, list[Exploration]]

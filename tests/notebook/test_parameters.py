@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 
 from analysis_helpers import synthetic_runs, write_run
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.report.display import RESULT_MIME, AnswerInBrief, readable, show_result
-from analysis_helpers.report.parameters import ParameterError, notebooks_folder, read_parameters, resolve_data_root
+from analysis_helpers.notebook.display import RESULT_MIME, AnswerInBrief, readable, show_result
+from analysis_helpers.notebook.parameters import ParameterError, notebooks_folder, read_parameters, resolve_data_root
 from analysis_helpers.synthetic.runs import with_log_weights
 from tests.building import refused
 from tests.conftest import REPOSITORY

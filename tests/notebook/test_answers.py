@@ -5,7 +5,7 @@ import pytest
 
 import analysis_helpers as ah
 from analysis_helpers.estimators import EstimatorName
-from analysis_helpers.report import (
+from analysis_helpers.notebook import (
     describe_comparison,
     describe_distribution,
     describe_exploration,

@@ -43,7 +43,7 @@ _IMPORTED = """
     IPython.core.oinspect IPython.extensions.storemagic matplotlib_inline.backend_inline
     matplotlib.backends.backend_agg matplotlib.backends.backend_svg PIL.JpegImagePlugin PIL.GifImagePlugin
     PIL.BmpImagePlugin PIL.PpmImagePlugin pandas.core.methods.to_dict pandas.io.formats.html
-    pandas.io.formats.string scipy.special analysis_helpers.plots analysis_helpers.report.explorer
+    pandas.io.formats.string scipy.special analysis_helpers.plots analysis_helpers.notebook.explorer
 """
 
 

@@ -1,0 +1,41 @@
+"""What notebooks import: parameters, display, answers in brief, and the explorer."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .answers import (
+    describe_comparison as describe_comparison,
+    describe_distribution as describe_distribution,
+    describe_exploration as describe_exploration,
+    describe_linearity as describe_linearity,
+    describe_plans as describe_plans,
+    describe_runs as describe_runs,
+    describe_validation as describe_validation,
+    describe_verdict as describe_verdict,
+)
+from .display import (
+    RESULT_MIME as RESULT_MIME,
+    AnswerInBrief as AnswerInBrief,
+    readable as readable,
+    show_result as show_result,
+)
+from .parameters import (
+    ParameterError as ParameterError,
+    Parameters as Parameters,
+    assigned as assigned,
+    convert_parameter as convert_parameter,
+    data_state as data_state,
+    notebooks_folder as notebooks_folder,
+    read_parameters as read_parameters,
+    shown as shown,
+)
+
+if TYPE_CHECKING:
+    from .explorer import Explorer as Explorer, explore as explore
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs the extra "lab" only when it is asked for."""
+    if name in ("Explorer", "explore"):
+        return getattr(import_module(f"{__name__}.explorer"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
