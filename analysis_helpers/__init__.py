@@ -8,19 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ._checks import RunError as RunError
-from .err_rel import (
-    Comparison as Comparison,
-    aggregate_err_rel as aggregate_err_rel,
-    collect_err_rel_across_runs as collect_err_rel_across_runs,
-    compare_err_rel_distributions as compare_err_rel_distributions,
-    explain_partial_sum as explain_partial_sum,
-    reference_true_totals as reference_true_totals,
-    sample_err_rel_across_runs as sample_err_rel_across_runs,
-    simulate_err_rel as simulate_err_rel,
-    simulate_err_rel_across_runs as simulate_err_rel_across_runs,
-    summarize_err_rel_distribution as summarize_err_rel_distribution,
-)
-from .estimators import per_sequence_contributions as per_sequence_contributions
+from .err_rel import Comparison as Comparison, explain_partial_sum as explain_partial_sum
 from .inference import (
     Answer as Answer,
     Prediction as Prediction,
@@ -50,8 +38,20 @@ from .inference import (
     verdict_map as verdict_map,
     verdict_table as verdict_table,
 )
+from .published import (
+    aggregate_err_rel as aggregate_err_rel,
+    collect_err_rel_across_runs as collect_err_rel_across_runs,
+    compare_err_rel_distributions as compare_err_rel_distributions,
+    per_sequence_contributions as per_sequence_contributions,
+    reference_true_totals as reference_true_totals,
+    sample_err_rel_across_runs as sample_err_rel_across_runs,
+    simulate_err_rel as simulate_err_rel,
+    simulate_err_rel_across_runs as simulate_err_rel_across_runs,
+    summarize_err_rel_distribution as summarize_err_rel_distribution,
+)
 from .runs import (
     Run as Run,
+    Runs as Runs,
     inventory as inventory,
     load_runs as load_runs,
     merge_runs as merge_runs,

@@ -161,18 +161,46 @@ def checked_tokens(values: ArrayLike, name: str) -> FloatArray:
     return array
 
 
+# Rules of a column, ``(values, name, tokens) -> column``: a read-only copy with a value for each of the sequences whose
+# token counts are given, or a `FieldError`.
+
+
+def checked_numbers(values: ArrayLike, name: str, tokens: FloatArray) -> FloatArray:
+    """Return finite numbers."""
+    return checked_array(values, name, length=len(tokens))
+
+
+def checked_weights(values: ArrayLike, name: str, tokens: FloatArray) -> FloatArray:
+    """Return weights: none negative, and some positive where there are tokens."""
+    array = checked_array(values, name, length=len(tokens), lowest=0.0)
+    checked_total(array * tokens, f"{name} (times tokens)")
+    return array
+
+
 def checked_entropies(values: ArrayLike, name: str, tokens: FloatArray) -> FloatArray:
-    """Return entropy sums (nats), or raise a `FieldError`: none negative, and 0 where a sequence has no tokens."""
+    """Return entropy sums (nats): none negative, and 0 where a sequence has no tokens."""
     array = checked_array(values, name, length=len(tokens), lowest=-_ROUNDING)
     _refuse((tokens == 0) & (array != 0), "must be 0 where there are no tokens", array, name)
     return array
 
 
-def checked_logp(values: ArrayLike, name: str, *, length: int) -> FloatArray:
-    """Return log-probabilities of sequences (nats), or raise a `FieldError`: none positive."""
-    array = checked_array(values, name, length=length)
+def checked_logp(values: ArrayLike, name: str, tokens: FloatArray) -> FloatArray:
+    """Return log-probabilities (nats): none positive."""
+    array = checked_array(values, name, length=len(tokens))
     _refuse(array > _ROUNDING, "must not be positive (it is a log-probability)", array, name)
     return array
+
+
+def checked_prompts(values: ArrayLike, name: str, tokens: FloatArray) -> NDArray[Any]:
+    """Return one whole number or text a sequence."""
+    array = np.array(values)
+    if array.dtype.kind not in "iuU" or array.shape != tokens.shape:
+        rule = f"must hold one whole number or text for each of the {len(tokens)} sequences"
+        raise FieldError(name, rule, f"shape {array.shape} of {array.dtype}")
+    if array.dtype.kind == "U" and not all(isinstance(value, str) for value in np.array(values, dtype=object)):
+        # NumPy makes a text of each, and one prompt of 1 and "1".
+        raise FieldError(name, "must hold whole numbers or texts", "both")
+    return frozen(array)
 
 
 def _refuse(bad: NDArray[np.bool_], rule: str, array: FloatArray, name: str) -> None:
@@ -180,18 +208,6 @@ def _refuse(bad: NDArray[np.bool_], rule: str, array: FloatArray, name: str) -> 
     if bad.any():
         at = int(bad.argmax())
         raise FieldError(name, rule, f"{float(array[at])!r} at position {at}")
-
-
-def checked_prompts(values: ArrayLike, name: str, *, length: int) -> NDArray[Any]:
-    """Return a read-only copy of one whole number or text a sequence, or raise a `FieldError` about ``name``."""
-    array = np.array(values)
-    if array.dtype.kind not in "iuU" or array.shape != (length,):
-        rule = f"must hold one whole number or text for each of the {length} sequences"
-        raise FieldError(name, rule, f"shape {array.shape} of {array.dtype}")
-    if array.dtype.kind == "U" and not all(isinstance(value, str) for value in np.array(values, dtype=object)):
-        # NumPy makes a text of each, and one prompt of 1 and "1".
-        raise FieldError(name, "must hold whole numbers or texts", "both")
-    return frozen(array)
 
 
 def checked_total(array: FloatArray, name: str) -> float:

@@ -8,18 +8,25 @@ prediction and planning need no further code. Results are full-batch numbers and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._checks import FloatArray, RunError, checked_choice, frozen
+from ._checks import FloatArray, RunError, checked_choice, frozen, same_eta, warn_about_runs
 from .runs import FIELDS_BEHIND, Run, require_run
 
 Array = NDArray[Any]  # float64, or complex128 while a gradient is taken
 EstimatorName = Literal["partial_sum", "ratio", "matched", "adjusted"]
+
+FOR_MATCHED = ("linear", "score", "baseline_entropy")
+"""What "matched" and "adjusted" need a run to record."""
+
+WEAK_REFERENCE = 3.0
+"""A reference total within this many of its standard errors of zero is warned about."""
 
 _COMPLEX_STEP = 1e-20
 _ROUNDED = 1e-5  # of the mean: values that vary no more are equal, in columns of six digits
@@ -84,13 +91,13 @@ class Estimate:
     psi
         Influence values, shape ``(M,)``, one for each row of `Columns`: ``psi_i = M * x_i . grad f(sums)``, with the
         gradient by complex step, exact to rounding (infinitesimal jackknife: Efron, 1982, chapter 6).
-    num_sequences
-        N.
+    n
+        Sequences of the batch.
     """
 
     value: float
     psi: FloatArray
-    num_sequences: int
+    n: int
 
     @property
     def spread(self) -> float:
@@ -98,12 +105,12 @@ class Estimate:
 
         Over M prompts of N sequences it is the cluster-robust ``std(psi) sqrt(N / M)``.
         """
-        return standard_deviation(self.psi) * float(np.sqrt(self.num_sequences / len(self.psi)))
+        return standard_deviation(self.psi) * float(np.sqrt(self.n / len(self.psi)))
 
     @property
     def se(self) -> float:
         """Standard error; NaN for a single row."""
-        return self.spread / float(np.sqrt(self.num_sequences))
+        return self.spread / float(np.sqrt(self.n))
 
     @property
     def z(self) -> float:
@@ -113,10 +120,10 @@ class Estimate:
         return float(np.copysign(np.inf, self.value)) if self.value else float("nan")
 
     def __mul__(self, factor: float) -> Estimate:
-        return Estimate(self.value * factor, self.psi * factor, self.num_sequences)
+        return Estimate(self.value * factor, self.psi * factor, self.n)
 
     def __sub__(self, other: Estimate) -> Estimate:
-        return Estimate(self.value - other.value, self.psi - other.psi, self.num_sequences)
+        return Estimate(self.value - other.value, self.psi - other.psi, self.n)
 
     def without(self, control: Estimate) -> Estimate:
         """Return what regression on a control variate, an estimate of 0 on the same rows, leaves of the estimate."""
@@ -142,37 +149,54 @@ class Columns:
         Sums of the rows, shape ``(columns,)``.
     full
         The full batch.
-    num_sequences
-        N. A subset of n sequences has ``n M / N`` rows.
+    n
+        Sequences of the batch, N. A subset of n sequences has ``n M / N`` rows.
     """
 
     estimator: Estimator
     values: FloatArray
     sums: FloatArray
     full: FullBatch
-    num_sequences: int
+    n: int
 
-    def rows_for(self, num_sequences: int) -> int:
-        """Return how many rows a subset of so many sequences has: at least one, at most all."""
-        return max(1, round(num_sequences * len(self.values) / self.num_sequences))
+    def rows_for(self, n: int) -> int:
+        """Return how many rows a subset of n sequences has: at least one, at most all."""
+        return max(1, round(n * len(self.values) / self.n))
 
     def estimate(self, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return (true, linear) for sums of shape ``(..., columns)``, in nats per token."""
         return self.estimator.evaluate(sums, self.full)
 
+    @cached_property
     def estimates(self) -> tuple[Estimate, Estimate]:
-        """Return (true, linear) of the full batch, in nats per token."""
+        """(true, linear) of the full batch, in nats per token."""
         values, gradients = self.estimate(self.sums), _gradients(self, self.sums)
         true, linear = (
-            Estimate(float(value), self.values @ gradient, self.num_sequences)
+            Estimate(float(value), self.values @ gradient, self.n)
             for value, gradient in zip(values, gradients, strict=True)
         )
         return true, linear
 
+    @cached_property
     def error(self) -> Estimate:
-        """Return linear - true of the full batch, in nats per token."""
-        true, linear = self.estimates()
+        """Linear - true of the full batch, in nats per token."""
+        true, linear = self.estimates
         return linear - true
+
+    def err_rel(self, sums: FloatArray, reference: float) -> FloatArray:
+        """Return ``(linear - true) / reference`` for sums of shape ``(..., columns)``.
+
+        NaN if the reference is 0 or, with a warning, where a subset holds no tokens.
+        """
+        if reference == 0:
+            return np.full(len(sums), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            true, linear = self.estimate(sums)
+            values: FloatArray = (linear - true) / reference
+        if not np.isfinite(values).all():
+            empty = np.count_nonzero(~np.isfinite(values))
+            warn_about_runs(f"{empty} of {len(values)} subsets hold no tokens or no weight: their err_rel is undefined")
+        return values
 
 
 def _partial_sum(sums: Array, full: FullBatch) -> tuple[Array, Array]:
@@ -241,19 +265,6 @@ def columns(run: Run, eta: float, estimator: str = "ratio") -> Columns:
     return _columns(run, eta, ESTIMATORS[checked_choice(estimator, "estimator", ESTIMATORS)])
 
 
-def scores(run: Run) -> FloatArray:
-    """Return the score j_i of each sequence, shape ``(N,)``: the derivative of its log-probability along the update.
-
-    Its expectation is 0 for sequences sampled from the policy that was differentiated (on-policy).
-
-    Raises
-    ------
-    RunError
-        If the run does not record the score.
-    """
-    return _recorded(run.scores, run, "score")
-
-
 def mean_score(run: Run) -> Estimate:
     """Return the mean score; its z is standard normal for on-policy sequences, infinite where all scores are equal.
 
@@ -262,9 +273,9 @@ def mean_score(run: Run) -> Estimate:
     RunError
         If the run does not record the score.
     """
-    found = _columns(run, run.etas[0], _MEAN_SCORE).estimates()[1]
-    equal = equal_but_for_rounding(found.psi + found.value)
-    return replace(found, psi=np.zeros_like(found.psi)) if equal else found
+    mean = _columns(run, run.etas[0], _MEAN_SCORE).estimates[1]
+    equal = equal_but_for_rounding(mean.psi + mean.value)
+    return replace(mean, psi=np.zeros_like(mean.psi)) if equal else mean
 
 
 def equal_but_for_rounding(values: FloatArray) -> bool:
@@ -283,15 +294,54 @@ def mean_log_probability_excess(run: Run) -> Estimate:
     RunError
         If the run does not record ``sum_logp`` or ``h_base``.
     """
-    return _columns(run, run.etas[0], _MEAN_EXCESS).estimates()[1]
+    return _columns(run, run.etas[0], _MEAN_EXCESS).estimates[1]
 
 
 def true_total(run: Run, eta: float) -> Estimate:
     """Return the stored true change at ``eta`` (nats per token); without ``h_base``, influence values are NaN."""
     measured = run.measurement(eta)
     if measured.h_base is None:
-        return Estimate(measured.delta_h_true, np.full(run.num_sequences, np.nan), run.num_sequences)
-    return replace(_columns(run, eta, _TRUE).estimates()[0], value=measured.delta_h_true)
+        return Estimate(measured.delta_h_true, np.full(run.n, np.nan), run.n)
+    return replace(_columns(run, eta, _TRUE).estimates[0], value=measured.delta_h_true)
+
+
+def reference_total(runs: Mapping[str, Run], eta: float, name: str = "the mean over the runs") -> float:
+    """Return the mean ``delta_h_true`` of runs that all have ``eta``; warn if it is too close to zero to divide by."""
+    total = float(np.mean([run.measurement(eta).delta_h_true for run in runs.values()]))
+    se = mean_total_error(runs.values(), eta)
+    if abs(total) < WEAK_REFERENCE * se:
+        warn_about_runs(
+            f"the true total of {name} at eta {eta!r}, {total:.3g}, is within {WEAK_REFERENCE:g} standard errors "
+            f"({se:.3g}) of zero: err_rel divided by it is unreliable"
+        )
+    return total
+
+
+def own_total(run: Run, eta: float, name: str) -> float:
+    """Return the run's own ``delta_h_true``; warn if it is too close to zero to divide by."""
+    return reference_total({name: run}, eta, name)
+
+
+def mean_total_error(runs: Iterable[Run], eta: float) -> float:
+    """Return the sampling standard error of the mean true total over runs; NaN if no run records ``h_base``."""
+    errors = np.array([true_total(run, eta).se for run in runs])
+    recorded = errors[~np.isnan(errors)]  # a run without one counts as average
+    return float(np.sqrt(np.mean(recorded**2) / len(errors))) if len(recorded) else float("nan")
+
+
+def reference_for(references: Mapping[float, float] | None, run: Run, eta: float, name: str) -> float:
+    """Return the given reference at ``eta``; the run's own total if none are given."""
+    if references is None:
+        return own_total(run, eta, name)
+    for known, total in references.items():
+        if same_eta(known, eta):
+            return total
+    raise ValueError(f"references has no eta {eta!r}; there are {', '.join(map(repr, references))}")
+
+
+def supported_estimators(runs: Mapping[str, Run]) -> list[EstimatorName]:
+    """Return the names of the estimators for which every run records what is needed."""
+    return [name for name in ESTIMATORS if all(_is_recorded(run, name) for run in runs.values())]
 
 
 def if_recorded(compute: Callable[[], float]) -> float:
@@ -300,44 +350,6 @@ def if_recorded(compute: Callable[[], float]) -> float:
         return compute()
     except RunError:
         return float("nan")
-
-
-def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatArray]:
-    """Return the contributions of each sequence to the true and the linear change, shape ``(N,)``, in nats per token.
-
-    ``true_i = w_i h_new_i / sum(w T) - T_i / sum(T) * base_entropy`` and ``linear_i = eta * gdotv_i``; they sum to the
-    totals. Summed over a subset they are "partial_sum", the published definition; "ratio" is the one to set beside
-    actual runs.
-
-    Parameters
-    ----------
-    run
-        The run; must record per-sequence linear terms.
-    eta
-        Step size, looked up with a relative tolerance of 1e-6.
-
-    Raises
-    ------
-    RunError
-        If the run is totals-only.
-    ValueError
-        If the run has no such eta.
-
-    Examples
-    --------
-    >>> run = Run.from_arrays(
-    ...     token_counts=[2, 3],
-    ...     h_base=[1.0, 2.0],
-    ...     h_new={1e-6: [0.9, 1.8]},
-    ...     log_weights={1e-6: [0.0, 0.0]},
-    ...     gdotv=[-1.0, -2.0],
-    ... )
-    >>> true_seq, linear_seq = per_sequence_contributions(run, 1e-6)
-    >>> [f"{x:.6g}" for x in true_seq], [f"{x:.6g}" for x in linear_seq]
-    (['-0.06', '0'], ['-1e-06', '-2e-06'])
-    """
-    batch = columns(run, eta, "partial_sum")
-    return batch.estimate(batch.values)
 
 
 def standard_deviation(values: FloatArray) -> float:
@@ -360,7 +372,7 @@ def second_order_spread(batch: Columns) -> float:
     )
     hessian = np.divide(above - below, 2 * rows * steps[:, None], out=np.zeros_like(above), where=steps[:, None] > 0)
     product = hessian @ covariance
-    return float(np.sqrt(np.sum(product * product.T) / 2)) * batch.num_sequences / rows
+    return float(np.sqrt(np.sum(product * product.T) / 2)) * batch.n / rows
 
 
 def _gradients(batch: Columns, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -371,9 +383,27 @@ def _gradients(batch: Columns, sums: FloatArray) -> tuple[FloatArray, FloatArray
     return np.imag(true) * scale, np.imag(linear) * scale
 
 
+def _is_recorded(run: Run, estimator: str) -> bool:
+    try:
+        columns(run, run.etas[0], estimator)
+    except RunError:
+        return False
+    return True
+
+
 def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
+    """Return the columns, built once for each run, eta and estimator."""
     require_run(run)
-    measured, tokens, terms = run.measurement(eta), run.token_counts, run.score
+    key = (chosen, run.measurement(eta).eta)
+    if key not in run.derived:
+        run.derived[key] = _built(run, eta, chosen)
+    batch: Columns = run.derived[key]
+    return batch
+
+
+def _built(run: Run, eta: float, chosen: Estimator) -> Columns:
+    measured, tokens, entropy = run.measurement(eta), run.token_counts, run.h_base_mean
+    correction = run.denom_corr_unscaled
     assemble: dict[str, Callable[[], FloatArray]] = {
         "tokens": lambda: tokens,
         "h_base": lambda: _recorded(measured.h_base, run, "baseline_entropy"),
@@ -381,28 +411,32 @@ def _columns(run: Run, eta: float, chosen: Estimator) -> Columns:
         "w_h_new": lambda: measured.weights * measured.h_new,
         "g": lambda: _recorded(run.gdotv, run, "linear") * run.total_tokens,
         # Zeros where no correction is recorded: the linear change of "ratio" is then eta / T_S * sum g.
-        "tokens_score": lambda: -terms.denom_corr_unscaled / terms.h_base_mean if terms else np.zeros(len(tokens)),
+        "tokens_score": lambda: np.zeros(run.n) if correction is None or entropy is None else -correction / entropy,
         "direct": lambda: (
-            _recorded(terms, run, "score").jH_sum + _recorded(measured.h_base, run, "baseline_entropy") * scores(run)
+            _recorded(run.jH_sum, run, "score") + _recorded(measured.h_base, run, "baseline_entropy") * score()
         ),
-        "score": lambda: scores(run),
+        "score": lambda: score(),
         "excess": lambda: _recorded(run.logp, run, "logp") + _recorded(measured.h_base, run, "baseline_entropy"),
-        "sequences": lambda: np.ones(len(tokens)),
+        "sequences": lambda: np.ones(run.n),
     }
-    found = [assemble[name]() for name in chosen.columns]
+
+    def score() -> FloatArray:
+        return _recorded(run.score, run, "score")
+
+    assembled = [assemble[name]() for name in chosen.columns]
     if run.prompt_ids is not None and not chosen.degree:
         _, prompt = np.unique(run.prompt_ids, return_inverse=True)
-        found = [np.bincount(prompt, column).astype(np.float64) for column in found]
-    sums = np.array([column.sum() for column in found])  # far quicker than over the rows of ``values``
+        assembled = [np.bincount(prompt, column).astype(np.float64) for column in assembled]
+    sums = np.array([column.sum() for column in assembled])  # far quicker than over the rows of ``values``
     full = FullBatch(
         eta=measured.eta,
         tokens=run.total_tokens,
         weighted_tokens=float(measured.weights @ tokens),
         base_entropy=measured.base_entropy,
-        score_entropy=terms.h_base_mean if terms else 0.0,
-        score_slope=columns(run, eta).error().slope_on(mean_score(run)) if chosen.name == "adjusted" else 0.0,
+        score_entropy=entropy or 0.0,
+        score_slope=columns(run, eta).error.slope_on(mean_score(run)) if chosen.name == "adjusted" else 0.0,
     )
-    return Columns(chosen, frozen(np.stack(found, axis=1)), frozen(sums), full, len(tokens))
+    return Columns(chosen, frozen(np.stack(assembled, axis=1)), frozen(sums), full, run.n)
 
 
 def _recorded(values: _T | None, run: Run, support: str) -> _T:

@@ -8,7 +8,7 @@ which draws with replacement.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from ._checks import FloatArray, checked_choice, checked_count
 
 Sampler = Literal["sequential", "disjoint"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+Seed: TypeAlias = int | np.random.Generator
+"""What random draws start from."""
+
 Indices = NDArray[np.intp]  # one row per subset
 
 _BLOCK_BYTES = 1 << 20  # of indices and of gathered values: fits the cache, whatever the number of subsets
@@ -25,7 +28,7 @@ _CALL = 1500  # fixed cost of one call of Generator.choice, in draws
 
 
 def subset_sums(
-    values: FloatArray, subset_size: int, num_samples: int, rng: np.random.Generator, *, sampler: Sampler = "sequential"
+    values: FloatArray, n: int, num_samples: int, rng: np.random.Generator, *, sampler: Sampler = "sequential"
 ) -> FloatArray:
     """Return column sums over simple random samples of the rows, shape ``(num_samples, columns)``.
 
@@ -45,8 +48,8 @@ def subset_sums(
     ----------
     values
         Shape ``(N, columns)``.
-    subset_size
-        Sequences in a subset, n, from 1 to N.
+    n
+        Sequences in a subset, from 1 to N.
     num_samples
         Number of subsets.
     rng
@@ -69,7 +72,7 @@ def subset_sums(
     """
     checked_choice(sampler, "sampler", SAMPLERS)
     size, width = values.shape
-    n = checked_count(subset_size, "subset_size", most=size, what_most=", the number of sequences")
+    n = checked_count(n, "n", most=size, what_most=", the number of sequences")
     sums = np.empty((checked_count(num_samples, "num_samples"), width))
     total = values.sum(axis=0)
     if sampler == "disjoint" and n == size:

@@ -12,7 +12,7 @@ import pytest
 
 from analysis_helpers import Run, write_run
 from analysis_helpers.estimators import columns
-from analysis_helpers.inference.prediction import Pilot
+from analysis_helpers.inference.prediction import PooledEstimate
 from tests.plain.estimates import changes
 from tests.plain.reading import as_batch
 
@@ -71,10 +71,10 @@ def altered(run: Run, eta: float | None = None, **changed: Any) -> Run:
     return dataclasses.replace(run, measurements=tuple(map(replaced, run.measurements)))
 
 
-def pilot(values: Sequence[float], *, spread: float = 1.0, size: float = 1.0, kurtosis: float = 3.0) -> Pilot:
+def pilot(values: Sequence[float], *, spread: float = 1.0, size: float = 1.0, kurtosis: float = 3.0) -> PooledEstimate:
     """Return a pilot of runs of that size with these errors; a run's standard error is spread / sqrt(size)."""
     ones = np.ones(len(values))
-    return Pilot(1e-6, -1.0, size * ones, np.array(values), spread * ones, kurtosis * ones, 0.0)
+    return PooledEstimate(1e-6, -1.0, size * ones, np.array(values), spread * ones, kurtosis * ones, 0.0)
 
 
 def known(value: T | None) -> T:
@@ -85,7 +85,7 @@ def known(value: T | None) -> T:
 
 def estimate(run: Run, eta: float, estimator: str = "ratio") -> tuple[float, float]:
     """Return the full-batch estimates (true, linear)."""
-    true, linear = columns(run, eta, estimator).estimates()
+    true, linear = columns(run, eta, estimator).estimates
     return true.value, linear.value
 
 
@@ -107,7 +107,7 @@ def refused(start: str, *parts: object, error: type[Exception] = ValueError) -> 
 
 def in_prompts(run: Run, responses: int) -> Run:
     """Return the run with so many consecutive sequences for each prompt."""
-    return dataclasses.replace(run, prompt_ids=np.arange(run.num_sequences) // responses)
+    return dataclasses.replace(run, prompt_ids=np.arange(run.n) // responses)
 
 
 def write_like_a_real_file(path: Path, run: Run) -> int:

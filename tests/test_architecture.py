@@ -15,7 +15,18 @@ import analysis_helpers
 PACKAGE = Path(analysis_helpers.__file__).parent
 
 # A subpackage or module imports only what stands above it.
-ORDER = ["_checks", "runs", "estimators", "subsampling", "err_rel", "inference", "synthetic", "plots", "notebook"]
+ORDER = [
+    "_checks",
+    "runs",
+    "estimators",
+    "subsampling",
+    "err_rel",
+    "published",
+    "inference",
+    "synthetic",
+    "plots",
+    "notebook",
+]
 ORDER += ["execution", "measure", "__init__", "__main__"]
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 EVERYWHERE = {"numpy", "analysis_helpers"}  # notebooks' own version is read late, by its name
@@ -23,7 +34,7 @@ EXECUTION = ["dask", "filelock", "ipykernel", "jinja2", "jupyter_client", "marku
 EXECUTION += ["nbformat", "papermill", "psutil", "traitlets", "zmq"]
 # Libraries with a place of their own: a subpackage, or one module of it.
 PLACES = {
-    "pandas": {"runs/folders.py", "err_rel", "inference", "synthetic", "plots", "notebook", "execution"},
+    "pandas": {"runs/folders.py", "err_rel", "published", "inference", "synthetic", "plots", "notebook", "execution"},
     "msgspec": {"runs/json.py", "notebook"},
     "scipy": {"inference"},
     "matplotlib": {"plots"},

@@ -11,7 +11,7 @@ import pytest
 import analysis_helpers as ah
 from analysis_helpers.err_rel import reference_for, usable_runs
 from analysis_helpers.estimators import columns
-from analysis_helpers.inference.prediction import pilot_of
+from analysis_helpers.inference.prediction import pooled_err_rel
 from analysis_helpers.subsampling import subset_sums
 from tests.building import in_prompts, random_run, refused, totals_only_run
 
@@ -64,7 +64,7 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.decompose_err_rel(RUNS, E, reference=math.nan), "reference must be a finite number", "nan"),
     (lambda: ah.predict_err_rel(RUNS, E, 10).interval(90), "level must lie between 0 and 1", "90"),
     (lambda: ah.predict_err_rel(RUNS, E, 0), "n must be a whole number", "0"),
-    (lambda: pilot_of(RUNS, E, estimator="partial_sum"), "estimator must be a mean", "'partial_sum'"),
+    (lambda: pooled_err_rel(RUNS, E, estimator="partial_sum"), "estimator must be a mean", "'partial_sum'"),
     (lambda: ah.required_batch_size(RUNS, E), "give either target_sd or tolerance", ""),
     (lambda: ah.required_batch_size(RUNS, E, target_sd=0.1, tolerance=0.1), "give either target_sd or tolerance", ""),
     (lambda: ah.required_batch_size(RUNS, E, target_sd=-1), "target_sd must be a positive number", "-1"),

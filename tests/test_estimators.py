@@ -69,7 +69,7 @@ def test_contributions_by_hand() -> None:
 def test_adjusted_is_the_ratio_without_what_goes_along_with_the_mean_score() -> None:
     run, chosen = random_run(), [3, 1, 7]
     ratio, adjusted = (columns(run, ETAS[1], name) for name in ("ratio", "adjusted"))
-    psi, j = ratio.error().psi, scores(run)
+    psi, j = ratio.error.psi, scores(run)
     slope = np.cov(psi, j)[0, 1] / np.var(j, ddof=1)
     true, linear = ratio.estimate(ratio.values[chosen].sum(axis=0))
     found = adjusted.estimate(adjusted.values[chosen].sum(axis=0))
@@ -82,7 +82,7 @@ def test_scores_that_are_equal_but_for_rounding_adjust_nothing(rounding: float) 
     measured = {"h_new": {1e-6: [0.9, 1.8, 2.3]}, "log_weights": {1e-6: [0.0, 0.1, 0.2]}}
     score = 0.1 * (1 + rounding * np.arange(3))
     run = two_sequences(token_counts=[2, 3, 4], gdotv=None, score=score, **parts, **measured)
-    ratio, adjusted = (columns(run, 1e-6, name).error() for name in ("ratio", "adjusted"))
+    ratio, adjusted = (columns(run, 1e-6, name).error for name in ("ratio", "adjusted"))
     assert adjusted.value == ratio.value
     assert adjusted.se == pytest.approx(ratio.se, rel=1e-12)
     assert mean_score(run).z == np.inf

@@ -9,7 +9,7 @@ import pytest
 
 import analysis_helpers as ah
 from analysis_helpers.inference.decomposition import pool_decomposition
-from analysis_helpers.inference.prediction import agreement_with_prediction, pilot_of
+from analysis_helpers.inference.prediction import agreement_with_prediction, pooled_err_rel
 from analysis_helpers.runs.json import encode_run, parse_run
 from tests.building import Runs, known
 
@@ -78,7 +78,7 @@ def test_the_small_runs_fall_and_scatter_as_predicted(large: Runs, small: Runs) 
     assert ah.check_prediction(large, small, 1.6e-6)["pit"].to_numpy() == pytest.approx(
         [0.16, 0.65, 0.19, 0.75], abs=0.01
     )
-    found = known(agreement_with_prediction(pilot_of(large, 1.6e-6), large, small))
+    found = known(agreement_with_prediction(pooled_err_rel(large, 1.6e-6), large, small))
     assert (found.p_spread, found.p_mean) == pytest.approx((0.63, 0.70), abs=0.01)
 
 

@@ -22,7 +22,7 @@ from .planning import (
 from .prediction import (
     Prediction as Prediction,
     check_prediction as check_prediction,
-    pilot_of as pilot_of,
+    pooled_err_rel as pooled_err_rel,
     predict as predict,
     predict_err_rel as predict_err_rel,
 )

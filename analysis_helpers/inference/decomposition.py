@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from .._checks import warn_skipped
-from ..err_rel import FOR_MATCHED, known_etas, recording
-from ..estimators import columns, mean_score
-from ..runs import Run, require_runs
-from .prediction import pilot_of
+from ..estimators import FOR_MATCHED, columns, mean_score
+from ..runs import Run, Runs
+from .prediction import pooled_err_rel
 from .random_effects import pool
 
 PARTS = ("linear_minus_matched", "matched_minus_true")
@@ -66,13 +65,13 @@ def decompose_err_rel(
     >>> bool((abs(parts - table["err_rel"]) < 1e-9).all())
     True
     """
-    pilot, rows = pilot_of(runs, eta, reference=reference), []
-    for name, error in pilot.errors.items():
-        second = columns(runs[name], eta, "matched").error() * (1 / pilot.reference)
+    estimate, rows = pooled_err_rel(runs, eta, reference=reference), []
+    for name, error in estimate.errors.items():
+        second = columns(runs[name], eta, "matched").error * (1 / estimate.reference)
         score, parts = mean_score(runs[name]), [error, error - second, second]
         if score_adjusted:
             parts = [part.without(score) for part in parts]
-        rows.append((name, pilot.eta, *(number for part in parts for number in (part.value, part.se)), score.z))
+        rows.append((name, estimate.eta, *(number for part in parts for number in (part.value, part.se)), score.z))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -90,8 +89,8 @@ def pool_decomposition(table: pd.DataFrame) -> pd.DataFrame:
     for eta, of_eta in table.groupby("eta"):
         row: dict[str, object] = {"run": "pooled", "eta": eta}
         for value, se, p in (("err_rel", "se", "p"), *((part, f"{part}_se", f"{part}_p") for part in PARTS)):
-            found = pool(of_eta[value].to_numpy(), of_eta[se].to_numpy() ** 2)
-            row |= {value: found.mean, se: found.se, p: found.p_value}
+            pooled = pool(of_eta[value].to_numpy(), of_eta[se].to_numpy() ** 2)
+            row |= {value: pooled.mean, se: pooled.se, p: pooled.p_value}
         row["score_z"] = float(of_eta["score_z"].sum() / np.sqrt(len(of_eta)))
         rows.append(row)
     return pd.DataFrame(rows)
@@ -120,11 +119,12 @@ def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = 
     >>> decomposition_table(synthetic_runs(2, 128), [1.6e-6])["run"].tolist()
     ['run_01', 'run_02', 'pooled', 'run_01', 'run_02', 'pooled']
     """
-    require_runs(runs)
-    able = recording(runs, *FOR_MATCHED)
-    warn_skipped({name: "without the score the error cannot be split" for name in runs if name not in able})
+    collection = Runs.of(runs)
+    able = collection.recording(*FOR_MATCHED)
+    lacking = collection.lacking(*FOR_MATCHED)
+    warn_skipped(dict.fromkeys(lacking, "without the score the error cannot be split"))
     parts = []
-    for eta in known_etas(able, etas) if able else []:
+    for eta in able.etas_of(etas) if able else []:
         for adjusted in (False, True):
             table = decompose_err_rel(able, eta, score_adjusted=adjusted)
             parts += [part.assign(score_adjusted=adjusted) for part in (table, pool_decomposition(table))]

@@ -14,18 +14,16 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, same_eta, warn_about_runs
-from ..err_rel import known_eta, recording, runs_at
 from ..estimators import (
     columns,
     equal_but_for_rounding,
     if_recorded,
     mean_log_probability_excess,
     mean_score,
-    scores,
     standard_deviation,
     true_total,
 )
-from ..runs import FIELDS_BEHIND, Measurement, Run, integrity_problems, require_batches, require_runs
+from ..runs import FIELDS_BEHIND, Measurement, Run, Runs
 from .trend import fit_trend
 
 LEAST_ESS_SHARE = 0.5
@@ -37,10 +35,7 @@ MOST_OFFSET_Z, MOST_OFFSET_Z_OF_TWO = 4.0, 6.0
 MOST_WEIGHT_DISAGREEMENT = 0.01
 MOST_SLOPE_ERROR, WRONG_SLOPE = 0.1, 0.5  # the latter is further off than nonlinearity brings it
 MOST_ENTROPY_MISMATCH = 0.25
-_STORED_ERROR_SDS = 4.0
 _FEWEST_FOR_TAIL = 100  # sequences; below, healthy weights would often be flagged (7 % at 64, 30 % at 32)
-
-Runs = Mapping[str, Run]  # those that are checked together
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def _at_each_eta(find: Callable[[Run, Measurement], Finding]) -> Callable[[Run, 
 
 
 def _integrity(run: Run, runs: Runs) -> list[Finding]:
-    problems = integrity_problems(run)
+    problems = run.problems
     return [Finding(len(problems), 0.0, detail="".join(f"{problem}. " for problem in problems).strip())]
 
 
@@ -123,7 +118,7 @@ def _entropy_mismatch(run: Run, runs: Runs) -> list[Finding]:
 def _offset(run: Run, runs: Runs) -> list[Finding]:
     several = len(run.etas) > 2
     limit = MOST_OFFSET_Z if several else MOST_OFFSET_Z_OF_TWO
-    if len(run.etas) < 2 or "baseline_entropy" not in run.supports or run.num_sequences < 2:
+    if len(run.etas) < 2 or "baseline_entropy" not in run.supports or run.n < 2:
         return [Finding(math.nan, limit)]
     if several:
         return [Finding(fit_trend(run).offset_z, limit)]
@@ -152,7 +147,7 @@ def _weights_agree(run: Run, measured: Measurement) -> Finding:
 
 def _log_weight_slope(run: Run, measured: Measurement) -> Finding:
     expected, found = _expected_log_weights(run, measured), measured.log_weights
-    if expected is None or found is None or run.num_sequences < 3:
+    if expected is None or found is None or run.n < 3:
         return Finding(math.nan, MOST_SLOPE_ERROR)
     if equal_but_for_rounding(expected):
         return Finding(math.nan, MOST_SLOPE_ERROR, detail="No score or log weight varies.")
@@ -172,7 +167,7 @@ def _expected_log_weights(run: Run, measured: Measurement) -> FloatArray | None:
     """Return eta times the score or, without it, the log weights of the largest eta scaled down to this one."""
     largest = max(run.measurements, key=lambda each: each.eta)
     if run.score is not None:
-        return measured.eta * scores(run)
+        return measured.eta * run.score
     if largest is measured or largest.log_weights is None:
         return None
     return measured.eta / largest.eta * largest.log_weights
@@ -190,11 +185,11 @@ def effective_share(measured: Measurement) -> float:
 
 def _largest_weight(run: Run, measured: Measurement) -> Finding:
     share = float(measured.weights.max() / measured.weights.sum())
-    return Finding(share, max(MOST_WEIGHT_SHARE, 10 / run.num_sequences))
+    return Finding(share, max(MOST_WEIGHT_SHARE, 10 / run.n))
 
 
 def _pareto_k(run: Run, measured: Measurement) -> Finding:
-    size = run.num_sequences
+    size = run.n
     limit = min(1 - 1 / math.log10(size), 0.7) if size > 10 else 0.0
     if size < _FEWEST_FOR_TAIL:
         detail = f"Fewer than {_FEWEST_FOR_TAIL} sequences: the tail cannot be fitted."
@@ -233,7 +228,7 @@ def _noise(run: Run, measured: Measurement) -> Finding:
     if log is not None and run.score is not None:
         recorded = [(m.eta, m.log_weights) for m in run.measurements if m.log_weights is not None]
         etas = np.array([eta for eta, _ in recorded])
-        left = np.column_stack([_centred(each) for _, each in recorded]) - np.outer(_centred(scores(run)), etas)
+        left = np.column_stack([_centred(each) for _, each in recorded]) - np.outer(_centred(run.score), etas)
         if len(etas) > 1:
             squares = etas**2 / etas.max() ** 2
             left -= np.outer(left @ squares / (squares @ squares), squares)
@@ -252,29 +247,18 @@ def _centred(values: FloatArray) -> FloatArray:
 def _step_errors(run: Run, runs: Runs) -> Iterator[Finding]:
     for eta in run.etas:
         error = _matched_error(run, eta)
-        true = float(np.mean([other.measurement(eta).delta_h_true for other in runs.values() if other.has_eta(eta)]))
+        true = runs.mean_true_change(eta)
         yield Finding(error / abs(true) if true else error * math.inf, MOST_STEP_ERROR, eta=eta)
-
-
-def _stored_errors(run: Run, runs: Runs) -> Iterator[Finding]:
-    linear, curvature = _linear_error(run, run.etas[0]) / run.etas[0], math.nan
-    if run.vhvv is not None:
-        curvature = standard_deviation(run.vhvv) * math.sqrt(run.num_sequences)  # of a sum
-    for stored in run.shard_errors:
-        computed = curvature if stored.field.endswith("vHvv") else linear
-        ratio = stored.value * stored.num_shards / computed if computed and stored.value > 0 else math.nan
-        limit = math.exp(_STORED_ERROR_SDS / math.sqrt(2 * max(stored.num_shards - 1, 1)))
-        yield Finding(ratio, limit, detail=f"{stored.field}:")
 
 
 def _matched_error(run: Run, eta: float) -> float:
     """Return the standard error of matched - true at ``eta``; NaN where it cannot be had."""
-    return if_recorded(lambda: columns(run, eta, "matched").error().se)
+    return if_recorded(lambda: columns(run, eta, "matched").error.se)
 
 
 def _linear_error(run: Run, eta: float) -> float:
     """Return the standard error of the linear total at ``eta``; NaN where it cannot be had."""
-    return if_recorded(lambda: columns(run, eta).estimates()[1].se)
+    return if_recorded(lambda: columns(run, eta).estimates[1].se)
 
 
 CHECKS = {
@@ -340,11 +324,6 @@ CHECKS = {
         _step_errors,
         "the score and h_base",
     ),
-    "stored_error": Check(
-        "Stored SE times its number of shards over the SE computed here; far from 1, one of them is wrong.",
-        _stored_errors,
-        severity=lambda value: abs(math.log(value)),
-    ),
 }
 OFF_POLICY_CHECKS = ("score_z", "log_probability_excess_z")
 
@@ -377,9 +356,9 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     >>> from analysis_helpers import synthetic_runs
     >>> table = run_health(synthetic_runs(2, 512))
     >>> int(table["flag"].sum()), table["check"].nunique()
-    (0, 14)
+    (0, 13)
     """
-    require_runs(runs)
+    collection = Runs.of(runs)
     rows = [
         {
             "run": name,
@@ -390,9 +369,9 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
             "flag": check.severity(found.value) > check.severity(found.limit) if found.flag is None else found.flag,
             "meaning": f"{_detail(found, check)} {check.meaning}".strip(),
         }
-        for name, run in runs.items()
+        for name, run in collection.items()
         for check_name, check in CHECKS.items()
-        for found in check.find(run, runs)
+        for found in check.find(run, collection)
     ]
     return pd.DataFrame(rows)
 
@@ -441,7 +420,6 @@ def health_of_batches(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
     >>> health_of_batches({"E_128": synthetic_runs(1, 128)})["run"].unique().tolist()
     ['E_128/run_01']
     """
-    require_batches(batches)
     tables = [run_health(runs) for runs in batches.values()]
     named = [table.assign(run=batch + "/" + table["run"]) for batch, table in zip(batches, tables, strict=True)]
     return pd.concat(named, ignore_index=True)
@@ -501,14 +479,14 @@ def run_totals(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
     >>> run_totals({"E_32": synthetic_runs(1, 32)})[["batch", "run", "eta", "sequences"]].to_dict("records")[0]
     {'batch': 'E_32', 'run': 'run_01', 'eta': 1.6e-06, 'sequences': 32}
     """
-    require_batches(batches)
+    corrections = {batch: len({*map(_correction, runs.values())}) for batch, runs in batches.items()}
     rows = [
         {
             "batch": batch,
             "run": name,
             "eta": m.eta,
-            "sequences": run.num_sequences,
-            "group": batch if len({*map(_correction, runs.values())}) == 1 else f"{batch}, {_correction(run)}",
+            "sequences": run.n,
+            "group": batch if corrections[batch] == 1 else f"{batch}, {_correction(run)}",
             "true": m.delta_h_true,
             "linear": m.eta * run.delta_h_per_lr,
             "true_se": true_total(run, m.eta).se,
@@ -557,14 +535,15 @@ def influence_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
     >>> len(influence_table(synthetic_runs(2, 32), 1.6e-6))
     64
     """
-    kept, parts = runs_at(runs, known_eta(runs, eta)), []
+    collection = Runs.of(runs)
+    kept, parts = collection.at(collection.eta(eta)), []
     for change, needs in (("true", ("baseline_entropy",)), ("linear", ("linear", "baseline_entropy"))):
-        if without := ", ".join(name for name in kept if name not in recording(kept, *needs)):
+        if without := ", ".join(kept.lacking(*needs)):
             fields = " and ".join(FIELDS_BEHIND[need] for need in needs)
             warn_about_runs(f"the influence on the {change} change is not known of {without}: it takes {fields}")
     for name, run in kept.items():
         true = true_total(run, eta).psi
-        linear = columns(run, eta).estimates()[1].psi if name in recording(kept, *needs) else np.full(len(true), np.nan)
+        linear = columns(run, eta).estimates[1].psi if set(needs) <= set(run.supports) else np.full(len(true), np.nan)
         parts.append(pd.DataFrame({"run": name, "true": true, "linear": linear}))
     return pd.concat(parts, ignore_index=True)
 

@@ -15,14 +15,20 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, checked_count
-from ..err_rel import FOR_MATCHED, known_eta, recording
-from ..estimators import EstimatorName
-from ..runs import Run
-from .prediction import Pilot, pilot_of, predict
+from ..estimators import ESTIMATORS, EstimatorName, supported_estimators
+from ..runs import Run, Runs
+from ..subsampling import Seed
+from .prediction import PooledEstimate, pooled_err_rel, predict
 from .random_effects import CONFIDENCE, ENDS, ConfidenceDistribution, Pool, normal_quantile, pool
 from .standard_errors import sizes_around
-from .trend import straightness_pilots
+from .trend import nonlinearity_estimates
 
+_NEEDS = {
+    "trend": "two or more etas",
+    "matched": "the score",
+    "adjusted": "the score; on-policy sequences",
+    "ratio": "linear terms by sequence",
+}
 _DRAWS = 100  # of another set of runs, for the interval of a plan
 LEAST = 64  # sequences of a plan: below, the closed form is rough
 _MOST = 2**62  # sequences; what takes more is called unreachable
@@ -58,7 +64,7 @@ def required_batch_size(
     Parameters
     ----------
     runs
-        Name -> run, the pilot.
+        Name -> run.
     eta
         Step size.
     target_sd, tolerance
@@ -89,14 +95,14 @@ def required_batch_size(
     True
     """
     check_goal(tolerance, probability, target_sd)
-    pilot = pilot_of(runs, eta, reference=reference, estimator=estimator)
+    estimate = pooled_err_rel(runs, eta, reference=reference, estimator=estimator)
     if target_sd is not None:
-        return _reachable_size(math.sqrt(pilot.mean_square_spread), target_sd)
-    return smallest_within(pilot.distribution, pilot.mean_square_spread, float(tolerance or 0), probability)
+        return _reachable_size(math.sqrt(estimate.mean_square_spread), target_sd)
+    return smallest_within(estimate.distribution, estimate.mean_square_spread, float(tolerance or 0), probability)
 
 
 def plan_batch_sizes(
-    runs: Mapping[str, Run], etas: Sequence[float], *, tolerance: float, probability: float = 0.9, seed: int = 0
+    runs: Mapping[str, Run], etas: Sequence[float], *, tolerance: float, probability: float = 0.9, seed: Seed = 0
 ) -> pd.DataFrame:
     """Return the batch required at each eta for err_rel of a fresh run within ``tolerance``, as `required_batch_size`.
 
@@ -119,10 +125,10 @@ def plan_batch_sizes(
     check_goal(tolerance, probability)
     rows = []
     for eta in etas:
-        pilot, rng = pilot_of(runs, eta), np.random.default_rng(seed)
+        estimate, rng = pooled_err_rel(runs, eta), np.random.default_rng(seed)
         n, *drawn = (
             smallest_within(each.distribution, each.mean_square_spread, tolerance, probability)
-            for each in (pilot, *(_another(pilot, rng) for _ in range(_DRAWS)))
+            for each in (estimate, *(_replicate(estimate, rng) for _ in range(_DRAWS)))
         )
         ends = np.quantile([np.inf if size is None else size for size in drawn], ENDS, method="nearest")
         rows.append((eta, n, *(int(end) if math.isfinite(end) else None for end in ends)))
@@ -135,16 +141,16 @@ def plan_batch_sizes(
     return table.assign(prompts=np.ceil(table["n"].astype(float) * np.mean(shares)).astype("Int64"))
 
 
-def spread_with_interval(pilot: Pilot) -> tuple[float, float, float]:
+def spread_with_interval(estimate: PooledEstimate) -> tuple[float, float, float]:
     """Return S, the root of S² averaged over runs, and its 90 % interval: for few sequences or runs, and the reference.
 
     The logarithms of S² are pooled as err_rel is, with variances ``(kurtosis - 1) / N``; the relative error of the
     reference, by which S is divided, adds to that of S.
     """
-    logs = _log_spreads(pilot)
-    sampling, reference = (logs.interval[1] - logs.mean) / 2, pilot.reference_error
+    logs = _log_spreads(estimate)
+    sampling, reference = (logs.interval[1] - logs.mean) / 2, estimate.reference_error
     factor = math.exp(math.hypot(sampling, normal_quantile(CONFIDENCE) * reference))
-    typical = math.sqrt(pilot.mean_square_spread)
+    typical = math.sqrt(estimate.mean_square_spread)
     return typical, typical / factor, typical * factor
 
 
@@ -172,10 +178,10 @@ def error_by_size(
     >>> bool(round(table["se"].iloc[0] / table["se"].iloc[1], 9) == 2)  # four times the batch halves the error
     True
     """
-    pilot, rows = pilot_of(runs, eta), []
-    spreads = spread_with_interval(pilot)
-    for n in sizes_around(256, 4 * int(pilot.sizes.max())) if sizes is None else sizes:
-        predicted = predict(pilot, checked_count(n, "sizes"))
+    estimate, rows = pooled_err_rel(runs, eta), []
+    spreads = spread_with_interval(estimate)
+    for n in sizes_around(256, 4 * int(estimate.sizes.max())) if sizes is None else sizes:
+        predicted = predict(estimate, checked_count(n, "sizes"))
         errors = (spread / math.sqrt(n) for spread in spreads)
         rows.append((n, *errors, *predicted.interval(probability), predicted.probability_within(tolerance)))
     return pd.DataFrame(rows, columns=["n", "se", "se_low", "se_high", "low", "high", "within"])
@@ -201,11 +207,11 @@ def budget_table(
     >>> budget_table(synthetic_runs(3, 512), 1.6e-6, sequences=512)["sequences_each"].tolist()
     [512, 256, 128, 64]
     """
-    pilot, rows = pilot_of(runs, eta), []
-    taus = (pilot.pooled.tau, pilot.pooled.tau_low, pilot.pooled.tau_high)
+    estimate, rows = pooled_err_rel(runs, eta), []
+    taus = (estimate.pooled.tau, estimate.pooled.tau_low, estimate.pooled.tau_high)
     for count in counts:
         each = checked_count(sequences, "sequences") // checked_count(count, "counts", most=sequences)
-        sampling = pilot.mean_square_spread / each
+        sampling = estimate.mean_square_spread / each
         rows.append((count, each, *(math.sqrt((sampling + tau**2) / count) for tau in taus)))
     return pd.DataFrame(rows, columns=["runs", "sequences_each", "se", "se_low", "se_high"])
 
@@ -229,23 +235,19 @@ def estimator_table(
     >>> estimator_table(synthetic_runs(3, 512), 1.6e-6)["estimator"].tolist()
     ['trend', 'matched', 'adjusted', 'ratio']
     """
-    needs = {
-        "trend": "two or more etas",
-        "matched": "the score",
-        "adjusted": "the score; on-policy sequences",
-        "ratio": "linear terms by sequence",
-    }
-    pilots = straightness_pilots(runs, known_eta(runs, eta))
-    if len(recording(runs, *FOR_MATCHED)) == len(runs):
-        pilots["adjusted"] = pilot_of(runs, eta, estimator="adjusted")
-    if len(recording(runs, "linear", "baseline_entropy")) == len(runs):
-        pilots["ratio"] = pilot_of(runs, eta)
+    collection = Runs.of(runs)
+    step = collection.eta(eta)
+    estimates = nonlinearity_estimates(collection, step)
+    for estimator in reversed(supported_estimators(collection)):  # the most precise first
+        if estimator not in estimates and not ESTIMATORS[estimator].degree:
+            estimates[estimator] = pooled_err_rel(collection, step, estimator=estimator)
     target, size = tolerance / normal_quantile(probability), checked_count(n, "n")
     rows = []
-    for name, pilot in pilots.items():
-        spreads = spread_with_interval(pilot)
+    for name, estimate in estimates.items():
+        spreads = spread_with_interval(estimate)
         sizes = (_reachable_size(spread, target) for spread in spreads)
-        rows.append((name, needs[name], spreads[0] / math.sqrt(size), *sizes))
+        needs = _NEEDS.get(name) or ", ".join(ESTIMATORS[name].columns)  # type: ignore[index]
+        rows.append((name, needs, spreads[0] / math.sqrt(size), *sizes))
     table = pd.DataFrame(rows, columns=["estimator", "needs", "se", "sequences", "low", "high"])
     return table.astype(dict.fromkeys(("sequences", "low", "high"), "Int64"))
 
@@ -280,21 +282,21 @@ def _reachable_size(spread: float, target_sd: float) -> int | None:
     return size_for(spread, target_sd) if spread / target_sd <= math.sqrt(_MOST) else None
 
 
-def _another(pilot: Pilot, rng: np.random.Generator) -> Pilot:
-    """Return a pilot as another set of runs of the same sizes might have given it."""
-    pooled, logs = pilot.pooled, _log_spreads(pilot)
-    count = len(pilot.values)
-    values = rng.normal(pooled.mean, np.sqrt(pilot.variances + pooled.tau**2), count)
-    scatter = np.sqrt(_log_variances(pilot) + logs.tau**2)
+def _replicate(estimate: PooledEstimate, rng: np.random.Generator) -> PooledEstimate:
+    """Return a parametric-bootstrap replicate: runs of the same sizes, drawn from the estimated distributions."""
+    pooled, logs = estimate.pooled, _log_spreads(estimate)
+    count = len(estimate.values)
+    values = rng.normal(pooled.mean, np.sqrt(estimate.variances + pooled.tau**2), count)
+    scatter = np.sqrt(_log_variances(estimate) + logs.tau**2)
     factors = np.exp(rng.normal(0.0, scatter, count) / 2)
-    typical = math.sqrt(pilot.mean_square_spread / np.mean(np.exp(scatter**2 / 2)))
-    scale = math.exp(rng.normal(0.0, pilot.reference_error))  # another reference moves all alike
-    return replace(pilot, values=values * scale, spreads=typical * factors * scale)
+    typical = math.sqrt(estimate.mean_square_spread / np.mean(np.exp(scatter**2 / 2)))
+    scale = math.exp(rng.normal(0.0, estimate.reference_error))  # another reference moves all alike
+    return replace(estimate, values=values * scale, spreads=typical * factors * scale)
 
 
-def _log_spreads(pilot: Pilot) -> Pool:
-    return pool(2 * np.log(pilot.spreads), _log_variances(pilot))
+def _log_spreads(estimate: PooledEstimate) -> Pool:
+    return pool(2 * np.log(estimate.spreads), _log_variances(estimate))
 
 
-def _log_variances(pilot: Pilot) -> FloatArray:
-    return np.maximum(pilot.kurtoses - 1, 1e-6) / pilot.sizes
+def _log_variances(estimate: PooledEstimate) -> FloatArray:
+    return np.maximum(estimate.kurtoses - 1, 1e-6) / estimate.sizes

@@ -16,15 +16,14 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, RunError, checked_count
-from ..err_rel import both_sides, distinct_runs, mean_total_error, reference_total, runs_at, usable_runs
-from ..estimators import Estimate, EstimatorName, columns
-from ..runs import FIELDS_BEHIND, Run, require_runs
+from ..estimators import Estimate, EstimatorName, columns, mean_total_error, reference_total
+from ..runs import FIELDS_BEHIND, Run, Runs
 from .random_effects import ConfidenceDistribution, Pool, confidence_distribution, pool
 from .standard_errors import err_rel_standard_error
 
 
 @dataclass(frozen=True, eq=False)
-class Pilot:
+class PooledEstimate:
     """What a set of runs says about an error at one eta; arrays have one entry a run.
 
     Attributes
@@ -55,9 +54,9 @@ class Pilot:
     errors: Mapping[str, Estimate] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, eta: float, reference: float, errors: Mapping[str, Estimate], reference_error: float) -> Pilot:
-        """Return the pilot of the errors of runs."""
-        rows = [(each.num_sequences, each.value, each.spread, kurtosis(each.psi)) for each in errors.values()]
+    def of(cls, eta: float, reference: float, errors: Mapping[str, Estimate], reference_error: float) -> PooledEstimate:
+        """Return the estimate from the errors of runs."""
+        rows = [(each.n, each.value, each.spread, kurtosis(each.psi)) for each in errors.values()]
         sizes, values, spreads, kurtoses = np.array(rows, dtype=float).T
         return cls(eta, reference, sizes, values, spreads, kurtoses, reference_error, errors)
 
@@ -210,12 +209,12 @@ def predict_err_rel(
     >>> round(small.pit(small.interval(0.9)[1]), 9)
     0.95
     """
-    return predict(pilot_of(large_runs, eta, reference=reference, estimator=estimator), checked_count(n, "n"))
+    return predict(pooled_err_rel(large_runs, eta, reference=reference, estimator=estimator), checked_count(n, "n"))
 
 
-def pilot_of(
+def pooled_err_rel(
     runs: Mapping[str, Run], eta: float, *, reference: float | None = None, estimator: EstimatorName = "ratio"
-) -> Pilot:
+) -> PooledEstimate:
     """Return what the runs that have ``eta`` say about err_rel there; by default over their mean true total.
 
     Raises
@@ -226,29 +225,38 @@ def pilot_of(
     RunError
         If a run does not record what is needed, or all its sequences are of one prompt.
     """
-    [(found, kept)] = usable_runs(runs, [eta], 2, "sequences of a run").items()
-    scale = reference_total(kept, found) if reference is None else float(reference)
+    [(measured, usable)] = Runs.of(runs).usable([eta], 2, "sequences of a run").items()
+    scale = reference_total(usable, measured) if reference is None else float(reference)
     if scale == 0 or not np.isfinite(scale):
         raise ValueError(f"reference must be a finite number other than 0, got {scale!r}")
     errors = {}
-    for name, run in kept.items():
-        batch = columns(run, found, estimator)
+    for name, run in usable.items():
+        batch = columns(run, measured, estimator)
         if batch.estimator.degree:
             raise ValueError(f"estimator must be a mean, as 'ratio' is, on a fresh batch; got {estimator!r}")
         if len(batch.values) < 2:
             raise RunError(name, FIELDS_BEHIND["prompts"], "must hold at least two prompts", len(batch.values))
-        errors[name] = batch.error() * (1 / scale)
-    known = np.nan_to_num(mean_total_error(kept.values(), found)) / abs(scale) if reference is None else 0.0
-    return Pilot.of(found, scale, errors, float(known))
+        errors[name] = batch.error * (1 / scale)
+    relative = np.nan_to_num(mean_total_error(usable.values(), measured)) / abs(scale) if reference is None else 0.0
+    return PooledEstimate.of(measured, scale, errors, float(relative))
 
 
-def predict(pilot: Pilot, n: float) -> Prediction:
+def predict(estimate: PooledEstimate, n: float) -> Prediction:
     """Return the prediction for a fresh run of n sequences; an infinite n gives that of an update without sampling."""
-    found, sampling = pilot.distribution, pilot.mean_square_spread / n
-    variance = float(np.mean(found.sds(sampling) ** 2) + np.var(found.means))
-    mean, tau, se = float(found.means.mean()), pilot.pooled.tau, pilot.pooled.se
-    known = (mean, math.sqrt(variance), tau, se, math.sqrt(sampling))
-    return Prediction(pilot.eta, n, pilot.reference, *known, len(pilot.values), found)
+    distribution, sampling = estimate.distribution, estimate.mean_square_spread / n
+    variance = float(np.mean(distribution.sds(sampling) ** 2) + np.var(distribution.means))
+    return Prediction(
+        eta=estimate.eta,
+        n=n,
+        reference=estimate.reference,
+        mean=float(distribution.means.mean()),
+        sd=math.sqrt(variance),
+        tau=estimate.pooled.tau,
+        se_mean=estimate.pooled.se,
+        sampling_sd=math.sqrt(sampling),
+        num_runs=len(estimate.values),
+        _distribution=distribution,
+    )
 
 
 def check_prediction(
@@ -275,34 +283,33 @@ def check_prediction(
     >>> table["run"].tolist(), bool(table["pit"].between(0, 1).all())
     (['run_01', 'run_02'], True)
     """
-    return _checked(pilot_of(large_runs, eta, reference=reference), large_runs, small_runs)
+    large = Runs.of(large_runs, "large_runs")
+    return _checked(pooled_err_rel(large, eta, reference=reference), large, Runs(small_runs, "small_runs"))
 
 
-def agreement_with_prediction(
-    pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]
-) -> Agreement | None:
-    """Return whether actual runs, together, fell where the pilot of the large runs predicts; None if none is left."""
-    table = _checked(pilot, large_runs, small_runs)
-    return None if table.empty else agreement_of(pilot, table["err_rel"].to_numpy(), table["n"].to_numpy())
+def agreement_with_prediction(estimate: PooledEstimate, large: Runs, small: Runs) -> Agreement | None:
+    """Return whether actual runs, together, fell where the large runs predict; None if none is left."""
+    table = _checked(estimate, large, small)
+    return None if table.empty else agreement_of(estimate, table["err_rel"].to_numpy(), table["n"].to_numpy())
 
 
-def agreement_of(pilot: Pilot, values: FloatArray, sizes: FloatArray) -> Agreement:
-    """Return whether errors of actual runs, shape ``(k,)``, of so many sequences each agree with a pilot.
+def agreement_of(estimate: PooledEstimate, values: FloatArray, sizes: FloatArray) -> Agreement:
+    """Return whether errors of actual runs, shape ``(k,)``, of so many sequences each agree with a pooled estimate.
 
     For each tau of the confidence distribution, the actual runs are normal with variances ``S^2/n + tau^2`` and share
     the error of the predicted mean.
     """
     from scipy.special import gammaincc, ndtr
 
-    found = pilot.distribution
-    variances = pilot.mean_square_spread / sizes + found.taus[:, None] ** 2
-    off = values - found.means[:, None]
-    weights, shared = 1 / variances, found.errors**2
+    distribution = estimate.distribution
+    variances = estimate.mean_square_spread / sizes + distribution.taus[:, None] ** 2
+    off = values - distribution.means[:, None]
+    weights, shared = 1 / variances, distribution.errors**2
     # Sherman and Morrison: the inverse of diag(variances) + shared.
     pulled = (weights * off).sum(axis=1)
     chi2 = (weights * off**2).sum(axis=1) - shared * pulled**2 / (1 + shared * weights.sum(axis=1))
     sds = np.sqrt(variances + shared[:, None])
-    share = found.errors[:, None] / sds
+    share = distribution.errors[:, None] / sds
     variance_of_sum = (1 - share**2).sum(axis=1) + share.sum(axis=1) ** 2
     z = (off / sds).sum(axis=1) / np.sqrt(variance_of_sum)
     p_spread = float(gammaincc(len(values) / 2, np.maximum(chi2, 0) / 2).mean())
@@ -316,15 +323,13 @@ def kurtosis(psi: FloatArray) -> float:
     return float(np.mean(squares**2)) / variance**2 if variance else 1.0
 
 
-def _checked(pilot: Pilot, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run]) -> pd.DataFrame:
-    require_runs(small_runs or large_runs, "small_runs")  # there may be none
-    distinct = distinct_runs(both_sides({name: large_runs[name] for name in pilot.errors}, small_runs))
-    kept = {name: run for name, run in small_runs.items() if f"actual run {name}" in distinct}
+def _checked(estimate: PooledEstimate, large: Runs, small: Runs) -> pd.DataFrame:
+    actual = small.beside(large.select(list(estimate.errors))).at(estimate.eta)
     rows = []
-    for name, run in runs_at(kept, pilot.eta).items():
-        value = columns(run, pilot.eta).error().value / pilot.reference
-        se = err_rel_standard_error(run, pilot.eta, reference=pilot.reference)
-        found = predict(pilot, run.num_sequences)
-        z = (value - found.mean) / found.sd
-        rows.append((name, run.num_sequences, value, se, found.mean, found.sd, z, found.pit(value)))
+    for name, run in actual.items():
+        value = columns(run, estimate.eta).error.value / estimate.reference
+        se = err_rel_standard_error(run, estimate.eta, reference=estimate.reference)
+        predicted = predict(estimate, run.n)
+        z = (value - predicted.mean) / predicted.sd
+        rows.append((name, run.n, value, se, predicted.mean, predicted.sd, z, predicted.pit(value)))
     return pd.DataFrame(rows, columns=["run", "n", "err_rel", "se", "predicted_mean", "predicted_sd", "z", "pit"])

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from .._checks import checked_choice, checked_count
-from ..err_rel import own_total, reference_for, reference_total, simulate_err_rel, usable_runs
-from ..estimators import EstimatorName, columns, second_order_spread
-from ..runs import Run
+from ..estimators import EstimatorName, columns, own_total, reference_for, reference_total, second_order_spread
+from ..runs import Run, Runs
+from ..subsampling import Seed, subset_sums
 
 POPULATIONS = ("policy", "run")
 
@@ -75,7 +74,7 @@ def err_rel_standard_error(
     """
     checked_choice(population, "population", POPULATIONS)
     batch = columns(run, eta, estimator)
-    degree, total = batch.estimator.degree, run.num_sequences
+    degree, total = batch.estimator.degree, run.n
     if population == "policy" and degree:
         raise ValueError(
             f"population must be 'run' for estimator {estimator!r}, whose sums mean nothing on a fresh batch"
@@ -85,7 +84,7 @@ def err_rel_standard_error(
     scale = own_total(run, eta, run.source) if reference is None else reference
     if scale == 0:
         return float("nan")
-    spread = batch.error().spread / abs(scale)
+    spread = batch.error.spread / abs(scale)
     left = 1 / size - 1 / total if population == "run" else 1 / size
     first = spread * float(np.sqrt(left)) * (size / total) ** degree
     if degree or run.score is not None:
@@ -123,12 +122,12 @@ def subset_moments(
     ['run_01', 'run_02']
     """
     rows = []
-    for eta, kept in usable_runs(runs, etas, n, "n").items():
-        for name, run in kept.items():
+    for eta, usable in Runs.of(runs).usable(etas, n).items():
+        for name, run in usable.items():
             batch, scale = columns(run, eta, estimator), reference_for(references, run, eta, name) or math.nan
-            share = (n / run.num_sequences) ** batch.estimator.degree
+            share = (n / run.n) ** batch.estimator.degree
             sd = err_rel_standard_error(run, eta, n, reference=scale, estimator=estimator, population="run")
-            rows.append((name, eta, batch.error().value / scale * share, sd))
+            rows.append((name, eta, batch.error.value / scale * share, sd))
     return pd.DataFrame(rows, columns=["run", "eta", "mean", "sd"])
 
 
@@ -163,7 +162,7 @@ def spread_by_size(
     *,
     n: int = 256,
     num_samples: int = 1000,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
     """Return the SD of err_rel against the number of sequences, by the ratio: in closed form and over draws.
 
@@ -190,20 +189,27 @@ def spread_by_size(
     >>> spread_by_size(synthetic_runs(2, 128), 1.6e-6, [32, 128])["drawn"].isna().tolist()
     [False, True]
     """
-    [(found, kept)] = usable_runs(runs, [eta], 1, "sequences of a run").items()
-    reference, smallest = reference_total(kept, found), min(run.num_sequences for run in kept.values())
-    sampling = partial(simulate_err_rel, num_samples=num_samples, seed=seed, estimator="ratio", sampler="disjoint")
+    [(measured, usable)] = Runs.of(runs).usable([eta], 1, "sequences of a run").items()
+    reference, smallest = reference_total(usable, measured), min(run.n for run in usable.values())
     rows = []
     for size in sizes_around(n, smallest) if sizes is None else sizes:
-        fresh = typical_standard_error(kept, found, size, reference=reference)
+        fresh = typical_standard_error(usable, measured, size, reference=reference)
         subset = drawn = math.nan
         if size < smallest:
-            moments = subset_moments(kept, [found], size, references={found: reference})
-            draws = [sampling(run, found, size, reference=reference) for run in kept.values()]
+            moments = subset_moments(usable, [measured], size, references={measured: reference})
             subset = _root_mean_square(moments["sd"])
-            drawn = _root_mean_square(pd.Series(each).std() for each in draws)  # of the subsets that hold tokens
+            drawn = _root_mean_square(
+                _drawn_spread(run, measured, size, reference, num_samples, seed) for run in usable.values()
+            )
         rows.append((size, fresh, subset, drawn))
     return pd.DataFrame(rows, columns=["n", "fresh", "subset", "drawn"])
+
+
+def _drawn_spread(run: Run, eta: float, n: int, reference: float, num_samples: int, seed: Seed) -> float:
+    """Return the SD of err_rel over disjoint random subsets, those without tokens aside."""
+    batch, rng = columns(run, eta), np.random.default_rng(seed)
+    sums = subset_sums(batch.values, batch.rows_for(n), num_samples, rng, sampler="disjoint")
+    return float(np.nanstd(batch.err_rel(sums, reference), ddof=1))
 
 
 def _root_mean_square(values: Iterable[float]) -> float:

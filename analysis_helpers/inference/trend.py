@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, NotRecordedError, warn_skipped
-from ..err_rel import FOR_MATCHED, distinct_runs, known_etas, recording
-from ..estimators import Estimate, true_total
-from ..runs import FIELDS_BEHIND, Run
-from .prediction import Pilot, pilot_of, predict
+from ..estimators import FOR_MATCHED, Estimate, true_total
+from ..runs import FIELDS_BEHIND, Run, Runs
+from .prediction import PooledEstimate, pooled_err_rel, predict
 from .random_effects import Pool, pool
 
 _RIDGE = 1e-6  # of the diagonal: the covariance is nearly singular on exact data
@@ -76,15 +75,15 @@ def entropy_trend(runs: Mapping[str, Run]) -> pd.DataFrame:
     >>> entropy_trend(synthetic_runs(2, 256, [1e-6, 2e-6, 4e-6]))[["run", "df"]].to_dict("list")
     {'run': ['run_01', 'run_02', 'pooled'], 'df': [1, 1, 2]}
     """
-    fits = fit_trends(runs)
-    found = list(fits.values())
+    fits = fit_trends(Runs.of(runs))
+    trends = list(fits.values())
     rows: list[tuple[object, ...]] = [
         (run, fit.slope.value, fit.slope.se, fit.curvature.value, fit.curvature.se, fit.chi2, fit.df, fit.offset_z)
         for run, fit in fits.items()
     ]
-    slope, curvature = pool_estimates(fit.slope for fit in found), pool_estimates(fit.curvature for fit in found)
-    together = (sum(fit.chi2 for fit in found), sum(fit.df for fit in found))
-    offset = sum(fit.offset_z for fit in found) / math.sqrt(len(found))
+    slope, curvature = pool_estimates(fit.slope for fit in trends), pool_estimates(fit.curvature for fit in trends)
+    together = (sum(fit.chi2 for fit in trends), sum(fit.df for fit in trends))
+    offset = sum(fit.offset_z for fit in trends) / math.sqrt(len(trends))
     rows.append(("pooled", slope.mean, slope.se, curvature.mean, curvature.se, *together, offset))
     names = ["run", "slope", "slope_se", "curvature", "curvature_se", "chi2", "df", "offset_z"]
     return pd.DataFrame(rows, columns=names)
@@ -120,44 +119,43 @@ def nonlinearity(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -
     >>> nonlinearity(synthetic_runs(2, 256), [1.6e-6])["method"].tolist()
     ['trend', 'matched']
     """
-    rows = []
-    for eta in known_etas(runs, etas):
-        for method, pilot in straightness_pilots(runs, eta).items():
-            rows.append((eta, method, pilot.pooled.mean, pilot.pooled.se, *predict(pilot, math.inf).interval()))
+    collection, rows = Runs.of(runs), []
+    for eta in collection.etas_of(etas):
+        for method, estimate in nonlinearity_estimates(collection, eta).items():
+            pooled = estimate.pooled
+            rows.append((eta, method, pooled.mean, pooled.se, *predict(estimate, math.inf).interval()))
     return pd.DataFrame(rows, columns=["eta", "method", "nonlinearity", "se", "low", "high"])
 
 
-def straightness_pilots(runs: Mapping[str, Run], eta: float) -> dict[str, Pilot]:
-    """Return what the runs say about nonlinearity at eta, by each method that they record: "trend", "matched"."""
-    found: dict[str, Pilot] = {}
-    able = {name: run for name, run in recording(runs, "baseline_entropy").items() if len(run.etas) > 1}
-    if able:
-        found["trend"] = trend_pilot(able, eta)
-    scored = {name: run for name, run in recording(runs, *FOR_MATCHED).items() if run.has_eta(eta)}
-    if scored:
-        found["matched"] = pilot_of(scored, eta, estimator="matched")
-    return found
+def nonlinearity_estimates(runs: Runs, eta: float) -> dict[str, PooledEstimate]:
+    """Return the nonlinearity at eta by each method that the runs record: "trend", "matched"."""
+    estimates: dict[str, PooledEstimate] = {}
+    if able := runs.recording("baseline_entropy").where(lambda run: len(run.etas) > 1):
+        estimates["trend"] = trend_nonlinearity(able, eta)
+    if scored := runs.recording(*FOR_MATCHED).where(lambda run: run.has_eta(eta)):
+        estimates["matched"] = pooled_err_rel(scored, eta, estimator="matched")
+    return estimates
 
 
-def trend_pilot(runs: Mapping[str, Run], eta: float) -> Pilot:
-    """Return what the trends of runs say about nonlinearity at eta, in units of the pooled straight line ``a eta``."""
+def trend_nonlinearity(runs: Runs, eta: float) -> PooledEstimate:
+    """Return the nonlinearity at eta by the trends of runs, in units of the pooled straight line ``a eta``."""
     fits = fit_trends(runs)
     slope = pool_estimates(fit.slope for fit in fits.values())
     errors = {name: fit.curvature * (-eta / slope.mean) for name, fit in fits.items()}
-    return Pilot.of(eta, slope.mean * eta, errors, slope.se / abs(slope.mean))
+    return PooledEstimate.of(eta, slope.mean * eta, errors, slope.se / abs(slope.mean))
 
 
-def difference_z(one: Pilot, other: Pilot) -> float:
+def difference_z(one: PooledEstimate, other: PooledEstimate) -> float:
     """Return the pooled difference of two estimates on the same runs over its standard error; NaN on other runs.
 
     In nats per token: their references, the straight line and the true change, differ where the step is not linear.
     """
     if one.errors.keys() != other.errors.keys():
         return math.nan
-    found = pool_estimates(
+    difference = pool_estimates(
         error * one.reference - other.errors[name] * other.reference for name, error in one.errors.items()
     )
-    return found.mean / found.se if found.se else 0.0
+    return difference.mean / difference.se if difference.se else 0.0
 
 
 def pool_estimates(estimates: Iterable[Estimate]) -> Pool:
@@ -166,14 +164,13 @@ def pool_estimates(estimates: Iterable[Estimate]) -> Pool:
     return pool(values, errors**2)
 
 
-def fit_trends(runs: Mapping[str, Run]) -> dict[str, Trend]:
-    """Return the fit of each run that has two etas and records ``h_base``; a run of the same content counts once."""
-    distinct = distinct_runs(runs)
-    needs = {name: _needed(run) for name, run in distinct.items()}
+def fit_trends(runs: Runs) -> dict[str, Trend]:
+    """Return the fit of each run that has two etas and records ``h_base``; others are skipped with a warning."""
+    needs = {name: _needed(run) for name, run in runs.items()}
     warn_skipped({name: f"a trend needs {need}" if need else "" for name, need in needs.items()})
     if all(needs.values()):
         raise NotRecordedError(", ".join(runs), "trend", f"needs {', '.join(dict.fromkeys(needs.values()))}")
-    return {name: fit_trend(run) for name, run in distinct.items() if not needs[name]}
+    return {name: fit_trend(run) for name, run in runs.items() if not needs[name]}
 
 
 def _needed(run: Run) -> str:
@@ -186,7 +183,14 @@ def _needed(run: Run) -> str:
 
 
 def fit_trend(run: Run) -> Trend:
-    """Return the fit of a run that has two etas and records ``h_base``."""
+    """Return the fit of a run that has two etas and records ``h_base``; made once for each run."""
+    if Trend not in run.derived:
+        run.derived[Trend] = _fitted(run)
+    trend: Trend = run.derived[Trend]
+    return trend
+
+
+def _fitted(run: Run) -> Trend:
     x = np.array(sorted(run.etas))
     totals = [true_total(run, eta) for eta in x]
     unit = x[-1]  # numbers near 1 for the linear algebra
@@ -210,5 +214,5 @@ def _least_squares(design: FloatArray, totals: Sequence[Estimate]) -> tuple[list
     weighted = np.linalg.solve(ridge, design)
     gains = np.linalg.solve(design.T @ weighted, weighted.T)
     left = values - design @ gains @ values
-    coefficients = [Estimate(float(gain @ values), psi @ gain, totals[0].num_sequences) for gain in gains]
+    coefficients = [Estimate(float(gain @ values), psi @ gain, totals[0].n) for gain in gains]
     return coefficients, float(left @ np.linalg.solve(ridge, left))

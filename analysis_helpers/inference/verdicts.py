@@ -18,14 +18,13 @@ import numpy as np
 import pandas as pd
 
 from .._checks import checked_count
-from ..err_rel import distinct_runs, known_eta, known_etas, recording, runs_at, runs_at_each
 from ..estimators import Estimate, true_total
-from ..runs import Run, integrity_problems, require_runs
+from ..runs import Run, Runs
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, explained, flags_at, joined, run_health, unsound_flags
 from .planning import LEAST, check_goal, size_for, spread_with_interval
-from .prediction import Agreement, Pilot, agreement_with_prediction, pilot_of, predict
+from .prediction import Agreement, PooledEstimate, agreement_with_prediction, pooled_err_rel, predict
 from .random_effects import CONFIDENCE, Pool, between_variances, normal_quantile
-from .trend import difference_z, pool_estimates, straightness_pilots
+from .trend import difference_z, nonlinearity_estimates, pool_estimates
 
 AnswerWord = Literal["yes", "no", "cannot tell"]
 QUESTIONS = {"linear": "Is the step linear?", "recorded": "Is the recorded linear change right?"}
@@ -195,9 +194,9 @@ def verdict(
     ('yes', 'cannot tell')
     """
     check_goal(tolerance, probability)
-    size, step = checked_count(n, "n"), known_eta(large_runs, eta)
-    require_runs(small_runs or large_runs, "small_runs")
-    runs, small = runs_at(distinct_runs(large_runs), step), runs_at(small_runs or {}, step)
+    large = Runs.of(large_runs, "large_runs")
+    size, step = checked_count(n, "n"), large.eta(eta)
+    runs, small = large.at(step), Runs(small_runs or {}, "small_runs").at(step)
     case = Case(runs, small, step, size, tolerance, probability)
     answers, told = (case.linear, case.recorded), (case.reasons, case.next_steps, case.not_established)
     return Verdict(step, size, tolerance, probability, *answers, *told)
@@ -234,9 +233,9 @@ def verdict_map(
     >>> verdict_map(synthetic_runs(3, 512))[["eta", "linear"]].to_dict("list")
     {'eta': [1.6e-06, 3.2e-06], 'linear': ['yes', 'yes']}
     """
-    found, goal = known_etas(runs, etas), {"tolerance": tolerance, "probability": probability}
-    require_runs(small_runs or runs, "small_runs")
-    large, small = runs_at_each(distinct_runs(runs), found), runs_at_each(small_runs or {}, found)
+    collection, goal = Runs.of(runs), {"tolerance": tolerance, "probability": probability}
+    found = collection.etas_of(etas)
+    large, small = collection.at_each(found), Runs(small_runs or {}, "small_runs").at_each(found)
     return verdict_table([verdict(large[eta], eta, n, small_runs=small[eta], **goal) for eta in found])
 
 
@@ -300,8 +299,8 @@ def _true_totals(runs: Mapping[str, Run], eta: float) -> list[Estimate]:
 class Case:
     """Runs that were measured at eta, and a question, as in `verdict`; what follows from them is computed once."""
 
-    runs: Mapping[str, Run]
-    small_runs: Mapping[str, Run]
+    runs: Runs
+    small_runs: Runs
     eta: float
     n: int
     tolerance: float
@@ -334,10 +333,10 @@ class Case:
                 f"the linear change is {times:,.0f} times the true one: gdotv or entropies may have another unit"
             )
         if not self._without("score"):
-            told.append(f"score-adjusted: {_estimate(pilot_of(self.runs, self.eta, estimator='adjusted'))}")
+            told.append(f"score-adjusted: {_estimate(pooled_err_rel(self.runs, self.eta, estimator='adjusted'))}")
         else:
             doubts.append("whether the linear terms include the denominator correction is not recorded")
-        off = [name for name, run in self.small_runs.items() if integrity_problems(run)]
+        off = [name for name, run in self.small_runs.items() if run.problems]
         doubts += [f"actual run {name} does not add up" for name in off]
         if (found := self._agreement) is not None:
             p = f"p = {found.p_spread:.2g} for their spread, {found.p_mean:.2g} for their mean"
@@ -417,7 +416,7 @@ class Case:
             found.append("that log weights have the right sign and scale: the score is not recorded")
         if self._without("logp"):
             found.append("that entropies are sums of nats over the sequence: log-probabilities are not recorded")
-        if self.n > max(run.num_sequences for run in self.runs.values()):
+        if self.n > max(run.n for run in self.runs.values()):
             found.append(f"how a batch of {self.n} behaves: no run is as large")
         if self._agreement is None:
             given = "" if self.small_runs else ": none were given at this eta"
@@ -426,11 +425,11 @@ class Case:
         return (*found, f"a small misfit of the actual runs: with {runs} a sign test cannot reach p < {p:g}")
 
     @cached_property
-    def ratio(self) -> Pilot | None:
+    def ratio(self) -> PooledEstimate | None:
         """err_rel by the ratio; None where runs do not record it alike."""
-        return None if self._skipped or self._unrecorded else pilot_of(self.runs, self.eta)
+        return None if self._skipped or self._unrecorded else pooled_err_rel(self.runs, self.eta)
 
-    def answered(self, estimator: str, pilot: Pilot, doubts: Iterable[str], told: Iterable[str]) -> Answer:
+    def answered(self, estimator: str, pilot: PooledEstimate, doubts: Iterable[str], told: Iterable[str]) -> Answer:
         """Return the answer of a pilot; doubts make it "cannot tell"."""
         reasons, pooled = [f"no answer: {doubt}" for doubt in doubts], pilot.pooled
         answer = "cannot tell" if reasons else _within(pilot, self.tolerance, self.probability)
@@ -449,14 +448,14 @@ class Case:
         errors, sizes = (pooled.mean, pooled.se, low, high, margins[0]), (required, fewest, largest)
         return Answer(answer, estimator, *errors, self.enough(pilot, self.n), *sizes, (*reasons, *told, batch))
 
-    def enough(self, pilot: Pilot, n: int) -> AnswerWord:
+    def enough(self, pilot: PooledEstimate, n: int) -> AnswerWord:
         """Return whether one batch of ``n`` estimates the error to within the tolerance."""
         _, least, most = self._margins(spread_with_interval(pilot), n)
         if n < LEAST:
             return "cannot tell"
         return "yes" if most <= self.tolerance else "no" if least > self.tolerance else "cannot tell"
 
-    def more_runs(self, whether: str, pilot: Pilot) -> str:
+    def more_runs(self, whether: str, pilot: PooledEstimate) -> str:
         """Return how many more runs like these would settle a question, and how."""
         from scipy.special import ndtri
 
@@ -493,9 +492,9 @@ class Case:
         return true_change(self.runs, self.eta)
 
     @cached_property
-    def _pilots(self) -> dict[str, Pilot]:
+    def _pilots(self) -> dict[str, PooledEstimate]:
         """Nonlinearity, by each method that the runs record."""
-        return {} if self._skipped else straightness_pilots(self.runs, self.eta)
+        return {} if self._skipped else nonlinearity_estimates(self.runs, self.eta)
 
     @cached_property
     def _unrecorded(self) -> str:
@@ -528,7 +527,7 @@ class Case:
         return _shared_prompts(self.runs)
 
     def _without(self, *needs: str) -> list[str]:
-        return [name for name in self.runs if name not in recording(self.runs, *needs)]
+        return self.runs.lacking(*needs)
 
     def _margins(self, spreads: Iterable[float], n: int) -> list[float]:
         return [normal_quantile(self.probability) * spread / math.sqrt(n) for spread in spreads]
@@ -537,7 +536,7 @@ class Case:
         return size_for(spread, self.tolerance / normal_quantile(self.probability))
 
 
-def _within(pilot: Pilot, tolerance: float, probability: float) -> AnswerWord:
+def _within(pilot: PooledEstimate, tolerance: float, probability: float) -> AnswerWord:
     low, high = pilot.pooled.interval
     scattered = normal_quantile(probability) * pilot.pooled.tau_low > tolerance
     if low > tolerance or high < -tolerance or scattered:
@@ -562,7 +561,7 @@ def _relative(change: Pool) -> str:
     return f"{change.se / abs(change.mean):.0%}"
 
 
-def _estimate(pilot: Pilot) -> str:
+def _estimate(pilot: PooledEstimate) -> str:
     return plus_minus(pilot.pooled.mean, pilot.pooled.se)
 
 

@@ -124,7 +124,7 @@ def measure(
     >>> batch = sample(model, prompts[:64], max_new_tokens=8, eos=eos, seed=1)
     >>> v = {name: torch.sin(torch.arange(p.numel())).reshape(p.shape) for name, p in model.named_parameters()}
     >>> run = measure(model, batch, v, [1e-3, 2e-3])
-    >>> run.num_sequences, run.etas, run.supports
+    >>> run.n, run.etas, run.supports
     (64, (0.001, 0.002), ('linear', 'score', 'baseline_entropy', 'logp', 'prompts'))
     """
     checked_choice(change, "change", ("midpoint", "difference"))
@@ -326,7 +326,7 @@ def measured_steps(
     >>> from analysis_helpers.measure import load_policy
     >>> model, prompts, eos = load_policy()
     >>> runs = measured_steps(model, prompts, [1e-5, 2e-5], 32, max_new_tokens=8, eos=eos, num_runs=2)
-    >>> list(runs), runs["run_01"].num_sequences
+    >>> list(runs), runs["run_01"].n
     (['run_01', 'run_02'], 32)
     """
     optimizer, runs = torch.optim.AdamW(model.parameters(), lr=max(etas)), {}

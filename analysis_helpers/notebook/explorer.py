@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,8 +17,8 @@ import msgspec
 import pandas as pd
 
 from .._checks import notes_on_runs
-from ..err_rel import Comparison, compare_err_rel_distributions, known_eta, known_etas, supported_estimators
-from ..estimators import EstimatorName
+from ..err_rel import Comparison
+from ..estimators import EstimatorName, supported_estimators
 from ..inference import (
     Verdict,
     moments_over_runs,
@@ -28,7 +28,8 @@ from ..inference import (
     verdict,
 )
 from ..plots import plot_exploration, png
-from ..runs import Run, result_files, sound_runs
+from ..published import compare_err_rel_distributions
+from ..runs import Runs, result_files, sound_runs
 from .display import readable
 from .parameters import CHOSEN, Parameters, read_parameters
 
@@ -94,7 +95,7 @@ class Exploration:
         return pd.DataFrame([{**choice, **numbers, **answers}])
 
 
-def explore(given: Parameters, large: Mapping[str, Run] | None = None) -> Exploration:
+def explore(given: Parameters, large: Runs | None = None) -> Exploration:
     """Return the results for one choice.
 
     Parameters
@@ -114,9 +115,11 @@ def explore(given: Parameters, large: Mapping[str, Run] | None = None) -> Explor
     """
     n, estimator = given.subset_size, cast("EstimatorName", given.estimator)
     loaded = large or given.large_runs(_NEEDS)
-    eta = known_eta(loaded, given.eta)
-    small = given.small_runs(_NEEDS) if given.small_batch != given.large_batch else {}  # a run does not confirm itself
-    large, small = ({name: run for name, run in runs.items() if run.has_eta(eta)} for runs in (loaded, small))
+    eta = loaded.eta(given.eta)
+    small = (
+        given.small_runs(_NEEDS) if given.small_batch != given.large_batch else Runs({})
+    )  # a run does not confirm itself
+    large, small = (runs.where(lambda run: run.has_eta(eta)) for runs in (loaded, small))
     draws: Any = {"sample_size": n, "num_samples": given.num_samples, "seed": given.seed}
     comparison = compare_err_rel_distributions(large, small, eta, estimator=estimator, **draws)
     reference = comparison.reference_total
@@ -184,7 +187,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self.answer.value += "".join(f"<p><b>Note:</b> {html.escape(note)}.</p>" for note in notes)
         self.children = [*self.controls.values(), *below]
 
-    def _offer_what_is_there(self) -> dict[str, Run]:
+    def _offer_what_is_there(self) -> Runs:
         """Offer the batch folders of the data root and what the runs of the large one have; return those runs.
 
         Another data root is shown with the values that suit its runs.
@@ -200,9 +203,9 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         others = [name for name in batches if name != large]  # a run does not confirm itself
         self._offer("small_batch", [*others, ""], lambda name: name or "none")
         runs = sound_runs(self._given.root / large, needs=_NEEDS)
-        self._offer("eta", known_etas(runs), "{:g}".format)
+        self._offer("eta", runs.etas, "{:g}".format)
         self._offer("estimator", supported_estimators(runs), lambda name: name.replace("_", " "))
-        size.max = min(run.num_sequences for run in runs.values())
+        size.max = min(run.n for run in runs.values())
         return runs
 
     def _offer(self, name: str, values: Sequence[Any], label: Callable[[Any], str]) -> None:

@@ -23,7 +23,7 @@ from msgspec import Meta
 from .._checks import RunError, RunWarning, same_eta, warn_about_runs
 from ..estimators import ESTIMATORS, EstimatorName
 from ..inference import explained, flags_at, run_health, unsound_flags
-from ..runs import Run, result_files, sound_batches, sound_runs
+from ..runs import Runs, result_files, sound_batches, sound_runs
 
 _Eta = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive step size")]
 _Etas = Annotated[list[_Eta], Meta(min_length=1, description="must be a list of positive step sizes")]
@@ -72,16 +72,16 @@ class Parameters(msgspec.Struct, frozen=True):
         """The data root as a folder that exists."""
         return resolve_data_root(self.data_root)
 
-    def large_runs(self, needs: Sequence[str] = ()) -> dict[str, Run]:
+    def large_runs(self, needs: Sequence[str] = ()) -> Runs:
         """Return the runs of the large batch by `sound_runs`; warn about those that `run_health` finds unsound."""
         runs = sound_runs(self.root / self.large_batch, needs=needs)
         for flag in explained(unsound_flags(flags_at(run_health(runs), [self.eta, *self.etas]))):
             warn_about_runs(f"numbers here are not to be trusted; fix or exclude the run: {flag}")
         return runs
 
-    def small_runs(self, needs: Sequence[str] = ()) -> dict[str, Run]:
+    def small_runs(self, needs: Sequence[str] = ()) -> Runs:
         """Return the runs of the small batch by `sound_runs`; none if there is no such batch."""
-        return sound_runs(self.root / self.small_batch, needs=needs) if self.small_batch else {}
+        return sound_runs(self.root / self.small_batch, needs=needs) if self.small_batch else Runs({})
 
     def recorded(self) -> dict[str, object]:
         """Return name -> value of the notebook's own parameters."""
@@ -238,7 +238,7 @@ def _described(root: Path, _: object) -> Mapping[str, _Runs]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)  # notebooks warn about the runs that they skip
         batches = sound_batches(root)
-    return {name: [(run.num_sequences, run.etas) for run in runs.values()] for name, runs in batches.items()}
+    return {name: [(run.n, run.etas) for run in runs.values()] for name, runs in batches.items()}
 
 
 def _chosen(

@@ -1,5 +1,6 @@
-"""Runs: one evaluation batch in memory, as ``results.json``, and in folders."""
+"""Runs: one evaluation batch in memory, runs chosen together, as ``results.json``, and in folders."""
 
+from .collection import Runs as Runs
 from .folders import (
     RESULTS_FILE as RESULTS_FILE,
     inventory as inventory,
@@ -15,10 +16,6 @@ from .run import (
     FIELDS_BEHIND as FIELDS_BEHIND,
     Measurement as Measurement,
     Run as Run,
-    ShardError as ShardError,
-    integrity_problems as integrity_problems,
     merge_runs as merge_runs,
-    require_batches as require_batches,
     require_run as require_run,
-    require_runs as require_runs,
 )

@@ -3,25 +3,26 @@
 A file may be compressed, ``results.json.gz``. `load_runs` reads a batch folder as it is. `sound_runs` and
 `sound_batches` also skip runs whose totals do not add up or that lack a required field. `inventory` lists every run,
 wherever it lies, with what it supports and what is wrong with it, and raises for none of them. Hidden files and folders
-are skipped; a leading ``~`` is the home folder.
+are skipped; a leading ``~`` is the home folder. A file is parsed once a process, unless it changes.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import pandas as pd
 
-from .._checks import NotRecordedError, RunError, by_reason, checked_choice, warn_about_runs, warn_skipped
+from .._checks import RunError, checked_choice, warn_about_runs
+from .collection import Runs, first_of_content
 from .json import encode_run, parse_run
-from .run import FIELDS_BEHIND, Run, integrity_problems, require_run, skipped_steps
+from .run import Run, require_run, skipped_steps
 
 RESULTS_FILE = "results.json"
 
@@ -30,12 +31,13 @@ _NEARLY_NAMED = re.compile(r"results[\W\d_]*\.json(\.gz)?")  # such as results2.
 _BATCH = re.compile(r"E_\d+")
 _T = TypeVar("_T")
 _DEEPEST = 6  # folders below a data root that are looked into
+_MOST_PARSED = 64  # files whose runs are kept in memory
 
 
 def load_runs(
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, on_error: Literal["raise", "skip"] = "raise"
-) -> dict[str, Run]:
-    """Return the runs of a batch folder, or of a list of results files, by name.
+) -> Runs:
+    """Return the runs of a batch folder, or of a list of results files, by name; copies are left out with a warning.
 
     Parameters
     ----------
@@ -66,11 +68,11 @@ def load_runs(
     checked_choice(on_error, "on_error", ("raise", "skip"))
     paths = _named_paths(source)
     if on_error == "raise":
-        return {name: read_run(path) for name, path in paths.items()}
+        return Runs({name: read_run(path) for name, path in paths.items()})
     runs, failures = _loaded(paths, read_run)
     if not runs:
         raise list(failures.values())[-1]
-    return runs
+    return Runs(runs)
 
 
 def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
@@ -114,7 +116,21 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     analysis_helpers._checks.RunError: nowhere/results.json: file cannot be read (No such file or directory)
     """
     file = Path(path).expanduser()
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    return _parsed(file, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=_MOST_PARSED)
+def _parsed(file: Path, *_: object) -> Run:
+    """Return the run of a file whose size, time of the last change and place on the disk are given."""
     return parse_run(_content(file), str(file))
+
+
+def _unreadable(file: Path, error: OSError) -> RunError:
+    return RunError(str(file), "file", f"cannot be read ({error.strerror})")
 
 
 def write_run(path: str | os.PathLike[str], run: Run) -> None:
@@ -167,35 +183,36 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     """
     root = Path(data_root).expanduser()
     files = _json_files(root, _DEEPEST)
-    in_place = _at_depth(files, root, 2)
-    seen: dict[bytes, str] = {}
-    taken: set[Path] = set()
-    rows: dict[Path, tuple[object, ...]] = {}
-    batches = {path.parents[1].name for path in in_place}
-    for path in (*in_place, *sorted(set(files) - set(in_place))):  # so that a misplaced copy is the copy
-        place = path.parent if path.name in _NAMES and path.parent != root else path
+    in_place = set(_at_depth(files, root, 2))
+    runs: dict[Path, Run] = {}
+    problems: dict[Path, str] = {}
+    for path in sorted(files, key=lambda path: (path not in in_place, path)):  # so that a misplaced copy is the copy
         try:
-            content = _content(path)
-            run = parse_run(content, str(path))
+            runs[path] = run = read_run(path)
         except RunError as error:
             if _NEARLY_NAMED.fullmatch(path.name):
-                rows[path] = _row(place, root, str(error).removeprefix(f"{path}: "))
+                problems[path] = str(error).removeprefix(f"{path}: ")
             continue
-        name = place.relative_to(root).as_posix()
-        first = seen.setdefault(hashlib.sha256(content).digest(), name)
-        problems = [] if path in in_place else [_remedy(path, root, run, batches, taken)]
-        problem = "; ".join([*problems, *integrity_problems(run), *skipped_steps(run)])
-        rows[path] = _row(place, root, problem, run, same_as="" if first == name else first)
-    if not rows:
+        misplaced = f"is loaded only from {root / f'E_{run.n}' / '*' / RESULTS_FILE}"
+        problems[path] = "; ".join([*([] if path in in_place else [misplaced]), *run.problems, *skipped_steps(run)])
+    if not problems:
         result_files(root, depth=2)  # raises
+    places = {path: path.parent if path.name in _NAMES and path.parent != root else path for path in problems}
+    names = {path: place.relative_to(root).as_posix() for path, place in places.items()}
+    original = first_of_content({path.as_posix(): run for path, run in runs.items()})
+    rows = {}
+    for path, problem in problems.items():
+        first = Path(original.get(path.as_posix(), path.as_posix()))
+        rows[path] = _row(names[path], problem, runs.get(path), "" if first == path else names[first])
     known = {folder for path in in_place for folder in path.parents[:2]}
     for folder in _without_a_run(known, {folder for path in rows for folder in path.parents}):
-        rows[folder] = _row(folder, root, f"holds no {RESULTS_FILE}; {_listing(folder)}")
+        name = folder.relative_to(root).as_posix()
+        rows[folder] = _row(name, f"holds no {RESULTS_FILE}; {_listing(folder)}")
     columns = ["batch", "run", "sequences", "etas", "supports", "same_as", "problem"]
     return pd.DataFrame([rows[path] for path in sorted(rows)], columns=columns).astype({"sequences": "Int64"})
 
 
-def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> dict[str, Run]:
+def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> Runs:
     """Return the runs of a batch folder that load, add up and record what is needed; others are skipped with a warning.
 
     Parameters
@@ -203,7 +220,7 @@ def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> 
     folder
         A batch folder.
     needs
-        What a run must record: any of "linear", "score", "baseline_entropy", "curvature". With "linear", runs without
+        What a run must record: any of "linear", "score", "baseline_entropy", "logp". With "linear", runs without
         the denominator correction are skipped where others have it.
 
     Raises
@@ -221,22 +238,10 @@ def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> 
     ...     list(sound_runs(f"{root}/E_32")), list(sound_batches(root))
     (['run_01'], ['E_32'])
     """
-    runs = load_runs(folder, on_error="skip")
-    for need in needs:
-        if not any(need in run.supports for run in runs.values()):
-            raise NotRecordedError(str(folder), FIELDS_BEHIND[need], f"is recorded in no run ({', '.join(runs)})")
-    corrected = "linear" in needs and any("score" in run.supports for run in runs.values())
-    wanted = [*needs, "score"] if corrected else needs
-    reasons = {name: _reason_to_skip(run, wanted) for name, run in runs.items()}
-    warn_skipped(reasons, f" of {Path(folder).name}")
-    kept = {name: run for name, run in runs.items() if not reasons[name]}
-    if not kept:
-        why = "; ".join(f"{names}: {reason}" for names, reason in by_reason(reasons))
-        raise RunError(str(folder), "folder", f"holds no run that can be used ({why})")
-    return kept
+    return load_runs(folder, on_error="skip").sound(str(folder), needs)
 
 
-def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, dict[str, Run]]:
+def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, Runs]:
     """Return the runs of every batch folder by `sound_runs`; a batch with no usable run is skipped with a warning.
 
     Raises
@@ -282,16 +287,16 @@ def write_in_one_step(path: Path, content: bytes | str) -> None:
 
 def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T]) -> tuple[dict[str, _T], dict[str, RunError]]:
     """Return what is loaded, by name, and why the rest is not, of which a warning says that it is skipped."""
-    found: dict[str, _T] = {}
+    loaded: dict[str, _T] = {}
     failures: dict[str, RunError] = {}
     for name, path in paths.items():
         try:
-            found[name] = load(path)
+            loaded[name] = load(path)
         except RunError as error:
             warn_about_runs(f"skipped {name}: {error}")
             # A new one, as the traceback holds on to what was read.
             failures[name] = RunError(error.file, error.field, error.rule, error.value)
-    return found, failures
+    return loaded, failures
 
 
 def _content(path: Path) -> bytes:
@@ -304,7 +309,7 @@ def _content(path: Path) -> bytes:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise RunError(str(path), "file", "must be complete gzip", error) from None
     except OSError as error:
-        raise RunError(str(path), "file", f"cannot be read ({error.strerror})") from None
+        raise _unreadable(path, error) from None
 
 
 def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
@@ -372,40 +377,12 @@ def _without_a_run(known: set[Path], used: set[Path]) -> list[Path]:
         return folder.with_name(re.sub(r"\d+", "0", folder.name))
 
     patterns = set(map(pattern, known))
-    beside = {place for folder in known for place in folder.parent.iterdir() if place.is_dir() or place.is_symlink()}
+    parents = {folder.parent for folder in known}
+    beside = {place for parent in parents for place in parent.iterdir() if place.is_dir() or place.is_symlink()}
     return sorted(place for place in beside - used if pattern(place) in patterns)
 
 
-def _row(place: Path, root: Path, problem: str, run: Run | None = None, same_as: str = "") -> tuple[object, ...]:
-    *batch, name = place.relative_to(root).parts
-    known = (run.num_sequences, run.etas, ", ".join(run.supports)) if run else (None, (), "")
-    return ("/".join(batch), name, *known, same_as, problem)
-
-
-def _remedy(path: Path, root: Path, run: Run, batches: set[str], taken: set[Path]) -> str:
-    """Return how a run in another place can be loaded: moved or, if no batch is in place, from another data root.
-
-    The place that it is moved to is added to those taken.
-    """
-    *folders, name = path.relative_to(root).parts
-    start = f"is not at batch/run/{RESULTS_FILE}"
-    named = [part for part in folders if part in batches or _BATCH.fullmatch(part)]
-    from_above = _BATCH.fullmatch(path.absolute().parents[1].name) or (folders and not named)
-    if not batches and name in _NAMES and from_above:
-        return f"{start}: give the data root {_above(path, 2)}"
-    alone = [other.name for other in path.parent.iterdir() if _NEARLY_NAMED.fullmatch(other.name)] == [name]
-    parts = folders if alone or name in _NAMES else [*folders, name.partition(".json")[0]]
-    if not named:  # batches may have any name
-        named = parts[:1] if len(parts) == 2 else [f"E_{run.num_sequences}"]
-    batch = named[0]
-    place = root / batch / ("-".join(part for part in parts if part != batch) or "run_01")
-    while place in taken or any((place / known).exists() for known in _NAMES):
-        place = place.with_name(f"{place.name}-2")
-    taken.add(place)
-    return f"{start}: move it to {place / RESULTS_FILE}{path.suffix.removeprefix('.json')}"
-
-
-def _reason_to_skip(run: Run, needs: Sequence[str]) -> str:
-    missing = [FIELDS_BEHIND[need] for need in needs if need not in run.supports]
-    lacking = [f"{field} is not recorded" for field in missing[:1]]
-    return "; ".join([*lacking, *integrity_problems(run), *skipped_steps(run)])
+def _row(name: str, problem: str, run: Run | None = None, same_as: str = "") -> tuple[object, ...]:
+    batch, _, folder = name.rpartition("/")
+    recorded = (run.n, run.etas, ", ".join(run.supports)) if run else (None, (), "")
+    return (batch, folder, *recorded, same_as, problem)

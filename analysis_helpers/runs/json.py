@@ -1,15 +1,16 @@
 """The file format ``results.json``: bytes to a validated `Run`, and back.
 
-Files are decoded into typed structs of the fields in use; other fields are ignored. A violation is a `RunError` that
-names the file, the field (its path in the JSON), the rule and the value.
+Files are decoded into typed structs of the fields in use; other fields are ignored. The structs follow from the columns
+that `Run` and `Measurement` declare. A violation is a `RunError` that names the file, the field (its path in the JSON),
+the rule and the value.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from textwrap import shorten
 from typing import Any
 
@@ -20,31 +21,50 @@ from numpy.typing import NDArray
 from .._checks import (
     FieldError,
     FloatArray,
-    checked_array,
-    checked_entropies,
     checked_eta,
-    checked_logp,
     checked_number,
     checked_prompts,
     checked_tokens,
-    checked_total,
     fields_of,
 )
-from .run import Measurement, Run, ScoreTerms, ShardError, check_distinct_etas
+from .run import MEASURED_COLUMNS, SCORE_PARTS, SEQUENCE_COLUMNS, Column, Measurement, Run, check_distinct_etas
+
+_IN_EXTRAS = "extras."
+
+
+def _fields_of(columns: Iterable[Column], kind: Any) -> list[tuple[str, Any] | tuple[str, Any, Any]]:
+    """Return the fields of a struct: the last part of each path, required or None where it is not recorded."""
+    named = [(column.path.removeprefix(_IN_EXTRAS), kind(column), column.required) for column in columns]
+    return [(name, type_) if required else (name, type_ | None, None) for name, type_, required in named]
+
+
+def _number(column: Column) -> Any:
+    return int | str if column.check is checked_prompts else float
+
 
 # Fields stand in the order of the files, which decodes fastest.
+_EXTRAS = [column for column in SEQUENCE_COLUMNS if column.path.startswith(_IN_EXTRAS)]
+_PLAIN = [column for column in SEQUENCE_COLUMNS if column not in _EXTRAS]
+Extras = msgspec.defstruct("Extras", _fields_of(_EXTRAS, _number), gc=False)
+"""The parts of a linear term."""
 
+_PLACE = [("index", int | None, None), _fields_of(_PLAIN, _number)[0], ("length", float | None, None)]
+Sequence = msgspec.defstruct(
+    "Sequence", [*_PLACE, *_fields_of(_PLAIN, _number)[1:], ("extras", Extras | None, None)], gc=False
+)
+"""What is recorded of one sequence."""
 
-class Diagnostics(msgspec.Struct, kw_only=True):
-    """What was recorded at one step size; lists have one number per sequence."""
-
-    base_entropy: float
-    ess: float | None = None
-    normalized_weights: list[float]
-    log_weights: list[float] | None = None
-    h_base: list[float] | None = None
-    h_new: list[float]
-    token_counts: list[float]
+Diagnostics = msgspec.defstruct(
+    "Diagnostics",
+    [
+        ("base_entropy", float),
+        ("ess", float | None, None),
+        *_fields_of(MEASURED_COLUMNS, lambda _: list[float]),
+        ("token_counts", list[float]),
+    ],
+    kw_only=True,
+)
+"""What was recorded at one step size; lists have one number per sequence."""
 
 
 class Entry(msgspec.Struct):
@@ -52,34 +72,13 @@ class Entry(msgspec.Struct):
 
     eta: float
     delta_h_true: float
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics  # type: ignore[valid-type]
 
 
 class TrueChange(msgspec.Struct):
     """The true change."""
 
     entries: list[Entry]
-
-
-class Extras(msgspec.Struct, gc=False):
-    """The parts of a linear term."""
-
-    wjlogp_sum: float | None = None
-    jH_sum: float | None = None
-    denom_corr_unscaled: float | None = None
-
-
-class Sequence(msgspec.Struct, gc=False):
-    """The linear term of one sequence."""
-
-    index: int | None = None
-    gdotv: float | None = None
-    length: float | None = None
-    sum_logp: float | None = None
-    sampler_logp: float | None = None
-    prompt_id: int | str | None = None
-    extras: Extras | None = None
-    vhvv: float | None = None
 
 
 class Meta(msgspec.Struct):
@@ -89,30 +88,12 @@ class Meta(msgspec.Struct):
     H_base_mean: float | None = None
 
 
-class Variance(msgspec.Struct):
-    """Standard errors as stored: of means over shards."""
-
-    num_shards: int | None = None
-    se_shard: float | None = None
-    se_jackknife: float | None = None
-    se_gdotv: float | None = None
-    se_vHvv: float | None = None
-
-
-class Quadratic(msgspec.Struct):
-    """The curvature."""
-
-    variance: Variance | None = None
-
-
 class Approx(msgspec.Struct):
     """The linear change."""
 
     delta_h_per_lr: float
-    variance: Variance | None = None
-    per_sequence: list[Sequence] | None = None
+    per_sequence: list[Sequence] | None = None  # type: ignore[valid-type]
     per_sequence_meta: Meta | None = None
-    quadratic: Quadratic | None = None
     direction: str | None = None  # fingerprint of the update direction
 
 
@@ -124,10 +105,9 @@ class Results(msgspec.Struct, rename={"true_": "true"}):
 
 
 _DECODER = msgspec.json.Decoder(Results)
-_LINEAR, _QUADRATIC = "approx.variance", "approx.quadratic.variance"
 
 
-@np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is refused, or found by integrity_problems
+@np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is refused, or is one of `Run.problems`
 def parse_run(data: bytes, source: str) -> Run:
     """Return the run in the bytes of a results file; ``source`` is its name in messages.
 
@@ -138,27 +118,25 @@ def parse_run(data: bytes, source: str) -> Run:
     """
     with fields_of(source):
         results = _decode(data)
-        tokens, measurements = _measurements(results.true_.entries)
         approx, meta = results.approx, results.approx.per_sequence_meta or Meta()
-        per_lr = checked_number(approx.delta_h_per_lr, "approx.delta_h_per_lr")
-        scale = None if meta.scale is None else checked_number(meta.scale, "approx.per_sequence_meta.scale")
-        stored = _shard_errors(approx, len(tokens))
-        sequences = [] if approx.per_sequence is None else _in_order(approx.per_sequence, tokens)
-        gdotv = _recorded([s.gdotv for s in sequences], "gdotv")
+        tokens, measurements = _measurements(results.true_.entries)
+        arrays = _arrays(approx.per_sequence, tokens) if approx.per_sequence is not None else {}
+        mean = None
+        if "gdotv" in arrays and arrays.keys() >= {*SCORE_PARTS} and meta.H_base_mean is not None:
+            mean = checked_number(meta.H_base_mean, "approx.per_sequence_meta.H_base_mean")
+            if mean <= 0:
+                raise FieldError("approx.per_sequence_meta.H_base_mean", "must be positive", mean)
+        else:  # parts of a linear term say nothing alone
+            arrays = {name: values for name, values in arrays.items() if name not in SCORE_PARTS}
         return Run(
             token_counts=tokens,
             measurements=measurements,
-            delta_h_per_lr=per_lr,
-            gdotv=gdotv,
-            score=None if gdotv is None else _score_terms(sequences, meta),
-            vhvv=_recorded([s.vhvv for s in sequences], "vhvv"),
-            scale=scale,
-            source=source,
-            shard_errors=stored,
-            logp=_recorded([s.sum_logp for s in sequences], "sum_logp", checked_logp),
-            sampler_logp=_recorded([s.sampler_logp for s in sequences], "sampler_logp", checked_logp),
-            prompt_ids=_prompts([s.prompt_id for s in sequences]),
+            delta_h_per_lr=checked_number(approx.delta_h_per_lr, "approx.delta_h_per_lr"),
+            h_base_mean=mean,
+            scale=None if meta.scale is None else checked_number(meta.scale, "approx.per_sequence_meta.scale"),
             direction=approx.direction,
+            source=source,
+            **arrays,
         )
 
 
@@ -197,7 +175,7 @@ def _decode(data: bytes) -> Results:
         raise FieldError(field or "file", f"does not fit the format ({problem})") from None
 
 
-def _measurements(entries: list[Entry]) -> tuple[FloatArray, tuple[Measurement, ...]]:
+def _measurements(entries: list[Any]) -> tuple[FloatArray, tuple[Measurement, ...]]:
     if not entries:
         raise FieldError("true.entries", "must hold at least one step size", "an empty list")
     field = "true.entries[{}].diagnostics.token_counts"
@@ -211,29 +189,23 @@ def _measurements(entries: list[Entry]) -> tuple[FloatArray, tuple[Measurement, 
     return tokens, tuple(measurements)
 
 
-def _measurement(entry: Entry, prefix: str, tokens: FloatArray) -> Measurement:
-    found, where = entry.diagnostics, f"{prefix}.diagnostics"
-
-    def column(name: str, checked: Callable[..., FloatArray]) -> Any:
-        values = getattr(found, name)
-        return None if values is None else checked(_floats(values), f"{where}.{name}")
-
-    array, entropies = partial(checked_array, length=len(tokens)), partial(checked_entropies, tokens=tokens)
-    weights = column("normalized_weights", partial(array, lowest=0.0))
-    checked_total(weights * tokens, f"{where}.normalized_weights (times tokens)")
+def _measurement(entry: Any, prefix: str, tokens: FloatArray) -> Measurement:
+    recorded, where = entry.diagnostics, f"{prefix}.diagnostics"
+    arrays: dict[str, Any] = {
+        column.name: column.check(_floats(values), f"{where}.{column.path}", tokens)
+        for column in MEASURED_COLUMNS
+        if (values := getattr(recorded, column.path)) is not None
+    }
     return Measurement(
         eta=checked_eta(entry.eta, f"{prefix}.eta"),
         delta_h_true=checked_number(entry.delta_h_true, f"{prefix}.delta_h_true"),
-        base_entropy=checked_number(found.base_entropy, f"{where}.base_entropy"),
-        weights=weights,
-        h_new=column("h_new", entropies),
-        h_base=column("h_base", entropies),
-        log_weights=column("log_weights", array),
-        ess=None if found.ess is None else checked_number(found.ess, f"{where}.ess"),
+        base_entropy=checked_number(recorded.base_entropy, f"{where}.base_entropy"),
+        ess=None if recorded.ess is None else checked_number(recorded.ess, f"{where}.ess"),
+        **arrays,
     )
 
 
-def _in_order(sequences: list[Sequence], tokens: FloatArray) -> list[Sequence]:
+def _in_order(sequences: list[Any], tokens: FloatArray) -> list[Any]:
     """Return the linear terms in the order of the token counts, by their index where they have one."""
     size = len(tokens)
     if len(sequences) != size:
@@ -254,34 +226,23 @@ def _in_order(sequences: list[Sequence], tokens: FloatArray) -> list[Sequence]:
     return sequences
 
 
-def _score_terms(sequences: list[Sequence], meta: Meta) -> ScoreTerms | None:
-    none = Extras()
-    extras = [s.extras or none for s in sequences]
-    wjlogp_sum = _recorded([e.wjlogp_sum for e in extras], "extras.wjlogp_sum")
-    jh_sum = _recorded([e.jH_sum for e in extras], "extras.jH_sum")
-    denom_corr = _recorded([e.denom_corr_unscaled for e in extras], "extras.denom_corr_unscaled")
-    if wjlogp_sum is None or jh_sum is None or denom_corr is None or meta.H_base_mean is None:
-        return None
-    mean = checked_number(meta.H_base_mean, "approx.per_sequence_meta.H_base_mean")
-    if mean <= 0:
-        raise FieldError("approx.per_sequence_meta.H_base_mean", "must be positive", mean)
-    return ScoreTerms(wjlogp_sum, jh_sum, denom_corr, mean)
-
-
-def _recorded(
-    values: list[float | None], name: str, checked: Callable[..., FloatArray] = checked_array
-) -> FloatArray | None:
-    """Return the column, or None if no sequence has it; refuse one that only some sequences have."""
-    try:
-        return checked(_floats(values), _field(name), length=len(values)) if values else None
-    except struct.error:  # a None: counting them in every list beforehand took a tenth of the loading time
-        _all_or_none(values, name)
-        return None
-
-
-def _prompts(values: list[Any]) -> NDArray[Any] | None:
-    recorded = _all_or_none(values, "prompt_id")
-    return checked_prompts(values, _field("prompt_id"), length=len(values)) if recorded else None
+def _arrays(sequences: list[Any], tokens: FloatArray) -> dict[str, Any]:
+    """Return the columns that the sequences record, by name; refuse one that only some sequences have."""
+    ordered = _in_order(sequences, tokens)
+    none: Any = Extras()
+    extras = [each.extras or none for each in ordered]
+    arrays = {}
+    for column in SEQUENCE_COLUMNS:
+        name = column.path.removeprefix(_IN_EXTRAS)
+        values = [getattr(each, name) for each in (extras if column in _EXTRAS else ordered)]
+        converted: Any = values
+        if column.check is not checked_prompts:
+            with suppress(struct.error):  # a None: counting them beforehand would take a tenth of the loading time
+                converted = _floats(values)
+        if converted is values and not _all_or_none(values, column.path):
+            continue
+        arrays[column.name] = column.check(converted, _field(column.path), tokens)
+    return arrays
 
 
 def _all_or_none(values: list[Any], name: str) -> bool:
@@ -297,26 +258,9 @@ def _field(name: str) -> str:
     return f"approx.per_sequence[].{name}"
 
 
-def _floats(values: list[float] | list[float | None]) -> FloatArray:
-    """Return numbers as an array, in half the time of `numpy.array`; raise a `struct.error` where there is a None."""
+def _floats(values: list[float]) -> FloatArray:
+    """Return numbers as an array, in half the time of `numpy.array`."""
     return np.frombuffer(struct.pack(f"{len(values)}d", *values))
-
-
-def _shard_errors(approx: Approx, size: int) -> tuple[ShardError, ...]:
-    quadratic = approx.quadratic.variance if approx.quadratic else None
-    found = []
-    for prefix, stored in ((_LINEAR, approx.variance), (_QUADRATIC, quadratic)):
-        if stored is None or stored.num_shards is None:
-            continue
-        if not 1 <= stored.num_shards <= size:
-            rule = f"must lie between 1 and the {size} sequences"
-            raise FieldError(f"{prefix}.num_shards", rule, stored.num_shards)
-        for name in ("se_shard", "se_jackknife", "se_gdotv", "se_vHvv"):
-            if (value := getattr(stored, name)) is not None:
-                if not 0 <= value < np.inf:
-                    raise FieldError(f"{prefix}.{name}", "must be finite and not negative", value)
-                found.append(ShardError(f"{prefix}.{name}", value, stored.num_shards))
-    return tuple(found)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -324,52 +268,40 @@ def _shard_errors(approx: Approx, size: int) -> tuple[ShardError, ...]:
 
 def _as_objects(run: Run) -> dict[str, Any]:
     """Return what is written of a run: objects as dicts, with arrays for lists of numbers."""
-    tokens, terms, extras = run.token_counts.astype(np.int64), run.score, None  # counts are whole, as in real files
-    if terms is not None:
-        parts = {
-            "wjlogp_sum": terms.wjlogp_sum,
-            "jH_sum": terms.jH_sum,
-            "denom_corr_unscaled": terms.denom_corr_unscaled,
-        }
-        extras = _rows(parts | {"denom_corr_scaled": terms.denom_corr_unscaled * (1.0 / run.total_tokens)})
-    columns = {"index": np.arange(len(tokens)), "gdotv": run.gdotv, "length": tokens, "sum_logp": run.logp}
-    columns |= {"sampler_logp": run.sampler_logp, "prompt_id": run.prompt_ids}
-    errors: dict[str, dict[str, Any]] = {_LINEAR: {}, _QUADRATIC: {}}
-    for error in run.shard_errors:
-        place, _, name = error.field.rpartition(".")
-        errors[place] |= {"num_shards": error.num_shards, name: error.value}
-    meta = {"scale": run.scale, "T_total": run.total_tokens, "H_base_mean": terms and terms.h_base_mean}
+    tokens = run.token_counts.astype(np.int64)  # counts are whole, as in real files
+    extras: dict[str, Any] = _recorded_arrays(run, _EXTRAS)
+    if run.denom_corr_unscaled is not None:
+        extras["denom_corr_scaled"] = run.denom_corr_unscaled * (1.0 / run.total_tokens)
+    columns = {"index": np.arange(run.n), "gdotv": run.gdotv, "length": tokens, **_recorded_arrays(run, _PLAIN)}
+    recorded = _without_none({**columns, "extras": _rows(extras) if extras else None})
+    meta = {"scale": run.scale, "T_total": run.total_tokens, "H_base_mean": run.h_base_mean}
     approx = {
         "delta_h_per_lr": run.delta_h_per_lr,
-        "variance": _recorded_in(errors[_LINEAR]),
-        "per_sequence": _rows({**columns, "extras": extras, "vhvv": run.vhvv}),
-        "per_sequence_meta": _recorded_in(meta),
-        "quadratic": _recorded_in({"variance": _recorded_in(errors[_QUADRATIC])}),
+        "per_sequence": _rows(recorded) if len(recorded) > 2 else None,
+        "per_sequence_meta": _without_none(meta),
         "direction": run.direction,
     }
-    return {"approx": _recorded_in(approx), "true": {"entries": [_entry(m, tokens) for m in run.measurements]}}
+    return {"approx": _without_none(approx), "true": {"entries": [_entry(m, tokens) for m in run.measurements]}}
 
 
 def _entry(m: Measurement, tokens: NDArray[np.int64]) -> dict[str, Any]:
-    diagnostics = {
-        "base_entropy": m.base_entropy,
-        "ess": m.ess,
-        "normalized_weights": m.weights,
-        "log_weights": m.log_weights,
-        "h_base": m.h_base,
-        "h_new": m.h_new,
-        "token_counts": tokens,
-    }
-    return {"eta": m.eta, "delta_h_true": m.delta_h_true, "diagnostics": _recorded_in(diagnostics)}
+    first = {"base_entropy": m.base_entropy, "ess": m.ess}
+    diagnostics = {**first, **_recorded_arrays(m, MEASURED_COLUMNS), "token_counts": tokens}
+    return {"eta": m.eta, "delta_h_true": m.delta_h_true, "diagnostics": _without_none(diagnostics)}
 
 
-def _rows(columns: Mapping[str, NDArray[Any] | list[Any] | None]) -> list[msgspec.Struct] | None:
-    """Return an object for each sequence, of the columns that are recorded; None if these are but index and length."""
-    recorded = {name: np.asarray(values).tolist() for name, values in columns.items() if values is not None}
-    row = msgspec.defstruct("Row", recorded, gc=False)
-    return list(map(row, *recorded.values())) if len(recorded) > 2 else None
+def _recorded_arrays(holder: Run | Measurement, columns: Iterable[Column]) -> dict[str, NDArray[Any]]:
+    """Return the last part of the path of each column -> its array, for those that are recorded."""
+    arrays = {column.path.removeprefix(_IN_EXTRAS): getattr(holder, column.name) for column in columns}
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
-def _recorded_in(fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the fields that are recorded, or None where there are none."""
-    return {name: value for name, value in fields.items() if value is not None} or None
+def _rows(columns: Mapping[str, Any]) -> list[msgspec.Struct]:
+    """Return an object for each sequence."""
+    lists = {name: np.asarray(values).tolist() for name, values in columns.items()}
+    row = msgspec.defstruct("Row", lists, gc=False)
+    return list(map(row, *lists.values()))
+
+
+def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

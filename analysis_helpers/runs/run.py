@@ -3,6 +3,9 @@
 Build one with `Run.from_arrays` from a training loop; runs on disk are read by `analysis_helpers.load_runs`. Arrays are
 float64 and read-only, one entry per sequence. Units: entropies in nats, summed over a sequence's tokens; step sizes as
 recorded; ``gdotv`` in nats per token per unit eta.
+
+Each array is declared once, by `_column`: its place in ``results.json``, its rule, and what it is. Reading, writing,
+merging, `Run.from_arrays` and its documentation follow from the declaration.
 """
 
 from __future__ import annotations
@@ -21,34 +24,69 @@ from .._checks import (
     FieldError,
     FloatArray,
     RunError,
-    checked_array,
     checked_entropies,
     checked_eta,
     checked_logp,
     checked_number,
+    checked_numbers,
     checked_prompts,
     checked_tokens,
     checked_total,
+    checked_weights,
     fields_of,
     frozen,
     same_eta,
 )
 
-FIELDS_BEHIND = {
-    "linear": "approx.per_sequence[].gdotv",
-    "score": "approx.per_sequence[].extras.denom_corr_unscaled (or jH_sum, wjlogp_sum, H_base_mean)",
-    "baseline_entropy": "true.entries[].diagnostics.h_base",
-    "curvature": "approx.per_sequence[].vhvv",
-    "logp": "approx.per_sequence[].sum_logp",
-    "prompts": "approx.per_sequence[].prompt_id",
-}
-"""What a run may record beyond its totals -> the field of ``results.json`` that holds it."""
-
 TOTAL_TOLERANCE = 1e-6
 """Largest relative difference between a stored total and the same total from the sequences."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class Column:
+    """An array with one value per sequence, as declared by `_column`.
+
+    Attributes
+    ----------
+    name
+        Attribute of `Run` or `Measurement`, and argument of `Run.from_arrays`.
+    path
+        Field of a sequence, or list of a step size, in ``results.json``.
+    about
+        What it is, with its unit.
+    check
+        ``(values, name, tokens) -> array``, which raises a `FieldError`.
+    support
+        What a run that records it supports (see `Run.supports`); empty where that follows from other columns.
+    required
+        Whether every run records it.
+    """
+
+    name: str
+    path: str
+    about: str
+    check: Callable[[Any, str, FloatArray], NDArray[Any]]
+    support: str
+    required: bool
+
+
+def _column(
+    path: str,
+    about: str,
+    check: Callable[[Any, str, FloatArray], NDArray[Any]] = checked_numbers,
+    *,
+    support: str = "",
+    required: bool = False,
+) -> Any:
+    declared = {"path": path, "about": about, "check": check, "support": support, "required": required}
+    return field(metadata=declared) if required else field(default=None, metadata=declared)
+
+
+def _columns_of(cls: type[Any]) -> tuple[Column, ...]:
+    return tuple(Column(f.name, **f.metadata) for f in fields(cls) if f.metadata)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Measurement:
     """The true change of entropy at one step size, by self-normalised importance sampling (SNIS).
 
@@ -58,26 +96,22 @@ class Measurement:
         Step size, rounded to 12 significant digits.
     delta_h_true, base_entropy
         Stored totals (nats per token): the change, and the entropy before the step.
-    weights
-        Normalised importance weights, shape ``(N,)``.
-    h_new
-        Entropy sums after the step (nats), shape ``(N,)``.
-    h_base
-        Entropy sums before the step (nats), shape ``(N,)``, or None where not recorded.
-    log_weights
-        Log importance weights, shape ``(N,)``, or None where not recorded.
     ess
         Effective sample size, or None where not recorded.
+    weights, log_weights, h_base, h_new
+        Arrays of shape ``(N,)``, as `MEASURED_COLUMNS` describes them; None where not recorded.
     """
 
     eta: float
     delta_h_true: float
     base_entropy: float
-    weights: FloatArray
-    h_new: FloatArray
-    h_base: FloatArray | None = None
-    log_weights: FloatArray | None = None
     ess: float | None = None
+    weights: FloatArray = _column("normalized_weights", "normalised importance weights", checked_weights, required=True)
+    log_weights: FloatArray | None = _column("log_weights", "log importance weights on any common scale")
+    h_base: FloatArray | None = _column(
+        "h_base", "entropy sums before the step (nats)", checked_entropies, support="baseline_entropy"
+    )
+    h_new: FloatArray = _column("h_new", "entropy sums after the step (nats)", checked_entropies, required=True)
 
     @property
     def unchanged(self) -> bool:
@@ -93,53 +127,19 @@ class Measurement:
         raw = np.exp(log_weights - log_weights.max())
         weights, entropy = frozen(raw / raw.sum()), float(h_base.sum() / tokens.sum())
         weighted_tokens = checked_total(weights * tokens, f"log_weights[{eta}] (weights times tokens)")
-        change, ess = float(weights @ h_new / weighted_tokens) - entropy, float(1.0 / (weights @ weights))
         return cls(
             eta=eta,
-            delta_h_true=change,
+            delta_h_true=float(weights @ h_new / weighted_tokens) - entropy,
             base_entropy=entropy,
+            ess=float(1.0 / (weights @ weights)),
             weights=weights,
-            h_new=h_new,
-            h_base=h_base,
             log_weights=log_weights,
-            ess=ess,
+            h_base=h_base,
+            h_new=h_new,
         )
 
 
-@dataclass(frozen=True, eq=False)
-class ScoreTerms:
-    """The parts of the linear terms with denominator correction; arrays of shape ``(N,)``.
-
-    ``gdotv / scale = wjlogp_sum + jH_sum + denom_corr_unscaled`` with
-    ``denom_corr_unscaled = -h_base_mean * T * score``.
-    """
-
-    wjlogp_sum: FloatArray
-    jH_sum: FloatArray
-    denom_corr_unscaled: FloatArray
-    h_base_mean: float
-
-
-@dataclass(frozen=True, eq=False)
-class ShardError:
-    """A stored standard error: of the *mean* over shards of sequences, where the shards *sum* to the total.
-
-    Multiplied by the number of shards it is the standard error of the total.
-
-    Attributes
-    ----------
-    field
-        Field of the file, such as ``approx.variance.se_shard``.
-    value, num_shards
-        As stored, in the units of the total.
-    """
-
-    field: str
-    value: float
-    num_shards: int
-
-
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Run:
     """One evaluation batch of N sequences.
 
@@ -151,42 +151,52 @@ class Run:
         The true change at each step size, in the order of the file.
     delta_h_per_lr
         Stored total of the linear terms: the linear change per unit eta (nats per token).
-    gdotv
-        Linear terms, shape ``(N,)``, summing to ``delta_h_per_lr``; None in a totals-only run.
-    score
-        Parts of the linear terms; None without denominator correction.
-    vhvv
-        Curvature terms, shape ``(N,)``; None where not recorded.
+    h_base_mean
+        Per-token entropy in the denominator correction (nats per token); None where there is none.
     scale
         Stored factor between a linear term and its parts, 1 / (tokens of the batch); None where not recorded.
-    source
-        Origin of the run, for messages; not compared.
-    shard_errors
-        Standard errors as stored; empty where there are none.
-    logp
-        Log-probability of each sequence under the policy that is differentiated (nats), shape ``(N,)``; None where not
-        recorded.
-    sampler_logp
-        The same by the sampler that drew the sequence.
-    prompt_ids
-        Prompt of each sequence, whole numbers or texts, shape ``(N,)``; None where not recorded.
     direction
         Fingerprint of the update direction: the same where the direction is; None where not recorded.
+    source
+        Origin of the run, for messages; not compared.
+    gdotv, wjlogp_sum, jH_sum, denom_corr_unscaled, logp, sampler_logp, prompt_ids
+        Arrays of shape ``(N,)``, as `SEQUENCE_COLUMNS` describes them; None where not recorded.
     """
 
     token_counts: FloatArray
     measurements: tuple[Measurement, ...]
     delta_h_per_lr: float
-    gdotv: FloatArray | None = None
-    score: ScoreTerms | None = None
-    vhvv: FloatArray | None = None
+    h_base_mean: float | None = None
     scale: float | None = None
-    source: str = field(default="run in memory", compare=False)
-    shard_errors: tuple[ShardError, ...] = ()
-    logp: FloatArray | None = None
-    sampler_logp: FloatArray | None = None
-    prompt_ids: NDArray[Any] | None = None
     direction: str | None = None
+    source: str = field(default="run in memory", compare=False)
+    gdotv: FloatArray | None = _column(
+        "gdotv", "linear terms, which sum to the linear change per unit eta (nats per token)", support="linear"
+    )
+    wjlogp_sum: FloatArray | None = _column(
+        "extras.wjlogp_sum", "score-function part of the derivative of the entropy sum (nats per unit eta)"
+    )
+    jH_sum: FloatArray | None = _column(
+        "extras.jH_sum", "direct part of the derivative of the entropy sum (nats per unit eta)"
+    )
+    denom_corr_unscaled: FloatArray | None = _column(
+        "extras.denom_corr_unscaled",
+        "denominator correction, -h_base_mean * T * score (nats per unit eta); the three parts sum to gdotv / scale",
+        support="score",
+    )
+    logp: FloatArray | None = _column(
+        "sum_logp",
+        "log-probability of the sequence under the policy that is differentiated (nats)",
+        checked_logp,
+        support="logp",
+    )
+    sampler_logp: FloatArray | None = _column("sampler_logp", "the same by the sampler that drew it", checked_logp)
+    prompt_ids: NDArray[Any] | None = _column(
+        "prompt_id",
+        "prompt, a whole number or text, the same in all runs: sequences of one prompt are not independent",
+        checked_prompts,
+        support="prompts",
+    )
 
     @classmethod
     def from_arrays(
@@ -196,17 +206,11 @@ class Run:
         h_base: ArrayLike,
         h_new: Mapping[float, ArrayLike],
         log_weights: Mapping[float, ArrayLike],
-        gdotv: ArrayLike | None = None,
         score: ArrayLike | None = None,
-        wjlogp_sum: ArrayLike | None = None,
-        jH_sum: ArrayLike | None = None,
-        vhvv: ArrayLike | None = None,
         delta_h_per_lr: float | None = None,
-        logp: ArrayLike | None = None,
-        sampler_logp: ArrayLike | None = None,
-        prompt_ids: ArrayLike | None = None,
         direction: str | None = None,
         source: str = "run in memory",
+        **columns: ArrayLike | None,
     ) -> Run:
         """Return a run built from arrays, for training loops that write their own runs; totals and weights follow.
 
@@ -219,25 +223,15 @@ class Run:
             Tokens and entropy sums before the step (nats) of the responses, shape ``(N,)``.
         h_new, log_weights
             Per eta: entropy sums after the step (nats) and log importance weights on any common scale, shape ``(N,)``.
-        gdotv
-            Linear terms, shape ``(N,)``, which sum to the linear change per unit eta (nats per token).
         score
             Derivative of the sequence's log-probability along the update direction, shape ``(N,)``.
-        wjlogp_sum, jH_sum
-            Score-function part and direct part of the derivative of the entropy sum, shape ``(N,)``.
-        vhvv
-            Curvature terms, shape ``(N,)``.
         delta_h_per_lr
             Linear change per unit eta, where there are no per-sequence terms.
-        logp, sampler_logp
-            Log-probability of each sequence (nats, not positive), shape ``(N,)``: under the policy, and by the sampler.
-        prompt_ids
-            Prompt of each sequence (whole numbers or texts; the same in all runs), shape ``(N,)``: those of one prompt
-            are not independent.
         direction
             Fingerprint of the update direction, by which `merge_runs` knows shards of one batch.
         source
             Name of the run in messages.
+        {columns}
 
         Raises
         ------
@@ -252,72 +246,53 @@ class Run:
         >>> run = Run.from_arrays(
         ...     token_counts=[2, 3],
         ...     h_base=[1.0, 2.0],
-        ...     h_new={1e-6: [0.9, 1.8]},
-        ...     log_weights={1e-6: [0.0, 0.0]},
+        ...     h_new={{1e-6: [0.9, 1.8]}},
+        ...     log_weights={{1e-6: [0.0, 0.0]}},
         ...     gdotv=[-1.0, -2.0],
         ... )
         >>> round(run.measurements[0].delta_h_true, 12)  # 2.7 / 5 - 3 / 5
         -0.06
         >>> run.supports
-        ('linear', 'baseline_entropy')
+        ('baseline_entropy', 'linear')
         """
-        ways = {"score": score, "wjlogp_sum": wjlogp_sum, "jH_sum": jH_sum}
-        ways |= {"gdotv": gdotv, "delta_h_per_lr": delta_h_per_lr}
-        given = [name for name, values in ways.items() if values is not None]
-        if given not in (["score", "wjlogp_sum", "jH_sum"], ["gdotv"], ["delta_h_per_lr"]):
-            rule = "score, wjlogp_sum and jH_sum together, or gdotv, or delta_h_per_lr"
-            raise ValueError(f"give the linear change in one way: {rule}; got {', '.join(given) or 'none of these'}")
+        if unknown := columns.keys() - _ARGUMENTS:
+            raise TypeError(f"no column {', '.join(sorted(unknown))}; there are score, {', '.join(_ARGUMENTS)}")
+        _require_one_linear_change({**columns, "score": score, "delta_h_per_lr": delta_h_per_lr})
         if not isinstance(h_new, Mapping) or not isinstance(log_weights, Mapping):
             raise ValueError("h_new and log_weights must each be a dict of eta -> array")
         with fields_of(source):
             tokens = checked_tokens(token_counts, "token_counts")
             base = checked_entropies(h_base, "h_base", tokens)
-            new = {checked_eta(eta, "key of h_new"): values for eta, values in h_new.items()}
-            logs = {checked_eta(eta, "key of log_weights"): values for eta, values in log_weights.items()}
-            if new.keys() != logs.keys() or not new:
-                rule = "must hold the same etas, at least one"
-                raise ValueError(f"h_new and log_weights {rule}, got {list(h_new)} and {list(log_weights)}")
-            check_distinct_etas(h_new, "h_new")
-
-            def column(values: Any, name: str, checked: Callable[..., Any] = checked_array) -> Any:
-                return None if values is None else checked(values, name, length=len(tokens))
-
-            measurements = []
-            for eta, values in new.items():
-                after = checked_entropies(values, f"h_new[{eta}]", tokens)
-                log = checked_array(logs[eta], f"log_weights[{eta}]", length=len(tokens))
-                measurements.append(Measurement.from_log_weights(eta, tokens, base, after, log))
-            linear, terms, total = column(gdotv, "gdotv"), None, float(tokens.sum())
+            measurements = _measured(tokens, base, h_new, log_weights)
+            arrays: dict[str, Any] = {
+                column.name: column.check(columns[column.name], column.name, tokens)
+                for column in SEQUENCE_COLUMNS
+                if columns.get(column.name) is not None
+            }
+            total, entropy = float(tokens.sum()), None
             if score is not None:
                 entropy = measurements[0].base_entropy
-                terms = ScoreTerms(
-                    wjlogp_sum=column(wjlogp_sum, "wjlogp_sum"),
-                    jH_sum=column(jH_sum, "jH_sum"),
-                    denom_corr_unscaled=frozen(-entropy * tokens * column(score, "score")),
-                    h_base_mean=entropy,
-                )
-                linear = frozen((terms.wjlogp_sum + terms.jH_sum + terms.denom_corr_unscaled) / total)
+                correction = frozen(-entropy * tokens * checked_numbers(score, "score", tokens))
+                linear = frozen((arrays["wjlogp_sum"] + arrays["jH_sum"] + correction) / total)
+                arrays |= {"denom_corr_unscaled": correction, "gdotv": linear}
+            per_lr = arrays["gdotv"].sum() if "gdotv" in arrays else delta_h_per_lr
             return cls(
                 token_counts=tokens,
-                measurements=tuple(measurements),
-                delta_h_per_lr=checked_number(delta_h_per_lr if linear is None else linear.sum(), "delta_h_per_lr"),
-                gdotv=linear,
-                score=terms,
-                vhvv=column(vhvv, "vhvv"),
+                measurements=measurements,
+                delta_h_per_lr=checked_number(per_lr, "delta_h_per_lr"),
+                h_base_mean=entropy,
                 scale=1.0 / total,
-                source=source,
-                logp=column(logp, "logp", checked_logp),
-                sampler_logp=column(sampler_logp, "sampler_logp", checked_logp),
-                prompt_ids=column(prompt_ids, "prompt_ids", checked_prompts),
                 direction=direction,
+                source=source,
+                **arrays,
             )
 
     def __repr__(self) -> str:
-        return f"<Run {self.source!r}: {self.num_sequences} sequences, etas {', '.join(map(repr, self.etas))}>"
+        return f"<Run {self.source!r}: {self.n} sequences, etas {', '.join(map(repr, self.etas))}>"
 
     @property
-    def num_sequences(self) -> int:
-        """Batch size N."""
+    def n(self) -> int:
+        """Batch size N, in sequences."""
         return len(self.token_counts)
 
     @cached_property
@@ -326,24 +301,29 @@ class Run:
         return float(self.token_counts.sum())
 
     @cached_property
-    def scores(self) -> FloatArray | None:
-        """Score of each sequence, shape ``(N,)``, 0 where there are no tokens; None where it is not recorded."""
-        if self.score is None:
-            return None
-        tokens, tokens_times_scores = self.token_counts, -self.score.denom_corr_unscaled / self.score.h_base_mean
-        return frozen(np.divide(tokens_times_scores, tokens, out=np.zeros(len(tokens)), where=tokens > 0))
+    def score(self) -> FloatArray | None:
+        """Derivative of each sequence's log-probability along the update, shape ``(N,)``; None where not recorded.
 
-    @property
+        0 where a sequence has no tokens.
+        """
+        if self.denom_corr_unscaled is None or self.h_base_mean is None:
+            return None
+        tokens, tokens_times_score = self.token_counts, -self.denom_corr_unscaled / self.h_base_mean
+        return frozen(np.divide(tokens_times_score, tokens, out=np.zeros(len(tokens)), where=tokens > 0))
+
+    @cached_property
     def etas(self) -> tuple[float, ...]:
         """Step sizes measured, in the order of the file."""
         return tuple(m.eta for m in self.measurements)
 
-    @property
+    @cached_property
     def supports(self) -> tuple[str, ...]:
         """What the run records beyond its totals: any of the keys of `FIELDS_BEHIND`."""
-        base = all(m.h_base is not None for m in self.measurements) or None
-        recorded = (self.gdotv, self.score, base, self.vhvv, self.logp, self.prompt_ids)
-        return tuple(name for name, column in zip(FIELDS_BEHIND, recorded, strict=True) if column is not None)
+        recorded = {c.support for c in SEQUENCE_COLUMNS if getattr(self, c.name) is not None}
+        for column in MEASURED_COLUMNS:
+            if all(getattr(m, column.name) is not None for m in self.measurements):
+                recorded.add(column.support)
+        return tuple(support for support in FIELDS_BEHIND if support in recorded)
 
     def measurement(self, eta: float) -> Measurement:
         """Return what was measured at ``eta``, looked up with a relative tolerance of 1e-6.
@@ -354,42 +334,106 @@ class Run:
             If the run has no such eta.
         """
         for m in self.measurements:
-            if same_eta(m.eta, eta):
+            if m.eta == eta or same_eta(m.eta, eta):
                 return m
         raise ValueError(f"{self.source}: no eta {eta!r} in this run; there are {', '.join(map(repr, self.etas))}")
 
     def has_eta(self, eta: float) -> bool:
         """Return whether the run was measured at ``eta``."""
-        return any(same_eta(m.eta, eta) for m in self.measurements)
+        return eta in self.etas or any(same_eta(m.eta, eta) for m in self.measurements)
+
+    @cached_property
+    def problems(self) -> tuple[str, ...]:
+        """What does not add up, one sentence each: stored totals against those from the sequences.
+
+        The tolerance is relative to the sum of *absolute* contributions: totals are small differences of large numbers,
+        so single precision or six digits cost more of the total.
+        """
+        return tuple(dict.fromkeys(_disagreements(self)))
+
+    @cached_property
+    def unchanged_etas(self) -> tuple[float, ...]:
+        """Step sizes at which nothing changed: the step was skipped."""
+        return tuple(m.eta for m in self.measurements if m.unchanged)
+
+    @cached_property
+    def derived(self) -> dict[object, Any]:
+        """What has been computed from the run, by key: a run never changes, so nothing is computed twice."""
+        return {}
+
+    @cached_property
+    def totals(self) -> tuple[float, ...]:
+        """Numbers that tell most runs apart; runs of the same content share them."""
+        changes = (number for m in self.measurements for number in (m.eta, m.delta_h_true, m.base_entropy))
+        return (self.n, self.delta_h_per_lr, *changes)
 
     def __eq__(self, other: object) -> bool:
-        return _same(self, other)
+        return self is other or _same(self, other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of other values that hold arrays
 
 
-def require_runs(runs: object, name: str = "runs") -> None:
-    """Raise a `ValueError` if the argument ``name`` is not a dict of at least one run; it says what was given."""
-    if not isinstance(runs, Mapping) or not all(isinstance(run, Run) for run in runs.values()):
-        raise ValueError(f"{name} must be a dict of name -> Run, as from load_runs, got {_kind(runs)}")
-    if not runs:
-        raise ValueError(f"no {name} given")
+SEQUENCE_COLUMNS = _columns_of(Run)
+"""Arrays of a run, fields of ``approx.per_sequence[]``."""
+
+MEASURED_COLUMNS = _columns_of(Measurement)
+"""Arrays at each step size, lists of ``true.entries[].diagnostics``."""
+
+FIELDS_BEHIND = {c.support: f"true.entries[].diagnostics.{c.path}" for c in MEASURED_COLUMNS if c.support}
+FIELDS_BEHIND |= {c.support: f"approx.per_sequence[].{c.path}" for c in SEQUENCE_COLUMNS if c.support}
+FIELDS_BEHIND["score"] += " (or jH_sum, wjlogp_sum, H_base_mean)"
+"""What a run may record beyond its totals -> the field of ``results.json`` that holds it."""
+
+SCORE_PARTS = ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
+"""Columns that, with `Run.h_base_mean`, make the linear terms with denominator correction."""
+
+_ARGUMENTS = [column.name for column in SEQUENCE_COLUMNS if column.name != "denom_corr_unscaled"]
 
 
-def require_batches(batches: object) -> None:
-    """Raise a `ValueError` if ``batches`` is not a dict of dicts of runs; it says what was given."""
-    if not isinstance(batches, Mapping) or not all(isinstance(runs, Mapping) for runs in batches.values()):
-        raise ValueError(f"batches must be a dict of name -> runs, as from sound_batches, got {_kind(batches)}")
-    for runs in batches.values():
-        require_runs(runs)
+def _documented(docstring: str) -> str:
+    """Return the docstring of `Run.from_arrays` with a line for each column that it takes."""
+    lines = [f"{c.name}\n            {c.about[0].upper()}{c.about[1:]}, shape ``(N,)``." for c in SEQUENCE_COLUMNS]
+    named = (line for line, column in zip(lines, SEQUENCE_COLUMNS, strict=True) if column.name in _ARGUMENTS)
+    return docstring.format(columns="\n        ".join(named))
+
+
+Run.from_arrays.__func__.__doc__ = _documented(Run.from_arrays.__doc__ or "")  # type: ignore[attr-defined]
+
+
+def _require_one_linear_change(arguments: Mapping[str, object]) -> None:
+    names = ("score", "wjlogp_sum", "jH_sum", "gdotv", "delta_h_per_lr")
+    given = [name for name in names if arguments.get(name) is not None]
+    if given not in (["score", "wjlogp_sum", "jH_sum"], ["gdotv"], ["delta_h_per_lr"]):
+        rule = "score, wjlogp_sum and jH_sum together, or gdotv, or delta_h_per_lr"
+        raise ValueError(f"give the linear change in one way: {rule}; got {', '.join(given) or 'none of these'}")
+
+
+def _measured(
+    tokens: FloatArray, base: FloatArray, h_new: Mapping[float, ArrayLike], log_weights: Mapping[float, ArrayLike]
+) -> tuple[Measurement, ...]:
+    new = {checked_eta(eta, "key of h_new"): values for eta, values in h_new.items()}
+    logs = {checked_eta(eta, "key of log_weights"): values for eta, values in log_weights.items()}
+    if new.keys() != logs.keys() or not new:
+        rule = "must hold the same etas, at least one"
+        raise ValueError(f"h_new and log_weights {rule}, got {list(h_new)} and {list(log_weights)}")
+    check_distinct_etas(h_new, "h_new")
+    measurements = []
+    for eta, values in new.items():
+        after = checked_entropies(values, f"h_new[{eta}]", tokens)
+        log = checked_numbers(logs[eta], f"log_weights[{eta}]", tokens)
+        measurements.append(Measurement.from_log_weights(eta, tokens, base, after, log))
+    return tuple(measurements)
 
 
 def require_run(run: object) -> None:
     """Raise a `ValueError` if ``run`` is not a single run; it says what was given."""
     if not isinstance(run, Run):
         one = f": give one of them, such as runs[{next(iter(run))!r}]" if isinstance(run, Mapping) and run else ""
-        raise ValueError(f"run must be a single Run, as from read_run, got {_kind(run)}{one}")
+        raise ValueError(f"run must be a single Run, as from read_run, got {kind_of(run)}{one}")
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return what was given in place of runs, for messages."""
     if isinstance(value, Mapping) and value:
         return f"a dict of {type(next(iter(value.values()))).__name__}"
     if isinstance(value, str | os.PathLike):
@@ -397,11 +441,18 @@ def _kind(value: object) -> str:
     return "a single Run" if isinstance(value, Run) else type(value).__name__
 
 
+def check_distinct_etas(etas: Iterable[float], name: str) -> None:
+    """Raise a `FieldError` if two step sizes are the same."""
+    for lower, upper in pairwise(sorted(etas)):
+        if same_eta(lower, upper):
+            raise FieldError(name, "must hold each eta once", f"{float(upper)!r} twice")
+
+
 def merge_runs(runs: Mapping[str, Run]) -> Run:
     """Return the run whose sequences are those of all the runs, in their order: shards of one batch.
 
     Totals, weights and corrections are made anew. Where the shards were measured with one fixed baseline, the result is
-    the run of the whole batch. Curvature terms and stored standard errors belong to a shard and are left out.
+    the run of the whole batch.
 
     Parameters
     ----------
@@ -420,10 +471,11 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
     --------
     >>> from analysis_helpers import synthetic_runs
     >>> one, other = synthetic_runs(1, 32), synthetic_runs(1, 48, seed=1)
-    >>> merge_runs({"0": one["run_01"], "1": other["run_01"]}).num_sequences
+    >>> merge_runs({"0": one["run_01"], "1": other["run_01"]}).n
     80
     """
-    require_runs(runs)
+    if not isinstance(runs, Mapping) or not runs or not all(isinstance(run, Run) for run in runs.values()):
+        raise ValueError(f"runs must be a dict of name -> Run, as from load_runs, got {kind_of(runs)}")
     shards = list(runs.values())
     first = shards[0]
     for k, (name, run) in enumerate(runs.items()):
@@ -434,57 +486,47 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
         if any(run == other for other in shards[:k]):
             raise RunError(name, "sequences", "must not be those of another run")
 
-    def column(field: str, values: Iterable[NDArray[Any] | None], *, optional: bool = False) -> Any:
-        found = dict(zip(runs, values, strict=True))
-        lacking = [name for name, each in found.items() if each is None]
-        if lacking and not (optional and len(lacking) == len(runs)):
-            rule = "must be recorded by all runs or by none" if optional else "must be recorded"
-            raise RunError(", ".join(lacking), field, rule)
-        return None if lacking else np.concatenate([each for each in found.values() if each is not None])
+    def joined(path: str, arrays: Iterable[NDArray[Any] | None], *, required: bool) -> Any:
+        by_run = dict(zip(runs, arrays, strict=True))
+        lacking = [name for name, array in by_run.items() if array is None]
+        if lacking and (required or len(lacking) < len(runs)):
+            rule = "must be recorded" if required else "must be recorded by all runs or by none"
+            raise RunError(", ".join(lacking), path, rule)
+        return None if lacking else np.concatenate([array for array in by_run.values() if array is not None])
 
-    of_run, of_terms = ("logp", "sampler_logp", "prompt_ids"), ("wjlogp_sum", "jH_sum")
-    logs = "true.entries[].diagnostics.log_weights"
+    score = joined(FIELDS_BEHIND["score"], (run.score for run in shards), required=True)
     measured = {eta: [run.measurement(eta) for run in shards] for eta in first.etas}
+    parts = {
+        column.name: joined(
+            column.path, (getattr(run, column.name) for run in shards), required=column.name in SCORE_PARTS
+        )
+        for column in SEQUENCE_COLUMNS
+        if column.name not in ("gdotv", "denom_corr_unscaled")  # made anew
+    }
     return Run.from_arrays(
-        token_counts=column("token_counts", (run.token_counts for run in shards)),
-        h_base=column(FIELDS_BEHIND["baseline_entropy"], (run.measurements[0].h_base for run in shards)),
-        h_new={eta: column("h_new", (m.h_new for m in found)) for eta, found in measured.items()},
-        log_weights={eta: column(logs, (m.log_weights for m in found)) for eta, found in measured.items()},
-        score=column(FIELDS_BEHIND["score"], (run.scores for run in shards)),
-        **{name: column(name, (getattr(run.score, name) for run in shards)) for name in of_terms},
-        **{name: column(name, (getattr(run, name) for run in shards), optional=True) for name in of_run},
+        token_counts=np.concatenate([run.token_counts for run in shards]),
+        h_base=joined(FIELDS_BEHIND["baseline_entropy"], (run.measurements[0].h_base for run in shards), required=True),
+        h_new={eta: joined("h_new", (m.h_new for m in each), required=True) for eta, each in measured.items()},
+        log_weights={
+            eta: joined("true.entries[].diagnostics.log_weights", (m.log_weights for m in each), required=True)
+            for eta, each in measured.items()
+        },
+        score=score,
         direction=first.direction,
         source=" + ".join(runs),
+        **parts,
     )
 
 
-def check_distinct_etas(etas: Iterable[float], name: str) -> None:
-    """Raise a `FieldError` if two step sizes are the same."""
-    for lower, upper in pairwise(sorted(etas)):
-        if same_eta(lower, upper):
-            raise FieldError(name, "must hold each eta once", f"{float(upper)!r} twice")
-
-
 @np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is a problem to report, not a warning
-def integrity_problems(run: Run) -> list[str]:
-    """Return what in a run does not add up, one sentence each: stored totals against those from the sequences.
-
-    The tolerance is relative to the sum of *absolute* contributions: totals are small differences of large numbers, so
-    single precision or six digits cost more of the total.
-
-    Examples
-    --------
-    >>> from analysis_helpers import synthetic_runs
-    >>> integrity_problems(synthetic_runs(1, 32)["run_01"])
-    []
-    """
+def _disagreements(run: Run) -> list[str]:
     tokens, total = run.token_counts, run.total_tokens
     problems = []
 
     def compare(name: str, stored: float, parts: FloatArray) -> None:
-        found, size = float(parts.sum()), float(np.abs(parts).sum())
-        if not abs(stored - found) <= TOTAL_TOLERANCE * max(size, abs(stored)) < np.inf:
-            problems.append(f"{name} is {stored:.7g}, its sequences give {found:.7g}")
+        computed, size = float(parts.sum()), float(np.abs(parts).sum())
+        if not abs(stored - computed) <= TOTAL_TOLERANCE * max(size, abs(stored)) < np.inf:
+            problems.append(f"{name} is {stored:.7g}, its sequences give {computed:.7g}")
 
     if run.scale is not None:
         compare("per_sequence_meta.scale", run.scale, np.array([1 / total]))
@@ -495,14 +537,14 @@ def integrity_problems(run: Run) -> list[str]:
         before = np.array([m.base_entropy]) if m.h_base is None else m.h_base / total
         compare(f"delta_h_true at eta {m.eta!r}", m.delta_h_true, change)
         compare(f"base_entropy at eta {m.eta!r}", m.base_entropy, before)
-        if run.score is not None:
-            compare("H_base_mean", run.score.h_base_mean, before)
-    return list(dict.fromkeys(problems))
+        if run.h_base_mean is not None:
+            compare("H_base_mean", run.h_base_mean, before)
+    return problems
 
 
 def skipped_steps(run: Run) -> list[str]:
     """Return in a sentence the steps of a run that changed nothing; nothing if there are none."""
-    etas = ", ".join(repr(m.eta) for m in run.measurements if m.unchanged)
+    etas = ", ".join(map(repr, run.unchanged_etas))
     return [f"at eta {etas} nothing changed: the step was skipped"] if etas else []
 
 

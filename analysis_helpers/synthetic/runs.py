@@ -18,7 +18,7 @@ from typing import get_args
 import numpy as np
 
 from .._checks import FloatArray, checked_choice, checked_count, frozen
-from ..runs import RESULTS_FILE, Measurement, Run, ShardError, write_run
+from ..runs import RESULTS_FILE, Measurement, Run, Runs, write_run
 from .policy import (
     Baseline,
     Policy,
@@ -39,7 +39,6 @@ EXACT_FILE = "exact_change.json"
 _POLICY_SEED = 2  # the one of a few whose entropy, length and spread of err_rel are most like those of real runs
 _STEP_SCALE = 1750.0  # logits move by eta times this, so that the change is about -1e-3 nats per token at eta 1.6e-6
 _UPDATE_PROMPTS, _SAMPLES_PER_PROMPT = 64, 8
-_SHARD = 8  # sequences
 
 
 def default_policy() -> Policy:
@@ -57,7 +56,7 @@ def synthetic_runs(
     baseline: Baseline = "entropy_to_go",
     sampling_temperature: float = 1.0,
     record_logp: bool = False,
-) -> dict[str, Run]:
+) -> Runs:
     """Return runs of a policy whose entropy is known, named run_01, run_02 and so on.
 
     Parameters
@@ -91,7 +90,7 @@ def synthetic_runs(
     Examples
     --------
     >>> runs = synthetic_runs(2, 64)
-    >>> list(runs), runs["run_01"].num_sequences, runs["run_01"].etas
+    >>> list(runs), runs["run_01"].n, runs["run_01"].etas
     (['run_01', 'run_02'], 64, (1.6e-06, 3.2e-06))
     """
     checked_count(num_sequences, "num_sequences")
@@ -107,7 +106,7 @@ def synthetic_runs(
         at = update_batch.baseline(start.state_entropies()[update_batch.places], start.max_length, baseline)
         run = evaluate(start, direction, batch, etas, at, f"synthetic {name}")
         runs[name] = run if record_logp else replace(run, logp=None)
-    return runs
+    return Runs(runs)
 
 
 def update_directions(policy: Policy, num_runs: int, *, seed: int) -> dict[str, FloatArray]:
@@ -175,7 +174,7 @@ def evaluate(
     step_scores = scores[action]
     to_go = batch.to_go(entropies[state]) - baseline[batch.positions]
     moved = {eta: policy.step(direction, eta) for eta in etas}
-    run = Run.from_arrays(
+    return Run.from_arrays(
         token_counts=batch.lengths,
         h_base=batch.sums(entropies[state]),
         h_new={eta: batch.sums(new.state_entropies()[state]) for eta, new in moved.items()},
@@ -186,17 +185,6 @@ def evaluate(
         logp=batch.sums(log_probs[action]),
         source=source,
     )
-    return with_shard_error(run)
-
-
-def with_shard_error(run: Run) -> Run:
-    """Return the run with the standard error of its linear total that real runs store: of the mean over shards of 8."""
-    num_shards = run.num_sequences // _SHARD
-    if run.gdotv is None or num_shards < 2:
-        return run
-    sums = run.gdotv[: num_shards * _SHARD].reshape(num_shards, _SHARD).sum(axis=1)
-    error = ShardError("approx.variance.se_shard", float(sums.std(ddof=1) / np.sqrt(num_shards)), num_shards)
-    return replace(run, shard_errors=(error,))
 
 
 def write_sample_data(root: str | os.PathLike[str]) -> None:

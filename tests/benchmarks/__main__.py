@@ -94,11 +94,11 @@ def against_peers(run: Run) -> list[Row]:
     peers: list[tuple[str, Action, float]] = [
         ("scipy.stats.bootstrap", lambda: baselines.scipy_bootstrap(of_small_run, SIZE, SAMPLES), 1.1),
         ("arch.bootstrap.IIDBootstrap", lambda: baselines.arch_bootstrap(of_small_run, SIZE, SAMPLES), 3),
-        ("sklearn ShuffleSplit", lambda: baselines.shuffle_split(err_rel, run.num_sequences, SIZE, SAMPLES), 7),
+        ("sklearn ShuffleSplit", lambda: baselines.shuffle_split(err_rel, run.n, SIZE, SAMPLES), 7),
         ("pandas.DataFrame.sample", lambda: baselines.frame_sample(values, of_sums, SIZE, SAMPLES), 40),
     ]
     rows = [Row("disjoint, ratio, one run", name, ratio_of(peer, ours, 5), target) for name, peer, target in peers]
-    draws = partial(baselines.loop_over_ratios, err_rel, run.num_sequences, SIZE, 2000)
+    draws = partial(baselines.loop_over_ratios, err_rel, run.n, SIZE, 2000)
     closed = partial(err_rel_standard_error, run, ETAS[0], SIZE, reference=-1e-3)
     calls = 20  # a call is so short that one alone would measure the caches
     ratio = calls * ratio_of(draws, lambda: [closed() for _ in range(calls)])

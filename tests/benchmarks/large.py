@@ -39,7 +39,7 @@ def steps(path: Path) -> dict[str, Callable[[], object]]:
     """Return each step's name and what it does, from the file to the figure."""
     runs = ah.load_runs([path])
     [run] = runs.values()
-    size, eta = run.num_sequences // SHARE, ETAS[0]
+    size, eta = run.n // SHARE, ETAS[0]
     chosen = {"num_samples": SUBSETS, "estimator": "ratio", "sampler": "disjoint"}
     return {
         "load": lambda: ah.load_runs([path]),

@@ -24,7 +24,7 @@ import pandas as pd
 
 from analysis_helpers._checks import FloatArray, checked_count
 from analysis_helpers.inference import run_health
-from analysis_helpers.inference.prediction import agreement_with_prediction, pilot_of
+from analysis_helpers.inference.prediction import agreement_with_prediction, pooled_err_rel
 from analysis_helpers.inference.verdicts import SURPRISING
 from analysis_helpers.runs import Measurement, Run, write_in_one_step
 from analysis_helpers.synthetic.runs import with_log_weights as add_to_log_weights
@@ -86,7 +86,7 @@ def _in_bits(run: Run, m: Measurement) -> dict[str, Any]:
 
 
 def _skipped(run: Run, m: Measurement) -> dict[str, Any]:
-    even = np.full(run.num_sequences, 1 / run.num_sequences)
+    even = np.full(run.n, 1 / run.n)
     return {"h_new": np.asarray(m.h_base), "weights": even, "log_weights": 0 * even, "delta_h_true": 0.0}
 
 
@@ -263,7 +263,7 @@ def contradiction_records(taus: list[float], *, count: int, seed: int) -> pd.Dat
     for tau in taus:
         for *runs, _ in replicates(count, [LARGE] * 8 + [2], tau=tau, seed=seed):
             large, small = named(runs[:4]), named([batch_of(run, 0, FRESH) for run in runs[4:]])
-            found = agreement_with_prediction(pilot_of(large, ETA), large, small)
+            found = agreement_with_prediction(pooled_err_rel(large, ETA), large, small)
             rows.append((tau, found is not None and min(found.p_spread, found.p_mean) < SURPRISING))
     return pd.DataFrame(rows, columns=["tau", "contradicted"])
 

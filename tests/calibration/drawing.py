@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis_helpers._checks import FloatArray, checked_count
-from analysis_helpers.inference.prediction import pilot_of
+from analysis_helpers.inference.prediction import pooled_err_rel
 from analysis_helpers.inference.verdicts import Case
 from analysis_helpers.runs import Run
 from analysis_helpers.synthetic.policy import (
@@ -117,7 +117,7 @@ def shifted(run: Run, change: float) -> Run:
 @cache
 def true_spread() -> float:
     """Return S of err_rel (SE = S / sqrt(n)) over the exact change, known to about 1 % from one very large batch."""
-    return float(pilot_of({"all": world(_CHUNK, 1)}, ETA, reference=exact_change()).spreads[0])
+    return float(pooled_err_rel({"all": world(_CHUNK, 1)}, ETA, reference=exact_change()).spreads[0])
 
 
 @lru_cache(maxsize=8)  # the same sequences serve every tau and bias

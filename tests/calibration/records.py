@@ -13,7 +13,7 @@ from analysis_helpers._checks import checked_count
 from analysis_helpers.estimators import EstimatorName, columns
 from analysis_helpers.inference import plan_batch_sizes
 from analysis_helpers.inference.planning import size_for, smallest_within, spread_with_interval
-from analysis_helpers.inference.prediction import Pilot, agreement_of, pilot_of, predict
+from analysis_helpers.inference.prediction import PooledEstimate, agreement_of, pooled_err_rel, predict
 from analysis_helpers.inference.random_effects import ConfidenceDistribution, normal_quantile
 from analysis_helpers.inference.verdicts import SURPRISING, _within
 from analysis_helpers.runs import Run
@@ -136,7 +136,7 @@ def _estimates(run: Run, scale: float, seed: int) -> dict[str, tuple[float, floa
     """Return each quantity's estimate and standard error; err_rel over ``scale``."""
     found: dict[str, tuple[float, float]] = {}
     for name in ("matched", "ratio"):
-        true, linear = columns(run, ETA, name).estimates()
+        true, linear = columns(run, ETA, name).estimates
         found |= {"true": (true.value, true.se), "linear" if name == "ratio" else name: (linear.value, linear.se)}
     error = linear - true
     found["err_rel"] = (error.value / scale, error.se / abs(scale))
@@ -146,23 +146,23 @@ def _estimates(run: Run, scale: float, seed: int) -> dict[str, tuple[float, floa
 def _partial_sum(run: Run, scale: float, seed: int) -> tuple[float, float]:
     """Return err_rel of a random quarter of the run less its expectation, and the standard error; over ``scale``."""
     name: EstimatorName = "partial_sum"
-    quarter = run.num_sequences // 4
+    quarter = run.n // 4
     [drawn] = simulate_err_rel(run, ETA, quarter, num_samples=1, seed=seed, estimator=name, reference=scale)
-    full = columns(run, ETA, name).error().value / scale
+    full = columns(run, ETA, name).error.value / scale
     error = err_rel_standard_error(run, ETA, quarter, population="run", estimator=name, reference=scale)
-    return float(drawn) - quarter / run.num_sequences * full, error
+    return float(drawn) - quarter / run.n * full, error
 
 
 def _pit(large: dict[str, Run], fresh: Run) -> float:
-    pilot = pilot_of(large, ETA)
-    error = columns(fresh, ETA).error().value / pilot.reference
-    return predict(pilot, fresh.num_sequences).pit(error)
+    pilot = pooled_err_rel(large, ETA)
+    error = columns(fresh, ETA).error.value / pilot.reference
+    return predict(pilot, fresh.n).pit(error)
 
 
 def _plan(large: dict[str, Run], goal: Goal, seed: int) -> tuple[float, float, float]:
     if goal.tolerance is None:
         n, low, high = (
-            size_for(each, float(goal.target_sd or 0)) for each in spread_with_interval(pilot_of(large, ETA))
+            size_for(each, float(goal.target_sd or 0)) for each in spread_with_interval(pooled_err_rel(large, ETA))
         )
         return n, low, high
     [plan] = plan_batch_sizes(large, [ETA], tolerance=goal.tolerance, seed=seed).itertuples()
@@ -223,9 +223,9 @@ def interval_table(records: pd.DataFrame) -> pd.DataFrame:
     return found.mean().reset_index().assign(cases=found.size().to_numpy())
 
 
-def _pilot(values: np.ndarray) -> Pilot:
+def _pilot(values: np.ndarray) -> PooledEstimate:
     ones = np.ones(len(values))
-    return Pilot(1.0, 1.0, ones, values, ones, 3 * ones, 0.0)
+    return PooledEstimate(1.0, 1.0, ones, values, ones, 3 * ones, 0.0)
 
 
 def _border(tolerance: float, tau: float) -> float:
@@ -237,10 +237,10 @@ def _border(tolerance: float, tau: float) -> float:
     return high + (1e-9 if tau == 0 else 0.0)
 
 
-def _says_yes(pilot: Pilot, tolerance: float) -> bool:
+def _says_yes(pilot: PooledEstimate, tolerance: float) -> bool:
     return _within(pilot, tolerance, 0.9) == "yes"
 
 
-def _contradicts(pilot: Pilot, values: np.ndarray) -> bool:
+def _contradicts(pilot: PooledEstimate, values: np.ndarray) -> bool:
     found = agreement_of(pilot, values, np.full(len(values), 1 / 8))
     return min(found.p_spread, found.p_mean) < SURPRISING

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from analysis_helpers.estimators import columns
-from analysis_helpers.inference.prediction import pilot_of
+from analysis_helpers.inference.prediction import pooled_err_rel
 from tests.building import ETAS, Runs, estimate, random_run
 from tests.calibration.drawing import ETA, batch_of, named, replicates, shifted
 
@@ -32,11 +32,11 @@ def test_replicates_are_drawn_anew_and_the_same_for_the_same_seed() -> None:
     assert one == other
     assert one[0][0] != one[1][0]
     assert one[0][0] != one[0][1]
-    assert [run.num_sequences for run in one[0]] == [64, 64, 16]
+    assert [run.n for run in one[0]] == [64, 64, 16]
 
 
 def test_spread_between_runs_and_bias_are_those_put_in() -> None:
     drawn = replicates(20, [256] * 4, tau=1.0, bias=4.0)
-    values = [pilot_of(named(runs), ETA).values.mean() for runs in drawn]
+    values = [pooled_err_rel(named(runs), ETA).values.mean() for runs in drawn]
     # The mean of 80 runs, each 4 +- sqrt(1 + 0.06): known to 0.12; six standard errors.
     assert np.mean(values) == pytest.approx(4.0, abs=0.7)

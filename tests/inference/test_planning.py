@@ -5,7 +5,7 @@ import pytest
 
 import analysis_helpers as ah
 from analysis_helpers.inference.planning import smallest_within, spread_with_interval
-from analysis_helpers.inference.prediction import pilot_of, predict
+from analysis_helpers.inference.prediction import pooled_err_rel, predict
 from analysis_helpers.inference.random_effects import ConfidenceDistribution
 from tests.building import ETAS, Runs, in_prompts, known, random_run
 from tests.calibration.drawing import short_policy
@@ -15,7 +15,7 @@ ETA = 1.6e-6
 
 def width(runs: Runs, reference: float | None = None) -> float:
     """Return upper over lower end of the interval of S, which holds S."""
-    spread, low, high = spread_with_interval(pilot_of(runs, ETA, reference=reference))
+    spread, low, high = spread_with_interval(pooled_err_rel(runs, ETA, reference=reference))
     assert low < spread < high
     return high / low
 
@@ -24,7 +24,7 @@ def width(runs: Runs, reference: float | None = None) -> float:
 def test_the_batch_for_an_error_or_a_tolerance_is_the_smallest(
     large_runs: Runs, tolerance: float, probability: float
 ) -> None:
-    pilot = pilot_of(large_runs, ETA)
+    pilot = pooled_err_rel(large_runs, ETA)
     n = known(ah.required_batch_size(large_runs, ETA, target_sd=0.3))
     assert predict(pilot, n).sampling_sd <= 0.3 < predict(pilot, n - 1).sampling_sd
     n = known(ah.required_batch_size(large_runs, ETA, tolerance=tolerance, probability=probability))
@@ -34,7 +34,7 @@ def test_the_batch_for_an_error_or_a_tolerance_is_the_smallest(
 
 def test_a_tolerance_below_what_no_batch_takes_away_is_unreachable(large_runs: Runs) -> None:
     assert ah.required_batch_size(large_runs, ETA, tolerance=0.1) is None
-    limit = predict(pilot_of(large_runs, ETA), math.inf).probability_within(0.1)
+    limit = predict(pooled_err_rel(large_runs, ETA), math.inf).probability_within(0.1)
     assert limit < 0.9
     assert ah.required_batch_size(large_runs, ETA, tolerance=0.1, probability=limit * 0.99) is not None
 
@@ -69,7 +69,7 @@ def test_a_plan_has_an_interval_that_a_smaller_pilot_widens(large_runs: Runs, sm
 
 def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: Runs) -> None:
     table = ah.error_by_size(large_runs, ETA, [64, 256, 10**9], tolerance=0.5).set_index("n")
-    pilot = pilot_of(large_runs, ETA)
+    pilot = pooled_err_rel(large_runs, ETA)
     spreads = spread_with_interval(pilot)
     for n in (64, 256):
         assert list(table.loc[n, ["se", "se_low", "se_high"]]) == pytest.approx(
@@ -81,7 +81,7 @@ def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: 
 
 def test_a_budget_is_all_the_same_without_spread_between_runs_and_else_better_split() -> None:
     runs = {f"run_{k}": random_run(40, seed=k) for k in range(4)}
-    pilot = pilot_of(runs, ETAS[0])
+    pilot = pooled_err_rel(runs, ETAS[0])
     table = ah.budget_table(runs, ETAS[0], sequences=80, counts=(1, 4))
     assert table["sequences_each"].tolist() == [80, 20]
     sampling = pilot.mean_square_spread / 80
@@ -102,7 +102,7 @@ def test_the_table_of_estimators_gives_what_each_takes(large_runs: Runs) -> None
     table = ah.estimator_table(large_runs, ETA, 256, tolerance=0.05)
     found = {row["estimator"]: row for row in table.to_dict("records")}
     assert found["matched"]["se"] < found["adjusted"]["se"] < found["ratio"]["se"]
-    assert found["ratio"]["se"] == pytest.approx(math.sqrt(pilot_of(large_runs, ETA).mean_square_spread / 256))
+    assert found["ratio"]["se"] == pytest.approx(math.sqrt(pooled_err_rel(large_runs, ETA).mean_square_spread / 256))
     assert found["ratio"]["sequences"] == pytest.approx((1.6449 * found["ratio"]["se"] * 16 / 0.05) ** 2, rel=1e-3)
     bare = {f"run_{k}": random_run(40, seed=k, score=False) for k in range(2)}
     assert ah.estimator_table(bare, ETAS[0])["estimator"].tolist() == ["trend", "ratio"]

@@ -8,7 +8,7 @@ import analysis_helpers as ah
 from analysis_helpers._checks import FloatArray, RunWarning
 from analysis_helpers.estimators import ESTIMATORS, Estimator, FullBatch
 from analysis_helpers.inference.planning import spread_with_interval
-from analysis_helpers.inference.prediction import agreement_of, pilot_of, predict
+from analysis_helpers.inference.prediction import agreement_of, pooled_err_rel, predict
 from tests.building import ETAS, Runs, altered, pilot, random_run
 from tests.calibration.drawing import shifted
 
@@ -52,7 +52,7 @@ def test_one_run_predicts_with_its_own_sampling_only() -> None:
     predicted = ah.predict_err_rel({"run_01": run}, ETAS[0], 40)
     assert (predicted.tau, predicted.num_runs) == (0.0, 1)
     assert predicted.sd == pytest.approx(np.sqrt(2) * ah.err_rel_standard_error(run, ETAS[0]))
-    assert all(map(math.isnan, predict(pilot_of({"run_01": run}, ETAS[0]), math.inf).interval(0.9)))
+    assert all(map(math.isnan, predict(pooled_err_rel({"run_01": run}, ETAS[0]), math.inf).interval(0.9)))
 
 
 def test_actual_runs_stand_beside_their_prediction(large_runs: Runs, small_runs: Runs) -> None:
@@ -98,6 +98,6 @@ def test_a_reference_whose_error_is_not_known_is_taken_as_given(monkeypatch: pyt
     without_h_base = Estimator("ratio", ("tokens", "w_tokens", "w_h_new", "g"), 0, of_sums)
     monkeypatch.setitem(ESTIMATORS, "ratio", without_h_base)
     runs = {f"run_{k}": altered(random_run(40, seed=k), h_base=None) for k in range(2)}
-    found = pilot_of(runs, ETAS[0])
+    found = pooled_err_rel(runs, ETAS[0])
     assert found.reference_error == 0
     assert np.isfinite(spread_with_interval(found)).all()

@@ -16,7 +16,7 @@ from analysis_helpers import (
     verdict,
 )
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.inference.trend import difference_z, fit_trend, straightness_pilots
+from analysis_helpers.inference.trend import difference_z, fit_trend, nonlinearity_estimates
 from analysis_helpers.synthetic.policy import entropy_change, entropy_derivative
 from analysis_helpers.synthetic.runs import update_directions
 from tests.building import ETAS, Runs, altered, in_prompts, random_run, refused, totals_only_run
@@ -110,7 +110,7 @@ def test_nonlinearity_by_trend_grows_with_eta_and_both_methods_stand_in_units_of
     assert table["trend"].iloc[1] == pytest.approx(2 * table["trend"].iloc[0], rel=1e-9)
     trend = entropy_trend(large_runs).iloc[-1]
     assert table["trend"].iloc[0] == pytest.approx(-trend["curvature"] * 1.6e-6 / trend["slope"], rel=1e-9)
-    pilots = straightness_pilots(large_runs, 1.6e-6)
+    pilots = nonlinearity_estimates(large_runs, 1.6e-6)
     assert abs(difference_z(pilots["trend"], pilots["matched"])) < 3
 
 
@@ -155,6 +155,6 @@ def test_the_published_runs_have_the_trend_that_was_measured(research_root: Path
     assert small["chi2"].iloc[:-1].tolist() == pytest.approx([3.5, 6.7, 0.1, 1.0], abs=0.06)
     assert small["offset_z"].iloc[:-1].tolist() == pytest.approx([-1.53, 0.77, 0.01, 0.66], abs=0.006)
     for root, value, error in (("E_256", -0.0024, 0.0076), ("E_2048", 0.053, 0.026)):
-        pilot = straightness_pilots(load_runs(research_root / root), 1.6e-6)["trend"]
+        pilot = nonlinearity_estimates(load_runs(research_root / root), 1.6e-6)["trend"]
         fixed = np.average(pilot.values, weights=1 / pilot.variances)
         assert (fixed, pilot.fixed_effect_error) == pytest.approx((value, error), abs=6e-4)

@@ -215,7 +215,7 @@ def test_a_step_that_changed_nothing_is_named_and_gives_no_answer(small_runs: Ru
 
 def test_a_flag_at_another_eta_does_not_count(large_runs: Runs) -> None:
     run = large_runs["run_01"]
-    change = np.zeros(run.num_sequences)
+    change = np.zeros(run.n)
     change[0] = 10.0
     runs = {**large_runs, "run_01": with_log_weights(run, {ETA: 0 * change, 3.2e-6: change})}
     assert verdict(runs, 3.2e-6, 256).recorded.answer == "cannot tell"

@@ -68,7 +68,7 @@ def test_grpo_is_measured_step_by_step_and_not_changed(bf16: bool, tmp_path: Pat
     runs = load_runs(tmp_path / "E_16")
     assert list(runs) == ["step_000000", "step_000002"]
     for run, v, step in zip(runs.values(), directions, (0, 2), strict=True):
-        assert (run.direction, run.num_sequences, run.etas) == (fingerprint(v), 16, (1e-4, 2e-4))
+        assert (run.direction, run.n, run.etas) == (fingerprint(v), 16, (1e-4, 2e-4))
         assert_step(v, *steps.states[2 * step : 2 * step + 2], lr=steps.rates[step])
 
 
@@ -137,7 +137,7 @@ def test_saved_models_are_measured_from_the_command_line(tmp_path: Path) -> None
         assert result.exit_code == 0, result.output
         path = tmp_path / "E_64" / f"run_{k:02d}" / "results.json"
         assert result.stdout.splitlines()[-1] == str(path)
-    assert (read_run(path).num_sequences, read_run(path).etas) == (64, (1e-4, 2e-4))
+    assert (read_run(path).n, read_run(path).etas) == (64, (1e-4, 2e-4))
     back = call(*options, "--seed", 2, "--before", tmp_path / "after", "--after", tmp_path / "before")
     assert read_run(back.stdout.splitlines()[-1]).delta_h_per_lr == pytest.approx(-read_run(path).delta_h_per_lr)
     again = call(*options, "--after", tmp_path / "before")
@@ -157,5 +157,5 @@ def test_the_demo_reaches_a_verdict(tmp_path: Path) -> None:
     for size in (1024, 128):
         runs = load_runs(tmp_path / f"E_{size}")
         assert len(runs) == 4
-        assert all(run.num_sequences == size and len(run.etas) == 5 for run in runs.values())
+        assert all(run.n == size and len(run.etas) == 5 for run in runs.values())
     assert len({run.direction for run in runs.values()}) == 4

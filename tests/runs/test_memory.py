@@ -21,7 +21,7 @@ from analysis_helpers import load_runs
 has = next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (has + int(sys.argv[2]), resource.RLIM_INFINITY))
 [run] = load_runs([sys.argv[1]]).values()
-print(run.num_sequences)
+print(run.n)
 """
 PEAK_OF = """
 import sys
@@ -55,6 +55,6 @@ def test_many_runs_take_memory_for_what_is_kept_of_them(tmp_path: Path, what: st
             (place / "results.json").hardlink_to(tmp_path / "run" / "results.json")
         peaks.append(int(output(PEAK_OF, what, tmp_path / str(count))))
     arrays = 2 + 3 + 4 * len(run.measurements) + 1  # counts and linear terms, their parts, columns, curvature
-    kept = 180 * arrays * 8 * run.num_sequences if what == "load" else 0
+    kept = 180 * arrays * 8 * run.n if what == "load" else 0
     assert peaks[1] - peaks[0] <= 1.25 * kept + 4e6  # what two or three runs take while they are read
     assert peaks[1] - peaks[0] >= 0.9 * kept or what == "inventory"

@@ -21,7 +21,7 @@ def test_totals_follow_from_the_arrays() -> None:
     assert measured.base_entropy == pytest.approx(0.6, rel=1e-12)
     assert measured.ess == pytest.approx(16 / 10, rel=1e-12)  # (1 + 3)^2 / (1 + 9)
     assert known(measured.log_weights).tolist() == [0.0, np.log(3)]
-    assert (run.num_sequences, run.total_tokens, run.etas) == (2, 5.0, (1e-6,))
+    assert (run.n, run.total_tokens, run.etas) == (2, 5.0, (1e-6,))
     assert (run.delta_h_per_lr, run.scale, run.shard_errors) == (-3.0, 0.2, ())
     shifted = two_sequences(log_weights={1e-6: [2000.0, 2000 + np.log(3)]})  # log weights may be on any scale
     assert shifted.measurements[0].delta_h_true == pytest.approx(measured.delta_h_true, rel=1e-9)

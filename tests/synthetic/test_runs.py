@@ -14,7 +14,7 @@ from analysis_helpers.synthetic.runs import default_policy, update_directions
 def test_runs_are_named_sized_and_fixed_by_a_seed_whatever_their_number() -> None:
     runs = ah.synthetic_runs(3, 40, [1e-6], seed=5)
     assert list(runs) == ["run_01", "run_02", "run_03"]
-    assert all(run.num_sequences == 40 and run.etas == (1e-6,) for run in runs.values())
+    assert all(run.n == 40 and run.etas == (1e-6,) for run in runs.values())
     assert runs["run_01"] != runs["run_02"]
     assert runs["run_02"] == ah.synthetic_runs(2, 40, [1e-6], seed=5)["run_02"]
     assert runs["run_01"] != ah.synthetic_runs(1, 40, [1e-6], seed=6)["run_01"]
@@ -43,11 +43,11 @@ def test_the_exact_answers_beside_the_sample_data_are_those_of_the_policy(sample
         batch, run_name = name.split("/")
         run = ah.load_runs(sample_root / batch)[run_name]
         for m in run.measurements:  # within 4.5 standard errors; 32 numbers fail by chance with probability 2e-4
-            true, linear = columns(run, m.eta).estimates()
+            true, linear = columns(run, m.eta).estimates
             expected = (exact["change"][repr(m.eta)], m.eta * exact["derivative"])
             errors = np.subtract((true.value, linear.value), expected)
             spreads = (true.spread, linear.spread)
-            assert (np.abs(errors) < 4.5 * np.array(spreads) / np.sqrt(run.num_sequences)).all()
+            assert (np.abs(errors) < 4.5 * np.array(spreads) / np.sqrt(run.n)).all()
 
 
 def test_the_centred_baseline_changes_only_the_noise_of_the_linear_terms() -> None:
@@ -57,7 +57,7 @@ def test_the_centred_baseline_changes_only_the_noise_of_the_linear_terms() -> No
     for name, direction in update_directions(policy, 2, seed=0).items():
         one, other = usual[name], centred[name]
         assert [m.delta_h_true for m in one.measurements] == [m.delta_h_true for m in other.measurements]
-        spread = [columns(run, 1.6e-6).estimates()[1].spread for run in (one, other)]
+        spread = [columns(run, 1.6e-6).estimates[1].spread for run in (one, other)]
         assert spread[1] < spread[0] / 4
         exact = entropy_derivative(policy, direction)  # within 4.5 standard errors
         assert abs(other.delta_h_per_lr - exact) < 4.5 * spread[1] / 1.6e-6 / np.sqrt(512)

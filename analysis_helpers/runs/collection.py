@@ -1,0 +1,240 @@
+"""Runs chosen together: an immutable mapping of name -> run, validated once, where it is made.
+
+Every function of the package that takes runs makes a `Runs` of them first; what it is handed on is a selection, which
+is not validated or compared again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .._checks import NotRecordedError, RunError, by_reason, checked_count, same_eta, warn_skipped
+from .run import FIELDS_BEHIND, Run, kind_of, skipped_steps
+
+
+class Runs(Mapping[str, Run]):
+    """An immutable mapping of name -> run; a run of the same content as an earlier one is left out, with a warning.
+
+    Parameters
+    ----------
+    runs
+        Name -> run.
+    name
+        Name of the argument, in messages.
+
+    Raises
+    ------
+    ValueError
+        If ``runs`` is not a mapping of runs.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> runs = synthetic_runs(2, 32)
+    >>> runs.etas, list(runs.at(1.6e-6)), runs.recording("prompts")
+    ((1.6e-06, 3.2e-06), ['run_01', 'run_02'], Runs())
+    """
+
+    def __init__(self, runs: Mapping[str, Run], name: str = "runs") -> None:
+        if not isinstance(runs, Mapping) or not all(isinstance(run, Run) for run in runs.values()):
+            raise ValueError(f"{name} must be a dict of name -> Run, as from load_runs, got {kind_of(runs)}")
+        original = first_of_content(runs)
+        warn_skipped({name: f"same content as {first}" for name, first in original.items() if first != name})
+        self._runs = {name: run for name, run in runs.items() if original[name] == name}
+
+    @classmethod
+    def of(cls, runs: Mapping[str, Run], name: str = "runs") -> Runs:
+        """Return the argument ``name`` of a public function as `Runs`.
+
+        Raises
+        ------
+        ValueError
+            If it is not a mapping of runs, or empty.
+        """
+        collection = runs if isinstance(runs, Runs) else cls(runs, name)
+        if not collection:
+            raise ValueError(f"no {name} given")
+        return collection
+
+    def __getitem__(self, name: str) -> Run:
+        return self._runs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __repr__(self) -> str:
+        return f"Runs({', '.join(f'{name}: {run!r}' for name, run in self._runs.items())})"
+
+    def where(self, wanted: Callable[[Run], bool]) -> Runs:
+        """Return the runs for which a condition holds."""
+        return self.select([name for name, run in self._runs.items() if wanted(run)])
+
+    def select(self, names: Collection[str]) -> Runs:
+        """Return the runs of these names, in their order here."""
+        if len(names) == len(self):
+            return self
+        selection = Runs({})
+        selection._runs = {name: run for name, run in self._runs.items() if name in names}
+        return selection
+
+    # --- step sizes ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def etas(self) -> tuple[float, ...]:
+        """Step sizes measured in any of the runs, ascending; those within a relative 1e-6 count once."""
+        distinct: list[float] = []
+        for eta in dict.fromkeys(eta for run in self._runs.values() for eta in run.etas):
+            if not any(same_eta(eta, other) for other in distinct):
+                distinct.append(eta)
+        return tuple(sorted(distinct))
+
+    def eta(self, eta: float) -> float:
+        """Return the step size measured that equals ``eta`` within tolerance, or raise a `ValueError` listing them."""
+        for measured in self.etas:
+            if same_eta(eta, measured):
+                return measured
+        there = ", ".join(map(repr, self.etas))
+        raise ValueError(f"none of {', '.join(self)} has eta {float(eta)!r}; they have {there}")
+
+    def etas_of(self, etas: Sequence[float] | None) -> list[float]:
+        """Return the step sizes measured that equal ``etas`` within tolerance; None: all, ascending.
+
+        Raises
+        ------
+        ValueError
+            If one is not measured or there twice, or ``etas`` is no list.
+        """
+        if etas is None:
+            return list(self.etas)
+        if isinstance(etas, str | float | int) or len(etas) == 0:
+            raise ValueError(f"etas must be a list of at least one step size, such as [1.6e-06], got {etas!r}")
+        measured = [self.eta(eta) for eta in etas]
+        if len(set(measured)) < len(measured):
+            raise ValueError(f"etas must hold each step size once, got {list(etas)}")
+        return measured
+
+    def at(self, eta: float) -> Runs:
+        """Return the runs that have ``eta``; others are left out with a warning."""
+        return self.at_each([eta])[eta]
+
+    def at_each(self, etas: Iterable[float]) -> dict[float, Runs]:
+        """Return eta -> the runs that have it; a run that lacks some is left out there, with one warning."""
+        lacking = {name: [repr(eta) for eta in etas if not run.has_eta(eta)] for name, run in self.items()}
+        warn_skipped({name: f"no eta {', '.join(missing)}" for name, missing in lacking.items() if missing})
+        return {eta: self.where(lambda run, eta=eta: run.has_eta(eta)) for eta in etas}  # type: ignore[misc]
+
+    def mean_true_change(self, eta: float) -> float:
+        """Return the mean stored ``delta_h_true`` (nats per token) over the runs that have ``eta``."""
+        return float(np.mean([run.measurement(eta).delta_h_true for run in self.values() if run.has_eta(eta)]))
+
+    # --- what runs record ---------------------------------------------------------------------------------------------
+
+    def recording(self, *needs: str) -> Runs:
+        """Return the runs that record all of the needs, each a key of `FIELDS_BEHIND`."""
+        return self.where(lambda run: set(needs).issubset(run.supports))
+
+    def lacking(self, *needs: str) -> list[str]:
+        """Return the names of the runs that do not record all of the needs."""
+        return [name for name, run in self.items() if not set(needs).issubset(run.supports)]
+
+    def poolable(self) -> Runs:
+        """Return the runs; raise a `RunError` if some record the denominator correction and others do not.
+
+        Their linear terms are different quantities.
+        """
+        _require_alike(self)
+        return self
+
+    def beside(self, large: Runs, *, copies: bool = False) -> Runs:
+        """Return these, the actual runs to be held against large ones; copies of those are left out with a warning.
+
+        Raises
+        ------
+        RunError
+            If only some of all the runs record the denominator correction.
+        """
+        sides = {f"large {name}": run for name, run in large.items()}
+        sides |= {f"actual run {name}": run for name, run in self.items()}
+        _require_alike(sides)
+        if copies:
+            return self
+        original = first_of_content(sides)
+        warn_skipped({name: f"same content as {first}" for name, first in original.items() if first != name})
+        return self.select([name for name in self if original[f"actual run {name}"] == f"actual run {name}"])
+
+    def sound(self, folder: str, needs: Sequence[str] = ()) -> Runs:
+        """Return the runs that add up and record what is needed; others are left out with a warning.
+
+        With the need "linear", runs without the denominator correction are left out where others have it.
+
+        Raises
+        ------
+        RunError
+            If every run is left out; as `NotRecordedError`, if none records a need. It names the folder.
+        """
+        for need in needs:
+            if not self.recording(need):
+                raise NotRecordedError(folder, FIELDS_BEHIND[need], f"is recorded in no run ({', '.join(self)})")
+        corrected = "linear" in needs and self.recording("score")
+        wanted = [*needs, "score"] if corrected else needs
+        reasons = {name: _reason_to_skip(run, wanted) for name, run in self.items()}
+        warn_skipped(reasons, f" of {folder.rstrip('/').rpartition('/')[2]}")
+        if all(reasons.values()):
+            why = "; ".join(f"{names}: {reason}" for names, reason in by_reason(reasons))
+            raise RunError(folder, "folder", f"holds no run that can be used ({why})")
+        return self.where(lambda run: not _reason_to_skip(run, wanted))
+
+    # --- sizes --------------------------------------------------------------------------------------------------------
+
+    def usable(self, etas: Sequence[float], n: int, argument: str = "n") -> dict[float, Runs]:
+        """Return eta -> the runs that have it and at least ``n`` sequences; others are left out with a warning.
+
+        Raises
+        ------
+        ValueError
+            If an eta is in no run, or every run is smaller than ``n``.
+        RunError
+            If only some of the runs record the denominator correction.
+        """
+        measured, largest = self.etas_of(etas), max(run.n for run in self.values())
+        checked_count(n, argument, most=largest, what_most=", the sequences of the largest run")
+        warn_skipped({name: f"{run.n} sequences, fewer than {argument} {n}" for name, run in self.items() if run.n < n})
+        usable = self.where(lambda run: run.n >= n).at_each(measured)
+        for eta, runs in usable.items():
+            if not runs:
+                raise ValueError(f"no run with at least {n} sequences has eta {eta!r}")
+        self.where(lambda run: run.n >= n and any(map(run.has_eta, measured))).poolable()
+        return usable
+
+
+def first_of_content(runs: Mapping[str, Run]) -> dict[str, str]:
+    """Return for each name that of the first run with the same content."""
+    alike: dict[Any, list[str]] = {}  # compared whole only where their totals are the same
+    original: dict[str, str] = {}
+    for name, run in runs.items():
+        known = alike.setdefault(run.totals, [])
+        original[name] = next((other for other in known if runs[other] == run), name)
+        if original[name] == name:
+            known.append(name)
+    return original
+
+
+def _require_alike(runs: Mapping[str, Run]) -> None:
+    corrected = {name: "score" in run.supports for name, run in runs.items() if "linear" in run.supports}
+    if len(set(corrected.values())) > 1:
+        without = ", ".join(name for name, has in corrected.items() if not has)
+        rule = "is recorded in some runs and not in these; their linear terms differ and must not be pooled"
+        raise RunError(without, FIELDS_BEHIND["score"].partition(" ")[0], rule)
+
+
+def _reason_to_skip(run: Run, needs: Sequence[str]) -> str:
+    missing = [FIELDS_BEHIND[need] for need in needs if need not in run.supports]
+    lacking = [f"{field} is not recorded" for field in missing[:1]]
+    return "; ".join([*lacking, *run.problems, *skipped_steps(run)])
