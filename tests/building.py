@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -17,14 +17,13 @@ from tests.plain.estimates import changes
 from tests.plain.reading import as_batch
 
 T = TypeVar("T")
-Runs: TypeAlias = dict[str, Run]
 ETAS = (1e-6, 2e-6)
 
 # What real files record about each sequence beyond the fields in use is as long as this.
 _UNUSED = {group: {f"{group}_{k}": -(k + 1) / 7 for k in range(9)} for group in ("audit", "features")}
 
 
-def random_run(size: int = 12, seed: int = 0, *, score: bool = True, curvature: bool = False) -> Run:
+def random_run(size: int = 12, seed: int = 0, *, score: bool = True) -> Run:
     """Return a run whose entropy falls by about 10 % and 20 %, so that its true total is far from zero."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(5, 20, size)
@@ -37,9 +36,8 @@ def random_run(size: int = 12, seed: int = 0, *, score: bool = True, curvature: 
         "jH_sum": rng.normal(-2e4, 1e4, size) * tokens,
     }
     linear: dict[str, Any] = parts if score else {"gdotv": rng.normal(-5e4, 1e4, size) / size}
-    vhvv = rng.normal(size=size) if curvature else None
     arrays: dict[str, Any] = {"token_counts": tokens, "h_base": h_base, "h_new": h_new, "log_weights": log_weights}
-    return Run.from_arrays(vhvv=vhvv, source=f"run {seed}", **arrays, **linear)
+    return Run.from_arrays(source=f"run {seed}", **arrays, **linear)
 
 
 def two_sequences(**changed: Any) -> Run:
@@ -52,6 +50,11 @@ def two_sequences(**changed: Any) -> Run:
         "gdotv": [-1.0, -2.0],
     }
     return Run.from_arrays(**{**arrays, **changed})
+
+
+def without_score(run: Run) -> Run:
+    """Return the run as it is without the denominator correction."""
+    return dataclasses.replace(run, wjlogp_sum=None, jH_sum=None, denom_corr_unscaled=None, h_base_mean=None)
 
 
 def totals_only_run() -> Run:

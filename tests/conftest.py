@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 from hypothesis import settings
 
-from analysis_helpers import Run, load_runs
+from analysis_helpers import Runs, load_runs
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -32,12 +32,12 @@ def sample_root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def large_runs(sample_root: Path) -> dict[str, Run]:
+def large_runs(sample_root: Path) -> Runs:
     return load_runs(sample_root / "E_2048")
 
 
 @pytest.fixture(scope="session")
-def small_runs(sample_root: Path) -> dict[str, Run]:
+def small_runs(sample_root: Path) -> Runs:
     return load_runs(sample_root / "E_256")
 
 

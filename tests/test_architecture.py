@@ -93,6 +93,11 @@ def test_imports_run_downwards_only(module: str) -> None:
     assert {imported[0] for imported in own_imports(module)} <= below
 
 
+def test_inference_selects_runs_and_reads_no_table_of_draws() -> None:
+    modules = [module for module in MODULES if room(module) == "inference"]
+    assert [m for m in modules if own_imports(m) & {("err_rel",), ("published",)}] == []
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_other_subpackages_are_imported_by_their_interface_only(module: str) -> None:
     assert {imported for imported in own_imports(module) if len(imported) > 1 and imported[0] != room(module)} == set()
@@ -148,7 +153,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_no_function_swallows_options(module: str) -> None:
     functions = [node for node in ast.walk(parsed(module)) if isinstance(node, ast.FunctionDef)]
-    by_others = {"_repr_mimebundle_", "on_pre_optimizer_step"}  # IPython and trainers pass options
+    # IPython and trainers pass options; `Run.from_arrays` refuses columns that are not declared.
+    by_others = {"_repr_mimebundle_", "on_pre_optimizer_step", "from_arrays"}
     swallowing = {f.name for f in functions if f.args.kwarg} - by_others
     assert [name for name in swallowing if not name.endswith("_command")] == []  # click passes options that it knows
 

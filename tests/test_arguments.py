@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 import analysis_helpers as ah
-from analysis_helpers.err_rel import reference_for, usable_runs
-from analysis_helpers.estimators import columns
+from analysis_helpers.estimators import columns, reference_for
 from analysis_helpers.inference.prediction import pooled_err_rel
 from analysis_helpers.subsampling import subset_sums
 from tests.building import in_prompts, random_run, refused, totals_only_run
@@ -26,8 +25,8 @@ RNG = np.random.default_rng(0)
 SEVEN = np.zeros((7, 2))
 
 ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
-    (lambda: subset_sums(SEVEN, 8, 1, RNG), "subset_size must be at most 7, the number of sequences", "8"),
-    (lambda: subset_sums(SEVEN, 2.0, 1, RNG), "subset_size must be a whole number", "2.0"),  # type: ignore[arg-type]
+    (lambda: subset_sums(SEVEN, 8, 1, RNG), "n must be at most 7, the number of sequences", "8"),
+    (lambda: subset_sums(SEVEN, 2.0, 1, RNG), "n must be a whole number", "2.0"),  # type: ignore[arg-type]
     (lambda: subset_sums(SEVEN, 2, 0, RNG), "num_samples must be a whole number", "0"),
     (lambda: subset_sums(SEVEN, 2, 1, RNG, sampler=ODD), "sampler must be one of 'sequential', 'disjoint'", "'odd'"),
     (lambda: columns(RUN, 5e-6), "run 0: no eta 5e-06", "1e-06, 2e-06"),
@@ -40,17 +39,12 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.summarize_err_rel_distribution(pd.DataFrame({"x": [1]})), "df must have the columns 'eta'", "['x']"),
     (lambda: ah.load_runs([], on_error=ODD), "on_error must be one of 'raise', 'skip'", "'odd'"),
     (lambda: ah.reference_true_totals({}), "no runs given", ""),
-    (lambda: ah.run_totals(RUNS), "batches must be a dict of name -> runs", "a dict of Run"),  # type: ignore[arg-type]
-    (lambda: ah.health_of_batches(RUNS), "batches must be a dict of name", "a dict of Run"),  # type: ignore[arg-type]
+    (lambda: ah.run_totals(RUNS), "batches['run_01'] must be a dict of name", "a single Run"),  # type: ignore[arg-type]
+    (lambda: ah.health_of_batches(RUNS), "batches['run_01'] must be", "a single Run"),  # type: ignore[arg-type]
     (lambda: RUN.measurement("1e-6"), "eta must be a number such as", "'1e-6'"),  # type: ignore[arg-type]
     (lambda: reference_for({ODD: -2.0}, RUN, E, "run_01"), "eta must be a number such as", "'odd'"),
     (lambda: ah.nonlinearity(RUNS, ODD), "etas must be a list of at least one step size, such as", "'odd'"),
     (lambda: reference_for({E: -2.0}, RUN, 2e-6, "run_01"), "references has no eta 2e-06", "1e-06"),
-    (lambda: usable_runs(RUNS, [5e-6], 4), "none of run_01, run_02 has eta 5e-06", "1e-06, 2e-06"),
-    (lambda: usable_runs(RUNS, [], 4), "etas must be a list", "[]"),
-    (lambda: usable_runs(RUNS, E, 4), "etas must be a list", "1e-06"),  # type: ignore[arg-type]
-    (lambda: usable_runs(RUNS, [ODD], 4), "eta must be a number", "'odd'"),
-    (lambda: usable_runs(RUNS, [E, E * (1 + 1e-9)], 4), "etas must hold each step size once", "1e-06"),
     (
         lambda: ah.err_rel_standard_error(RUN, E, estimator="partial_sum"),
         "population must be 'run' for",
@@ -86,7 +80,7 @@ DATA: list[tuple[Callable[[], object], str]] = [
     (lambda: ah.decompose_err_rel(PLAIN, E), "run 0: approx.per_sequence[].extras.denom_corr_unscaled"),
     (lambda: ah.decompose_err_rel(ONE_PROMPT, E), "run_01: approx.per_sequence[].prompt_id must hold at least two"),
     (lambda: ah.decomposition_table(ONE_PROMPT, [E]), "run_01: approx.per_sequence[].prompt_id must"),
-    (lambda: usable_runs({**RUNS, **PLAIN}, [E], 4), "run_09: approx.per_sequence[].extras.denom_corr_unscaled"),
+    (lambda: pooled_err_rel({**RUNS, **PLAIN}, E), "run_09: approx.per_sequence[].extras.denom_corr_unscaled"),
     (
         lambda: ah.check_prediction(RUNS, PLAIN, E),
         "actual run run_09: approx.per_sequence[].extras.denom_corr_unscaled",

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from analysis_helpers import estimators, run_health, verdict
+from analysis_helpers import Runs, estimators, run_health, verdict
 from analysis_helpers.inference import health
 from analysis_helpers.inference.health import health_overview
 from tests import test_notebooks
-from tests.building import ETAS, Runs, estimate, known, plain_estimate, random_run
+from tests.building import ETAS, estimate, known, plain_estimate, random_run
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ def test_standard_error_prediction_and_planning_come_for_nothing() -> None:
 
 
 def test_the_notebook_passes_the_checks_of_all_notebooks(tmp_path: Path) -> None:
-    path = tmp_path / "notebooks" / "08_budget.ipynb"
+    path = tmp_path / "notebooks" / "09_budget.ipynb"
     path.parent.mkdir()
     (tmp_path / "data_samples").symlink_to(REPOSITORY / "data_samples")
     nbformat.write(cells(NOTEBOOK), path)

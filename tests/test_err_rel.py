@@ -7,20 +7,17 @@ import pandas as pd
 import pytest
 
 import analysis_helpers as ah
-from analysis_helpers import Run, RunError, reference_true_totals
+from analysis_helpers import Run, Runs, reference_true_totals
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.err_rel import (
-    known_etas,
+from analysis_helpers.estimators import (
+    EstimatorName,
     own_total,
     reference_for,
     reference_total,
-    require_poolable,
     supported_estimators,
-    usable_runs,
 )
-from analysis_helpers.estimators import EstimatorName
 from analysis_helpers.plots import plot_err_rel_comparison, plot_prediction
-from tests.building import ETAS, Runs, altered, in_prompts, plain_estimate, random_run, refused
+from tests.building import ETAS, in_prompts, plain_estimate, random_run
 from tests.plain.estimates import ESTIMATORS
 
 TWO = {"run_01": random_run(seed=1), "run_02": random_run(seed=2)}
@@ -63,37 +60,8 @@ def test_a_total_within_three_standard_errors_of_zero_is_warned_about_with_its_n
         reference_true_totals({"run_07": weaker})
 
 
-def test_step_sizes_that_differ_by_rounding_are_one() -> None:
-    nearly = altered(with_only(TWO["run_02"], ETAS[0]), eta=ETAS[0] * (1 + 1e-8))
-    assert known_etas({"run_01": TWO["run_01"], "run_02": nearly}) == list(ETAS)
-    assert list(usable_runs(TWO, [ETAS[0] * (1 + 5e-7)], 4)) == [ETAS[0]]
+def test_a_reference_is_found_at_a_step_size_that_differs_by_rounding() -> None:
     assert reference_for({ETAS[0] * (1 + 1e-9): -2.0}, TWO["run_01"], ETAS[0], "run_01") == -2.0
-
-
-def test_runs_are_left_out_with_a_warning_that_names_run_and_reason() -> None:
-    with pytest.warns(RunWarning) as caught:
-        usable = usable_runs({**UNEVEN, "run_03": random_run(4, seed=3)}, ETAS, 8)
-    assert [list(kept) for kept in usable.values()] == [["run_01"], ["run_01", "run_02"]]
-    second, third = sorted(str(w.message) for w in caught)
-    assert second.startswith("skipped run_02")
-    assert "eta 1e-06" in second
-    assert third.startswith("skipped run_03")
-    assert "4 sequences, fewer than sample_size 8" in third
-    with pytest.warns(RunWarning), refused("no run with at least 8 sequences has eta 1e-06"):
-        usable_runs({"run_02": UNEVEN["run_02"], "run_03": random_run(4, seed=3)}, [ETAS[0]], 8)
-
-
-def test_a_run_given_twice_is_pointed_out() -> None:
-    with pytest.warns(RunWarning, match="skipped run_09: same content as run_01"):
-        usable_runs({**TWO, "run_09": random_run(seed=1)}, ETAS, 4)
-
-
-def test_runs_with_and_without_the_denominator_correction_are_never_pooled() -> None:
-    other = random_run(seed=5, score=False)
-    with refused("run_05: approx.per_sequence[].extras.denom_corr_unscaled", error=RunError):
-        require_poolable({**TWO, "run_05": other})
-    with pytest.warns(RunWarning, match="skipped run_05"):  # it does not take part
-        assert usable_runs({**TWO, "run_05": with_only(other, ETAS[1])}, [ETAS[0]], 4) == {ETAS[0]: TWO}
 
 
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -10,11 +10,10 @@ from analysis_helpers.estimators import (
     if_recorded,
     mean_log_probability_excess,
     mean_score,
-    scores,
     true_total,
 )
 from analysis_helpers.runs.run import FIELDS_BEHIND
-from tests.building import ETAS, altered, estimate, plain_estimate, random_run, totals_only_run, two_sequences
+from tests.building import ETAS, altered, estimate, known, plain_estimate, random_run, totals_only_run, two_sequences
 
 PARTS = {"gdotv": None, "score": [1.0, -1.0], "wjlogp_sum": [10.0, 20.0], "jH_sum": [-4.0, -6.0]}
 WITHOUT_BASE_ENTROPY = altered(random_run(), h_base=None)
@@ -69,7 +68,7 @@ def test_contributions_by_hand() -> None:
 def test_adjusted_is_the_ratio_without_what_goes_along_with_the_mean_score() -> None:
     run, chosen = random_run(), [3, 1, 7]
     ratio, adjusted = (columns(run, ETAS[1], name) for name in ("ratio", "adjusted"))
-    psi, j = ratio.error.psi, scores(run)
+    psi, j = ratio.error.psi, known(run.score)
     slope = np.cov(psi, j)[0, 1] / np.var(j, ddof=1)
     true, linear = ratio.estimate(ratio.values[chosen].sum(axis=0))
     found = adjusted.estimate(adjusted.values[chosen].sum(axis=0))
@@ -112,7 +111,7 @@ def test_the_true_total_is_the_stored_one_and_has_a_standard_error_where_base_en
 
 def test_a_sequence_without_tokens_has_no_score() -> None:
     arrays = {"token_counts": [2, 0], "h_base": [1.0, 0.0], "h_new": {1e-6: [0.9, 0.0]}, **PARTS, "score": [1.5, 0.0]}
-    assert scores(two_sequences(**arrays)) == pytest.approx([1.5, 0.0], rel=1e-12)
+    assert known(two_sequences(**arrays).score) == pytest.approx([1.5, 0.0], rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import analysis_helpers
-from analysis_helpers import load_runs, verdict
+from analysis_helpers import Runs, load_runs, verdict
 from analysis_helpers.__main__ import main
 from analysis_helpers.execution.sweep import find_notebooks, missing_extra
 from analysis_helpers.runs.json import encode_run
-from tests.building import Runs, random_run
+from tests.building import random_run
 from tests.conftest import REPOSITORY
 from tests.sweeping import write_notebook
 

@@ -17,7 +17,7 @@ import pytest
 
 import analysis_helpers as ah
 from analysis_helpers.estimators import EstimatorName
-from tests.building import Runs, estimate
+from tests.building import estimate
 from tests.conftest import REPOSITORY
 from tests.plain import errors, estimates
 from tests.plain.reading import Batch, mean_true_total, read_batches
@@ -35,8 +35,8 @@ def same(expected: Any) -> Any:
 class Side:
     """The same runs as the package and as the second implementation read them; sizes, seeds and draws to compare."""
 
-    large: Runs
-    small: Runs
+    large: ah.Runs
+    small: ah.Runs
     plain_large: dict[str, Batch]
     plain_small: dict[str, Batch]
     sizes: tuple[int, ...]

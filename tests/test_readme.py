@@ -13,6 +13,7 @@ import pytest
 
 from analysis_helpers import inventory, read_run
 from analysis_helpers.execution.sweep import find_notebooks
+from analysis_helpers.runs.run import MEASURED_COLUMNS, SEQUENCE_COLUMNS
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -62,6 +63,12 @@ def test_the_sweep_runs_as_written_and_the_same_command_resumes_it(tmp_path: Pat
     for status in ("done", "kept"):
         subprocess.run([sys.executable, "-m", "analysis_helpers", *arguments], check=True, cwd=REPOSITORY)
         assert pd.read_csv(tmp_path / "first" / "runlog.csv")["status"].tolist() == [status] * 4
+
+
+def test_every_column_of_a_run_is_described() -> None:
+    described = (REPOSITORY / "data_samples" / "README.md").read_text(encoding="utf-8")
+    columns = [f"….{c.path}" for c in SEQUENCE_COLUMNS] + [f"….diagnostics.{c.path}" for c in MEASURED_COLUMNS]
+    assert [path for path in columns if f"| `{path}` |" not in described] == []
 
 
 def test_every_notebook_is_listed() -> None:

@@ -80,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
             path = Path(folder) / f"E_{size}" / "run_01" / "results.json"
-            file_bytes = write_like_a_real_file(path, random_run(size, curvature=True))
+            file_bytes = write_like_a_real_file(path, random_run(size))
             print(f"N = {size:,}: a file of {file_bytes / 1e6:.1f} MB")
             command = [sys.executable, "-m", "tests.benchmarks.large", str(path)]
             found.append(json.loads(subprocess.run(command, check=True, capture_output=True, env=one).stdout))

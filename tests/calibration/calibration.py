@@ -26,7 +26,7 @@ from analysis_helpers._checks import FloatArray, checked_count
 from analysis_helpers.inference import run_health
 from analysis_helpers.inference.prediction import agreement_with_prediction, pooled_err_rel
 from analysis_helpers.inference.verdicts import SURPRISING
-from analysis_helpers.runs import Measurement, Run, write_in_one_step
+from analysis_helpers.runs import Measurement, Run, Runs, write_in_one_step
 from analysis_helpers.synthetic.runs import with_log_weights as add_to_log_weights
 from tests.calibration.drawing import (
     ETA,
@@ -90,11 +90,6 @@ def _skipped(run: Run, m: Measurement) -> dict[str, Any]:
     return {"h_new": np.asarray(m.h_base), "weights": even, "log_weights": 0 * even, "delta_h_true": 0.0}
 
 
-def _with_errors_of_totals(run: Run, rng: np.random.Generator) -> Run:
-    errors = (dataclasses.replace(each, value=each.value * each.num_shards) for each in run.shard_errors)
-    return dataclasses.replace(run, shard_errors=tuple(errors))
-
-
 def _with_other_weights(run: Run, rng: np.random.Generator) -> Run:
     # Weights of twice the step beside log weights of the step.
     logs = np.asarray(run.measurements[0].log_weights)
@@ -141,7 +136,6 @@ FAULTY = {
     "a total off by 1%": Condition(
         512, ("integrity",), alter=lambda run, _: dataclasses.replace(run, delta_h_per_lr=1.01 * run.delta_h_per_lr)
     ),
-    "a stored error of the total": Condition(512, ("stored_error",), alter=_with_errors_of_totals),
 }
 
 
@@ -262,7 +256,7 @@ def contradiction_records(taus: list[float], *, count: int, seed: int) -> pd.Dat
     rows = []
     for tau in taus:
         for *runs, _ in replicates(count, [LARGE] * 8 + [2], tau=tau, seed=seed):
-            large, small = named(runs[:4]), named([batch_of(run, 0, FRESH) for run in runs[4:]])
+            large, small = Runs(named(runs[:4])), Runs(named([batch_of(run, 0, FRESH) for run in runs[4:]]))
             found = agreement_with_prediction(pooled_err_rel(large, ETA), large, small)
             rows.append((tau, found is not None and min(found.p_spread, found.p_mean) < SURPRISING))
     return pd.DataFrame(rows, columns=["tau", "contradicted"])

@@ -27,7 +27,7 @@ from analysis_helpers.synthetic.policy import (
     random_policy,
     sample_sequences,
 )
-from analysis_helpers.synthetic.runs import evaluate, update_direction, with_shard_error
+from analysis_helpers.synthetic.runs import evaluate, update_direction
 
 ETA = 1.6e-6
 
@@ -84,34 +84,31 @@ def expected_error(bias: float = 0.0) -> float:
 
 def batch_of(run: Run, first: int, size: int) -> Run:
     """Return ``size`` sequences of a run that records the score, from ``first`` on, as a run."""
-    part, terms = slice(first, first + size), run.score
-    assert terms is not None
-    batch = Run.from_arrays(
+    part = slice(first, first + size)
+    return Run.from_arrays(
         token_counts=run.token_counts[part],
         h_base=np.asarray(run.measurements[0].h_base)[part],
         h_new={m.eta: m.h_new[part] for m in run.measurements},
         log_weights={m.eta: np.asarray(m.log_weights)[part] for m in run.measurements},
-        score=np.asarray(run.scores)[part],
-        wjlogp_sum=terms.wjlogp_sum[part],
-        jH_sum=terms.jH_sum[part],
+        score=np.asarray(run.score)[part],
         source=run.source,
         direction=run.direction,
         **{
             name: values[part]
-            for name in ("logp", "sampler_logp", "prompt_ids")
+            for name in ("wjlogp_sum", "jH_sum", "logp", "sampler_logp", "prompt_ids")
             if (values := getattr(run, name)) is not None
         },
     )
-    return with_shard_error(batch)
 
 
 def shifted(run: Run, change: float) -> Run:
     """Return the run with ``change`` (nats per token per unit eta) added to the linear change of every subset alike."""
-    assert run.score is not None
-    assert run.gdotv is not None
-    terms = replace(run.score, wjlogp_sum=run.score.wjlogp_sum + change * run.token_counts)
-    gdotv = run.gdotv + change * run.token_counts / run.total_tokens
-    return replace(run, score=terms, gdotv=gdotv, delta_h_per_lr=run.delta_h_per_lr + change)
+    added = change * run.token_counts
+    parts = {
+        "wjlogp_sum": np.asarray(run.wjlogp_sum) + added,
+        "gdotv": np.asarray(run.gdotv) + added / run.total_tokens,
+    }
+    return replace(run, delta_h_per_lr=run.delta_h_per_lr + change, **parts)
 
 
 @cache

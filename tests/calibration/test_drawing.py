@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from analysis_helpers import Runs
 from analysis_helpers.estimators import columns
 from analysis_helpers.inference.prediction import pooled_err_rel
-from tests.building import ETAS, Runs, estimate, random_run
+from tests.building import ETAS, estimate, random_run
 from tests.calibration.drawing import ETA, batch_of, named, replicates, shifted
 
 

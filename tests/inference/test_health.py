@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 
 import analysis_helpers as ah
+from analysis_helpers import Runs
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.estimators import scores
 from analysis_helpers.inference.health import CHECKS
 from analysis_helpers.plots import plot_influence_tails
 from analysis_helpers.runs import ShardError
-from tests.building import ETAS, Runs, altered, known, random_run, totals_only_run, two_sequences
+from tests.building import ETAS, altered, known, random_run, totals_only_run, two_sequences
 from tests.calibration.drawing import batch_of
 
 ETA = 1.6e-6

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import analysis_helpers as ah
+from analysis_helpers import Runs
 from analysis_helpers.inference.planning import smallest_within, spread_with_interval
 from analysis_helpers.inference.prediction import pooled_err_rel, predict
 from analysis_helpers.inference.random_effects import ConfidenceDistribution
-from tests.building import ETAS, Runs, in_prompts, known, random_run
+from tests.building import ETAS, in_prompts, known, random_run
 from tests.calibration.drawing import short_policy
 
 ETA = 1.6e-6

@@ -5,11 +5,12 @@ import pytest
 from scipy.stats import norm
 
 import analysis_helpers as ah
+from analysis_helpers import Runs
 from analysis_helpers._checks import FloatArray, RunWarning
 from analysis_helpers.estimators import ESTIMATORS, Estimator, FullBatch
 from analysis_helpers.inference.planning import spread_with_interval
 from analysis_helpers.inference.prediction import agreement_of, pooled_err_rel, predict
-from tests.building import ETAS, Runs, altered, pilot, random_run
+from tests.building import ETAS, altered, pilot, random_run
 from tests.calibration.drawing import shifted
 
 ETA = 1.6e-6

@@ -6,11 +6,11 @@ import pytest
 from scipy import stats
 
 import analysis_helpers as ah
+from analysis_helpers import Runs
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel import explain_partial_sum
-from analysis_helpers.estimators import scores
 from analysis_helpers.inference.standard_errors import moments_over_runs, sizes_around
-from tests.building import ETAS, Runs, altered, estimate, known, random_run
+from tests.building import ETAS, altered, estimate, known, random_run
 from tests.calibration.drawing import batch_of
 
 RUNS = {"run_01": random_run(seed=1), "run_02": random_run(seed=2)}
@@ -38,8 +38,8 @@ def test_fixed_terms_without_noise_spread_over_subsets_and_fresh_batches_as_in_c
     # The exact derivative of each sequence: first order nearly vanishes, and gives a quarter of the spread. SDs of
     # 20,000 subsets and of 1,000 fresh batches are known to 1 and 5 % (the kurtosis is about 9): three standard errors.
     made = ah.synthetic_runs(1, 64_000, [1.6e-6], seed=3)["run_01"]
-    [m], terms, j = made.measurements, known(made.score), scores(made)
-    exact = terms.jH_sum + known(m.h_base) * j - m.base_entropy * made.token_counts * j
+    [m], j = made.measurements, known(made.score)
+    exact = known(made.jH_sum) + known(m.h_base) * j - m.base_entropy * made.token_counts * j
 
     def first(size: int, start: int = 0) -> ah.Run:
         part = slice(start, start + size)

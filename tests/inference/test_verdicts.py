@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis_helpers import Run, load_runs, reference_true_totals, synthetic_runs, trusted_eta, verdict
+from analysis_helpers import Run, Runs, load_runs, reference_true_totals, synthetic_runs, trusted_eta, verdict
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.verdicts import Case, true_change, true_change_p_value, verdict_map, verdict_table
 from analysis_helpers.synthetic.runs import with_log_weights
-from tests.building import Runs, altered, in_prompts, known, pilot, random_run, totals_only_run
+from tests.building import altered, in_prompts, known, pilot, random_run, totals_only_run
 from tests.calibration.drawing import shifted
 
 ETA = 1.6e-6

@@ -117,10 +117,8 @@ def known(values: NDArray[Any] | None) -> NDArray[Any]:
 
 def columns(run: Run) -> dict[str, NDArray[np.float64]]:
     """Return every recorded column of a measured run by name."""
-    assert run.score is not None
-    corrected = run.score.denom_corr_unscaled
-    found = {"T": run.token_counts, "logp": known(run.logp), "jH": run.score.jH_sum, "wjlogp": run.score.wjlogp_sum}
-    found |= {"corrected": corrected, "score": -corrected / run.score.h_base_mean / run.token_counts}
+    names = ("token_counts", "logp", "jH_sum", "wjlogp_sum", "denom_corr_unscaled", "score")
+    found = {name: known(getattr(run, name)) for name in names}
     for m in run.measurements:
         found |= {"h_base": known(m.h_base), f"h_new {m.eta}": m.h_new, f"log_weights {m.eta}": known(m.log_weights)}
     return found

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 import analysis_helpers as ah
+from analysis_helpers import Runs
 from analysis_helpers.estimators import EstimatorName
 from analysis_helpers.notebook import (
     describe_comparison,
@@ -14,7 +15,7 @@ from analysis_helpers.notebook import (
     describe_runs,
     describe_verdict,
 )
-from tests.building import Runs, totals_only_run
+from tests.building import totals_only_run
 
 ETAS = [1.6e-6, 3.2e-6]
 ESTIMATORS: tuple[EstimatorName, ...] = ("partial_sum", "ratio")

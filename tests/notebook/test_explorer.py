@@ -10,12 +10,12 @@ from matplotlib.patches import StepPatch
 
 import analysis_helpers as ah
 import analysis_helpers.notebook.explorer as explorer_module
+from analysis_helpers import Runs
 from analysis_helpers.estimators import EstimatorName
 from analysis_helpers.notebook.display import readable
 from analysis_helpers.notebook.explorer import FALLBACK, Exploration, Explorer, explore
 from analysis_helpers.notebook.parameters import Parameters
 from analysis_helpers.plots.style import COLOURS
-from tests.building import Runs
 
 Shown = tuple[Explorer, list[Exploration]]
 each_estimator = pytest.mark.parametrize("estimator", ["partial_sum", "ratio", "matched", "adjusted"])

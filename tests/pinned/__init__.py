@@ -1,4 +1,6 @@
-"""What must not change while code moves: fingerprints of results, and of the data that figures plot.
+"""What must not change while code moves: fingerprints of results on the published runs, and of what figures plot.
+
+Results on the sample data are held by the stored outputs of notebooks and by `tests.plain`.
 
 ``python -m tests.pinned`` stores them anew; do so only in a commit that says which number changed and why.
 """
@@ -20,16 +22,6 @@ from analysis_helpers import plots
 from analysis_helpers.notebook.explorer import explore
 from analysis_helpers.notebook.parameters import read_parameters
 from analysis_helpers.synthetic.calibration import read_calibration
-from tests.calibration.drawing import verdict_rate_table, verdict_records
-from tests.calibration.records import (
-    Goal,
-    coverage_table,
-    estimate_records,
-    estimate_table,
-    pit_records,
-    plan_records,
-    plan_table,
-)
 
 PLACE = Path(__file__).parent
 REPOSITORY = PLACE.parent.parent
@@ -121,20 +113,6 @@ def _results(root: Path) -> Iterator[tuple[str, Any]]:
     yield "trusted", [ah.trusted_eta(large, tolerance=t) for t in (0.25, 1.0, 4.0)]
 
 
-def known_truth() -> dict[str, Any]:
-    """Return what synthetic runs and their validation say."""
-    runs = ah.synthetic_runs(2, 256, seed=3)
-    return {
-        "runs": [fingerprint(run) for run in runs.values()],
-        "off policy": [fingerprint(run) for run in ah.synthetic_runs(1, 64, sampling_temperature=0.98).values()],
-        "estimates": fingerprint(estimate_table(estimate_records([64], count=20, seed=0))),
-        "coverage": fingerprint(coverage_table(pit_records([0.0, 0.3], count=20))),
-        "plans": fingerprint(plan_table(plan_records([Goal(target_sd=0.25), Goal(tolerance=0.8)], count=5, seed=0))),
-        "verdicts": fingerprint(verdict_rate_table(verdict_records([0.0, 0.5], [64, 512], tau=0.2, count=10, seed=0))),
-        "stored": {name: fingerprint(table) for name, table in read_calibration().items()},
-    }
-
-
 def figures(root: Path) -> dict[str, Any]:
     """Return the data that every figure plots."""
     return {name: plotted(figure) for name, figure in _figures(root)}
@@ -174,23 +152,9 @@ def _figures(root: Path) -> Iterator[tuple[str, Any]]:
     yield "rates", plots.plot_verdict_rates(stored["verdicts"], "recorded", "")
 
 
-def notebooks() -> dict[str, Any]:
-    """Return the parameters and rows that each stored notebook collects."""
-    found = {}
-    for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            for output in cell.get("outputs", []):
-                if result := output.get("data", {}).get("application/vnd.analysis.result+json"):
-                    found[path.stem] = {"parameters": result["parameters"], "rows": result["rows"]}
-    return found
-
-
 SOURCES: dict[str, Callable[[], dict[str, Any]]] = {
-    "sample": lambda: results(SAMPLES),
     "real": lambda: results(Path(os.environ["RESEARCH_RUNS"])),
-    "known_truth": known_truth,
     "figures": lambda: figures(SAMPLES),
-    "notebooks": notebooks,
 }
 
 

@@ -82,16 +82,16 @@ def read_batches(folder: Path) -> dict[str, Batch]:
 
 def as_batch(run: Any) -> Batch:
     """Return a run that the package holds in memory."""
-    tokens, score = run.token_counts.tolist(), run.score
+    tokens, entropy = run.token_counts.tolist(), run.h_base_mean
     steps = [
         _step(tokens, m.eta, m.delta_h_true, m.base_entropy, m.weights.tolist(), m.h_base.tolist(), m.h_new.tolist())
         for m in run.measurements
     ]
-    if score is None:
+    if entropy is None:
         zeros = [0.0] * len(tokens)
         return Batch(tokens, run.gdotv.tolist(), zeros, zeros, 0.0, steps)
-    token_score = [-term / score.h_base_mean for term in score.denom_corr_unscaled.tolist()]
-    return Batch(tokens, run.gdotv.tolist(), token_score, score.jH_sum.tolist(), score.h_base_mean, steps)
+    token_score = [-term / entropy for term in run.denom_corr_unscaled.tolist()]
+    return Batch(tokens, run.gdotv.tolist(), token_score, run.jH_sum.tolist(), entropy, steps)
 
 
 def mean_true_total(batches: dict[str, Batch], eta: float) -> float:

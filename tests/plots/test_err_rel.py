@@ -5,7 +5,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import StepPatch
 
-from analysis_helpers import Comparison, check_prediction, compare_err_rel_distributions, predict_err_rel
+from analysis_helpers import Comparison, Runs, check_prediction, compare_err_rel_distributions, predict_err_rel
 from analysis_helpers.plots import (
     plot_err_rel_comparison,
     plot_err_rel_histograms,
@@ -13,7 +13,7 @@ from analysis_helpers.plots import (
     plot_prediction,
     plot_spread_by_size,
 )
-from tests.building import Runs, refused
+from tests.building import refused
 
 
 @pytest.fixture(scope="module")

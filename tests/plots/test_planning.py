@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from analysis_helpers import budget_table, error_by_size
+from analysis_helpers import Runs, budget_table, error_by_size
 from analysis_helpers.plots import (
     ANSWER_COLOURS,
     plot_budget,
@@ -11,7 +11,6 @@ from analysis_helpers.plots import (
     plot_required_sizes,
     plot_verdict_map,
 )
-from tests.building import Runs
 
 
 def test_the_error_is_drawn_from_sampling_alone_and_in_all(large_runs: Runs) -> None:

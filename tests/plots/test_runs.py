@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
 
-from analysis_helpers import decomposition_table, run_totals
+from analysis_helpers import Runs, decomposition_table, run_totals
 from analysis_helpers.inference import plus_minus
 from analysis_helpers.plots import plot_decomposition, plot_totals
 from analysis_helpers.plots.style import PARTS
-from tests.building import Runs
 
 
 def test_totals_have_a_panel_an_eta_and_two_marks_a_run_with_their_standard_errors(large_runs: Runs) -> None:

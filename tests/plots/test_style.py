@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 
 import analysis_helpers as ah
-from analysis_helpers import plots
+from analysis_helpers import Runs, plots
 from analysis_helpers.estimators import ESTIMATORS
 from analysis_helpers.plots import style
 from analysis_helpers.plots.style import COLOURS
-from tests.building import Runs
 
 
 def test_every_estimator_has_a_colour_of_its_own() -> None:

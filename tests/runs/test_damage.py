@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from analysis_helpers import Run, RunError
 from analysis_helpers.runs.json import encode_run, parse_run
-from analysis_helpers.runs.run import integrity_problems
 from tests.damaging import FIELDS, FILE, GOOD, TREE, limits
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
@@ -112,7 +111,7 @@ def test_a_file_damaged_at_random_is_refused_or_read_as_it_stands() -> None:
         try:
             with limits(len(data)):
                 found = parse_run(data, FILE)
-                integrity_problems(found)
+                assert isinstance(found.problems, tuple)
         except RunError as error:
             found = error
         seen.append(type(found))

@@ -10,8 +10,9 @@ import pytest
 
 from analysis_helpers import Run, RunError, inventory, load_runs, read_run, sound_batches, sound_runs, write_run
 from analysis_helpers._checks import NotRecordedError, RunWarning
+from analysis_helpers.runs import folders
 from analysis_helpers.runs.folders import result_files
-from analysis_helpers.runs.json import encode_run
+from analysis_helpers.runs.json import encode_run, parse_run
 from tests.building import random_run, refused, totals_only_run, two_sequences
 from tests.damaging import limits
 
@@ -147,51 +148,34 @@ def test_a_folder_without_runs_is_refused_with_what_was_looked_for_and_what_is_t
 
 
 PLACE = "E_12/run_01/results.json"
-LYING: dict[str, tuple[dict[str, str | None], str | None]] = {  # files below a data root, and what is said of each
-    "gzip": ({"E_12/run_01/results.json.gz": ""}, "."),
-    "another name": ({"E_12/run_01/results2.json": "move it to {}/E_12/run_01/results.json"}, None),
-    "another batch name": ({"large/run_01/results2.json": "move it to {}/large/run_01/results.json"}, None),
-    "two in a folder": ({PLACE: "", f"{PLACE[:-5]}2.json.gz": "move it to {}/E_12/run_01-results2/results"}, None),
-    "one level deeper": ({"E_12/run_01/last/results.json": "move it to {}/E_12/run_01-last/results.json"}, None),
-    "below a seed": ({"seed_1/E_12/run_01/results.json": "give the data root {}/seed_1"}, "seed_1"),
-    "Hydra": ({"outputs/2026-01-01/12-00-00/results.json": "give the data root {}/outputs"}, "outputs"),
-    "flat folders": ({"run_01/results.json": "give the data root {}/..", "run_02/results.json": "give the"}, ".."),
-    "flat files": ({"a.json": "move it to {}/E_12/a/results.json", "b.json": "move it to {}/E_12/b/res"}, None),
-    "files in a batch folder": ({"E_12/a.json": "move it to {}/E_12/a/results.json"}, None),
-    "another data root beside runs": ({PLACE: "", f"seed_1/{PLACE}": "move it to {}/E_12/seed_1-run_01/results"}, None),
-    "beside a batch folder": ({PLACE: "", PLACE[5:]: "move it to {}/E_12/run_01-2/results.json"}, None),
-    "beside a batch of another name": (
-        {
-            "large/run_01/results.json": "",
-            "large/run_02/results2.json": "move it to {}/large/run_02/results.json",
-            "large/extra/run_03/results.json": "move it to {}/large/extra-run_03/results.json",
-            "large/results.json": "move it to {}/large/run_01-2/results.json",
-            "large/a.json": "move it to {}/large/a/results.json",
-        },
-        None,
-    ),
-    "hidden": ({PLACE: "", "E_12/.ipynb_checkpoints/results.json": None}, "."),
+MISPLACED = "is loaded only from {}/E_12/*/results.json"
+LYING: dict[str, tuple[list[str], int]] = {  # files below a data root, and how many of them are loaded
+    "gzip": (["E_12/run_01/results.json.gz"], 1),
+    "another name": ([f"{PLACE[:-5]}2.json", PLACE], 1),
+    "one level deeper": (["E_12/run_01/last/results.json"], 0),
+    "below a seed": (["seed_1/E_12/run_01/results.json"], 0),
+    "Hydra": (["outputs/2026-01-01/12-00-00/results.json"], 0),
+    "flat": (["run_01/results.json", "b.json"], 0),
+    "beside a batch folder": ([PLACE, PLACE[5:]], 1),
+    "hidden": ([PLACE, "E_12/.ipynb_checkpoints/results.json"], 1),
 }
 
 
 @pytest.mark.parametrize("kind", LYING)
-def test_a_run_in_another_place_is_listed_with_what_makes_it_load(tmp_path: Path, kind: str) -> None:
-    files, other_root = LYING[kind]
-    root = tmp_path / "top" / "data"
-    for name in files:
-        write_run(root / name, random_run())
+def test_a_run_in_another_place_is_listed_with_where_it_should_lie(tmp_path: Path, kind: str) -> None:
+    files, loaded = LYING[kind]
+    for seed, name in enumerate(files):
+        write_run(tmp_path / name, random_run(seed=seed))
         if name.endswith(".gz"):
-            (root / name).write_bytes(gzip.compress((root / name).read_bytes()))
-    table = inventory(f"{root}/")
-    problems = sorted(table["problem"])
-    wanted = sorted(said and f"is not at batch/run/results.json: {said}" for said in files.values() if said is not None)
-    assert len(problems) == len(wanted)
-    for problem, said in zip(problems, wanted, strict=True):
-        assert problem.startswith(os.path.normpath(said.format(root)) if said.endswith("..") else said.format(root))
+            (tmp_path / name).write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    table = inventory(f"{tmp_path}/")
+    listed = [name for name in files if "/." not in name]
     assert (table["sequences"] == 12).all()
-    if other_root is not None:
-        [batch] = sound_batches(root / other_root).values()
-        assert list(batch.values()) == [random_run()] * len(batch)
+    misplaced = [MISPLACED.format(tmp_path)] * (len(listed) - loaded)
+    assert sorted(table["problem"]) == [""] * loaded + misplaced
+    if loaded:
+        [batch] = sound_batches(tmp_path).values()
+        assert len(batch) == loaded
 
 
 def test_files_of_another_kind_are_said_to_be_that_or_not_listed(tmp_path: Path) -> None:
@@ -239,15 +223,29 @@ def test_bad_files_and_copies_are_listed_and_nothing_is_raised(tmp_path: Path) -
     assert table["sequences"].isna().tolist() == [False, True, False, False, True, True]
 
 
-def test_two_runs_are_not_moved_to_one_place_and_the_misplaced_copy_is_the_copy(tmp_path: Path) -> None:
-    for name, seed in (("E_6/results.json", 1), ("results.json", 2), ("A/copy/E_6/results.json", 3)):
-        write_run(tmp_path / name, random_run(6, seed=seed))
+def test_the_misplaced_copy_is_the_copy(tmp_path: Path) -> None:
+    write_run(tmp_path / "A/copy/E_6/results.json", random_run(6, seed=3))
     write_run(tmp_path / "E_6" / "run_02" / "results.json", random_run(6, seed=3))
-    table = inventory(tmp_path)
-    places = [problem.partition("move it to ")[2] for problem in table["problem"] if problem]
-    assert len(set(places)) == 3
-    copies = table.set_index("batch")["same_as"]
+    copies = inventory(tmp_path).set_index("batch")["same_as"]
     assert (copies["A/copy"], copies["E_6"]) == ("E_6/run_02", "")
+
+
+def test_a_file_is_parsed_once_unless_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_batch(tmp_path / "E_12", random_run(seed=1), random_run(seed=2))
+    parsed: list[str] = []
+
+    def counted(data: bytes, name: str) -> Run:
+        parsed.append(name)
+        return parse_run(data, name)
+
+    monkeypatch.setattr(folders, "parse_run", counted)
+    inventory(tmp_path)
+    for _ in range(2):
+        runs = load_runs(tmp_path / "E_12")
+    assert len(parsed) == 2
+    write_run(tmp_path / PLACE, random_run(seed=3))
+    assert load_runs(tmp_path / "E_12")["run_01"] == random_run(seed=3) != runs["run_01"]
+    assert parsed[2:] == [str(tmp_path / PLACE)]
 
 
 def test_sound_runs_leave_out_what_does_not_load_add_up_or_record_enough(tmp_path: Path) -> None:
@@ -263,7 +261,7 @@ def test_sound_runs_leave_out_what_does_not_load_add_up_or_record_enough(tmp_pat
 
 
 def test_what_no_run_records_is_said_once_and_runs_without_the_correction_are_not_mixed_in(tmp_path: Path) -> None:
-    write_batch(tmp_path / "E_2", totals_only_run(), totals_only_run())
+    write_batch(tmp_path / "E_2", totals_only_run(), dataclasses.replace(totals_only_run(), delta_h_per_lr=-6.0))
     with refused(
         f"{tmp_path / 'E_2'}: approx.per_sequence[].gdotv is recorded", "run_01, run_02", error=NotRecordedError
     ):

@@ -39,14 +39,14 @@ def output(code: str, *arguments: object) -> str:
 
 def test_a_large_run_loads_within_two_and_a_half_times_the_bytes_of_its_file(tmp_path: Path) -> None:
     path = tmp_path / "E_65536" / "run_01" / "results.json"
-    size = write_like_a_real_file(path, random_run(65_536, curvature=True))
+    size = write_like_a_real_file(path, random_run(65_536))
     assert output(LOAD_WITHIN, path, int(2.5 * size)) == "65536\n"
     assert "MemoryError" in output(LOAD_WITHIN, path, int(0.5 * size))  # so the limit above is one
 
 
 @pytest.mark.parametrize("what", ["inventory", "load"])
 def test_many_runs_take_memory_for_what_is_kept_of_them(tmp_path: Path, what: str) -> None:
-    run, peaks = random_run(1024, curvature=True), []
+    run, peaks = random_run(1024), []
     write_like_a_real_file(tmp_path / "run" / "results.json", run)
     for count in (20, 200):
         for k in range(count):
@@ -54,7 +54,7 @@ def test_many_runs_take_memory_for_what_is_kept_of_them(tmp_path: Path, what: st
             place.mkdir(parents=True)
             (place / "results.json").hardlink_to(tmp_path / "run" / "results.json")
         peaks.append(int(output(PEAK_OF, what, tmp_path / str(count))))
-    arrays = 2 + 3 + 4 * len(run.measurements) + 1  # counts and linear terms, their parts, columns, curvature
+    arrays = 2 + 3 + 4 * len(run.measurements)  # counts and linear terms, their parts, columns
     kept = 180 * arrays * 8 * run.n if what == "load" else 0
     assert peaks[1] - peaks[0] <= 1.25 * kept + 4e6  # what two or three runs take while they are read
     assert peaks[1] - peaks[0] >= 0.9 * kept or what == "inventory"

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from analysis_helpers import Run, RunError, merge_runs, read_run, write_run
-from analysis_helpers.estimators import scores
 from analysis_helpers.runs.run import FIELDS_BEHIND
 from analysis_helpers.synthetic import synthetic_runs
-from tests.building import altered, refused, two_sequences
+from tests.building import altered, known, refused, two_sequences, without_score
 from tests.calibration.drawing import batch_of
 
 
@@ -19,7 +18,7 @@ def whole_run(size: int = 60) -> Run:
     run = synthetic_runs(1, size)["run_01"]
     rng = np.random.default_rng(0)
     recorded: dict[str, Any] = {name: -rng.exponential(size=size) for name in ("logp", "sampler_logp")}
-    return replace(run, shard_errors=(), direction="1f3a", prompt_ids=np.arange(size) // 4, **recorded)
+    return replace(run, direction="1f3a", prompt_ids=np.arange(size) // 4, **recorded)
 
 
 def test_merged_shards_are_the_whole_run(tmp_path: Path) -> None:
@@ -45,17 +44,17 @@ def test_sequences_without_tokens_are_merged() -> None:
     shards = {str(tokens): two_sequences(token_counts=[0, tokens], **empty_first, **parts) for tokens in (1, 4)}
     merged = merge_runs(shards)
     assert merged.token_counts.tolist() == [0, 1, 0, 4]
-    assert scores(merged) == pytest.approx([0.0, 0.5, 0.0, 0.5])
+    assert known(merged.score) == pytest.approx([0.0, 0.5, 0.0, 0.5])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda run: replace(run, direction="77"), "b: direction must be that of the other runs, 1f3a, got 77"),
-        (lambda run: replace(run, logp=None), "b: logp must be recorded by all runs or by none"),
+        (lambda run: replace(run, logp=None), "b: sum_logp must be recorded by all runs or by none"),
         (lambda run: replace(run, sampler_logp=None), "b: sampler_logp must be recorded by all runs or by none"),
-        (lambda run: replace(run, prompt_ids=None), "b: prompt_ids must be recorded by all runs or by none"),
-        (lambda run: replace(run, score=None), f"b: {FIELDS_BEHIND['score']} must be recorded"),
+        (lambda run: replace(run, prompt_ids=None), "b: prompt_id must be recorded by all runs or by none"),
+        (without_score, f"b: {FIELDS_BEHIND['score']} must be recorded"),
         (lambda run: replace(run, measurements=run.measurements[:1] * 2), "b: etas must be those of the other runs"),
         (
             lambda run: replace(run, measurements=run.measurements[:1]),
@@ -77,7 +76,7 @@ def test_runs_that_do_not_belong_together_are_refused(change: Callable[[Run], Ru
     [
         (lambda run: altered(run, h_base=None), "true.entries[].diagnostics.h_base"),
         (lambda run: altered(run, log_weights=None), "true.entries[].diagnostics.log_weights"),
-        (lambda run: replace(run, score=None), FIELDS_BEHIND["score"]),
+        (without_score, FIELDS_BEHIND["score"]),
     ],
 )
 def test_what_merging_takes_and_no_run_records_is_named(lacking: Callable[[Run], Run], field: str) -> None:

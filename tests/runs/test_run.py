@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from analysis_helpers import Run, RunError
-from analysis_helpers.runs.run import integrity_problems, skipped_steps
-from tests.building import ETAS, altered, known, random_run, refused, totals_only_run, two_sequences
+from analysis_helpers.runs.run import SEQUENCE_COLUMNS, skipped_steps
+from tests.building import ETAS, altered, known, random_run, refused, totals_only_run, two_sequences, without_score
 
 EMPTY_FIRST: dict[str, Any] = {"token_counts": [0, 1], "h_base": [0.0, 1.0], "h_new": {1e-6: [0.0, 1.0]}}
 NEARLY_ONE = {1e-6: [1, 1], 1.0000001e-6: [1, 1]}
@@ -22,7 +22,7 @@ def test_totals_follow_from_the_arrays() -> None:
     assert measured.ess == pytest.approx(16 / 10, rel=1e-12)  # (1 + 3)^2 / (1 + 9)
     assert known(measured.log_weights).tolist() == [0.0, np.log(3)]
     assert (run.n, run.total_tokens, run.etas) == (2, 5.0, (1e-6,))
-    assert (run.delta_h_per_lr, run.scale, run.shard_errors) == (-3.0, 0.2, ())
+    assert (run.delta_h_per_lr, run.scale) == (-3.0, 0.2)
     shifted = two_sequences(log_weights={1e-6: [2000.0, 2000 + np.log(3)]})  # log weights may be on any scale
     assert shifted.measurements[0].delta_h_true == pytest.approx(measured.delta_h_true, rel=1e-9)
 
@@ -32,7 +32,7 @@ def test_linear_terms_follow_from_their_parts() -> None:
     run = two_sequences(gdotv=None, **PARTS)
     assert known(run.gdotv) == pytest.approx([0.96, 3.16], rel=1e-12)
     assert run.delta_h_per_lr == pytest.approx(0.96 + 3.16, rel=1e-12)
-    assert run.supports == ("linear", "score", "baseline_entropy")
+    assert run.supports == ("baseline_entropy", "linear", "score")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_bad_arrays_are_refused_by_field_rule_and_value(changed: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    "name", ["token_counts", "h_base", "h_new", "log_weights", "gdotv", "vhvv", "logp", "sampler_logp", *PARTS]
+    "name", ["token_counts", "h_base", "h_new", "log_weights", "gdotv", "logp", "sampler_logp", *PARTS]
 )
 def test_every_array_is_held_against_the_number_of_sequences_by_its_name(name: str) -> None:
     by_eta = name in ("h_new", "log_weights")
@@ -106,14 +106,21 @@ def test_entropies_and_weights_must_be_at_the_same_etas() -> None:
     assert two_sequences(h_new={0.1 + 0.2: [0.9, 1.0]}, log_weights={0.3: [0.0, 0.0]}).etas == (0.3,)
 
 
+def test_an_unknown_column_is_refused_and_all_columns_are_documented() -> None:
+    with refused("no column vhvv; there are score, gdotv", "logp", error=TypeError):
+        two_sequences(vhvv=[1.0, 2.0])
+    documented = str(Run.from_arrays.__doc__)
+    assert [c.name for c in SEQUENCE_COLUMNS if f"{c.name}\n" not in documented] == ["denom_corr_unscaled"]  # derived
+
+
 def test_arrays_are_kept_read_only_and_said_to_be_supported() -> None:
     extra: dict[str, Any] = {"logp": [-1.0, -2.0], "sampler_logp": [-1.5, -2.0], "prompt_ids": ["a", "b"]}
-    run = two_sequences(gdotv=None, vhvv=[1.0, 2.0], **PARTS, **extra)
+    run = two_sequences(gdotv=None, **PARTS, **extra)
     assert {name: known(getattr(run, name)).tolist() for name in extra} == extra
-    assert run.supports == ("linear", "score", "baseline_entropy", "curvature", "logp", "prompts")
+    assert run.supports == ("baseline_entropy", "linear", "score", "logp", "prompts")
     assert totals_only_run().supports == ("baseline_entropy",)
-    [m], linear = run.measurements, known(run.score).denom_corr_unscaled
-    arrays = [run.token_counts, run.gdotv, run.vhvv, linear, m.weights, m.h_new, m.h_base]
+    [m] = run.measurements
+    arrays = [run.token_counts, run.gdotv, run.denom_corr_unscaled, run.score, m.weights, m.h_new, m.h_base]
     assert not [array for array in (*arrays, *(getattr(run, name) for name in extra)) if known(array).flags.writeable]
     for wrong in (["a", "b", "c"], [1.0, 2.0]):
         with refused("loop: prompt_ids must hold", "2 sequences", error=RunError):
@@ -137,7 +144,7 @@ def test_runs_are_equal_by_value_whatever_their_source() -> None:
     assert repr(run) == "<Run 'run 0': 12 sequences, etas 1e-06, 2e-06>"
     assert run == dataclasses.replace(random_run(), source="elsewhere")
     assert run != random_run(seed=1)
-    assert run != dataclasses.replace(run, score=None)
+    assert run != without_score(run)
     assert run != dataclasses.replace(run, measurements=run.measurements[:1])
     assert run != "a run"
 
@@ -145,7 +152,7 @@ def test_runs_are_equal_by_value_whatever_their_source() -> None:
 def test_runs_that_add_up_have_no_problem_and_one_part_in_a_million_is_none() -> None:
     run = random_run()
     for sound in (run, totals_only_run(), dataclasses.replace(run, delta_h_per_lr=run.delta_h_per_lr * (1 + 5e-7))):
-        assert integrity_problems(sound) == []
+        assert sound.problems == ()
 
 
 @pytest.mark.parametrize(
@@ -161,17 +168,16 @@ def test_runs_that_add_up_have_no_problem_and_one_part_in_a_million_is_none() ->
     ],
 )
 def test_what_does_not_add_up_is_one_problem_by_name_and_value(run: Run, field: str) -> None:
-    [problem] = integrity_problems(run)  # sums that overflow give no warning, which would be an error here
+    [problem] = run.problems  # sums that overflow give no warning, which would be an error here
     assert problem.startswith(field)
 
 
 def test_base_entropies_that_disagree_are_problems() -> None:
     run = random_run()
-    other = dataclasses.replace(known(run.score), h_base_mean=1.2)
-    [problem] = integrity_problems(dataclasses.replace(run, score=other))
+    [problem] = dataclasses.replace(run, h_base_mean=1.2).problems
     assert problem.startswith("H_base_mean is 1.2, its sequences give 0.")
     off = altered(run, ETAS[0], base_entropy=lambda entropy: entropy + 1, delta_h_true=lambda total: total - 1)
-    [problem] = integrity_problems(off)
+    [problem] = off.problems
     assert problem.startswith("base_entropy at eta 1e-06 is 1.")
 
 

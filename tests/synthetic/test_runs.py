@@ -6,7 +6,6 @@ import pytest
 
 import analysis_helpers as ah
 from analysis_helpers.estimators import columns
-from analysis_helpers.runs import integrity_problems
 from analysis_helpers.synthetic.policy import entropy_derivative, per_token_entropy
 from analysis_helpers.synthetic.runs import default_policy, update_directions
 
@@ -19,7 +18,7 @@ def test_runs_are_named_sized_and_fixed_by_a_seed_whatever_their_number() -> Non
     assert runs["run_02"] == ah.synthetic_runs(2, 40, [1e-6], seed=5)["run_02"]
     assert runs["run_01"] != ah.synthetic_runs(1, 40, [1e-6], seed=6)["run_01"]
     assert {"linear", "score", "baseline_entropy"} <= set(runs["run_01"].supports)
-    assert integrity_problems(runs["run_01"]) == []
+    assert runs["run_01"].problems == ()
 
 
 def test_sample_data_are_small_and_come_out_as_committed(tmp_path: Path, sample_root: Path) -> None:
