@@ -132,7 +132,12 @@ class Runs(Mapping[str, Run]):
 
     def mean_true_change(self, eta: float) -> float:
         """Return the mean stored ``delta_h_true`` (nats per token) over the runs that have ``eta``."""
-        return float(np.mean([run.measurement(eta).delta_h_true for run in self.values() if run.has_eta(eta)]))
+        return self._mean_true_changes[self.eta(eta)]
+
+    @cached_property
+    def _mean_true_changes(self) -> dict[float, float]:
+        measured = {eta: [run.measurement(eta) for run in self.values() if run.has_eta(eta)] for eta in self.etas}
+        return {eta: float(np.mean([m.delta_h_true for m in each])) for eta, each in measured.items()}
 
     # --- what runs record ---------------------------------------------------------------------------------------------
 
@@ -216,11 +221,11 @@ class Runs(Mapping[str, Run]):
 
 def first_of_content(runs: Mapping[str, Run]) -> dict[str, str]:
     """Return for each name that of the first run with the same content."""
-    alike: dict[Any, list[str]] = {}  # compared whole only where their totals are the same
+    alike: dict[Any, list[str]] = {}  # digests are made only where totals are the same
     original: dict[str, str] = {}
     for name, run in runs.items():
         known = alike.setdefault(run.totals, [])
-        original[name] = next((other for other in known if runs[other] == run), name)
+        original[name] = next((other for other in known if runs[other].digest == run.digest), name)
         if original[name] == name:
             known.append(name)
     return original

@@ -19,7 +19,7 @@ import pandas as pd
 from analysis_helpers._checks import FloatArray, checked_count
 from analysis_helpers.inference.prediction import pooled_err_rel
 from analysis_helpers.inference.verdicts import Case
-from analysis_helpers.runs import Run
+from analysis_helpers.runs import Run, Runs
 from analysis_helpers.synthetic.policy import (
     Policy,
     entropy_change,
@@ -104,11 +104,8 @@ def batch_of(run: Run, first: int, size: int) -> Run:
 def shifted(run: Run, change: float) -> Run:
     """Return the run with ``change`` (nats per token per unit eta) added to the linear change of every subset alike."""
     added = change * run.token_counts
-    parts = {
-        "wjlogp_sum": np.asarray(run.wjlogp_sum) + added,
-        "gdotv": np.asarray(run.gdotv) + added / run.total_tokens,
-    }
-    return replace(run, delta_h_per_lr=run.delta_h_per_lr + change, **parts)
+    parts, gdotv = np.asarray(run.wjlogp_sum) + added, np.asarray(run.gdotv) + added / run.total_tokens
+    return replace(run, delta_h_per_lr=run.delta_h_per_lr + change, wjlogp_sum=parts, gdotv=gdotv)
 
 
 @cache
@@ -169,7 +166,7 @@ def verdict_records(
     for bias in biases:
         within = probability_within(_TOLERANCE, expected_error(bias), tau)
         for *runs, _ in replicates(count, _SIZES, tau=tau, bias=bias, seed=seed):
-            case = Case(named(runs), {}, ETA, sizes[0], _TOLERANCE, _PROBABILITY)
+            case = Case(Runs(named(runs)), Runs({}), ETA, sizes[0], _TOLERANCE, _PROBABILITY)
             recorded.append(("recorded", bias, within, case.recorded.answer))
             if bias == biases[0] and case.ratio is not None:
                 enough += [("enough", n, precise[n], case.enough(case.ratio, n)) for n in sizes]
