@@ -100,11 +100,11 @@ def notes_on_runs() -> Iterator[list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RunWarning)
         yield notes
-    for found in caught:
-        if not issubclass(found.category, RunWarning):
-            warnings.showwarning(found.message, found.category, found.filename, found.lineno)
-        elif str(found.message) not in notes:
-            notes.append(str(found.message))
+    for warning in caught:
+        if not issubclass(warning.category, RunWarning):
+            warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
+        elif str(warning.message) not in notes:
+            notes.append(str(warning.message))
 
 
 def canonical_eta(eta: float) -> float:

@@ -29,7 +29,7 @@ _NEEDS = {
     "adjusted": "the score; on-policy sequences",
     "ratio": "linear terms by sequence",
 }
-_DRAWS = 100  # of another set of runs, for the interval of a plan
+_DRAWS = 100  # replicates behind the interval of a plan
 LEAST = 64  # sequences of a plan: below, the closed form is rough
 _MOST = 2**62  # sequences; what takes more is called unreachable
 
@@ -259,7 +259,7 @@ def size_for(spread: float, target_sd: float) -> int:
 
 
 def smallest_within(
-    found: ConfidenceDistribution, square_spread: float, tolerance: float, probability: float
+    distribution: ConfidenceDistribution, square_spread: float, tolerance: float, probability: float
 ) -> int | None:
     """Return the smallest n, at least 64, at which a fresh run's absolute error is at most ``tolerance``; None if none.
 
@@ -267,7 +267,7 @@ def smallest_within(
     """
 
     def reached(size: float) -> bool:
-        below, above = found.below([-tolerance, tolerance], square_spread / size)
+        below, above = distribution.below([-tolerance, tolerance], square_spread / size)
         return bool(above - below >= probability)
 
     low = high = LEAST
@@ -290,7 +290,7 @@ def _replicate(estimate: PooledEstimate, rng: np.random.Generator) -> PooledEsti
     scatter = np.sqrt(_log_variances(estimate) + logs.tau**2)
     factors = np.exp(rng.normal(0.0, scatter, count) / 2)
     typical = math.sqrt(estimate.mean_square_spread / np.mean(np.exp(scatter**2 / 2)))
-    scale = math.exp(rng.normal(0.0, estimate.reference_error))  # another reference moves all alike
+    scale = math.exp(rng.normal(0.0, estimate.reference_error))  # the error of the reference is common to all
     return replace(estimate, values=values * scale, spreads=typical * factors * scale)
 
 

@@ -90,14 +90,14 @@ def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
         problem = "does not exist"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
-    found = _at_depth(_json_files(root, depth), root, depth)
-    if not found:
+    files = _at_depth(_json_files(root, depth), root, depth)
+    if not files:
         anywhere = [path for path in _json_files(root, _DEEPEST) if path.name in _NAMES]
         meant = [_above(path, depth) for path in anywhere if not _BATCH.fullmatch(path.parent.name)]
         hint = f" (is {meant[0]} the folder meant?)" if meant else ""
         wanted = root.joinpath(*["*"] * depth, RESULTS_FILE)
         raise RunError(str(root), "folder", f"{problem}; looked for {wanted}; {_listing(root)}{hint}")
-    return found
+    return files
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -165,7 +165,7 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     DataFrame
         Columns batch, run, sequences (missing where the file cannot be used), etas, supports (see `Run.supports`),
         same_as (another row with the same content, or empty), problem (empty if there is none). A run that is not at
-        ``batch/run/results.json`` is not loaded from this data root; its problem says what to do.
+        ``batch/run/results.json`` is not loaded from this data root; its problem says where it should lie.
 
     Raises
     ------
@@ -339,16 +339,16 @@ def _json_files(root: Path, depth: int) -> list[Path]:
 
     In a folder that cannot be read there may be one: reading it says why not.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     unreadable: list[OSError] = []
     for place, folders, names in os.walk(root, followlinks=True, onerror=unreadable.append):
         real, deeper = Path(os.path.realpath(place)), len(Path(place).relative_to(root).parts) < depth
         shown = [name for name in (*names, *folders) if not name.startswith(".")]
-        found += [Path(place, name) for name in shown if name.endswith((".json", ".json.gz"))]
+        files += [Path(place, name) for name in shown if name.endswith((".json", ".json.gz"))]
         below = [name for name in folders if deeper and name in shown]
         folders[:] = [name for name in below if not real.is_relative_to(os.path.realpath(Path(place, name)))]
-    found += [Path(error.filename, RESULTS_FILE) for error in unreadable if Path(error.filename) != root]
-    return sorted(found)
+    files += [Path(error.filename, RESULTS_FILE) for error in unreadable if Path(error.filename) != root]
+    return sorted(files)
 
 
 def _at_depth(files: Sequence[Path], root: Path, depth: int) -> list[Path]:

@@ -100,8 +100,8 @@ class Steps:
         mean = float(entropies.mean()) if kind == "centred" else 0.0
         values = self.to_go(entropies) - mean * np.repeat(self.lengths, self.lengths)
         counts = np.bincount(self.positions, minlength=size)
-        found = np.bincount(self.positions, values, size) / np.maximum(counts, 1)
-        return np.where(counts > 0, found, -mean * (np.arange(len(counts)) + 1.0))[:size]
+        means = np.bincount(self.positions, values, size) / np.maximum(counts, 1)
+        return np.where(counts > 0, means, -mean * (np.arange(len(counts)) + 1.0))[:size]
 
 
 @dataclass(frozen=True, eq=False)
