@@ -191,7 +191,7 @@ def checked_logp(values: ArrayLike, name: str, tokens: FloatArray) -> FloatArray
     return array
 
 
-def checked_prompts(values: ArrayLike, name: str, tokens: FloatArray) -> NDArray[Any]:
+def checked_prompts(values: ArrayLike, name: str, tokens: NDArray[Any]) -> NDArray[Any]:
     """Return one whole number or text a sequence."""
     array = np.array(values)
     if array.dtype.kind not in "iuU" or array.shape != tokens.shape:

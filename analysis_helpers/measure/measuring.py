@@ -125,7 +125,7 @@ def measure(
     >>> v = {name: torch.sin(torch.arange(p.numel())).reshape(p.shape) for name, p in model.named_parameters()}
     >>> run = measure(model, batch, v, [1e-3, 2e-3])
     >>> run.n, run.etas, run.supports
-    (64, (0.001, 0.002), ('linear', 'score', 'baseline_entropy', 'logp', 'prompts'))
+    (64, (0.001, 0.002), ('baseline_entropy', 'linear', 'score', 'logp', 'prompts'))
     """
     checked_choice(change, "change", ("midpoint", "difference"))
     if change == "difference":

@@ -98,7 +98,7 @@ class Batch:
         sequences = tuple(row[:length] for row, length in zip(rows, prompts + counts, strict=True))
         if prompt_ids is None:
             prompt_ids = [_digest(row[:length]) for row, length in zip(rows, prompts, strict=True)]
-        groups = checked_prompts(prompt_ids, "prompt_ids", length=size)
+        groups = checked_prompts(prompt_ids, "prompt_ids", counts)
         logp = None if sampler_logp is None else checked_array(sampler_logp, "sampler_logp", length=size)
         return cls(sequences, prompts, counts, groups, logp)
 
