@@ -23,7 +23,6 @@ _NOT_COMPARABLE = "not comparable with actual runs"  # what is said of the parti
 _MOST_OFF = 0.1  # of the SD in closed form: where draws differ by more, the figure says so
 
 
-@style.own_look
 def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
     """Return axes with the random subsets as a histogram of 60 bins and each actual run as a dashed line.
 
@@ -59,7 +58,6 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     return target
 
 
-@style.own_look
 def plot_err_rel_comparisons(comparisons: Sequence[Comparison]) -> Figure:
     """Return a figure with comparisons one below the other on one scale, so that their widths can be compared."""
     figure, axes = style.panels(len(comparisons), share_x=True, height=3.1)
@@ -68,7 +66,6 @@ def plot_err_rel_comparisons(comparisons: Sequence[Comparison]) -> Figure:
     return figure
 
 
-@style.own_look
 def plot_err_rel_histograms(
     df: pd.DataFrame,
     eta_values: Sequence[float],
@@ -117,7 +114,6 @@ def plot_err_rel_histograms(
     return figure
 
 
-@style.own_look
 def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
     """Return a figure of the predictive density of a fresh run, with the actual runs and their standard errors below.
 
@@ -155,7 +151,6 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
     return figure
 
 
-@style.own_look
 def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     """Return a figure of the SD of err_rel against the number of sequences: closed form (lines), draws (points).
 
@@ -184,7 +179,6 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     return figure
 
 
-@style.own_look
 def plot_exploration(comparison: Comparison, moments: pd.DataFrame, *, tolerance: float) -> Figure:
     """Return a figure of err_rel over subsets, drawn and in closed form, with the actual runs.
 

@@ -10,7 +10,6 @@ from ..inference import plus_minus
 from . import style
 
 
-@style.own_look
 def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
     """Return a figure of the true change of each run against eta, its fitted trend, and the pooled straight line.
 
@@ -40,7 +39,6 @@ def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
     return figure
 
 
-@style.own_look
 def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
     """Return a figure of nonlinearity against eta: trend with the 90 % interval of the next update, matched - true.
 

@@ -12,7 +12,6 @@ from . import style
 _NO_SIZE = "no size is enough"
 
 
-@style.own_look
 def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: float, eta: float) -> Figure:
     """Return a figure of the error of one fresh batch against its size: from sampling alone, and in all.
 
@@ -47,7 +46,6 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     return figure
 
 
-@style.own_look
 def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
     """Return a figure of the required batch size per eta with its interval; it says where no size is enough.
 
@@ -87,7 +85,6 @@ def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
     return figure
 
 
-@style.own_look
 def plot_verdict_map(table: pd.DataFrame) -> Figure:
     """Return a figure of the two answers at each eta, each with the sequences that one batch takes.
 
@@ -113,7 +110,6 @@ def plot_verdict_map(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@style.own_look
 def plot_budget(table: pd.DataFrame, *, sequences: int) -> Figure:
     """Return a figure of the standard error of the mean err_rel when a budget is split over several runs.
 

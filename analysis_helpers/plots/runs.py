@@ -17,7 +17,6 @@ _PAIR = (("o", -0.12), ("D", 0.12))  # marker and shift of two values side by si
 _POINTS: dict[str, Any] = {"markersize": 5.5, "elinewidth": 1.2}
 
 
-@style.own_look
 def plot_totals(totals: pd.DataFrame) -> Figure:
     """Return a figure of the true and the linear total of each run, one panel per eta.
 
@@ -43,7 +42,6 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
     return figure
 
 
-@style.own_look
 def plot_influence_tails(influence: pd.DataFrame) -> Figure:
     """Return a figure of the share of sequences whose influence is farther from the mean than a number of SDs.
 
@@ -75,7 +73,6 @@ def plot_influence_tails(influence: pd.DataFrame) -> Figure:
     return figure
 
 
-@style.own_look
 def plot_decomposition(table: pd.DataFrame) -> Figure:
     """Return a figure of the two parts of err_rel, each run and pooled, unadjusted and score-adjusted, a row per eta.
 

@@ -1,7 +1,7 @@
 """What all figures share: one colour and one label per quantity, panels, points, bands, legends, histograms.
 
-Nothing is set globally, and settings of a user (matplotlibrc) do not reach a figure: `own_look` holds while it is made
-and while it is drawn.
+Nothing is set globally; a user's settings (`matplotlib.rcParams`) apply where a figure sets none itself. Texts are not
+written for LaTeX, where a "%" begins a comment: leave ``text.usetex`` off.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from io import BytesIO
 from typing import Any
 
 import matplotlib.pyplot as plt
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -48,25 +47,16 @@ _WIDTH = 5.2  # inches; on a phone, where a figure takes the width of the screen
 _TITLE_WIDTH = 58  # characters
 _DPI = 110
 
-own_look = matplotlib.style.context("default")
-
 
 class StatedFigure(Figure):
     """A figure that states its finding, which becomes its alternative text in notebooks and pages."""
-
-    savefig = own_look(Figure.savefig)
 
     @property
     def finding(self) -> str:
         """The title of each panel, which states its numbers, and its axes."""
         panels = ((ax.get_title(), ax.get_ylabel(), ax.get_xlabel()) for ax in self.axes)
-        told = (f"{title}. Axes: {' against '.join(filter(None, labels))}." for title, *labels in panels)
-        return " ".join(" ".join(told).split())
-
-    def set_canvas(self, canvas: Any) -> None:
-        """Take a canvas, which then prints with no setting of a user; notebooks print without `savefig`."""
-        super().set_canvas(canvas)
-        canvas.print_figure = own_look(canvas.print_figure)
+        statements = (f"{title}. Axes: {' against '.join(filter(None, labels))}." for title, *labels in panels)
+        return " ".join(" ".join(statements).split())
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
         return {"text/plain": self.finding}, {"image/png": {"alt": self.finding}}

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from . import style
 
 
-@style.own_look
 def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
     """Return a figure of how often prediction intervals cover the next run, and of its percentile (PIT).
 
@@ -50,7 +49,6 @@ def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
     return figure
 
 
-@style.own_look
 def plot_verdict_rates(table: pd.DataFrame, question: str, label: str) -> Figure:
     """Return a figure of how often a verdict says yes, cannot tell and no, one bar per setting, with the true answer.
 

@@ -2,9 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -62,20 +60,6 @@ def test_a_figure_states_the_numbers_of_its_table(large_runs: Runs, small_runs: 
         text, metadata = figure._repr_mimebundle_()  # asked for by IPython
         assert text["text/plain"] == metadata["image/png"]["alt"] == figure.finding
         assert "\n" not in figure.finding
-
-
-def test_settings_of_a_user_do_not_reach_a_figure() -> None:
-    table = pd.DataFrame({"eta": [1e-6], "method": ["trend"], "nonlinearity": 0.1, "se": 0.01, "low": 0.0, "high": 0.2})
-    usual = plots.png(plots.plot_nonlinearity(table, tolerance=0.25))
-    theirs: Any = {
-        "text.usetex": True,
-        "axes.facecolor": "black",
-        "font.size": 30,
-        "savefig.facecolor": "red",
-        "font.family": "cursive",
-    }
-    with mpl.rc_context(theirs):
-        assert plots.png(plots.plot_nonlinearity(table, tolerance=0.25)) == usual
 
 
 def test_without_rows_there_is_no_panel_and_nothing_that_a_notebook_would_show() -> None:
