@@ -178,7 +178,7 @@ SIGNATURES = {
     "summarize_err_rel_distribution": "(df)",
     "compare_err_rel_distributions": "(large_runs, small_runs, eta, *, sample_size=256, num_samples=2000, seed=0, "
     "estimator='partial_sum', sampler='sequential')",
-    "plot_err_rel_comparison": "(comparison, *, ax=None)",
+    "plot_err_rel_comparison": "(comparison, *, ax=None, moments=None, tolerance=None)",
     "plot_err_rel_histograms": "(df, eta_values, *, estimator='partial_sum', moments=None)",
     "err_rel_standard_error": "(run, eta, n=None, *, reference=None, estimator='ratio', population='policy')",
     "decompose_err_rel": "(runs, eta, *, reference=None, score_adjusted=False)",

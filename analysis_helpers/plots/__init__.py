@@ -4,7 +4,6 @@ from .err_rel import (
     plot_err_rel_comparison as plot_err_rel_comparison,
     plot_err_rel_comparisons as plot_err_rel_comparisons,
     plot_err_rel_histograms as plot_err_rel_histograms,
-    plot_exploration as plot_exploration,
     plot_prediction as plot_prediction,
     plot_spread_by_size as plot_spread_by_size,
 )
@@ -22,3 +21,9 @@ from .runs import (
 )
 from .style import ANSWER_COLOURS as ANSWER_COLOURS, png as png
 from .validation import plot_calibration as plot_calibration, plot_verdict_rates as plot_verdict_rates
+
+__all__ = [name for name in globals() if name.startswith("plot_")]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -19,11 +19,16 @@ from . import style
 
 _DASHES = ("--", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # so that actual runs differ by more than their label
 
-_NOT_COMPARABLE = "not comparable with actual runs"  # what is said of the partial sum
-_MOST_OFF = 0.1  # of the SD in closed form: where draws differ by more, the figure says so
+_NOTED_DIFFERENCE = 0.1  # of the SD in closed form: where that of the draws differs by more, the title says so
 
 
-def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
+def plot_err_rel_comparison(
+    comparison: Comparison,
+    *,
+    ax: Axes | None = None,
+    moments: pd.DataFrame | None = None,
+    tolerance: float | None = None,
+) -> Axes:
     """Return axes with the random subsets as a histogram of 60 bins and each actual run as a dashed line.
 
     Parameters
@@ -32,6 +37,10 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
         From `analysis_helpers.compare_err_rel_distributions`.
     ax
         Axes to draw on; None: new ones.
+    moments
+        From `analysis_helpers.subset_moments`, for the same subsets: the closed form, drawn over the histogram.
+    tolerance
+        Drawn as a band.
 
     Examples
     --------
@@ -44,16 +53,13 @@ def plot_err_rel_comparison(comparison: Comparison, *, ax: Axes | None = None) -
     target = style.panels(1)[1][0] if ax is None else ax
     estimator, size, subsets = comparison.estimator, comparison.sample_size, comparison.synthetic["err_rel"]
     style.histogram(target, subsets, estimator, f"subsets of {size} drawn from large runs")
+    title = f"{_spread(estimator, comparison.eta, subsets)}; {_nearness(comparison)}"
+    if moments is not None:
+        title += _draw_closed_form(target, moments, estimator, subsets)
     _draw_actual_runs(target, comparison)
+    if tolerance is not None:
+        style.tolerance_band(target, tolerance)
     style.zero_line(target)
-    compared = f"{comparison.num_near} of {counted(len(comparison.actual), 'actual run')} within 2 SD of the mean"
-    if others := comparison.other_sizes:
-        compared = f"actual runs have {', '.join(map(str, others))} sequences, not {size}"
-    if comparison.actual.empty:
-        compared = "no actual runs to compare with"
-    if estimator == "partial_sum":
-        compared = _NOT_COMPARABLE
-    title = f"{_spread(estimator, comparison.eta, subsets)}; {compared}"
     style.describe(target, title, style.err_rel_label(estimator), "number of subsets", columns=2)
     return target
 
@@ -108,7 +114,7 @@ def plot_err_rel_histograms(
         ax.axvline(values.mean(), color=colour, linestyle="--", linewidth=1.4, label="mean")
         title = _spread(estimator, eta, values)
         if moments is not None:
-            title += _draw_closed_form(ax, _at_eta(moments, eta), estimator, values, span, "closed form")
+            title += _draw_closed_form(ax, _at_eta(moments, eta), estimator, values, span)
         style.describe(ax, title, style.err_rel_label(estimator), "number of subsets")
     axes[0].legend(fontsize=8, frameon=False)
     return figure
@@ -145,8 +151,8 @@ def plot_prediction(prediction: Prediction, checked: pd.DataFrame) -> Figure:
     ax.set_ylim(-(len(checked) + 0.6) * step, 1.08 * density.max())
     ax.set_yticks([])
     alike = values[checked["n"] == prediction.n]
-    held = f"{alike.between(low, high).sum()} of {counted(len(alike), 'actual run')} of this size in the "
-    title = f"eta {prediction.eta:g}: {held if len(alike) else ''}90% prediction interval {low_to_high(low, high)}"
+    inside_of = f"{alike.between(low, high).sum()} of {counted(len(alike), 'actual run')} of this size in the "
+    title = f"eta {prediction.eta:g}: {inside_of if len(alike) else ''}90% prediction interval {low_to_high(low, high)}"
     style.describe(ax, title, f"{style.ERR_REL_LABEL}; bars: standard errors", "predictive density", columns=2)
     return figure
 
@@ -169,44 +175,13 @@ def plot_spread_by_size(table: pd.DataFrame, n: int) -> Figure:
     ax.axvline(n, color=style.COLOURS["guide"], linestyle=":", linewidth=1.2, label=f"n = {n}")
     style.log_size_axis(ax)
     style.log_error_axis(ax)
-    known = "".join(f"SD on a fresh batch of {n:,}: {sd:.2g}; " for sd in table.loc[n_of == n, "fresh"])
+    at_n = "".join(f"SD on a fresh batch of {n:,}: {sd:.2g}; " for sd in table.loc[n_of == n, "fresh"])
     product, ratios = table["fresh"] * np.sqrt(n_of), table["drawn"] / table["subset"]
     halved = "halve it" if product.min() > 0.99 * product.max() else "do more than halve it"
-    title = f"{known}four times the sequences {halved}"
-    if (abs(ratios - 1) > _MOST_OFF).any():
+    title = f"{at_n}four times the sequences {halved}"
+    if (abs(ratios - 1) > _NOTED_DIFFERENCE).any():
         title += f"; subsets drawn: {ratios.min():.2f} to {ratios.max():.2f} times the closed form"
     style.describe(ax, title, "sequences n", f"SD of err_rel\n{style.TRUE_CHANGES}", columns=2)
-    return figure
-
-
-def plot_exploration(comparison: Comparison, moments: pd.DataFrame, *, tolerance: float) -> Figure:
-    """Return a figure of err_rel over subsets, drawn and in closed form, with the actual runs.
-
-    The scale follows from the closed form and the actual runs, so that it does not depend on the draws.
-
-    Parameters
-    ----------
-    comparison
-        From `analysis_helpers.compare_err_rel_distributions`.
-    moments
-        From `analysis_helpers.subset_moments`: the closed form, for the same subsets.
-    tolerance
-        Drawn as a band.
-    """
-    figure, (ax,) = style.panels(1)
-    estimator, size, draws = comparison.estimator, comparison.sample_size, comparison.synthetic["err_rel"]
-    low, high = span = _span(moments, comparison.actual, tolerance)
-    label = f"{len(draws):,} subsets of {size} drawn from large runs"
-    style.histogram(ax, draws.clip(low, high), estimator, label, span)
-    note = _draw_closed_form(ax, moments, estimator, draws, span, "subsets, closed form")
-    _draw_actual_runs(ax, comparison)
-    style.tolerance_band(ax, tolerance)
-    ax.set_xlim(low, high)
-    mean, sd = moments_over_runs(moments)
-    title = f"{_name(estimator)}, eta {comparison.eta:g}, subsets of {size}: {mean:+.2g} ± {sd:.2g} (mean ± SD)"
-    if estimator == "partial_sum":
-        title += f"; {_NOT_COMPARABLE}"
-    style.describe(ax, title + note, style.err_rel_label(estimator), "number of subsets", columns=2)
     return figure
 
 
@@ -220,7 +195,7 @@ def _draw_actual_runs(ax: Axes, comparison: Comparison) -> None:
 
 
 def _draw_closed_form(
-    ax: Axes, moments: pd.DataFrame, estimator: str, values: pd.Series[float], span: tuple[float, float], label: str
+    ax: Axes, moments: pd.DataFrame, estimator: str, values: pd.Series[float], span: tuple[float, float] | None = None
 ) -> str:
     """Draw the mean over runs of normal densities (columns mean, sd), on the scale of the histogram of the values.
 
@@ -229,21 +204,30 @@ def _draw_closed_form(
     spread = moments[moments["sd"] > 0]
     if spread.empty:  # subsets of all sequences
         return ""
-    grid = np.linspace(*span, 400)
+    low, high = span or (values.min(), values.max())
+    grid = np.linspace(low, high, 400)
     densities = [np.vectorize(NormalDist(mean, sd).pdf)(grid) for mean, sd in spread[["mean", "sd"]].to_numpy()]
-    expected = len(values) * (span[1] - span[0]) / style.BINS * sum(densities) / len(moments)
-    ax.plot(grid, expected, color=style.COLOURS[estimator], linewidth=1.8, label=label)
+    expected = len(values) * (high - low) / style.BINS * sum(densities) / len(moments)
+    ax.plot(grid, expected, color=style.COLOURS[estimator], linewidth=1.8, label="closed form")
     ratio = values.std() / moments_over_runs(moments)[1]
-    off = abs(ratio - 1) > max(_MOST_OFF, 3 / np.sqrt(2 * len(values)))
+    off = abs(ratio - 1) > max(_NOTED_DIFFERENCE, 3 / np.sqrt(2 * len(values)))
     return f"; SD of the draws: {ratio:.2f} times the closed form" if off else ""
 
 
 def _spread(estimator: str, eta: float, values: pd.Series[float]) -> str:
-    return f"{_name(estimator)}, eta {eta:g}: subsets {plus_minus(values.mean(), values.std())} (mean ± SD)"
+    name = estimator.replace("_", " ").capitalize()
+    return f"{name}, eta {eta:g}: subsets {plus_minus(values.mean(), values.std())} (mean ± SD)"
 
 
-def _name(estimator: str) -> str:
-    return estimator.replace("_", " ").capitalize()
+def _nearness(comparison: Comparison) -> str:
+    """Return what the title says of the actual runs."""
+    if comparison.estimator == "partial_sum":
+        return "not comparable with actual runs"
+    if comparison.actual.empty:
+        return "no actual runs to compare with"
+    if sizes := comparison.other_sizes:
+        return f"actual runs have {', '.join(map(str, sizes))} sequences, not {comparison.sample_size}"
+    return f"{comparison.num_near} of {counted(len(comparison.actual), 'actual run')} within 2 SD of the mean"
 
 
 def _at_eta(df: pd.DataFrame, eta: float) -> pd.DataFrame:
@@ -252,13 +236,3 @@ def _at_eta(df: pd.DataFrame, eta: float) -> pd.DataFrame:
         there = ", ".join(map(repr, df["eta"].unique().tolist()))
         raise ValueError(f"df has no row with eta {eta!r}; there are {there}")
     return rows
-
-
-def _span(moments: pd.DataFrame, actual: pd.DataFrame, tolerance: float) -> tuple[float, float]:
-    """Return an interval that holds nearly all subsets, every actual run and a tolerance that is not far off."""
-    reach = 4 * moments["sd"]
-    ends = pd.concat([moments["mean"] - reach, moments["mean"] + reach, actual["err_rel"]])
-    shown = min(tolerance, 2 * float(ends.abs().max()))  # one far beyond would press all else into one line
-    low, high = min(float(ends.min()), -shown), max(float(ends.max()), shown)
-    margin = 0.03 * (high - low) or 1.0
-    return low - margin, high + margin

@@ -7,8 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-import analysis_helpers as ah
-from analysis_helpers import Runs, plots
+from analysis_helpers import Runs, entropy_trend, nonlinearity, plots, run_totals
 from analysis_helpers.estimators import ESTIMATORS
 from analysis_helpers.plots import style
 from analysis_helpers.plots.style import COLOURS
@@ -40,26 +39,24 @@ def test_a_legend_below_hides_no_label_whatever_the_height(height: float, lines:
     assert legend.get_window_extent().y0 >= 0
 
 
-def test_a_figure_states_the_numbers_of_its_table(large_runs: Runs, small_runs: Runs) -> None:
-    eta, totals = 1.6e-6, ah.run_totals({"E_2048": large_runs})
-    compared = ah.compare_err_rel_distributions(large_runs, small_runs, eta, num_samples=50, estimator="ratio")
-    trend, off = ah.entropy_trend(large_runs), ah.nonlinearity(large_runs)
-    spread, tails = ah.spread_by_size(large_runs, eta, [64, 256]), ah.influence_table(large_runs, eta)
-    last, of_eta = off.iloc[-1], totals[totals["eta"] == eta]
-    drawn = compared.synthetic["err_rel"]
-    for figure, numbers in (
-        (plots.plot_err_rel_comparisons([compared]), [f"{drawn.mean():+.2f} ± {drawn.std():.2f}", "4 of 4"]),
-        (plots.plot_trend(trend, totals), [f"{trend.iloc[-1]['slope'] / 1e3:+.2f}"]),
-        (plots.plot_nonlinearity(off, tolerance=0.25), [f"{last['nonlinearity']:+.4f} ± {last['se']:.4f} (matched)"]),
-        (plots.plot_spread_by_size(spread, 256), [f"{spread.iloc[-1]['fresh']:.2g}"]),
-        (plots.plot_totals(totals), [f"{of_eta['linear'].mean() / of_eta['true'].mean():.2f} (E_2048)"]),
-        (plots.plot_influence_tails(tails), ["SDs from the mean"]),
+def test_a_figure_states_the_numbers_of_its_table_as_its_alternative_text(large_runs: Runs) -> None:
+    totals, trend, off = run_totals({"E_2048": large_runs}), entropy_trend(large_runs), nonlinearity(large_runs)
+    last, means = off.iloc[-1], totals[totals["eta"] == 1.6e-6][["linear", "true"]].mean()
+    for figure, number in (
+        (plots.plot_trend(trend, totals), f"{trend.iloc[-1]['slope'] / 1e3:+.2f}"),
+        (plots.plot_nonlinearity(off, tolerance=0.25), f"{last['nonlinearity']:+.4f} ± {last['se']:.4f} (matched)"),
+        (plots.plot_totals(totals), f"{means['linear'] / means['true']:.2f} (E_2048)"),
     ):
         assert isinstance(figure, style.StatedFigure)
-        assert [number for number in numbers if number not in figure.finding] == []
+        assert number in figure.finding
+        assert "\n" not in figure.finding
         text, metadata = figure._repr_mimebundle_()  # asked for by IPython
         assert text["text/plain"] == metadata["image/png"]["alt"] == figure.finding
-        assert "\n" not in figure.finding
+
+
+def test_completion_and_help_list_the_plots_alone() -> None:
+    assert "plot_totals" in dir(plots)
+    assert all(getattr(plots, name).__doc__.startswith("Return ") for name in dir(plots))
 
 
 def test_without_rows_there_is_no_panel_and_nothing_that_a_notebook_would_show() -> None:
