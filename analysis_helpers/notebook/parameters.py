@@ -6,19 +6,18 @@ A new parameter is one field of `Parameters`; notebooks call `read_parameters`.
 from __future__ import annotations
 
 import ast
-import difflib
 import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import median_low
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 import pandas as pd
-from msgspec import Meta
+from msgspec import UNSET, Meta
 
 from .._checks import RunError, RunWarning, same_eta, warn_about_runs
 from ..estimators import ESTIMATORS, EstimatorName
@@ -27,11 +26,11 @@ from ..runs import Runs, result_files, sound_batches, sound_runs
 
 _Eta = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive step size")]
 _Etas = Annotated[list[_Eta], Meta(min_length=1, description="must be a list of positive step sizes")]
-_Model = Annotated[str, Meta(min_length=1, description="must be a name or a path")]
+_Name = Annotated[str, Meta(min_length=1, description="must be a name or a path")]
 _Count = Annotated[int, Meta(ge=1, description="must be a whole number of at least 1")]
-_Folder = Annotated[str, Meta(min_length=1, description="must be the name of a folder")]
 _Positive = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive number")]
 _Probability = Annotated[float, Meta(gt=0, lt=1, description="must lie between 0 and 1")]
+_Seed = Annotated[int, Meta(ge=0, description="must be a whole number of at least 0")]
 _Estimator = Annotated[EstimatorName, Meta(description=f"must be one of {', '.join(map(repr, ESTIMATORS))}")]
 
 
@@ -42,29 +41,32 @@ class ParameterError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+_ABSENT: Any = UNSET
+
+
 class Parameters(msgspec.Struct, frozen=True):
-    """The parameters that a notebook may have; a default means that the notebook does not have it.
+    """The parameters that a notebook may have, in the order of `table`; one that it does not have is ``UNSET``.
 
     ``sources`` says in a few words where a value comes from, if it is not the notebook's own.
     """
 
-    data_root: _Folder = ""
-    large_batch: _Folder = ""
-    small_batch: str = ""
-    model: _Model = ""
-    prompts: _Model = ""
-    eta: _Eta = -1.0
-    step_sizes: _Etas = []
-    etas: _Etas = []
-    estimator: _Estimator | Literal[""] = ""
-    sequences: _Count = -1
-    max_new_tokens: _Count = -1
-    subset_size: _Count = -1
-    num_samples: _Count = -1
-    samples_per_eta: _Count = -1
-    tolerance: _Positive = -1.0
-    probability: _Probability = -1.0
-    seed: Annotated[int, Meta(ge=0, description="must be a whole number of at least 0")] = -1
+    data_root: _Name = _ABSENT
+    large_batch: _Name = _ABSENT
+    small_batch: str = _ABSENT
+    model: _Name = _ABSENT
+    prompts: _Name = _ABSENT
+    eta: _Eta = _ABSENT
+    step_sizes: _Etas = _ABSENT
+    etas: _Etas = _ABSENT
+    estimator: _Estimator = _ABSENT
+    sequences: _Count = _ABSENT
+    max_new_tokens: _Count = _ABSENT
+    subset_size: _Count = _ABSENT
+    num_samples: _Count = _ABSENT
+    samples_per_eta: _Count = _ABSENT
+    tolerance: _Positive = _ABSENT
+    probability: _Probability = _ABSENT
+    seed: _Seed = _ABSENT
     sources: Mapping[str, str] = {}
 
     @property
@@ -75,7 +77,8 @@ class Parameters(msgspec.Struct, frozen=True):
     def large_runs(self, needs: Sequence[str] = ()) -> Runs:
         """Return the runs of the large batch by `sound_runs`; warn about those that `run_health` finds unsound."""
         runs = sound_runs(self.root / self.large_batch, needs=needs)
-        for flag in explained(unsound_flags(flags_at(run_health(runs), [self.eta, *self.etas]))):
+        etas = [*([self.eta] if self.eta else []), *(self.etas or [])]
+        for flag in explained(unsound_flags(flags_at(run_health(runs), etas))):
             warn_about_runs(f"numbers here are not to be trusted; fix or exclude the run: {flag}")
         return runs
 
@@ -85,17 +88,15 @@ class Parameters(msgspec.Struct, frozen=True):
 
     def recorded(self) -> dict[str, object]:
         """Return name -> value of the notebook's own parameters."""
-        return {name: value for name, own in _DEFAULTS.items() if (value := getattr(self, name)) != own}
+        return {name: value for name in _TYPES if (value := getattr(self, name)) is not UNSET}
 
     def table(self) -> pd.DataFrame:
         """Return a row per parameter: name, value, and where it comes from if it is not the notebook's own."""
-        values = self.recorded()
-        names = {**values, **self.sources}
-        rows = [(name, shown(values.get(name, "")), self.sources.get(name, "")) for name in names]
+        rows = [(name, shown(value), self.sources.get(name, "")) for name, value in self.recorded().items()]
         return pd.DataFrame(rows, columns=["parameter", "value", "source"])
 
 
-_DEFAULTS = {name: value for name, value in msgspec.structs.asdict(Parameters()).items() if name != "sources"}
+_TYPES = {name: kind for name, kind in get_type_hints(Parameters, include_extras=True).items() if name != "sources"}
 
 
 def read_parameters(variables: Mapping[str, Any]) -> Parameters:
@@ -117,27 +118,25 @@ def read_parameters(variables: Mapping[str, Any]) -> Parameters:
 
     Examples
     --------
-    >>> given = read_parameters({"seed": "7", "num_samples": 1e3})
-    >>> given.seed, given.num_samples
-    (7, 1000)
+    >>> read_parameters({"seed": "7", "num_samples": 1e3}).recorded()
+    {'num_samples': 1000, 'seed': 7}
     >>> read_parameters({"num_samples": 256.5})
     Traceback (most recent call last):
         ...
     analysis_helpers.notebook.parameters.ParameterError: num_samples must be a whole number of at least 1, got 256.5
     """
-    declared = {name: variables[name] for name in _DEFAULTS if name in variables}
-    left_open = [name for name in CHOSEN if name in declared and declared[name] is None]
+    declared = {name: variables[name] for name in _TYPES if name in variables}
+    left_open = [name for name in _CHOSEN if name in declared and declared[name] is None]
     values = {name: convert_parameter(name, value) for name, value in declared.items() if name not in left_open}
-    sources: dict[str, str] = {}
     root = resolve_data_root(values["data_root"]) if "data_root" in values else None
-    if root is not None and set(declared) & set(CHOSEN):
-        batches, unusable = _batches(root)
-        suited = _chosen(values, batches, unusable)
-        for name in left_open:
-            values[name], sources[name] = suited[name]
-        if "large_batch" in values:
-            _check_data(values, batches[values["large_batch"]])
-    return Parameters(**values, sources=sources | _changed(variables))
+    if root is None or not set(declared) & set(_CHOSEN):
+        return Parameters(**values)
+    batches, unusable = _batches(root)
+    choices = _choices(values, batches, unusable)
+    values |= {name: choices[name][0] for name in left_open}
+    if "large_batch" in values:
+        _check_data(values, batches[values["large_batch"]])
+    return Parameters(**values, sources={name: choices[name][1] for name in left_open})
 
 
 def convert_parameter(name: str, value: object, default: object = None) -> Any:
@@ -145,12 +144,14 @@ def convert_parameter(name: str, value: object, default: object = None) -> Any:
 
     A parameter that is not one of `Parameters` has the type of its default, where it has one.
     """
-    kind = _KINDS.get(name, Any if default is None else type(default))
+    kind = _TYPES.get(name, Any if default is None else type(default))
     try:
-        found = msgspec.convert(_as_list(value) if kind in (_Etas, list) else value, kind, strict=False)
+        converted = msgspec.convert(_as_list(value) if kind in (_Etas, list) else value, kind, strict=False)
     except (msgspec.ValidationError, OverflowError):
-        raise ParameterError(f"{name} {_rule(kind) or f'must be of type {kind.__name__}'}, got {value!r}") from None
-    return found.rstrip("/") if name.endswith("_batch") else found
+        notes = getattr(kind, "__metadata__", ())
+        rule = notes[0].description if notes else f"must be of type {kind.__name__}"
+        raise ParameterError(f"{name} {rule}, got {value!r}") from None
+    return converted.rstrip("/") if name.endswith("_batch") else converted
 
 
 def shown(value: object, separator: str = ", ") -> str:
@@ -158,15 +159,6 @@ def shown(value: object, separator: str = ", ") -> str:
     if isinstance(value, list | tuple):
         return separator.join(map(shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _rule(kind: Any) -> str:
-    """Return the rule in words of a type, or of the first type of a union that has one."""
-    notes = getattr(kind, "__metadata__", ())
-    return notes[0].description if notes else next(filter(None, map(_rule, get_args(kind))), "")
-
-
-_KINDS = get_type_hints(Parameters, include_extras=True)
 
 
 def resolve_data_root(data_root: str | Path) -> Path:
@@ -202,10 +194,40 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | int | float) else value
 
 
+def assigned(source: str) -> dict[str, Any]:
+    """Return name -> value of the literals that a cell assigns."""
+    literals = {}
+    with suppress(SyntaxError):
+        for line in ast.parse(source).body:
+            match line:
+                case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+                    with suppress(ValueError):  # it is no literal
+                        literals[name] = ast.literal_eval(value)
+    return literals
+
+
 # --- chosen from the data ---------------------------------------------------------------------------------------------
 
-CHOSEN = ("large_batch", "small_batch", "eta", "etas", "subset_size")
-_Runs = Sequence[tuple[int, tuple[float, ...]]]  # sequences and etas of each run
+_CHOSEN = ("large_batch", "small_batch", "eta", "etas", "subset_size")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What is known of the usable runs of a batch folder."""
+
+    n: int  # sequences of a run: the median
+    largest: int
+    etas: tuple[float, ...]
+    shared_etas: list[float]  # measured on most sequences: those of all runs, if there are any
+    has_common: bool  # whether all runs have these
+
+    @classmethod
+    def of(cls, runs: Runs) -> _Batch:
+        sizes = [run.n for run in runs.values()]
+        measured_on = {eta: sum(run.n for run in runs.values() if run.has_eta(eta)) for eta in runs.etas}
+        most = max(measured_on.values())
+        shared = [eta for eta, sequences in measured_on.items() if sequences == most]
+        return cls(median_low(sizes), max(sizes), runs.etas, shared, most == sum(sizes))
 
 
 def data_state(root: Path) -> tuple[tuple[str, int, int], ...]:
@@ -220,8 +242,8 @@ def data_state(root: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((name, state.st_size, state.st_mtime_ns) for name, state in files)
 
 
-def _batches(root: Path) -> tuple[Mapping[str, _Runs], list[str]]:
-    """Return what is known of the runs of each batch folder, and the folders without a run that can be used.
+def _batches(root: Path) -> tuple[dict[str, _Batch], list[str]]:
+    """Return the batch folders with usable runs, and the names of those without.
 
     They are read again only if a file has changed.
     """
@@ -234,96 +256,55 @@ def _batches(root: Path) -> tuple[Mapping[str, _Runs], list[str]]:
 
 
 @lru_cache(maxsize=8)
-def _described(root: Path, _: object) -> Mapping[str, _Runs]:
+def _described(root: Path, _: object) -> dict[str, _Batch]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)  # notebooks warn about the runs that they skip
-        batches = sound_batches(root)
-    return {name: [(run.n, run.etas) for run in runs.values()] for name, runs in batches.items()}
+        return {name: _Batch.of(runs) for name, runs in sound_batches(root).items()}
 
 
-def _chosen(
-    given: Mapping[str, Any], batches: Mapping[str, _Runs], unusable: Sequence[str]
+def _choices(
+    values: Mapping[str, Any], batches: Mapping[str, _Batch], unusable: Iterable[str]
 ) -> dict[str, tuple[Any, str]]:
-    """Return what suits the data: name -> value and where it comes from."""
-    sizes = {name: median_low(size for size, _ in runs) for name, runs in batches.items()}
+    """Return what suits the data beside the values that are set: name -> value and where it comes from."""
+    sizes = {name: batch.n for name, batch in batches.items()}
+    large, small = _large_and_small(values, sizes)
+    etas, small_etas = batches[large].shared_etas, batches[small].shared_etas if small else []
+    etas = [eta for eta in etas if any(same_eta(eta, other) for other in small_etas)] or etas
+    which = "that the runs share" if batches[large].has_common else "measured on most sequences"
+    n, source_of_n = sizes[large] // 8, f"an eighth of {large}"
+    if small:
+        n, source_of_n = min(sizes[small], sizes[large]), f"that of {small}"
+    return {
+        "large_batch": (large, "; ".join(["most sequences a run", *(f"no usable run in {name}" for name in unusable)])),
+        "small_batch": (small, "fewest sequences a run" if small else "none has fewer sequences"),
+        "eta": (etas[0], f"smallest {which}"),
+        "etas": (etas, f"all {which}"),
+        "subset_size": (max(2, n), source_of_n),
+    }
+
+
+def _large_and_small(values: Mapping[str, Any], sizes: Mapping[str, int]) -> tuple[str, str]:
+    """Return the two batches that are set, else those of most and of fewest sequences a run; "": no small one."""
     for name in ("large_batch", "small_batch"):
-        if given.get(name) and given[name] not in sizes:
-            there = ", ".join(sizes)
-            raise ParameterError(
-                f"{name} must be a batch folder with usable runs (there: {there}), got {given[name]!r}"
-            )
-    small = given.get("small_batch")
+        if values.get(name) and values[name] not in sizes:
+            rule = f"must be a batch folder with usable runs (there: {', '.join(sizes)})"
+            raise ParameterError(f"{name} {rule}, got {values[name]!r}")
+    small = values.get("small_batch")
     others = [name for name in sizes if name != small]
-    large: str = given.get("large_batch") or max(others, key=sizes.__getitem__, default=str(small))
+    large: str = values.get("large_batch") or max(others, key=sizes.__getitem__, default=str(small))
     if small is None:
         small = min((name for name in sizes if sizes[name] < sizes[large]), key=sizes.__getitem__, default="")
     if small == large:
         raise ParameterError(f"small_batch must be another folder than large_batch, got {small!r} for both")
-    etas = _shared_etas(batches[large])
-    both = [eta for eta in etas if small and any(same_eta(eta, other) for other in _shared_etas(batches[small]))]
-    everywhere = all(eta in etas_of_run for eta in etas for _, etas_of_run in batches[large])
-    which = "that the runs share" if everywhere else "measured on most sequences"
-    sequences, source = sizes[large] // 8, f"an eighth of {large}"
-    if small:
-        sequences, source = min(sizes[small], sizes[large]), f"that of {small}"
-    return {
-        "large_batch": (large, "; ".join(["most sequences a run", *(f"no usable run in {name}" for name in unusable)])),
-        "small_batch": (small, "fewest sequences a run" if small else "none has fewer sequences"),
-        "eta": ((both or etas)[0], f"smallest {which}"),
-        "etas": (both or etas, f"all {which}"),
-        "subset_size": (max(2, sequences), source),
-    }
+    return large, small
 
 
-def _shared_etas(runs: _Runs) -> list[float]:
-    """Return the step sizes measured on most sequences: those of all runs, if there are any."""
-    counts: Counter[float] = Counter()
-    for size, etas in runs:
-        counts.update(dict.fromkeys(etas, size))
-    return sorted(eta for eta, count in counts.items() if count == max(counts.values()))
-
-
-def _check_data(values: Mapping[str, Any], runs: _Runs) -> None:
-    """Raise a `ParameterError` if a step size was not measured or subsets are larger than a run."""
-    large, most = values["large_batch"], max(size for size, _ in runs)
-    measured = sorted({eta for _, etas in runs for eta in etas})
-    for eta in (*values.get("etas", ()), values.get("eta", measured[0])):
-        if not any(same_eta(eta, other) for other in measured):
-            there = ", ".join(f"{other:g}" for other in measured)
-            raise ParameterError(f"eta must be a step size of {large} (there: {there}), got {eta:g}")
-    if {"num_samples", "samples_per_eta"} & set(values) and values.get("subset_size", 0) > most:
-        rule = f"must be at most {most:,}, the sequences of the largest run of {large}"
+def _check_data(values: Mapping[str, Any], batch: _Batch) -> None:
+    """Raise a `ParameterError` if a step size was not measured or subsets are larger than a run of the large batch."""
+    for eta in (*values.get("etas", ()), values.get("eta", batch.etas[0])):
+        if not any(same_eta(eta, measured) for measured in batch.etas):
+            rule = f"must be a step size of {values['large_batch']} (there: {shown(batch.etas)})"
+            raise ParameterError(f"eta {rule}, got {eta:g}")
+    if {"num_samples", "samples_per_eta"} & set(values) and values.get("subset_size", 0) > batch.largest:
+        rule = f"must be at most {batch.largest:,}, the sequences of the largest run of {values['large_batch']}"
         raise ParameterError(f"subset_size {rule}, got {values['subset_size']:,}")
-
-
-# --- set by papermill -------------------------------------------------------------------------------------------------
-
-
-def _changed(variables: Mapping[str, Any]) -> dict[str, str]:
-    """Return what papermill set to other values than the notebook's own, and under names that the notebook has not.
-
-    Papermill only warns of those. IPython keeps the source of each cell in ``In``.
-    """
-    cells = list(variables.get("In", ()))
-    own: dict[str, Any] = next(filter(None, map(assigned, cells)), {})
-    changed: dict[str, str] = {}
-    for name, value in [item for cell in cells if cell.startswith("# Parameters") for item in assigned(cell).items()]:
-        if name not in own:
-            near = difflib.get_close_matches(name, own, n=1)
-            hint = f": did you mean {near[0]}?" if near else ""
-            changed[name] = f"{value!r} was given, but this notebook has no such parameter{hint}"
-        elif value != own[name]:
-            changed[name] = "given" if own[name] is None else f"given; default {own[name]!r}"
-    return changed
-
-
-def assigned(source: str) -> dict[str, Any]:
-    """Return name -> value of the literals that a cell assigns."""
-    found = {}
-    with suppress(SyntaxError):
-        for line in ast.parse(source).body:
-            match line:
-                case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
-                    with suppress(ValueError):  # it is no literal
-                        found[name] = ast.literal_eval(value)
-    return found
