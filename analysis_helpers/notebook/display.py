@@ -101,7 +101,7 @@ def show_result(notebook: str, parameters: Parameters, rows: pd.DataFrame) -> No
     parameters
         From `read_parameters`.
     rows
-        The estimates; 10 significant digits are kept.
+        The estimates, stored with 10 significant digits.
     """
     from IPython.display import display
 

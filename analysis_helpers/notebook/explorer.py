@@ -88,8 +88,8 @@ def explore(parameters: Parameters, large: Runs | None = None) -> Exploration:
     Parameters
     ----------
     parameters
-        data_root, large_batch, small_batch ("", or the large one: no actual runs), eta, subset_size, estimator,
-        num_samples, tolerance, probability and seed, as `read_parameters` returns them.
+        data_root, large_batch, small_batch ("": no actual runs), eta, subset_size, estimator, num_samples, tolerance,
+        probability and seed, as `read_parameters` returns them.
     large
         Runs of the large batch, if they have been read.
 
@@ -103,9 +103,7 @@ def explore(parameters: Parameters, large: Runs | None = None) -> Exploration:
     n, estimator = parameters.subset_size, parameters.estimator
     large = large or parameters.large_runs(_NEEDS)
     eta = large.eta(parameters.eta)
-    separate = parameters.small_batch != parameters.large_batch  # a run does not confirm itself
-    small = parameters.small_runs(_NEEDS) if separate else Runs({})
-    large, small = (runs.where(lambda run: run.has_eta(eta)) for runs in (large, small))
+    large, small = (runs.where(lambda run: run.has_eta(eta)) for runs in (large, parameters.small_runs(_NEEDS)))
     draws: Any = {"sample_size": n, "num_samples": parameters.num_samples, "seed": parameters.seed}
     comparison = compare_err_rel_distributions(large, small, eta, estimator=estimator, **draws)
     reference = comparison.reference_total
@@ -176,7 +174,8 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         """Offer the batch folders, and what the runs of the large batch have; return those runs."""
         self._offer("large_batch", self._batches)
         large = self.controls["large_batch"].value
-        self._offer("small_batch", [*(name for name in self._batches if name != large), ""])
+        others = [name for name in self._batches if name != large]  # a run does not confirm itself
+        self._offer("small_batch", [*others, ""])
         runs = sound_runs(self._parameters.root / large, needs=_NEEDS)
         self._offer("eta", runs.etas)
         self._offer("estimator", supported_estimators(runs))

@@ -188,7 +188,7 @@ def notebooks_folder() -> Path:
 
 
 def _as_list(value: object) -> object:
-    """Return a list that is given as text, or as the one value in it."""
+    """Return the list that a text spells, or a list of the one value."""
     with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # it is no literal
         value = ast.literal_eval(value) if isinstance(value, str) else value
     return [value] if isinstance(value, str | int | float) else value

@@ -52,10 +52,10 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
     if table.empty:
         return style.panels(0)[0]
     figure, (ax,) = style.panels(1)
-    found = []
+    estimates = []
     for method, rows in table.groupby("method", sort=False):
         last = rows.iloc[-1]
-        found.append(f"{plus_minus(last['nonlinearity'], last['se'])} ({method})")
+        estimates.append(f"{plus_minus(last['nonlinearity'], last['se'])} ({method})")
         if method == "trend":
             colour, band = style.COLOURS["trend"], "90% interval of the next update (trend)"
             ax.fill_between(rows["eta"], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0, label=band)
@@ -72,6 +72,6 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
     seen = float(table["nonlinearity"].abs().max() + table["se"].max())
     reach = 1.1 * max(tolerance, min(seen, 4 * tolerance))
     ax.set_ylim(-reach, reach)
-    title = f"nonlinearity at eta {etas[-1]:g}: {'; '.join(found)}"
+    title = f"nonlinearity at eta {etas[-1]:g}: {'; '.join(estimates)}"
     style.describe(ax, title, "step size eta", f"nonlinearity (line − true)\n{style.TRUE_CHANGES}", columns=2)
     return figure

@@ -20,7 +20,7 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     table
         From `analysis_helpers.error_by_size`.
     tolerance, probability
-        As given there.
+        Those of the table.
     eta
         Step size, for the title.
     """
@@ -78,10 +78,10 @@ def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.set_xticks(range(len(plans)), [f"{eta:g}" for eta in plans["eta"]])
     ax.set(xlim=(-0.5, len(plans) - 0.1), ylim=(bottom, 1.6 * top))
-    needed = zip(plans["eta"], sizes[:, 0], strict=True)
-    found = ", ".join(f"{_NO_SIZE if np.isnan(n) else counted(int(n), 'sequence')} at eta {eta:g}" for eta, n in needed)
+    words = [_NO_SIZE if np.isnan(n) else counted(int(n), "sequence") for n in sizes[:, 0]]
+    required = ", ".join(f"{size} at eta {eta:g}" for eta, size in zip(plans["eta"], words, strict=True))
     columns = 2 if ax.lines else 0
-    style.describe(ax, f"{goal}: {found}", "step size eta", "sequences required", columns=columns)
+    style.describe(ax, f"{goal}: {required}", "step size eta", "sequences required", columns=columns)
     return figure
 
 
@@ -105,8 +105,8 @@ def plot_verdict_map(table: pd.DataFrame) -> Figure:
     ax.set_xticks(range(len(questions)), questions)
     ax.set_yticks(range(len(table)), [f"{eta:g}" for eta in table["eta"]], fontsize=8)
     ax.set(xlim=(-0.5, len(QUESTIONS) - 0.5), ylim=(-0.5, len(table) - 0.5))
-    found = [f"yes at {(table[name] == 'yes').sum()} of {len(table)} etas" for name in QUESTIONS]
-    style.describe(ax, f"step linear: {found[0]}; recorded change right: {found[1]}", y="step size eta")
+    linear, recorded = (f"yes at {(table[name] == 'yes').sum()} of {len(table)} etas" for name in QUESTIONS)
+    style.describe(ax, f"step linear: {linear}; recorded change right: {recorded}", y="step size eta")
     return figure
 
 

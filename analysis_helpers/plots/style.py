@@ -130,7 +130,7 @@ def band(ax: Axes, x: Any, low: Any, high: Any, label: str | None = None) -> Non
 def histogram(
     ax: Axes, values: pd.Series[float], estimator: str, label: str = "", span: tuple[float, float] | None = None
 ) -> None:
-    """Draw a filled histogram of `BINS` bins, over the range of the values or the one given."""
+    """Draw a filled histogram of `BINS` bins, over the range of the values or over ``span``."""
     counts, edges = np.histogram(values, bins=BINS, range=span)
     ax.stairs(counts, edges, fill=True, alpha=0.45, color=COLOURS[estimator], label=label)
 

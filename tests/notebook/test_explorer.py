@@ -11,25 +11,16 @@ import analysis_helpers.notebook.explorer as explorer_module
 from analysis_helpers import Runs
 from analysis_helpers.estimators import EstimatorName
 from analysis_helpers.notebook.explorer import FALLBACK, Exploration, Explorer, explore
-from analysis_helpers.notebook.parameters import Parameters
+from analysis_helpers.notebook.parameters import Parameters, read_parameters
 
 Shown = tuple[Explorer, list[Exploration]]
 
 
 @pytest.fixture
 def start(sample_root: Path) -> Parameters:
-    return Parameters(
-        data_root=str(sample_root),
-        large_batch="E_2048",
-        small_batch="E_256",
-        eta=1.6e-6,
-        subset_size=256,
-        estimator="ratio",
-        num_samples=100,
-        tolerance=0.25,
-        probability=0.9,
-        seed=42,
-    )
+    chosen = {"data_root": str(sample_root), "large_batch": "E_2048", "small_batch": "E_256", "eta": 1.6e-6}
+    chosen |= {"subset_size": 256, "estimator": "ratio", "num_samples": 100, "seed": 42}
+    return read_parameters({**chosen, "tolerance": 0.25, "probability": 0.9})
 
 
 def explored(start: Parameters, **changes: Any) -> Exploration:
@@ -72,8 +63,7 @@ def test_results_are_those_of_the_functions_behind_it(
 
 def test_actual_runs_are_not_needed(start: Parameters) -> None:
     assert not explored(start).comparison.actual.empty
-    for same in ("", "E_2048"):
-        assert explored(start, small_batch=same).comparison.actual.empty
+    assert explored(start, small_batch="").comparison.actual.empty
 
 
 @pytest.mark.parametrize(("size", "curves"), [(256, 1), (2048, 0)])
@@ -112,7 +102,7 @@ def test_controls_start_at_the_parameters(shown: Shown, start: Parameters) -> No
 
 def test_every_control_shows_its_choice_once(shown: Shown, start: Parameters) -> None:
     explorer, results = shown
-    chosen: dict[str, Any] = {"large_batch": "E_256", "small_batch": "E_2048", "eta": 3.2e-6}
+    chosen: dict[str, Any] = {"small_batch": "", "large_batch": "E_256", "eta": 3.2e-6}
     chosen |= {"estimator": "partial_sum", "subset_size": 65, "num_samples": 200, "tolerance": 1.0, "probability": 0.5}
     assert set(chosen) == set(explorer.controls)
     for count, (control, value) in enumerate(chosen.items(), start=1):

@@ -79,17 +79,16 @@ def test_a_bad_parameter_stops_with_one_sentence(name: str, values: list[Any], r
             read_parameters({**ROOT, name: value})
 
 
-def test_a_missing_batch_is_told_those_there_are_and_in_one_line_of_traceback() -> None:
+def test_a_missing_batch_lists_those_there_are_in_one_line_of_traceback() -> None:
     with pytest.raises(ParameterError, match="E_2048, E_256") as caught:
         read_parameters({**ROOT, "large_batch": "E_4096"})
     assert caught.value._render_traceback_() == [f"ParameterError: {caught.value}"]
 
 
-def test_parameters_remember_what_to_store() -> None:
+def test_parameters_that_the_notebook_has_are_recorded_in_their_types() -> None:
     assert read_parameters({"seed": 0, "other": 3}).recorded() == {"seed": 0}
-    given_values = {**ROOT, "large_batch": "E_256", "eta": "3.2e-6", "subset_size": 1e2}
-    stored = {**ROOT, "large_batch": "E_256", "eta": 3.2e-6, "subset_size": 100}
-    assert read_parameters(given_values).recorded() == stored
+    values = {**ROOT, "large_batch": "E_256", "small_batch": "", "eta": "3.2e-6", "subset_size": 1e2}
+    assert read_parameters(values).recorded() == {**values, "eta": 3.2e-6, "subset_size": 100}
 
 
 OPEN = dict.fromkeys(["large_batch", "small_batch", "eta", "etas", "subset_size"])
@@ -104,17 +103,17 @@ def own_data(root: Path, **batches: tuple[int, Mapping[str, tuple[float, ...]]])
     return {"data_root": str(root), **OPEN}
 
 
-def test_what_is_not_given_comes_from_the_data(tmp_path: Path) -> None:
+def test_parameters_of_none_are_chosen_from_the_data(tmp_path: Path) -> None:
     mine = own_data(tmp_path, tiny=(32, {"a": (1e-6,)}), big=(96, {"a": (1e-6, 4e-6), "b": (1e-6, 2e-6)}))
-    found = read_parameters(mine)
-    assert (found.large_batch, found.small_batch, found.subset_size) == ("big", "tiny", 32)
-    assert (found.eta, found.etas) == (1e-6, [1e-6])
+    chosen = read_parameters(mine)
+    assert (chosen.large_batch, chosen.small_batch, chosen.subset_size) == ("big", "tiny", 32)
+    assert (chosen.eta, chosen.etas) == (1e-6, [1e-6])
     alone = read_parameters({**mine, "large_batch": "tiny"})
     assert (alone.small_batch, alone.subset_size, len(alone.small_runs())) == ("", 4, 0)
     without = read_parameters({**mine, "small_batch": "", "eta": 4e-6})
     assert (without.small_batch, without.subset_size, without.eta) == ("", 12, 4e-6)
-    assert set(OPEN) <= set(found.table()["parameter"])
-    assert (found.table().set_index("parameter")["source"] != "").sum() == len(OPEN)
+    assert set(OPEN) <= set(chosen.table()["parameter"])
+    assert (chosen.table().set_index("parameter")["source"] != "").sum() == len(OPEN)
 
 
 def test_batch_folders_without_a_usable_run_are_named(tmp_path: Path) -> None:
@@ -125,17 +124,17 @@ def test_batch_folders_without_a_usable_run_are_named(tmp_path: Path) -> None:
         read_parameters({**mine, "large_batch": "big"})
 
 
-def test_step_sizes_are_those_that_most_runs_share_where_no_run_has_all(tmp_path: Path) -> None:
+def test_step_sizes_are_those_measured_on_most_sequences(tmp_path: Path) -> None:
     runs = {"a": (1e-6, 2e-6), "b": (2e-6, 4e-6), "c": (4e-6, 8e-6)}
-    found = read_parameters(own_data(tmp_path, big=(64, runs), small=(32, {"a": (1e-5,)})))
-    assert (found.eta, found.etas) == (2e-6, [2e-6, 4e-6])
-    assert found.sources["eta"] == "smallest measured on most sequences"
+    chosen = read_parameters(own_data(tmp_path, big=(64, runs), small=(32, {"a": (1e-5,)})))
+    assert (chosen.eta, chosen.etas) == (2e-6, [2e-6, 4e-6])
+    assert chosen.sources["eta"] == "smallest measured on most sequences"
 
 
 def test_a_small_run_in_the_wrong_folder_chooses_nothing(tmp_path: Path) -> None:
     own_data(tmp_path, big=(64, {"a": (2e-6, 4e-6), "c": (2e-6, 4e-6)}), small=(48, {"a": (2e-6,)}))
-    found = read_parameters(own_data(tmp_path, big=(32, {"b": (1e-6, 3e-6)})))
-    assert (found.large_batch, found.small_batch, found.subset_size, found.eta) == ("big", "small", 48, 2e-6)
+    chosen = read_parameters(own_data(tmp_path, big=(32, {"b": (1e-6, 3e-6)})))
+    assert (chosen.large_batch, chosen.small_batch, chosen.subset_size, chosen.eta) == ("big", "small", 48, 2e-6)
 
 
 def test_unsound_runs_are_warned_about_where_they_are_loaded(tmp_path: Path) -> None:
@@ -171,17 +170,16 @@ def test_a_relative_data_root_lies_here_or_beside_the_notebooks(
     assert resolve_data_root("data_samples") == Path("data_samples")
     monkeypatch.setenv("HOME", str(REPOSITORY))
     monkeypatch.setenv("USERPROFILE", str(REPOSITORY))
-    given = read_parameters({"data_root": "~/data_samples/", "large_batch": "E_2048/", "small_batch": "E_256/"})
-    assert (given.root, given.large_batch, given.small_batch) == (REPOSITORY / "data_samples", "E_2048", "E_256")
+    parameters = read_parameters({"data_root": "~/data_samples/", "large_batch": "E_2048/", "small_batch": "E_256/"})
+    assert parameters.root == REPOSITORY / "data_samples"
+    assert (parameters.large_batch, parameters.small_batch) == ("E_2048", "E_256")
 
 
 def test_readable_tables_hold_short_text() -> None:
-    columns = {"eta": [1.6e-6], "etas": [(1e-6, 2e-6)], "n": pd.array([None], dtype="Int64"), "x": [np.nan], "k": [7]}
-    assert readable(pd.DataFrame({**columns, "s": ["run"], "high": [np.inf], "none": [None]})).table.to_dict(
-        "records"
-    ) == [
-        {"eta": "1.6e-06", "etas": "1e-06, 2e-06", "k": "7", "s": "run", "high": "unbounded"}
-    ]  # nothing is known of n, x and none
+    unknown = {"n": pd.array([None], dtype="Int64"), "x": [np.nan], "none": [None]}
+    columns = {"eta": [1.6e-6], "etas": [(1e-6, 2e-6)], **unknown, "k": [7], "s": ["run"], "high": [np.inf]}
+    texts = {"eta": "1.6e-06", "etas": "1e-06, 2e-06", "k": "7", "s": "run", "high": "unbounded"}
+    assert readable(pd.DataFrame(columns)).table.to_dict("records") == [texts]
     assert "no rows" in readable(pd.DataFrame({"x": []})).to_html()
     assert readable(pd.DataFrame({"x": [-0.0011, 4.7, 250.0]})).table["x"].tolist() == ["-0.00110", "4.70", "250"]
     assert readable(pd.DataFrame({"x": [1 / 3]}), digits=5).table["x"].iloc[0] == "0.33333"
@@ -201,7 +199,7 @@ def test_a_result_is_displayed_once_with_ten_digits(screen: Screen) -> None:
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
-def test_warnings_about_runs_are_told_with_the_answer_each_once_and_others_are_shown_as_ever(screen: Screen) -> None:
+def test_warnings_about_runs_stand_once_below_the_answer_and_others_are_shown_as_usual(screen: Screen) -> None:
     answer = AnswerInBrief()
     with warnings.catch_warnings(record=True) as others, answer.noting():
         for _ in range(2):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -42,30 +44,22 @@ def test_required_sizes_are_marked_and_no_size_is_said(
     assert set(markers) <= {line.get_marker() for line in ax.lines}
 
 
-def test_every_cell_of_the_map_says_its_answer_and_has_its_colour() -> None:
+def test_every_cell_of_the_map_has_the_colour_of_its_answer_and_its_size() -> None:
     answers = {"linear": ["yes", "no"], "recorded": ["cannot tell", "no"]}
     sizes = {"linear_required_n": [1234, None], "recorded_required_n": [500, 700]}
-    by = {"linear_estimator": "trend", "recorded_estimator": "ratio"}
-    [ax] = plot_verdict_map(
-        pd.DataFrame({"eta": [1e-6, 2e-6], **answers, **sizes, **by}).astype({"linear_required_n": "Int64"})
-    ).axes
-    texts = [text.get_text() for text in ax.texts]
-    assert texts[0] == "yes\n1,234 sequences, trend"
-    assert texts[1:] == ["no", "cannot tell\n500 sequences, ratio", "no\n700 sequences, ratio"]
+    table = pd.DataFrame({"eta": [1e-6, 2e-6], **answers, **sizes, "linear_estimator": "a", "recorded_estimator": "b"})
+    [ax] = plot_verdict_map(table.astype({"linear_required_n": "Int64"})).axes
+    assert [re.findall(r"\d[\d,]*\d", text.get_text()) for text in ax.texts] == [["1,234"], [], ["500"], ["700"]]
     colours = [tuple(np.asarray(cell.get_facecolor())[0]) for cell in ax.collections]
     assert colours == [to_rgba(ANSWER_COLOURS[answer]) for answer in ("yes", "no", "cannot tell", "no")]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["1e-06", "2e-06"]
-    assert all(count in ax.get_title() for count in ("1 of 2", "0 of 2"))
 
 
 @pytest.mark.parametrize("count", [4, 1])
-def test_the_budget_says_what_splitting_gains(large_runs: Runs, count: int) -> None:
-    table = budget_table(dict(list(large_runs.items())[:count]), 1.6e-6)
+def test_the_budget_says_what_splitting_gains_also_where_tau_has_no_upper_end(large_runs: Runs, count: int) -> None:
+    table = budget_table(large_runs.select(list(large_runs)[:count]), 1.6e-6)
     [ax] = plot_budget(table, sequences=2048).axes
     assert f"{1 - table['se'].iloc[-1] / table['se'].iloc[0]:.0%}" in ax.get_title()
-    ends = table["se_high"]
-    if count == 1:  # tau has no upper end
-        assert ax.get_ylim()[1] == pytest.approx(1.25 * table["se"].max())
-    else:
-        assert f"{1 - ends.iloc[-1] / ends.iloc[0]:.0%}" in ax.get_title()
+    highest = table["se" if count == 1 else "se_high"].max()
+    assert ax.get_ylim()[1] == pytest.approx(1.25 * highest)
     assert [label.get_text() for label in ax.get_xticklabels()][:2] == ["1 × 2,048", "2 × 1,024"]

@@ -3,9 +3,7 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 
 from analysis_helpers import Runs, decomposition_table, run_totals
-from analysis_helpers.inference import plus_minus
 from analysis_helpers.plots import plot_decomposition, plot_totals
-from analysis_helpers.plots.style import PARTS
 
 
 def test_totals_have_a_panel_an_eta_and_two_marks_a_run_with_their_standard_errors(large_runs: Runs) -> None:
@@ -13,7 +11,6 @@ def test_totals_have_a_panel_an_eta_and_two_marks_a_run_with_their_standard_erro
     for ax, eta in zip(plot_totals(table).axes, [1.6e-6, 3.2e-6], strict=True):
         for name, drawn in zip(("true", "linear"), ax.containers, strict=True):
             assert isinstance(drawn, ErrorbarContainer)
-            assert drawn.get_label() == name
             rows = table[table["eta"] == eta]
             assert np.asarray(drawn[0].get_ydata(), dtype=float) == pytest.approx(rows[name].to_numpy() * 1e3)
             [segments] = [np.array(lines.get_segments()) for lines in drawn[2]]
@@ -22,12 +19,6 @@ def test_totals_have_a_panel_an_eta_and_two_marks_a_run_with_their_standard_erro
 
 
 def test_parts_have_two_panels_an_eta_with_every_run_and_the_pool(large_runs: Runs) -> None:
-    table = decomposition_table(large_runs, [1.6e-6, 3.2e-6])
-    axes = plot_decomposition(table).axes
-    raw = table[(table["run"] == "pooled") & ~table["score_adjusted"].astype(bool)].set_index("eta")
-    panels = [(eta, part) for eta in (1.6e-6, 3.2e-6) for part in PARTS]
-    for ax, (eta, part) in zip(axes, panels, strict=True):
-        mean, se = plus_minus(raw[part][eta], raw[f"{part}_se"][eta]).split(" ± ")
-        assert [text for text in (PARTS[part][0], f"{eta:g}", mean, se) if text not in ax.get_title()] == []
-        assert [tick.get_text() for tick in ax.get_xticklabels()] == [*large_runs, "pooled"]
+    axes = plot_decomposition(decomposition_table(large_runs, [1.6e-6, 3.2e-6])).axes
+    assert [[tick.get_text() for tick in ax.get_xticklabels()] for ax in axes] == 4 * [[*large_runs, "pooled"]]
     assert len(axes[0].get_legend_handles_labels()[0]) == 2  # raw and adjusted
