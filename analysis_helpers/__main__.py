@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import wraps
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -41,7 +39,7 @@ class _Commands(click.Group):
 
 _PATH = _Path(path_type=Path)
 _FILE = _Path(exists=True, dir_okay=False)
-_DATA_ROOT = _Path(exists=True, file_okay=False, resolve_path=True)
+_FOLDER = _Path(exists=True, file_okay=False)
 _POSITIVE = click.FloatRange(0, min_open=True)
 _SAMPLES = "../data_samples"  # beside the notebooks
 _PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -53,133 +51,127 @@ def main() -> None:
     """Is the step linear, is the recorded change right, and is the batch large enough?"""
 
 
+def _data_root(command: Any) -> Any:
+    """Add DATA_ROOT, as an argument or an option; the command gets None where it is not given."""
+
+    @click.argument("data_root", type=_FOLDER, required=False)
+    @click.option("--data-root", "options", type=_FOLDER, multiple=True, help="The same as DATA_ROOT.")
+    @wraps(command)
+    def data_root_command(data_root: str | None, options: tuple[str, ...], **others: Any) -> None:
+        roots = [*filter(None, [data_root]), *options]
+        if len(roots) > 1:
+            raise click.UsageError(f"give one data root, not {', '.join(roots)}")
+        command(data_root=roots[0] if roots else None, **others)
+
+    return data_root_command
+
+
 @main.command("inventory")
-@click.argument("data_root", type=_PATH)
-def inventory_command(data_root: Path) -> None:
-    """List the runs below DATA_ROOT, what they record and what is wrong with them.
+@_data_root
+def inventory_command(data_root: str | None) -> None:
+    """List the runs below DATA_ROOT [default: sample data], what they record and what is wrong with them.
 
     Exits with status 1 if a run has a problem.
     """
-    table = inventory(data_root)
+    table = inventory(read_parameters({"data_root": data_root or _SAMPLES}).root)
     click.echo(readable(table))
     sys.exit(bool((table["problem"] != "").any()))
 
 
 @main.command("verdict")
-@click.argument("data_root", default=_SAMPLES)
+@_data_root
 @click.option("--large-batch", help="Batch folder to answer from [default: most sequences a run].")
 @click.option("--small-batch", help="Batch folder of actual small runs [default: fewest].")
 @click.option("--eta", "etas", type=_POSITIVE, multiple=True, help="Step size; repeatable [default: smallest shared].")
 @click.option("-n", "--subset-size", help="Sequences of the batch in question [default: that of the small runs].")
 @click.option("--tolerance", type=_POSITIVE, default=0.25, show_default=True, help="Tolerance on abs(err_rel).")
 @click.option("--probability", type=_PROBABILITY, default=0.9, show_default=True, help="How often it must be met.")
-def verdict_command(etas: tuple[float, ...], **parameters: Any) -> None:
+def verdict_command(data_root: str | None, etas: tuple[float, ...], **others: Any) -> None:
     """Answer from the runs below DATA_ROOT [default: sample data]: is the step linear, is the recorded change right?"""
-    given = read_parameters({**parameters, **({"etas": etas} if etas else {"eta": None})})
+    step_sizes = {"etas": etas} if etas else {"eta": None}
+    parameters = read_parameters({"data_root": data_root or _SAMPLES, **step_sizes, **others})
     with notes_on_runs() as notes:
-        large, small = given.large_runs(), given.small_runs()
-        limits = {"tolerance": given.tolerance, "probability": given.probability}
-        found = [
-            verdict(large, eta, given.subset_size, small_runs=small or None, **limits)
-            for eta in given.etas or [given.eta]
+        large, small = parameters.large_runs(), parameters.small_runs()
+        limits = {"tolerance": parameters.tolerance, "probability": parameters.probability}
+        verdicts = [
+            verdict(large, eta, parameters.subset_size, small_runs=small or None, **limits)
+            for eta in (etas and parameters.etas) or [parameters.eta]
         ]
-    click.echo(readable(given.table()))
-    for answer in found:
-        click.echo(f"\n{answer}")
+    click.echo(readable(parameters.table()))
+    for answers in verdicts:
+        click.echo(f"\n{answers}")
     for note in notes:
         click.echo(f"Note: {note}.", err=True)
 
 
 def _running_options(command: Any) -> Any:
-    """Add the options that a report and a sweep have in common; the command gets them as fields of `How`."""
+    """Add what a report and a sweep have in common; the command returns kind and parameters, which are then run."""
 
+    @_data_root
+    @click.option("-p", "--parameter", "others", multiple=True, nargs=2, help="Name and value of any parameter.")
     @click.option("--notebooks", type=_PATH, help="Folder of notebooks.")
     @click.option("--workers", type=click.IntRange(1), help="Notebooks at once [default: the number of cores].")
     @click.option("--timeout", type=_POSITIVE, default=3600, show_default=True, help="Seconds for a notebook.")
     @click.option("--cold", is_flag=True, help="Start each kernel anew, not as a fork of a warm process.")
+    @click.option("--scheduler", help="Address of a Dask scheduler, as in tcp://host:8786, to run on its workers.")
     @wraps(command)
-    def run_command(workers: int | None, timeout: float, cold: bool, **given: Any) -> None:
-        command(how={"workers": workers, "timeout": timeout, "cold": cold}, **given)
+    def run_command(
+        data_root: str | None, others: Any, notebooks: Path | None, out: Path, names: Any = (), **options: Any
+    ) -> None:
+        running = {name: options.pop(name) for name in ("workers", "timeout", "cold", "scheduler")}
+        kind, values = command(**options)
+        for name, value in (*others, *([("data_root", data_root)] if data_root else [])):
+            values.setdefault(name, []).append(value)
+        if find_spec("papermill") is None:
+            raise click.ClickException('this needs papermill: pip install ".[notebooks]" in a checkout')
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as with Ctrl-C, so that no kernel is left behind
+        try:
+            from .execution import RunOptions, find_notebooks, run_notebooks
+
+            paths = find_notebooks(notebooks, names)
+            index, failed = run_notebooks(kind, paths, values, out, RunOptions(**running))
+        except KeyboardInterrupt:
+            click.echo(f"stopped; finished notebooks are in {out}, and the same command runs the others", err=True)
+            sys.exit(130)
+        click.echo(index)
+        sys.exit(bool(failed))
 
     return run_command
 
 
-@contextmanager
-def _running(hint: str) -> Iterator[None]:
-    """Check that notebooks can be run; stop at SIGTERM as with Ctrl-C, so that no kernel is left behind."""
-    if find_spec("papermill") is None:
-        raise click.ClickException('this needs papermill: pip install ".[notebooks]" in a checkout')
-    # Papermill imports jsonschema, which would take most of a second to build a grammar that no notebook needs.
-    cast(Any, sys.modules).setdefault("rfc3987_syntax", None)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo(f"stopped; {hint}", err=True)
-        sys.exit(130)
-
-
 @main.command("report")
-@click.option("--data-root", type=_DATA_ROOT, help="Folder of batch folders [default: the notebooks' own].")
 @click.option("--large-batch", help="Batch folder that subsets are drawn from.")
 @click.option("--small-batch", help="Batch folder of actual runs.")
 @click.option("--eta", type=_POSITIVE, multiple=True, help="Step size; repeated, the first fills eta, all fill etas.")
 @click.option("--subset-size", type=click.IntRange(1), help="Sequences in a subset.")
 @click.option("--tolerance", type=_POSITIVE, help="Tolerance on abs(err_rel).")
 @click.option("--probability", type=_PROBABILITY, help="Probability to be within the tolerance.")
-@click.option("--out", type=_PATH, default=Path("reports"), show_default=True, help="Folder of the pages.")
+@click.option("--out", type=_PATH, default=Path("reports"), show_default=True, help="Folder of the report.")
 @_running_options
-def report_command(
-    out: Path, notebooks: Path | None, how: dict[str, Any], eta: tuple[float, ...], **parameters: Any
-) -> None:
-    """Run the notebooks once and write a report; the last line is the path of its first page.
+def report_command(eta: tuple[float, ...], **parameters: Any) -> tuple[str, dict[str, list[Any]]]:
+    """Run the notebooks on DATA_ROOT [default: sample data]; the last line is the path of the first page.
 
-    Exits with status 1 if a notebook failed; the pages then say which and why, and are in the folder "failed" beside an
-    earlier report.
+    The same command again runs only what has changed. Exits with status 1 if a notebook failed; the first page says
+    which and why, and its page of an earlier run stays.
     """
-    options = {name: [value] for name, value in parameters.items() if value is not None}
+    values = {name: [value] for name, value in parameters.items() if value is not None}
     if eta:
-        options |= {"eta": [eta[0]], "etas": [eta]} if eta[1:] else {"eta": [eta[0]]}
-    with _running(f"what ran is in {out / 'failed' / 'index.html'}"):
-        from .execution import How, make_report
-
-        index, failed = make_report(options, out, How(**how, formats=("png", "svg")), folder=notebooks)
-    click.echo(index)
-    sys.exit(bool(failed))
+        values |= {"eta": [eta[0]], "etas": [eta]} if eta[1:] else {"eta": [eta[0]]}
+    return "report", values
 
 
 @main.command("sweep")
-@click.option("--data-root", type=_DATA_ROOT, multiple=True, help="Folder of batch folders; one for all.")
 @click.option("--eta", multiple=True, help="Step size; may be repeated. Fills eta, or etas as a list of one.")
 @click.option("--subset-size", multiple=True, help="Sequences in a subset; may be repeated.")
-@click.option("-p", "--parameter", "others", multiple=True, nargs=2, help="Name and value of another parameter.")
-@click.option("--notebook", "names", multiple=True, help="Name of a notebook to rerun; may be repeated [default: all].")
-@click.option("--scheduler", help="Address of a Dask scheduler, as in tcp://host:8786, to run on its workers instead.")
+@click.option("--notebook", "names", multiple=True, help="Name of a notebook to run; may be repeated [default: all].")
 @click.option("--out", type=_PATH, required=True, help="Folder of the sweep.")
 @_running_options
-def sweep_command(
-    others: tuple[tuple[str, str], ...],
-    names: tuple[str, ...],
-    scheduler: str | None,
-    out: Path,
-    notebooks: Path | None,
-    how: dict[str, Any],
-    **given: tuple[str, ...],
-) -> None:
-    """Rerun notebooks with every combination of parameters; the last line is the path of the page.
+def sweep_command(**parameters: tuple[str, ...]) -> tuple[str, dict[str, list[Any]]]:
+    """Run notebooks with every combination of parameters; the last line is the path of the first page.
 
     The same command again resumes a sweep. Exits with status 1 if a notebook failed.
     """
-    options = {name: list(values) for name, values in given.items() if values}
-    for name, value in others:
-        options.setdefault(name, []).append(value)
-    with _running(f"the same command resumes it: {out}"):
-        from .execution import How, make_sweep
-
-        where = How(**how, scheduler=scheduler)
-        index, failed = make_sweep(options, out.resolve(), where, names=names, folder=notebooks)
-    click.echo(index)
-    sys.exit(bool(failed))
+    return "sweep", {name: list(values) for name, values in parameters.items() if values}
 
 
 @main.command()

@@ -34,9 +34,10 @@ def _of_the_explorer(browser: Any, folder: Path) -> None:
 def _of_a_report(browser: Any, out: Path) -> None:
     command = [sys.executable, "-m", "analysis_helpers", "report", "--out", str(out)]
     subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-    shutil.copy(out / "figures" / "02_batch_size_comparison-1.png", FIGURES / "comparison.png")
+    shutil.copy(out / "figures" / "02_batch_size_comparison.png", FIGURES / "comparison.png")
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.goto((out / "index.html").as_uri())
+    page.locator("#Answer-in-brief").scroll_into_view_if_needed()
     page.screenshot(path=FIGURES / "report.png")
 
 

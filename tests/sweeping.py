@@ -1,13 +1,19 @@
-"""Small notebooks for sweeps: quick to run, and made to fail, wait or die where a test asks for it."""
+"""Small notebooks for reports and sweeps, which fail or wait where a test asks for it, and runs without kernels."""
 
-from collections.abc import Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
+import pytest
 
-from analysis_helpers.execution.engine import Execution, Job
-from analysis_helpers.execution.pages import write_first_page, write_page
+from analysis_helpers.execution import RunOptions, find_notebooks, run_notebooks
+from analysis_helpers.execution.engine import Execution, Job, Status, package_digest
+from analysis_helpers.execution.sweep import Kind, Values
 
 PARAMETERS = """eta: float = 1e-6  # step size
 subset_size: int = 4  # sequences
@@ -15,15 +21,11 @@ etas: list = [1e-6]  # step sizes
 label: str = "plain"  # any text
 seconds: float = 0.0  # to wait"""
 
-BODY = """import os, pathlib, time
+BODY = """import time
 from IPython.display import display
 time.sleep(seconds)
 if label == "fail":
     raise ValueError("asked to fail")
-died = pathlib.Path(label)
-if label.startswith("/") and not died.exists():  # dies the first time
-    died.touch()
-    os._exit(1)
 row = {"value": eta * subset_size, "enough": "yes" if subset_size > 4 else "no", "linear_trusted": "cannot tell"}
 parameters = {"eta": eta, "subset_size": subset_size, "label": label}
 result = {"notebook": "tiny", "version": "1", "parameters": parameters, "rows": [row, {"value": None}]}
@@ -31,9 +33,6 @@ display({"application/vnd.analysis.result+json": result, "text/plain": "2 rows"}
 
 FIGURE = """%matplotlib inline
 import matplotlib.pyplot as plt
-from IPython.display import HTML, display
-print("<printed>")
-display(HTML("<table></table>"))
 figure, ax = plt.subplots()"""
 
 
@@ -50,28 +49,58 @@ def write_notebook(
     made += map(nbformat.v4.new_code_cell, cells or ("before = 1\nprint('first cell')", BODY))
     if figure:
         made.append(nbformat.v4.new_code_cell(FIGURE, metadata={"tags": ["key"]}))
-        made.append(nbformat.v4.new_markdown_cell("**How to read it.**", metadata={"tags": ["key"]}))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel}), path)
     return path
 
 
-def ended(path: Path, **how: Any) -> Execution:
-    """Return how a notebook ended that has been executed."""
-    return Execution(Job(path, {}, path.stem), path, **how)
+class Copies:
+    """Stands for `run_jobs`: copies notebooks with their stored outputs, in reverse order; those named fail."""
+
+    def __init__(self, status: Status = "done", named: str = "", reason: str = "") -> None:
+        self.status, self.named, self.reason = status, named, reason
+
+    def __call__(self, jobs: Sequence[Job], folder: Path, options: RunOptions) -> Iterator[Execution]:
+        """Yield each job as if it had run."""
+        for job in reversed(jobs):
+            target = folder / f"{job.name}.ipynb"
+            target.write_bytes(job.source.read_bytes())
+            ended: tuple[Status, str] = (self.status, self.reason) if self.named in job.name else ("done", "")
+            yield Execution(job, *ended, target, 1.0, ("1.2.3", package_digest()))
 
 
-def write_report(executions: Sequence[Execution], out: Path) -> Path:
-    """Write the pages of executed notebooks and return the path of the first one."""
-    out.mkdir(parents=True, exist_ok=True)
-    pages = [execution.job.name for execution in executions]
-    return write_first_page([write_page(execution, out, pages) for execution in executions], out)
+def run_copies(kind: Kind, folder: Path, out: Path, values: Values | None = None, *ended: Any) -> pd.DataFrame:
+    """Make a report or sweep without kernels, and return its log; ``ended`` are the arguments of `Copies`."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("analysis_helpers.execution.sweep.run_jobs", Copies(*ended))
+        patched.setattr("analysis_helpers.execution.sweep._warm_up", lambda options: None)
+        run_notebooks(kind, find_notebooks(folder), values or {}, out, RunOptions())
+    return runlog(out)
+
+
+def runlog(out: Path) -> pd.DataFrame:
+    """Return the log of a report or sweep, a row a notebook."""
+    return pd.read_csv(out / "runlog.csv", keep_default_na=False)
 
 
 def command(out: Path, folder: Path, *options: str) -> Sequence[str]:
     """Return the arguments of a sweep over the notebooks in a folder."""
     return ["sweep", "--notebooks", str(folder), "--out", str(out), *options]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Start a command of the package in a process of its own."""
+    command = [sys.executable, "-m", "analysis_helpers", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_until(seen: Callable[[], object]) -> None:
+    """Wait until something is seen; two minutes at most."""
+    deadline = time.monotonic() + 120
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def printed(path: Path) -> str:

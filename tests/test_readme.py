@@ -60,7 +60,7 @@ def test_the_examples_print_what_is_shown(
 def test_the_sweep_runs_as_written_and_the_same_command_resumes_it(tmp_path: Path) -> None:
     [command] = re.findall(r"^    analysis-helpers (sweep (?:.*\\\n)*.*)$", TEXT, re.MULTILINE)
     arguments = command.replace("\\\n", "").replace("sweeps/first", str(tmp_path / "first")).split()
-    for status in ("done", "kept"):
+    for status in ("done", "unchanged"):
         subprocess.run([sys.executable, "-m", "analysis_helpers", *arguments], check=True, cwd=REPOSITORY)
         assert pd.read_csv(tmp_path / "first" / "runlog.csv")["status"].tolist() == [status] * 4
 

@@ -55,5 +55,5 @@ def test_with_notebooks_the_report_runs_on_the_sample_data_that_the_wheel_carrie
     call(fresh, "python", *PIP, "install", extra, "--constraint", REPOSITORY / "constraints.txt")
     printed = call(fresh, "analysis-helpers", "report")
     assert printed.splitlines()[-1] == str(Path("reports") / "index.html")
-    pages = {path.stem for path in (fresh / "work" / "reports").glob("*.html")}
+    pages = {path.stem for path in (fresh / "work" / "reports" / "pages").glob("*.html")}
     assert pages >= {path.stem for path in REPOSITORY.glob("notebooks/0[0-7]*.ipynb")}

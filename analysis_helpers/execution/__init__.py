@@ -1,9 +1,8 @@
 """Execution of notebooks as reports and sweeps, by one engine; needs the extra "notebooks"."""
 
-from .engine import How as How
+from .engine import RunOptions as RunOptions
 from .sweep import (
     find_notebooks as find_notebooks,
-    make_report as make_report,
-    make_sweep as make_sweep,
     missing_extra as missing_extra,
+    run_notebooks as run_notebooks,
 )

@@ -1,8 +1,7 @@
-"""Execution of notebooks, each in a kernel of its own; what ran is kept, however it ended.
+"""Execution of notebooks, each in a kernel of its own, here or on a Dask cluster.
 
-Reports and sweeps share one engine, `run_jobs`: on threads of this process (kernels are processes already, so threads
-keep the cores busy) or on the workers of a Dask cluster. An error inside a notebook is an error of that notebook only;
-if its kernel died, it is tried once more.
+`run_jobs` works on threads of this process (kernels are processes already, so threads keep the cores busy) or on the
+workers of a cluster. An error inside a notebook, or of its kernel, is an error of that notebook only.
 """
 
 from __future__ import annotations
@@ -16,17 +15,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import nbformat
 from tqdm import tqdm
 
 from .._checks import NotRecordedError
-from .kernels import run_cells
 
+Status = Literal["done", "unchanged", "skipped", "failed"]
 WAIT_FOR_WORKERS = 60.0  # seconds
 
 
@@ -43,7 +41,7 @@ class Job:
     name
         File name of its results, without ending.
     key
-        Digest of what it is made from, the package aside: parameters, notebook, and the state of the data.
+        Digest of what the results depend on, except for the package: parameters, notebook, and state of the data.
     """
 
     source: Path
@@ -53,7 +51,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """How notebooks are run.
 
     Attributes
@@ -66,15 +64,15 @@ class How:
         Seconds that a notebook may take.
     cold
         Whether to start kernels as usual, not as forks.
-    formats
-        Of figures: "png", "svg".
+    svg
+        Whether figures are made as SVG too, which takes as long as PNG.
     """
 
     workers: int | None = None
     scheduler: str | None = None
     timeout: float = 3600.0
     cold: bool = False
-    formats: tuple[str, ...] = ("png",)
+    svg: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,40 +83,36 @@ class Execution:
     ----------
     job
         What was to be run.
+    status
+        "done"; "unchanged": not run again, because nothing that it depends on has changed; "skipped": not run, or
+        stopped by a `NotRecordedError`; "failed".
+    reason
+        One sentence: the error, or why it was skipped.
     path
-        The executed notebook; if it failed, up to the failure.
-    error
-        One sentence; empty on success.
+        The executed notebook; if it stopped, up to the cell that stopped. No name: it was not run.
     seconds
         Wall time.
-    skipped
-        What it needs that is not installed, or that no run records; empty where it was run.
-    kept
-        Whether it is from an earlier sweep.
     package
         Version and digest of this package where it ran.
+    earlier
+        Whether notebook and page are those of an earlier run.
     """
 
     job: Job
+    status: Status = "done"
+    reason: str = ""
     path: Path = Path()
-    error: str = ""
     seconds: float = 0.0
-    skipped: str = ""
-    kept: bool = False
     package: tuple[str, str] = ("", "")
+    earlier: bool = False
 
     @property
-    def status(self) -> str:
-        """In a word: "failed", "skipped", "kept" or "done"."""
-        return "failed" if self.error else "skipped" if self.skipped else "kept" if self.kept else "done"
-
-    @property
-    def notebook(self) -> Any:
-        """The executed notebook, read anew."""
-        return nbformat.read(self.path, as_version=4)
+    def complete(self) -> bool:
+        """Whether all cells have run, in this run or an earlier one."""
+        return self.status in ("done", "unchanged")
 
 
-def tell(line: str) -> None:
+def log_line(line: str) -> None:
     """Write a line to standard error, above a progress bar where there is one."""
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
@@ -131,9 +125,16 @@ def digest(content: object) -> str:
 
 @cache
 def package_digest(folder: Path = Path(__file__).parent.parent) -> str:
-    """Return the digest of the modules of this package, with their paths."""
-    modules = sorted(folder.rglob("*.py"))
-    return digest([(module.relative_to(folder).as_posix(), module.read_text("utf-8")) for module in modules])
+    """Return the digest of the modules, data and templates of this package, with their paths."""
+    files = sorted({*folder.rglob("*.py"), *folder.glob("data/*"), *folder.glob("templates/*")})
+    return digest([(file.relative_to(folder).as_posix(), file.read_text("utf-8")) for file in files])
+
+
+def clear_outputs(notebook: Mapping[str, Any]) -> None:
+    """Remove the outputs of a notebook, in place."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
 
 
 # --- one notebook -----------------------------------------------------------------------------------------------------
@@ -141,64 +142,56 @@ def package_digest(folder: Path = Path(__file__).parent.parent) -> str:
 _running: set[asyncio.Task[Any]] = set()
 
 
-def run_job(job: Job, target: Path, how: How) -> Execution:
-    """Return how a job ended, with its notebook at ``target``; it runs once more, unforked, if its kernel died.
+def run_job(job: Job, target: Path, options: RunOptions) -> Execution:
+    """Return how a job ended, with its notebook at ``target``, as far as it came.
 
     Nothing that goes wrong in a notebook is raised: a full disk or a kernel that died is an error of that notebook.
     """
+    import nbformat
+    import papermill
+
     from analysis_helpers import __version__
 
     start = time.perf_counter()
-    error, died = _attempt(job, target, how)
-    if died:
-        error, _ = _attempt(job, target, replace(how, cold=True))
-    seconds, told = time.perf_counter() - start, f"{NotRecordedError.__name__}: "
-    skipped, error = (error.removeprefix(told), "") if error.startswith(told) else ("", error)
-    return Execution(job, target, error, seconds, skipped, package=(__version__, package_digest()))
-
-
-def _attempt(job: Job, target: Path, how: How) -> tuple[str, bool]:
-    """Return the error of one try, and whether its kernel died."""
-    import papermill
-    from papermill.execute import raise_for_execution_errors
-
+    status: Status = "failed"
     try:
         prepared = {"prepare_only": True, "progress_bar": False, "kernel_name": "python3"}
         notebook = papermill.execute_notebook(str(job.source), None, dict(job.parameters), **prepared)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.update(outputs=[], execution_count=None)
-        error, died = asyncio.run(_watched(notebook, job.source.parent, how))
+        clear_outputs(notebook)
+        status, reason = asyncio.run(_run_until_timeout(notebook, job.source.parent, options))
         nbformat.write(notebook, target)
-        raise_for_execution_errors(notebook, str(target))
-    except papermill.PapermillExecutionError as failure:
-        return f"{failure.ename}: {failure.evalue}", False
     except Exception as failure:  # as a full disk: the other notebooks still run
-        return f"{type(failure).__name__}: {failure}", False
-    return error, died
+        status, reason = "failed", _sentence(failure)
+    return Execution(job, status, reason, target, time.perf_counter() - start, (__version__, package_digest()))
 
 
-async def _watched(notebook: Any, folder: Path, how: How) -> tuple[str, bool]:
-    """Run a notebook until it ends, is stopped or its time is up; return the error and whether its kernel died."""
+async def _run_until_timeout(notebook: Any, folder: Path, options: RunOptions) -> tuple[Status, str]:
+    """Run a notebook until it ends, is stopped or its time is up; return status and reason."""
     from nbclient.exceptions import CellExecutionError
 
-    task, limit = asyncio.current_task(), asyncio.timeout(how.timeout)
+    from .kernels import run_cells
+
+    task, limit = asyncio.current_task(), asyncio.timeout(options.timeout)
     assert task is not None
     _running.add(task)
     try:
         async with limit:
-            await run_cells(notebook, folder, how.formats, forked=not how.cold)
-    except CellExecutionError:
-        pass  # its sentence is in the notebook
+            await run_cells(notebook, folder, forked=not options.cold, svg=options.svg)
+    except CellExecutionError as failure:
+        if failure.ename == NotRecordedError.__name__:
+            return "skipped", failure.evalue
+        return "failed", f"{failure.ename}: {failure.evalue}"
     except (Exception, asyncio.CancelledError) as failure:  # being cancelled, nbclient says that the kernel died
         if limit.expired():
-            return f"stopped after {how.timeout:g} s (--timeout)", False
-        if task.cancelling():
-            return "stopped", False
-        return f"{type(failure).__name__}: {failure}", isinstance(failure, RuntimeError)
+            return "failed", f"stopped after {options.timeout:g} s (--timeout)"
+        return "failed", "stopped" if task.cancelling() else _sentence(failure)
     finally:
         _running.discard(task)
-    return "", False
+    return "done", ""
+
+
+def _sentence(failure: BaseException) -> str:
+    return f"{type(failure).__name__}: {failure}"
 
 
 def _stop() -> None:
@@ -212,7 +205,7 @@ def _stop() -> None:
 # --- many -------------------------------------------------------------------------------------------------------------
 
 
-def run_jobs(jobs: Sequence[Job], folder: Path, how: How) -> Iterator[Execution]:
+def run_jobs(jobs: Sequence[Job], folder: Path, options: RunOptions) -> Iterator[Execution]:
     """Run jobs, their notebooks into ``folder``; yield how each ended, as soon as it is done.
 
     If the caller stops early or is interrupted, no further job starts and running kernels are killed. On a cluster,
@@ -224,14 +217,12 @@ def run_jobs(jobs: Sequence[Job], folder: Path, how: How) -> Iterator[Execution]
     ValueError
         If the scheduler cannot be reached, or has no workers.
     """
-    with _executor(how) as executor:
-        futures = {executor.submit(run_job, job, folder / f"{job.name}.ipynb", how): job for job in jobs}
+    with _executor(options) as executor:
+        futures = {executor.submit(run_job, job, folder / f"{job.name}.ipynb", options): job for job in jobs}
         try:
             for future in as_completed(futures):
-                if failure := future.exception():
-                    yield Execution(futures[future], error=f"{type(failure).__name__}: {failure}")
-                else:
-                    yield future.result()
+                failure = future.exception()
+                yield Execution(futures[future], "failed", _sentence(failure)) if failure else future.result()
         finally:
             while [future for future in futures if not (future.done() or future.cancel())]:
                 _stop()
@@ -239,25 +230,25 @@ def run_jobs(jobs: Sequence[Job], folder: Path, how: How) -> Iterator[Execution]
 
 
 @contextmanager
-def _executor(how: How) -> Iterator[Executor]:
-    if how.scheduler is None:
-        with ThreadPoolExecutor(how.workers or _cores()) as threads:
+def _executor(options: RunOptions) -> Iterator[Executor]:
+    if options.scheduler is None:
+        with ThreadPoolExecutor(options.workers or _cores()) as threads:
             yield threads
         return
     from dask.distributed import Client
 
     try:
-        client = Client(how.scheduler, timeout="10s")
+        client = Client(options.scheduler, timeout="10s")
     except OSError as error:
-        raise ValueError(f"no Dask scheduler answers at {how.scheduler} ({error})") from None
+        raise ValueError(f"no Dask scheduler answers at {options.scheduler} ({error})") from None
     with client:
-        patience = min(WAIT_FOR_WORKERS, how.timeout)
+        patience = min(WAIT_FOR_WORKERS, options.timeout)
         if not client.scheduler_info()["workers"]:
-            tell(f"the Dask scheduler at {how.scheduler} has no workers; waiting {patience:g} s for one")
+            log_line(f"the Dask scheduler at {options.scheduler} has no workers; waiting {patience:g} s for one")
         try:
             client.wait_for_workers(1, timeout=patience)
         except TimeoutError:
-            raise ValueError(f"the Dask scheduler at {how.scheduler} had no workers for {patience:g} s") from None
+            raise ValueError(f"the Dask scheduler at {options.scheduler} had no workers for {patience:g} s") from None
         yield client.get_executor()
 
 

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -71,7 +70,7 @@ class _Process(psutil.Process):
             super().send_signal(sig)
 
 
-async def run_cells(notebook: Any, folder: Path, formats: Sequence[str], *, forked: bool) -> None:
+async def run_cells(notebook: Any, folder: Path, *, forked: bool, svg: bool) -> None:
     """Run the cells of a notebook in a kernel of its own; outputs go into the notebook, as far as it comes.
 
     Parameters
@@ -80,10 +79,10 @@ async def run_cells(notebook: Any, folder: Path, formats: Sequence[str], *, fork
         Changed in place.
     folder
         Working folder of the kernel.
-    formats
-        Of figures: "png", "svg".
     forked
         Whether the kernel is a fork, where the system can; else it is started as usual.
+    svg
+        Whether figures are made as SVG too, not only as PNG.
 
     Raises
     ------
@@ -102,7 +101,7 @@ async def run_cells(notebook: Any, folder: Path, formats: Sequence[str], *, fork
     client = NotebookClient(notebook, manager, store_widget_state=False)  # controls answer only to a kernel that runs
     with tempfile.TemporaryDirectory() as empty:  # in place of the settings of the user
         settings = [f"--ipython-dir={empty}", "--HistoryManager.enabled=False", "--Application.log_level=CRITICAL"]
-        settings.append(f"--InlineBackend.figure_formats={set(formats)}")
+        settings.append(f"--InlineBackend.figure_formats={ {'png', 'svg'} if svg else {'png'} }")
         try:
             await manager.start_kernel(cwd=folder, env=_ONE_THREAD | os.environ, extra_arguments=settings)
             client.kc = manager.client()

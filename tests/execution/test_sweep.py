@@ -1,11 +1,7 @@
 import io
-import os
 import re
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,19 +10,21 @@ import nbformat
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from filelock import FileLock
 
 from analysis_helpers import __version__
 from analysis_helpers.__main__ import main
-from analysis_helpers.execution.engine import Execution, How, Job, package_digest
-from analysis_helpers.execution.pages import results_table, runlog_table, write_summary
-from analysis_helpers.execution.sweep import STAMP, make_report, make_sweep, plan, run_sweep
+from analysis_helpers.execution.engine import Execution, Job, package_digest
+from analysis_helpers.execution.pages import write_index
+from analysis_helpers.execution.sweep import STAMP, Kind, find_notebooks, plan
 from analysis_helpers.notebook.display import RESULT_MIME
 from tests.building import refused
 from tests.conftest import REPOSITORY
-from tests.sweeping import BODY, command, printed, write_notebook
+from tests.sweeping import BODY, command, printed, run_copies, runlog, start, wait_until, write_notebook
 
 pytest.importorskip("papermill", reason="the extra 'notebooks' is not installed")
 NASTY = ["<script>alert(1)</script>", "../../up", "quo\"te's", "new\nline", "x" * 300]
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
@@ -38,85 +36,109 @@ def sweep(out: Path, folder: Path, *options: str) -> Result:
     return CliRunner().invoke(main, command(out, folder, *options))
 
 
-class Runner:
-    """Stands for an engine: copies notebooks instead of running them, in reverse order; those named fail."""
-
-    def __init__(self, error: str = "", failing: str = "") -> None:
-        self.error, self.failing = error, failing
-
-    def __call__(self, jobs: Sequence[Job], folder: Path, how: How) -> Iterator[Execution]:
-        """Yield each job as if it had run."""
-        for job in reversed(jobs):
-            target = folder / f"{job.name}.ipynb"
-            target.write_bytes(job.source.read_bytes())
-            error = self.error if self.failing in job.name else ""
-            yield Execution(job, target, error, 1.0, package=("1.2.3", package_digest()))
+def report(out: Path, folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["report", "--notebooks", str(folder), "--out", str(out), *options])
 
 
-def ended(folder: Path, out: Path, options: dict[str, list[str]], error: str = "") -> list[Execution]:
-    jobs, _ = plan(sorted(folder.glob("*.ipynb")), options)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("analysis_helpers.execution.sweep.run_jobs", Runner(error))
-        return list(run_sweep(jobs, out, How()))
+def statuses(*arguments: Any) -> list[str]:
+    return list(run_copies(*arguments)["status"])
 
 
-def statuses(folder: Path, out: Path, options: dict[str, list[str]], error: str = "") -> list[str]:
-    return [execution.status for execution in ended(folder, out, options, error)]
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def notices(page: Path) -> list[str]:
+    """Return what a page says in its header to have gone wrong."""
+    return [re.sub(r"<[^>]*>", "", found) for found in re.findall(r'<p class="notice">(.*?)</p>', text(page))]
+
+
+def links(page: Path) -> list[str]:
+    return [unquote(link) for link in re.findall(r'<a[^>]* href="([^"#]+)', text(page).replace("<a href", "<a  href"))]
+
+
+# --- planning ---------------------------------------------------------------------------------------------------------
+
+
+def test_notebooks_are_found_beside_the_package_or_where_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_notebooks() == NOTEBOOKS
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.ipynb").touch()
+    assert find_notebooks(tmp_path) == [tmp_path / "a.ipynb", tmp_path / "b.ipynb"]
+    with refused("no notebooks", tmp_path / "nothing"):
+        find_notebooks(tmp_path / "nothing")
 
 
 def test_every_combination_is_planned_once_in_the_order_given_and_named_by_its_parameters(folder: Path) -> None:
     write_notebook(folder / "list.ipynb", parameters="etas: list = [1e-6]  # step sizes")
     write_notebook(folder / "other.ipynb", parameters="seed: int = 1  # seed")
-    options = {"eta": ["3.2e-6", "1.6e-6", "0.0000016"], "subset_size": ["256", "32", "1e2"]}
-    reruns, skipped = plan(sorted(folder.glob("*.ipynb")), options)
-    assert [rerun.parameters for rerun in reruns[:2]] == [{"etas": [3.2e-6]}, {"etas": [1.6e-6]}]
-    pairs = [(eta, size) for eta in (3.2e-6, 1.6e-6) for size in (256, 32, 100)]
-    assert [rerun.parameters for rerun in reruns[2:]] == [
-        {"eta": eta, "subset_size": size, "etas": [eta]} for eta, size in pairs
-    ]
-    assert reruns[2].name == "tiny_eta=3.2e-06_subset_size=256_etas=3.2e-06"
+    values = {"eta": ["3.2e-6", "1.6e-6", "0.0000016"], "subset_size": ["256", "1e2"]}
+    jobs, skipped = plan("sweep", find_notebooks(folder), values)
+    assert [job.parameters for job in jobs[:2]] == [{"etas": [3.2e-6]}, {"etas": [1.6e-6]}]
+    pairs = [(job.parameters["eta"], job.parameters["subset_size"]) for job in jobs[2:]]
+    assert pairs == [(3.2e-6, 256), (3.2e-6, 100), (1.6e-6, 256), (1.6e-6, 100)]
+    assert jobs[2].name == "tiny_eta=3.2e-06_subset_size=256_etas=3.2e-06"
     assert [execution.job.name for execution in skipped] == ["other"]
+    jobs, skipped = plan("report", find_notebooks(folder), {"subset_size": ["256"]})
+    assert {job.name: job.parameters for job in jobs} == {"list": {}, "other": {}, "tiny": {"subset_size": 256}}
+    assert skipped == []
 
 
 @pytest.mark.parametrize(
-    ("options", "start", "part"),
+    ("values", "start", "part"),
     [
+        ({"eta": ["3.2e-6", "1.6e-6"]}, "a report takes one value of eta", "1.6e-6"),
         ({"subset_sise": ["3"]}, "no notebook has the parameter subset_sise", "subset_size?"),
         ({"zzz": ["3"]}, "no notebook has the parameter zzz", "data_root"),
-        ({"subset_size": ["12x"]}, "subset_size must be a whole number", "'12x'"),
-        ({"subset_size": ["0"]}, "subset_size must be a whole number", "'0'"),
-        ({"eta": ["1.6e-6", "nan"]}, "eta must be a positive step size", "'nan'"),
-        ({"large_batch": ["E_99"]}, "large_batch must be a batch folder", "'E_99'"),
-        ({"data_root": ["one", "two"]}, "data_root must be one folder", "one, two"),
-        ({"data_root": ["nowhere"]}, "data_root must be a folder that exists", "'nowhere'"),
+        ({"subset_size": ["0"]}, "subset_size ", "'0'"),
+        ({"eta": ["nan"]}, "eta ", "'nan'"),
+        ({"large_batch": ["E_99"]}, "large_batch ", "'E_99'"),
+        ({"data_root": ["one", "two"]}, "a report takes one value of data_root", "one, two"),
+        ({"data_root": ["nowhere"]}, "data_root ", "'nowhere'"),
     ],
 )
-def test_a_bad_parameter_stops_the_sweep_with_one_sentence(
-    options: dict[str, list[str]], start: str, part: str
-) -> None:
+def test_a_bad_parameter_is_refused_by_name_and_value(values: dict[str, list[str]], start: str, part: str) -> None:
     with refused(start, part):
-        plan([REPOSITORY / "notebooks" / "02_batch_size_comparison.ipynb"], options)
+        plan("report", [REPOSITORY / "notebooks" / "02_batch_size_comparison.ipynb"], values)
 
 
 def test_the_command_says_what_is_wrong_before_anything_runs(tmp_path: Path, folder: Path) -> None:
-    for options, parts in ((("-p", "lable", "x"), ("lable", "label?")), (("--notebook", "tyni"), ("tyni", "tiny"))):
+    for options, part in ((("-p", "lable", "x"), "label?"), (("--notebook", "tyni"), "tiny")):
         result = sweep(tmp_path / "out", folder, *options)
         assert result.exit_code == 1
         [line] = result.output.splitlines()
         assert line.startswith("Error: ")
-        assert all(part in line for part in parts)
+        assert options[-2] in line or options[-1] in line
+        assert part in line
+    (folder / "broken.ipynb").write_text("{}")
+    assert str(folder / "broken.ipynb") in report(tmp_path / "out", folder).output
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("label", [*NASTY, "ünïcödé", ".", ""])
 def test_names_are_safe_and_unique_whatever_the_parameters(folder: Path, label: str) -> None:
-    reruns, _ = plan([folder / "tiny.ipynb"], {"label": [label, label + " "]})
-    names = {rerun.name for rerun in reruns}
+    jobs, _ = plan("sweep", [folder / "tiny.ipynb"], {"label": [label, label + " "]})
+    names = {job.name for job in jobs}
     assert len(names) == 2
     for name in names:
         assert len(name) <= 120
         assert name == Path(name).name
         assert not set(name) & set("<>\"'\n/\\ ")
+
+
+def test_a_notebook_that_needs_an_extra_is_skipped_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_notebook(tmp_path / "a.ipynb", "from analysis_helpers.measure import sample")
+    monkeypatch.setattr("analysis_helpers.execution.sweep.find_spec", lambda name: None)
+    [row] = run_copies("report", tmp_path, tmp_path / "out").to_dict("records")
+    assert row["status"] == "skipped"
+    assert 'pip install ".[measure]"' in row["reason"]
+    assert row["reason"] in text(tmp_path / "out" / "index.html").replace("&#34;", '"')
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_writes_notebooks_pages_tables_and_nothing_else(tmp_path: Path) -> None:
@@ -131,216 +153,225 @@ def test_a_sweep_writes_notebooks_pages_tables_and_nothing_else(tmp_path: Path) 
     files = {f"{place}/{stem}.{ending}" for stem in stems for place, ending in kinds}
     assert {name for name in made if not name.startswith(".")} == {"index.html", "results.csv", "runlog.csv", *files}
     assert sorted(path for path in tmp_path.rglob("*") if tmp_path / "out" not in (path, *path.parents)) == before
+    assert (tmp_path / "out" / "figures" / f"{stems[0]}.png").read_bytes().startswith(b"\x89PNG")
     results = pd.read_csv(tmp_path / "out" / "results.csv")
     assert results["param.eta"].tolist() == [1e-6, 1e-6, 2e-6, 2e-6]
     assert results["value"].fillna(-1).tolist() == [8e-6, -1, 1.6e-5, -1]
-    runlog = pd.read_csv(tmp_path / "out" / "runlog.csv", keep_default_na=False)
-    assert runlog[["status", "error", "version"]].to_numpy().tolist() == [["done", "", __version__]] * 2
-    assert (runlog["seconds"] > 0).all()
+    log = runlog(tmp_path / "out")
+    assert log[["status", "reason", "version"]].to_numpy().tolist() == [["done", "", __version__]] * 2
+    assert (log["seconds"] > 0).all()
 
 
-def test_a_failing_notebook_leaves_its_part_and_its_error_and_stops_no_other(tmp_path: Path, folder: Path) -> None:
-    result = sweep(tmp_path / "out", folder, "-p", "label", "fail", "-p", "label", "plain", "--workers", "1")
-    assert result.exit_code == 1
-    first, second = (line for line in result.output.splitlines() if line.startswith("["))
-    assert first == "[1/2] tiny_label=fail: ValueError: asked to fail"
-    assert second.startswith("[2/2] tiny_label=plain: done")
-    runlog = pd.read_csv(tmp_path / "out" / "runlog.csv", keep_default_na=False)
-    assert runlog["error"].tolist() == ["ValueError: asked to fail", ""]
-    assert printed(tmp_path / "out" / "notebooks" / "tiny_label=fail.ipynb") == "first cell\n"
-    assert "ValueError: asked to fail" in (tmp_path / "out" / "index.html").read_text("utf-8")
-
-
-def test_a_notebook_whose_kernel_dies_is_tried_once_more_and_then_an_error_of_its_own(tmp_path: Path) -> None:
-    folder = write_notebook(tmp_path / "n" / "dead.ipynb", "print('first cell')", "import os\nos._exit(1)").parent
-    write_notebook(folder / "tiny.ipynb")
-    marker = tmp_path / "died"
-    result = sweep(tmp_path / "out", folder, "-p", "label", str(marker))
-    assert result.exit_code == 1
-    assert marker.exists()
-    runlog = pd.read_csv(tmp_path / "out" / "runlog.csv", keep_default_na=False).set_index("notebook")
-    assert runlog.loc["tiny", "status"] == "done"
-    assert str(runlog.loc["dead", "error"]).startswith("DeadKernelError")
-    assert printed(tmp_path / "out" / "notebooks" / str(runlog.loc["dead", "file"])) == "first cell\n"
+def test_a_second_report_on_unchanged_data_runs_no_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_notebook(tmp_path / "notebooks" / "tiny.ipynb", figure=True).parent
+    arguments = tmp_path / "out", folder, "--eta", "2e-6"
+    assert report(*arguments).exit_code == 0
+    index = text(tmp_path / "out" / "index.html")
+    assert 'src="data:image/svg+xml;base64' in index
+    monkeypatch.setattr("analysis_helpers.execution.sweep.run_jobs", None)
+    assert report(*arguments).exit_code == 0
+    assert text(tmp_path / "out" / "index.html") == index
+    assert runlog(tmp_path / "out")["status"].tolist() == ["unchanged"]
+    assert pd.read_csv(tmp_path / "out" / "results.csv")["value"].tolist()[0] == 8e-6
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_is_a_line_for_each_notebook_and_a_bar_on_a_terminal_only(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    monkeypatch.setattr("analysis_helpers.execution.sweep.run_jobs", Runner("no", failing="odd"))
     write_notebook(folder / "other.ipynb", parameters="unrelated: int = 1  # nothing")
-    told = io.StringIO()
-    monkeypatch.setattr(told, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr(sys, "stderr", told)
-    index, failed = make_sweep({"label": ["fine", "odd"]}, tmp_path / "out", How(), folder=folder)
-    assert (index, failed) == (tmp_path / "out" / "index.html", 1)
-    for line in ("skipped other: ", "[1/2] tiny_label=odd: no\n", "[2/2] tiny_label=fine: done"):
-        assert line in told.getvalue()
-    assert ("2/2 [" in told.getvalue()) == terminal
+    stderr = io.StringIO()
+    monkeypatch.setattr(stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    log = run_copies("sweep", folder, tmp_path / "out", {"label": ["fine", "odd"]}, "failed", "odd", "no")
+    assert log["status"].tolist() == ["done", "failed", "skipped"]
+    for line in ("other: skipped: ", "[1/2] tiny_label=odd: failed: no\n", "[2/2] tiny_label=fine: done"):
+        assert line in stderr.getvalue()
+    assert ("2/2 [" in stderr.getvalue()) == terminal
 
 
-def test_finished_notebooks_are_kept_and_failed_ones_run_again(tmp_path: Path, folder: Path) -> None:
-    out, options = tmp_path / "out", {"eta": ["1e-6", "2e-6"]}
-    assert statuses(folder, out, options, "Oh") == ["failed", "failed"]
-    assert statuses(folder, out, options) == ["done", "done"]
-    assert statuses(folder, out, options) == ["kept", "kept"]
-    assert statuses(folder, out, {"eta": ["1e-6", "3e-6"]}) == ["kept", "done"]
-
-
-def test_a_changed_notebook_runs_again_and_stored_outputs_are_no_change(tmp_path: Path, folder: Path) -> None:
-    path, given = folder / "tiny.ipynb", (folder, tmp_path / "out", {"eta": ["1e-6"]})
-    assert statuses(*given) == ["done"]
+@pytest.mark.parametrize("kind", ["report", "sweep"])
+def test_what_changed_or_failed_runs_again_and_nothing_else(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    path, given = folder / "tiny.ipynb", (kind, folder, tmp_path / "out")
+    assert statuses(*given, {"eta": ["1e-6"]}, "failed") == ["failed"]
+    assert statuses(*given, {"eta": ["1e-6"]}) == ["done"]
+    assert statuses(*given, {"eta": ["2e-6"]}) == ["done"]
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="stored")]
     nbformat.write(notebook, path)
-    assert statuses(*given) == ["kept"]
+    assert statuses(*given, {"eta": ["2e-6"]}) == ["unchanged"]
     write_notebook(path, BODY + "\n# changed")
-    assert statuses(*given) == ["done"]
+    assert statuses(*given, {"eta": ["2e-6"]}) == ["done"]
+    monkeypatch.setattr("analysis_helpers.execution.sweep.package_digest", lambda: "of another version")
+    assert statuses(*given, {"eta": ["2e-6"]}) == ["done"]
 
 
 def test_changed_data_run_again(tmp_path: Path) -> None:
     data = tmp_path / "data" / "E_1" / "run_01" / "results.json"
     data.parent.mkdir(parents=True)
     folder = write_notebook(tmp_path / "n" / "tiny.ipynb", parameters='data_root: str = "."  # data').parent
-    for content, status in (("{}", "done"), (None, "kept"), ("{ }", "done")):
+    for content, status in (("{}", "done"), (None, "unchanged"), ("{ }", "done")):
         if content:
             data.write_text(content)
-        assert statuses(folder, tmp_path / "out", {"data_root": [str(tmp_path / "data")]}) == [status]
+        assert statuses("sweep", folder, tmp_path / "out", {"data_root": [str(tmp_path / "data")]}) == [status]
 
 
-def test_the_digest_of_the_package_follows_nested_modules(tmp_path: Path) -> None:
-    nested = tmp_path / "part" / "module.py"
-    nested.parent.mkdir()
-    digests = []
-    for content in ("a = 1\n", "a = 2\n"):
-        nested.write_text(content, encoding="utf-8")
-        digests.append(package_digest.__wrapped__(tmp_path))
-    assert digests[0] != digests[1]
+def test_the_digest_of_the_package_follows_nested_modules_data_and_templates(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("part/module.py", "data/calibration.json", "templates/page.html"):
+        (tmp_path / name).parent.mkdir()
+        for content in ("a = 1\n", "a = 2\n"):
+            (tmp_path / name).write_text(content, encoding="utf-8")
+            digests.add(package_digest.__wrapped__(tmp_path))
+    assert len(digests) == 6
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["results.csv", "index.html", "pages/tiny_eta=1e-06_etas=1e-06.html", "notebooks/tiny_eta=1e-06_etas=1e-06.ipynb"],
-)
-def test_what_no_sweep_made_is_neither_replaced_nor_deleted(tmp_path: Path, folder: Path, name: str) -> None:
-    out, mine, given = tmp_path / "out", tmp_path / "out" / name, {"eta": ["1e-6"]}
+@pytest.mark.parametrize("kind", ["report", "sweep"])
+@pytest.mark.parametrize("name", ["results.csv", "index.html", "pages/mine.html", "notebooks/tiny.ipynb"])
+def test_what_was_not_written_by_the_same_kind_is_neither_replaced_nor_deleted(
+    tmp_path: Path, folder: Path, kind: Kind, name: str
+) -> None:
+    out, mine = tmp_path / "out", tmp_path / "out" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with refused(str(mine), "sweep"):
-        ended(folder, out, given)
+    with refused(str(out / Path(name).parts[0]), kind):
+        run_copies(kind, folder, out, {"eta": ["1e-6"]})
     assert mine.read_text() == "mine"
-    if name.endswith("ipynb"):
-        content = write_notebook(mine).read_bytes()
-        with refused(str(mine), "sweep"):
-            ended(folder, out, given)
-        assert statuses(folder, out, {"eta": ["2e-6"]}) == ["done"]
-        assert mine.read_bytes() == content
+    assert [path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")] == [mine]
+    with FileLock(out / ".lock"), refused("another report or sweep is running", out):
+        run_copies(kind, folder, out, {"eta": ["1e-6"]})
 
 
 def test_a_page_that_cannot_be_made_is_an_error_of_its_notebook(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> None:
-        raise RuntimeError("no template")
-
-    monkeypatch.setattr("analysis_helpers.execution.pages.page_exporter", broken)
-    [failed] = ended(folder, tmp_path / "out", {"eta": ["1e-6"]})
-    assert failed.status == "failed"
-    assert "RuntimeError: no template" in failed.error
-    assert failed.path.is_file()
-    index, count = make_report({}, tmp_path / "report", How(), folder=folder)
-    assert count == 1
-    assert "RuntimeError: no template" in index.read_text(encoding="utf-8")
+    monkeypatch.setattr("analysis_helpers.execution.pages.page_exporter", lambda: 1 / 0)
+    [row] = run_copies("report", folder, tmp_path / "out").to_dict("records")
+    assert row["status"] == "failed"
+    assert "ZeroDivisionError" in row["reason"]
+    assert (tmp_path / "out" / "notebooks" / row["file"]).is_file()
+    assert len(notices(tmp_path / "out" / "index.html")) == 1
 
 
-def test_two_sweeps_or_reports_into_one_folder_refuse_each_other(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("analysis_helpers.execution.sweep.run_jobs", Runner())
-    out, jobs = tmp_path / "out", plan([folder / "tiny.ipynb"], {"eta": ["1e-6", "2e-6"]})[0]
-    first = run_sweep(jobs, out, How())
-    next(first)
-    for other in (lambda: next(run_sweep(jobs, out, How())), lambda: make_report({}, out, How(), folder=folder)):
-        with refused("another report or sweep is running", out):
-            other()
-    assert len(list(first)) == 1  # the first goes on undisturbed
-    assert [execution.status for execution in run_sweep(jobs, out, How())] == ["kept", "kept"]
+# --- stopping ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_report_does_not_replace_a_page_that_no_report_made(tmp_path: Path, folder: Path) -> None:
-    (tmp_path / "index.html").write_text("mine")
-    with refused(str(tmp_path / "index.html"), "report"):
-        make_report({}, tmp_path, How(), folder=folder)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_report_shows_what_ran_leaves_no_kernel_and_is_resumed(tmp_path: Path, how: signal.Signals) -> None:
+    import psutil
 
-
-def start(out: Path, folder: Path, seconds: float = 0.5) -> subprocess.Popen[str]:
-    """Start a sweep of six notebooks in a process of its own."""
-    sizes = [part for n in range(1, 7) for part in ("--subset-size", str(n))]
-    arguments = command(out, folder, *sizes, "-p", "seconds", str(seconds), "--workers", "2")
-    run = [sys.executable, "-m", "analysis_helpers", *arguments]
-    return subprocess.Popen(run, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def finished(out: Path) -> list[Path]:
-    return sorted((out / "notebooks").glob("*.ipynb"))
-
-
-def wait_for(count: int, out: Path) -> None:
-    deadline = time.monotonic() + 120
-    while len(finished(out)) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    folder, out, begun = tmp_path / "notebooks", tmp_path / "out", tmp_path / "begun"
+    write_notebook(folder / "b.ipynb", "print('done')")
+    waiting = (
+        f"import pathlib, time\npath = pathlib.Path({str(begun)!r})\nif not path.exists(): path.touch(); time.sleep(60)"
+    )
+    write_notebook(folder / "a.ipynb", waiting)
+    process = start("report", "--notebooks", folder, "--out", out, "--workers", 1)
+    wait_until(lambda: begun.exists() and (out / "notebooks" / "b.ipynb").exists())
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(how)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 130, log
+    assert str(out) in log
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert dict(runlog(out)[["notebook", "status"]].to_numpy()) == {"a": "skipped", "b": "done"}
+    assert "pages/b.html" in links(out / "index.html")
+    assert report(out, folder).exit_code == 0
+    assert dict(runlog(out)[["notebook", "status"]].to_numpy()) == {"a": "done", "b": "unchanged"}
 
 
 @pytest.mark.slow  # eighteen kernels each
-@pytest.mark.parametrize("moment", [0, 1, 3])
+@pytest.mark.parametrize("moment", [0, 2])
 def test_a_killed_sweep_is_resumed_by_the_same_command(tmp_path: Path, folder: Path, moment: int) -> None:
-    out = tmp_path / "out"
-    process = start(out, folder)
-    if moment == 0:
-        time.sleep(2.5)  # somewhere in planning or in the first notebooks
-    else:
-        wait_for(moment, out)
+    sizes = [part for n in range(1, 7) for part in ("--subset-size", str(n))]
+    out, afresh = (
+        command(tmp_path / name, folder, *sizes, "-p", "seconds", "0.5", "--workers", "2") for name in ("out", "afresh")
+    )
+    place = tmp_path / "out" / "notebooks"
+    process = start(*out)
+    wait_until(lambda: len(list(place.glob("*.ipynb"))) >= moment if moment else place.exists())
     process.kill()
     process.communicate()
-    whole = finished(out)
-    for path in whole:
-        assert STAMP in nbformat.read(path, as_version=4).metadata
-    resumed = start(out, folder)
-    _, told = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, told
-    runlog = pd.read_csv(out / "runlog.csv")
-    assert (runlog["status"] == "kept").sum() == len(whole)
-    assert len(runlog) == 6
-    afresh = tmp_path / "afresh"
-    assert "[6/6]" in start(afresh, folder).communicate(timeout=300)[1]
-    assert (out / "results.csv").read_bytes() == (afresh / "results.csv").read_bytes()
+    finished = list(place.glob("*.ipynb"))
+    assert all(STAMP in nbformat.read(path, as_version=4).metadata for path in finished)
+    for again in (start(*out), start(*afresh)):
+        _, log = again.communicate(timeout=300)
+        assert again.returncode == 0, log
+    statuses = ["done"] * (6 - len(finished)) + ["unchanged"] * len(finished)
+    assert sorted(runlog(tmp_path / "out")["status"]) == statuses
+    assert (tmp_path / "out" / "results.csv").read_bytes() == (tmp_path / "afresh" / "results.csv").read_bytes()
 
 
-@pytest.mark.slow  # twelve kernels each
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_stops_its_kernels_and_can_be_resumed(
-    tmp_path: Path, folder: Path, how: signal.Signals
-) -> None:
-    import psutil
+# --- pages and tables -------------------------------------------------------------------------------------------------
 
-    out = tmp_path / "out"
-    process = start(out, folder, 1.0)
-    wait_for(1, out)
-    kernels = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, how)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert "the same command" in told
-    _, alive = psutil.wait_procs(kernels, timeout=10)
-    assert alive == []
-    assert 1 <= len(finished(out)) < 6
-    assert len(pd.read_csv(out / "runlog.csv")) == len(finished(out))
-    assert not (out / ".sweep-working").exists()
-    resumed = start(out, folder, 1.0)
-    assert resumed.communicate(timeout=300)[1]
-    assert resumed.returncode == 0
+
+def test_the_first_page_of_a_report_is_its_first_notebook_with_links_to_the_others(tmp_path: Path) -> None:
+    run_copies("report", REPOSITORY / "notebooks", tmp_path)
+    index = tmp_path / "index.html"
+    pages = [f"pages/{name}.html" for name in runlog(tmp_path)[lambda log: log["status"] == "done"]["notebook"]]
+    assert len(pages) >= 8
+    assert [link for link in links(index) if link.startswith("pages/")] == pages + pages[1:]  # header, table of 00
+    assert notices(index) == []
+    assert text(index).count("<details") == len(
+        [cell for cell in nbformat.read(NOTEBOOKS[0], as_version=4).cells if cell.cell_type == "code"]
+    )
+    for page in tmp_path.rglob("*.html"):
+        local = [link for link in links(page) if ":" not in link]
+        assert [link for link in local if not (page.parent / link).is_file()] == []
+        assert page == index or "../index.html" in local
+
+
+def test_a_link_to_what_is_not_there_is_text(tmp_path: Path) -> None:
+    body = "[other](other.ipynb), [data](../README.md), [web](https://example.org), [section](#top)"
+    write_notebook(tmp_path / "n" / "a.ipynb", title=body)
+    run_copies("report", tmp_path / "n", tmp_path / "out")
+    assert links(tmp_path / "out" / "pages" / "a.html") == ["../index.html", "https://example.org"]
+
+
+def test_a_notebook_that_fails_keeps_its_page_of_an_earlier_run_and_is_named_on_the_first_page(tmp_path: Path) -> None:
+    folder, out = tmp_path / "notebooks", tmp_path / "out"
+    for name in ("a", "b"):
+        write_notebook(folder / f"{name}.ipynb", title=f"# First {name}")
+    index, page, given = out / "index.html", out / "pages" / "b.html", ("report", folder, out)
+    assert statuses(*given) == ["done", "done"]
+    assert notices(index) == notices(page) == []
+    for name in ("a", "b"):
+        write_notebook(folder / f"{name}.ipynb", title=f"# Second {name}")
+    error = "ValueError: <script>"
+    assert statuses(*given, {}, "failed", "", error) == ["failed", "failed"]
+    assert ["&lt;script&gt;" in notice for notice in notices(index)] == [True, True]
+    for path, title in ((index, "First a"), (page, "First b")):
+        assert title in text(path)
+    assert "earlier run" in notices(page)[0]
+    assert "Second b" in text(out / "notebooks" / "b.unfinished.ipynb")
+    assert statuses(*given, {}, "skipped", "b", "no score") == ["done", "skipped"]
+    assert notices(index) == []
+    assert "no score" in notices(page)[0]
+    assert "Second b" in text(page)
+    write_notebook(folder / "b.ipynb", title="# First b")
+    assert statuses(*given) == ["unchanged", "unchanged"]
+    assert notices(index) == notices(page) == []
+    assert "First b" in text(page)
+    assert not list(out.rglob("*.unfinished.ipynb"))
+
+
+def test_a_failing_first_notebook_leaves_its_part_is_named_on_the_first_page_and_stops_no_other(tmp_path: Path) -> None:
+    folder, out = tmp_path / "notebooks", tmp_path / "out"
+    cells = "print('first cell')", "from analysis_helpers import load_runs\nload_runs('nowhere')", "print('third cell')"
+    write_notebook(folder / "a.ipynb", *cells)
+    write_notebook(folder / "b.ipynb")
+    result = report(out, folder)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1] == str(out / "index.html")
+    assert runlog(out)["status"].tolist() == ["failed", "done"]
+    assert printed(out / "notebooks" / runlog(out)["file"][0]) == "first cell\n"
+    [notice] = notices(out / "index.html")
+    assert notice.startswith("a ")
+    assert re.fullmatch("RunError: .*nowhere.*", runlog(out)["reason"][0])  # one sentence
+    assert notice.endswith(runlog(out)["reason"][0].replace("'", "&#39;"))
+    assert "pages/b.html" in links(out / "index.html")
 
 
 def rerun(
@@ -350,57 +381,54 @@ def rerun(
     given: dict[str, Any] | None = None,
     label: str = "plain",
     error: str = "",
-    finding: str = "",
+    alt: str = "",
 ) -> Execution:
     """Return how a notebook ended that showed a figure and collected the rows; without any, it did not come so far."""
     result = {"notebook": "note", "parameters": given or {}, "rows": list(rows)}
-    alt = {"image/png": {"alt": finding or f"of {name}"}}
-    outputs = [nbformat.v4.new_output("display_data", {"image/png": ""}, metadata=alt)]
+    metadata = {"image/png": {"alt": alt or f"of {name}"}}
+    outputs = [nbformat.v4.new_output("display_data", {"image/png": ""}, metadata=metadata)]
     if rows:
         outputs.append(nbformat.v4.new_output("display_data", {RESULT_MIME: result}))
     cell = nbformat.v4.new_code_cell(outputs=outputs, metadata={"tags": ["key"]})
     path = out / f"{name}.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     job = Job(Path("note.ipynb"), {"eta": 1e-6, "label": label}, name)
-    return Execution(job, path, error, 1.23456, package=("1.2.3", "0123456789abcdef"))
+    return Execution(job, "failed" if error else "done", error, path, 1.23456, ("1.2.3", "0123456789abcdef"))
 
 
-def test_results_have_a_row_an_estimate(tmp_path: Path) -> None:
-    found = [
-        rerun(tmp_path, "a", {"value": 3.0, "eta": 7.0}, given={"eta": 1e-5, "etas": [1e-5]}),
-        rerun(tmp_path, "b", {"value": 1.0, "name": "a"}, {"value": 2.0, "list": [1, 2]}, given={"eta": 2e-6, "n": 4}),
+def first_page(out: Path, *executions: Execution) -> str:
+    write_index(False, executions, out)
+    return text(out / "index.html")
+
+
+def test_results_have_a_row_an_estimate_with_ten_significant_digits(tmp_path: Path) -> None:
+    first_page(
+        tmp_path,
+        rerun(tmp_path, "a", {"value": 1 / 3, "eta": 7.0}, given={"eta": 1e-5, "etas": [1e-5]}),
+        rerun(
+            tmp_path, "b", {"value": 1.0, "name": 'c"d'}, {"value": 2.0, "list": [1, 2]}, given={"eta": 2e-6, "n": 4}
+        ),
+        rerun(tmp_path, "c", {"value": 4.0}, error="ValueError: after the result"),
+    )
+    header, *rows = (tmp_path / "results.csv").read_text().splitlines()
+    assert header == "notebook,param.eta,param.etas,param.n,eta,value,name,list"  # no estimate is taken for a parameter
+    assert rows == [
+        "note,1e-05,[1e-05],,7,0.3333333333,,",
+        'note,2e-06,,4,,1,"c""d",',
+        'note,2e-06,,4,,2,,"[1, 2]"',
     ]
-    table = results_table(found)
-    assert list(table.columns)[:4] == ["notebook", "param.eta", "param.etas", "param.n"]
-    assert set(table.columns[4:]) == {"value", "name", "list", "eta"}
-    assert table["param.eta"].tolist() == [1e-5, 2e-6, 2e-6]
-    assert table["value"].tolist() == [3.0, 1.0, 2.0]
-    assert table["eta"].tolist()[0] == 7.0  # an estimate of that name is not taken for the parameter
-
-
-def test_a_notebook_that_did_not_come_so_far_has_no_rows_but_a_line_in_the_log(tmp_path: Path) -> None:
-    found = [rerun(tmp_path, "a", error="ValueError: no"), rerun(tmp_path, "b", {"value": 1.0}, given={"eta": 2e-6})]
-    assert results_table(found)["param.eta"].tolist() == [2e-6]
-    log = runlog_table(found)[["status", "error", "seconds", "version", "digest", "parameters"]]
+    log = runlog(tmp_path)[["status", "reason", "seconds", "version", "digest", "parameters"]]
     same = [1.235, "1.2.3", "0123456789ab", '{"eta": 1e-06, "label": "plain"}']
-    assert log.to_numpy().tolist() == [["failed", "ValueError: no", *same], ["done", "", *same]]
-
-
-def test_tables_are_written_with_ten_significant_digits(tmp_path: Path) -> None:
-    write_summary([rerun(tmp_path, "a", {"x": 1 / 3, "text": 'c"d', "list": [1, 2]})], [], tmp_path)
-    assert (tmp_path / "results.csv").read_text() == 'notebook,list,text,x\nnote,"[1, 2]","c""d",0.3333333333\n'
-    write_summary([rerun(tmp_path, "a")], [], tmp_path)
-    assert (tmp_path / "results.csv").read_text() == "notebook\n"
+    assert log.to_numpy()[1:].tolist() == [["done", "", *same], ["failed", "ValueError: after the result", *same]]
 
 
 def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: Path) -> None:
     answers = {(1e-6, 64): ["no"], (2e-6, 64): ["yes"], (2e-6, 256): ["yes", "no", "no"]}
     made = [
-        rerun(tmp_path, f"{name}", *({"linear": a} for a in found), given={"eta": eta, "subset_size": n}, finding="one")
-        for name, ((eta, n), found) in zip("abc", answers.items(), strict=True)
+        rerun(tmp_path, f"{name}", *({"linear": a} for a in words), given={"eta": eta, "subset_size": n}, alt="one")
+        for name, ((eta, n), words) in zip("abc", answers.items(), strict=True)
     ]
-    skipped = Execution(Job(Path("05_x.ipynb"), {}, "05_x"), skipped="no eta")
-    page = write_summary(made, [skipped], tmp_path).read_text()
+    page = first_page(tmp_path, *made, Execution(Job(Path("05_x.ipynb"), {}, "05_x"), "skipped", "no eta"))
     places = [page.index(part) for part in ('<table class="map">', "<figure>", 'href="pages/a.html"', 'alt="one"')]
     assert places == sorted(places)
     assert "05_x" in page
@@ -408,27 +436,22 @@ def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: P
     assert cells[:4] == [("no", "no"), ("", ""), ("yes", "yes"), ("cannot-tell", "2 x no, 1 x yes")]
 
 
-def test_a_figure_that_is_the_same_in_several_reruns_is_shown_once(tmp_path: Path) -> None:
-    made = [rerun(tmp_path, "a"), rerun(tmp_path, "b", finding="of a"), rerun(tmp_path, "c")]
-    page = write_summary(made, [], tmp_path).read_text()
+def test_a_figure_is_shown_once_and_none_of_a_failed_rerun(tmp_path: Path) -> None:
+    equal = rerun(tmp_path, "a"), rerun(tmp_path, "b", alt="of a")
+    failed = rerun(tmp_path, "d", {"linear": "yes"}, given={"eta": 1e-6, "subset_size": 1}, error="ValueError: no")
+    page = first_page(tmp_path, *equal, rerun(tmp_path, "c"), failed)
     assert (page.count("<figure>"), page.count("the same in 2 reruns")) == (2, 1)
-
-
-def test_a_failed_rerun_shows_its_error_and_no_stale_figure_or_map(tmp_path: Path) -> None:
-    page = write_summary([rerun(tmp_path, "a", error="ValueError: no")], [], tmp_path).read_text()
     assert "ValueError: no" in page
-    assert "<figure>" not in page
     assert '<table class="map">' not in page
 
 
-@pytest.mark.parametrize("text", NASTY)
-def test_names_and_errors_are_escaped_wherever_they_stand(tmp_path: Path, text: str) -> None:
-    made = rerun(tmp_path, "a & 'b\" #?", label=text)
-    broken = rerun(tmp_path, "c", label=text, error=text)
-    skipped = Execution(Job(Path("x.ipynb"), {}, text), skipped=text)
-    page = write_summary([made, broken], [skipped], tmp_path).read_text()
+@pytest.mark.parametrize("nasty", NASTY)
+def test_names_and_errors_are_escaped_wherever_they_stand(tmp_path: Path, nasty: str) -> None:
+    made = rerun(tmp_path, "a & 'b\" #?", label=nasty)
+    broken = rerun(tmp_path, "c", label=nasty, error=nasty)
+    first_page(tmp_path, made, broken, Execution(Job(Path("x.ipynb"), {}, nasty), "skipped", nasty))
+    page = text(tmp_path / "index.html")
     assert "<script" not in page
-    assert not set("<>\"'") & set(text) or text not in page
-    links = [unquote(link) for link in re.findall(r'href="([^"]*)"', page)]
-    assert "pages/a & 'b\" #?.html" in links
-    assert not [link for link in links if "://" in link or link.startswith("..")]
+    assert not set("<>\"'") & set(nasty) or nasty not in page
+    assert "pages/a & 'b\" #?.html" in [unquote(link) for link in re.findall(r'href="([^"]*)"', page)]
+    assert not [link for link in links(tmp_path / "index.html") if "://" in link or link.startswith("..")]
