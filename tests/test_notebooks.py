@@ -7,7 +7,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from analysis_helpers.execution.pages import collected_result
+from analysis_helpers.execution.pages import KEY_TAG, collected_result, key_figure
 from analysis_helpers.notebook.display import RESULT_MIME
 from tests.conftest import REPOSITORY
 
@@ -46,6 +46,13 @@ def test_every_figure_has_an_alternative_text_of_its_own_with_numbers(path: Path
     assert len(set(texts)) == len(texts)
     assert texts == [output.data["text/plain"] for output in figures]
     assert all(re.search(r"\d", text) for text in texts)
+
+
+@every_notebook
+def test_one_cell_is_tagged_key_and_shows_a_figure(path: Path) -> None:
+    notebook = read(path)
+    assert len([cell for cell in notebook.cells if KEY_TAG in cell.metadata.get("tags", [])]) == 1
+    assert key_figure(notebook) is not None
 
 
 @every_notebook
