@@ -37,7 +37,7 @@ def _of_a_report(browser: Any, out: Path) -> None:
     shutil.copy(out / "figures" / "02_batch_size_comparison.png", FIGURES / "comparison.png")
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.goto((out / "index.html").as_uri())
-    page.locator("#Answer-in-brief").scroll_into_view_if_needed()
+    page.locator("#Answer-in-brief").evaluate("heading => heading.scrollIntoView()")
     page.screenshot(path=FIGURES / "report.png")
 
 
