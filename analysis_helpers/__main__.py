@@ -217,13 +217,13 @@ def measure_command(
     from . import measure
 
     if demo is not None:
-        demo_etas, found = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), {}
+        demo_etas, runs = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), {}
         for n in (1024, 128):
             tiny, rows, eos = measure.load_policy()
-            found[n] = measure.measured_steps(tiny, rows, demo_etas, n, max_new_tokens=32, eos=eos, microbatch=256)
-            for name, run in found[n].items():
+            runs[n] = measure.measured_steps(tiny, rows, demo_etas, n, max_new_tokens=32, eos=eos, microbatch=256)
+            for name, run in runs[n].items():
                 write_run(demo / f"E_{n}" / name / RESULTS_FILE, run)
-        click.echo(verdict(found[1024], demo_etas[2], 128, small_runs=found[128]))
+        click.echo(verdict(runs[1024], demo_etas[2], 128, small_runs=runs[128]))
         return
     if model is None or prompts is None or after is None or lr is None or not etas or out is None:
         raise click.UsageError("give --model, --prompts, --after, --lr, --eta and --out, or --demo")

@@ -46,7 +46,7 @@ def test_a_kernel_that_dies_is_an_error_of_its_notebook(tmp_path: Path) -> None:
     assert printed(execution.path) == "first cell\n"
 
 
-# Leaves something behind in every place that a process has, and tells what it found there.
+# Leaves something behind in every place that a process has, and prints what was there.
 LEAVES = """%matplotlib inline
 import builtins, json, os, random, signal, threading
 import numpy as np

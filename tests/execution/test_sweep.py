@@ -50,7 +50,7 @@ def text(page: Path) -> str:
 
 def notices(page: Path) -> list[str]:
     """Return what a page says in its header to have gone wrong."""
-    return [re.sub(r"<[^>]*>", "", found) for found in re.findall(r'<p class="notice">(.*?)</p>', text(page))]
+    return [re.sub(r"<[^>]*>", "", notice) for notice in re.findall(r'<p class="notice">(.*?)</p>', text(page))]
 
 
 def links(page: Path) -> list[str]:
@@ -194,18 +194,18 @@ def test_progress_is_a_line_for_each_notebook_and_a_bar_on_a_terminal_only(
 def test_what_changed_or_failed_runs_again_and_nothing_else(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
-    path, given = folder / "tiny.ipynb", (kind, folder, tmp_path / "out")
-    assert statuses(*given, {"eta": ["1e-6"]}, "failed") == ["failed"]
-    assert statuses(*given, {"eta": ["1e-6"]}) == ["done"]
-    assert statuses(*given, {"eta": ["2e-6"]}) == ["done"]
+    path, arguments = folder / "tiny.ipynb", (kind, folder, tmp_path / "out")
+    assert statuses(*arguments, {"eta": ["1e-6"]}, "failed") == ["failed"]
+    assert statuses(*arguments, {"eta": ["1e-6"]}) == ["done"]
+    assert statuses(*arguments, {"eta": ["2e-6"]}) == ["done"]
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="stored")]
     nbformat.write(notebook, path)
-    assert statuses(*given, {"eta": ["2e-6"]}) == ["unchanged"]
+    assert statuses(*arguments, {"eta": ["2e-6"]}) == ["unchanged"]
     write_notebook(path, BODY + "\n# changed")
-    assert statuses(*given, {"eta": ["2e-6"]}) == ["done"]
+    assert statuses(*arguments, {"eta": ["2e-6"]}) == ["done"]
     monkeypatch.setattr("analysis_helpers.execution.sweep.package_digest", lambda: "of another version")
-    assert statuses(*given, {"eta": ["2e-6"]}) == ["done"]
+    assert statuses(*arguments, {"eta": ["2e-6"]}) == ["done"]
 
 
 def test_changed_data_run_again(tmp_path: Path) -> None:
@@ -334,24 +334,24 @@ def test_a_notebook_that_fails_keeps_its_page_of_an_earlier_run_and_is_named_on_
     folder, out = tmp_path / "notebooks", tmp_path / "out"
     for name in ("a", "b"):
         write_notebook(folder / f"{name}.ipynb", title=f"# First {name}")
-    index, page, given = out / "index.html", out / "pages" / "b.html", ("report", folder, out)
-    assert statuses(*given) == ["done", "done"]
+    index, page, arguments = out / "index.html", out / "pages" / "b.html", ("report", folder, out)
+    assert statuses(*arguments) == ["done", "done"]
     assert notices(index) == notices(page) == []
     for name in ("a", "b"):
         write_notebook(folder / f"{name}.ipynb", title=f"# Second {name}")
     error = "ValueError: <script>"
-    assert statuses(*given, {}, "failed", "", error) == ["failed", "failed"]
+    assert statuses(*arguments, {}, "failed", "", error) == ["failed", "failed"]
     assert ["&lt;script&gt;" in notice for notice in notices(index)] == [True, True]
     for path, title in ((index, "First a"), (page, "First b")):
         assert title in text(path)
     assert "earlier run" in notices(page)[0]
     assert "Second b" in text(out / "notebooks" / "b.unfinished.ipynb")
-    assert statuses(*given, {}, "skipped", "b", "no score") == ["done", "skipped"]
+    assert statuses(*arguments, {}, "skipped", "b", "no score") == ["done", "skipped"]
     assert notices(index) == []
     assert "no score" in notices(page)[0]
     assert "Second b" in text(page)
     write_notebook(folder / "b.ipynb", title="# First b")
-    assert statuses(*given) == ["unchanged", "unchanged"]
+    assert statuses(*arguments) == ["unchanged", "unchanged"]
     assert notices(index) == notices(page) == []
     assert "First b" in text(page)
     assert not list(out.rglob("*.unfinished.ipynb"))
@@ -378,13 +378,13 @@ def rerun(
     out: Path,
     name: str,
     *rows: dict[str, Any],
-    given: dict[str, Any] | None = None,
+    parameters: dict[str, Any] | None = None,
     label: str = "plain",
     error: str = "",
     alt: str = "",
 ) -> Execution:
     """Return how a notebook ended that showed a figure and collected the rows; without any, it did not come so far."""
-    result = {"notebook": "note", "parameters": given or {}, "rows": list(rows)}
+    result = {"notebook": "note", "parameters": parameters or {}, "rows": list(rows)}
     metadata = {"image/png": {"alt": alt or f"of {name}"}}
     outputs = [nbformat.v4.new_output("display_data", {"image/png": ""}, metadata=metadata)]
     if rows:
@@ -404,9 +404,13 @@ def first_page(out: Path, *executions: Execution) -> str:
 def test_results_have_a_row_an_estimate_with_ten_significant_digits(tmp_path: Path) -> None:
     first_page(
         tmp_path,
-        rerun(tmp_path, "a", {"value": 1 / 3, "eta": 7.0}, given={"eta": 1e-5, "etas": [1e-5]}),
+        rerun(tmp_path, "a", {"value": 1 / 3, "eta": 7.0}, parameters={"eta": 1e-5, "etas": [1e-5]}),
         rerun(
-            tmp_path, "b", {"value": 1.0, "name": 'c"d'}, {"value": 2.0, "list": [1, 2]}, given={"eta": 2e-6, "n": 4}
+            tmp_path,
+            "b",
+            {"value": 1.0, "name": 'c"d'},
+            {"value": 2.0, "list": [1, 2]},
+            parameters={"eta": 2e-6, "n": 4},
         ),
         rerun(tmp_path, "c", {"value": 4.0}, error="ValueError: after the result"),
     )
@@ -425,7 +429,9 @@ def test_results_have_a_row_an_estimate_with_ten_significant_digits(tmp_path: Pa
 def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: Path) -> None:
     answers = {(1e-6, 64): ["no"], (2e-6, 64): ["yes"], (2e-6, 256): ["yes", "no", "no"]}
     made = [
-        rerun(tmp_path, f"{name}", *({"linear": a} for a in words), given={"eta": eta, "subset_size": n}, alt="one")
+        rerun(
+            tmp_path, f"{name}", *({"linear": a} for a in words), parameters={"eta": eta, "subset_size": n}, alt="one"
+        )
         for name, ((eta, n), words) in zip("abc", answers.items(), strict=True)
     ]
     page = first_page(tmp_path, *made, Execution(Job(Path("05_x.ipynb"), {}, "05_x"), "skipped", "no eta"))
@@ -438,7 +444,7 @@ def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: P
 
 def test_a_figure_is_shown_once_and_none_of_a_failed_rerun(tmp_path: Path) -> None:
     equal = rerun(tmp_path, "a"), rerun(tmp_path, "b", alt="of a")
-    failed = rerun(tmp_path, "d", {"linear": "yes"}, given={"eta": 1e-6, "subset_size": 1}, error="ValueError: no")
+    failed = rerun(tmp_path, "d", {"linear": "yes"}, parameters={"eta": 1e-6, "subset_size": 1}, error="ValueError: no")
     page = first_page(tmp_path, *equal, rerun(tmp_path, "c"), failed)
     assert (page.count("<figure>"), page.count("the same in 2 reruns")) == (2, 1)
     assert "ValueError: no" in page
