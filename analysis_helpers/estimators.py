@@ -99,7 +99,7 @@ class Estimate:
     psi: FloatArray
     n: int
 
-    @property
+    @cached_property
     def spread(self) -> float:
         """S, the SD of influence values per sequence: the standard error on a fresh batch of n is ``S / sqrt(n)``.
 
@@ -170,12 +170,11 @@ class Columns:
     @cached_property
     def estimates(self) -> tuple[Estimate, Estimate]:
         """(true, linear) of the full batch, in nats per token."""
-        values, gradients = self.estimate(self.sums), _gradients(self, self.sums)
-        true, linear = (
-            Estimate(float(value), self.values @ gradient, self.n)
-            for value, gradient in zip(values, gradients, strict=True)
+        (true, linear), (of_true, of_linear) = self.estimate(self.sums), _gradients(self, self.sums)
+        return (
+            Estimate(float(true), self.values @ of_true, self.n),
+            Estimate(float(linear), self.values @ of_linear, self.n),
         )
-        return true, linear
 
     @cached_property
     def error(self) -> Estimate:
@@ -300,9 +299,13 @@ def mean_log_probability_excess(run: Run) -> Estimate:
 def true_total(run: Run, eta: float) -> Estimate:
     """Return the stored true change at ``eta`` (nats per token); without ``h_base``, influence values are NaN."""
     measured = run.measurement(eta)
-    if measured.h_base is None:
-        return Estimate(measured.delta_h_true, np.full(run.n, np.nan), run.n)
-    return replace(_columns(run, eta, _TRUE).estimates[0], value=measured.delta_h_true)
+    key = (true_total, measured.eta)
+    if key not in run.derived:
+        known = measured.h_base is not None
+        psi = _columns(run, eta, _TRUE).estimates[0].psi if known else np.full(run.n, np.nan)
+        run.derived[key] = Estimate(measured.delta_h_true, psi, run.n)
+    total: Estimate = run.derived[key]
+    return total
 
 
 def reference_total(runs: Mapping[str, Run], eta: float, name: str = "the mean over the runs") -> float:
@@ -413,17 +416,17 @@ def _built(run: Run, eta: float, chosen: Estimator) -> Columns:
         # Zeros where no correction is recorded: the linear change of "ratio" is then eta / T_S * sum g.
         "tokens_score": lambda: np.zeros(run.n) if correction is None or entropy is None else -correction / entropy,
         "direct": lambda: (
-            _recorded(run.jH_sum, run, "score") + _recorded(measured.h_base, run, "baseline_entropy") * score()
+            _recorded(run.jH_sum, run, "score")
+            + _recorded(measured.h_base, run, "baseline_entropy") * _recorded(run.score, run, "score")
         ),
-        "score": lambda: score(),
+        "score": lambda: _recorded(run.score, run, "score"),
         "excess": lambda: _recorded(run.logp, run, "logp") + _recorded(measured.h_base, run, "baseline_entropy"),
         "sequences": lambda: np.ones(run.n),
     }
 
-    def score() -> FloatArray:
-        return _recorded(run.score, run, "score")
-
-    assembled = [assemble[name]() for name in chosen.columns]
+    assembled = []
+    for name in chosen.columns:
+        assembled.append(assemble[name]())  # noqa: PERF401
     if run.prompt_ids is not None and not chosen.degree:
         _, prompt = np.unique(run.prompt_ids, return_inverse=True)
         assembled = [np.bincount(prompt, column).astype(np.float64) for column in assembled]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -170,7 +171,8 @@ def fit_trends(runs: Runs) -> dict[str, Trend]:
     warn_skipped({name: f"a trend needs {need}" if need else "" for name, need in needs.items()})
     if all(needs.values()):
         raise NotRecordedError(", ".join(runs), "trend", f"needs {', '.join(dict.fromkeys(needs.values()))}")
-    return {name: fit_trend(run) for name, run in runs.items() if not needs[name]}
+    able = runs.select([name for name in runs if not needs[name]])
+    return dict(zip(able, map(fit_trend, able.values()), strict=True))
 
 
 def _needed(run: Run) -> str:
@@ -185,14 +187,13 @@ def _needed(run: Run) -> str:
 def fit_trend(run: Run) -> Trend:
     """Return the fit of a run that has two etas and records ``h_base``; made once for each run."""
     if Trend not in run.derived:
-        run.derived[Trend] = _fitted(run)
+        etas = sorted(run.etas)
+        run.derived[Trend] = _fitted(np.array(etas), list(map(partial(true_total, run), etas)))
     trend: Trend = run.derived[Trend]
     return trend
 
 
-def _fitted(run: Run) -> Trend:
-    x = np.array(sorted(run.etas))
-    totals = [true_total(run, eta) for eta in x]
+def _fitted(x: FloatArray, totals: Sequence[Estimate]) -> Trend:
     unit = x[-1]  # numbers near 1 for the linear algebra
     scaled = x / unit
     (slope, curvature), residual = _least_squares(np.column_stack([scaled, scaled**2]), totals)

@@ -1,6 +1,6 @@
 """Runs: one evaluation batch in memory, runs chosen together, as ``results.json``, and in folders."""
 
-from .collection import Runs as Runs
+from .collection import Runs as Runs, default_n as default_n, shared_etas as shared_etas
 from .folders import (
     RESULTS_FILE as RESULTS_FILE,
     inventory as inventory,

@@ -6,8 +6,9 @@ is not validated or compared again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import cached_property
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,14 @@ class Runs(Mapping[str, Run]):
     def __len__(self) -> int:
         return len(self._runs)
 
+    def items(self) -> ItemsView[str, Run]:
+        """Return names and runs."""
+        return self._runs.items()
+
+    def values(self) -> ValuesView[Run]:
+        """Return the runs."""
+        return self._runs.values()
+
     def __repr__(self) -> str:
         return f"Runs({', '.join(f'{name}: {run!r}' for name, run in self._runs.items())})"
 
@@ -80,8 +89,8 @@ class Runs(Mapping[str, Run]):
         """Return the runs of these names, in their order here."""
         if len(names) == len(self):
             return self
-        selection = Runs({})
-        selection._runs = {name: run for name, run in self._runs.items() if name in names}
+        chosen, selection = set(names), Runs({})
+        selection._runs = {name: run for name, run in self._runs.items() if name in chosen}
         return selection
 
     # --- step sizes ---------------------------------------------------------------------------------------------------
@@ -94,6 +103,12 @@ class Runs(Mapping[str, Run]):
             if not any(same_eta(eta, other) for other in distinct):
                 distinct.append(eta)
         return tuple(sorted(distinct))
+
+    @cached_property
+    def shared_etas(self) -> list[float]:
+        """Step sizes measured on most sequences, ascending: those of all runs, if there are any."""
+        measured_on = {eta: sum(run.n for run in self.values() if run.has_eta(eta)) for eta in self.etas}
+        return [eta for eta, sequences in measured_on.items() if sequences == max(measured_on.values())]
 
     def eta(self, eta: float) -> float:
         """Return the step size measured that equals ``eta`` within tolerance, or raise a `ValueError` listing them."""
@@ -128,7 +143,7 @@ class Runs(Mapping[str, Run]):
         """Return eta -> the runs that have it; a run that lacks some is left out there, with one warning."""
         lacking = {name: [repr(eta) for eta in etas if not run.has_eta(eta)] for name, run in self.items()}
         warn_skipped({name: f"no eta {', '.join(missing)}" for name, missing in lacking.items() if missing})
-        return {eta: self.where(lambda run, eta=eta: run.has_eta(eta)) for eta in etas}  # type: ignore[misc]
+        return {eta: self.select([name for name, run in self.items() if run.has_eta(eta)]) for eta in etas}
 
     def mean_true_change(self, eta: float) -> float:
         """Return the mean stored ``delta_h_true`` (nats per token) over the runs that have ``eta``."""
@@ -198,6 +213,11 @@ class Runs(Mapping[str, Run]):
 
     # --- sizes --------------------------------------------------------------------------------------------------------
 
+    @property
+    def median_n(self) -> int:
+        """Sequences of a run: the median, or the lower of the two in the middle."""
+        return median_low(run.n for run in self.values())
+
     def usable(self, etas: Sequence[float], n: int, argument: str = "n") -> dict[float, Runs]:
         """Return eta -> the runs that have it and at least ``n`` sequences; others are left out with a warning.
 
@@ -217,6 +237,28 @@ class Runs(Mapping[str, Run]):
                 raise ValueError(f"no run with at least {n} sequences has eta {eta!r}")
         self.where(lambda run: run.n >= n and any(map(run.has_eta, measured))).poolable()
         return usable
+
+
+def shared_etas(large: Sequence[float], small: Sequence[float] = ()) -> list[float]:
+    """Return the step sizes of large runs that small runs have too; all of them where these have none.
+
+    Examples
+    --------
+    >>> shared_etas([1e-6, 2e-6], [2e-6, 4e-6]), shared_etas([1e-6, 2e-6])
+    ([2e-06], [1e-06, 2e-06])
+    """
+    return [eta for eta in large if any(same_eta(eta, other) for other in small)] or list(large)
+
+
+def default_n(large: int, small: int = 0) -> int:
+    """Return the sequences of the batch in question: those of the small runs, without these an eighth of the large.
+
+    Examples
+    --------
+    >>> default_n(2048, 256), default_n(512)
+    (256, 64)
+    """
+    return max(2, min(small, large) if small else large // 8)
 
 
 def first_of_content(runs: Mapping[str, Run]) -> dict[str, str]:

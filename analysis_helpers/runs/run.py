@@ -291,7 +291,7 @@ class Run:
     def __repr__(self) -> str:
         return f"<Run {self.source!r}: {self.n} sequences, etas {', '.join(map(repr, self.etas))}>"
 
-    @property
+    @cached_property
     def n(self) -> int:
         """Batch size N, in sequences."""
         return len(self.token_counts)
@@ -335,7 +335,7 @@ class Run:
             If the run has no such eta.
         """
         for m in self.measurements:
-            if m.eta == eta or same_eta(m.eta, eta):
+            if m.eta == eta or (eta not in self.etas and same_eta(m.eta, eta)):
                 return m
         raise ValueError(f"{self.source}: no eta {eta!r} in this run; there are {', '.join(map(repr, self.etas))}")
 
@@ -365,7 +365,7 @@ class Run:
     @cached_property
     def totals(self) -> tuple[float, ...]:
         """Numbers that tell most runs apart; runs of the same content share them."""
-        changes = (number for m in self.measurements for number in (m.eta, m.delta_h_true, m.base_entropy))
+        changes = [number for m in self.measurements for number in (m.eta, m.delta_h_true, m.base_entropy)]
         return (self.n, self.delta_h_per_lr, *changes)
 
     @cached_property
