@@ -265,3 +265,14 @@ def checked_choice(value: str, name: str, known: Iterable[_Name]) -> _Name:
         if value == choice:
             return choice
     raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def check_goal(tolerance: float | None, probability: float, target_sd: float | None = None) -> None:
+    """Raise a `ValueError` unless either a tolerance or a standard error is given, and a probability."""
+    if (target_sd is None) == (tolerance is None):
+        raise ValueError("give either target_sd or tolerance")
+    for name, value in (("target_sd", target_sd), ("tolerance", tolerance)):
+        if value is not None and not (isinstance(value, (int, float)) and 0 < value < np.inf):
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if not (isinstance(probability, (int, float)) and 0 < probability < 1):
+        raise ValueError(f"probability must lie between 0 and 1, got {probability!r}")

@@ -10,8 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 from analysis_helpers import Runs, estimators, run_health, verdict
-from analysis_helpers.inference import health
-from analysis_helpers.inference.health import health_overview
+from analysis_helpers.inference import health, health_overview
 from tests import test_notebooks
 from tests.building import ETAS, estimate, known, plain_estimate, random_run
 from tests.conftest import REPOSITORY

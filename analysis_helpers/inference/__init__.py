@@ -2,14 +2,8 @@
 
 from .decomposition import decompose_err_rel as decompose_err_rel, decomposition_table as decomposition_table
 from .health import (
-    explained as explained,
-    flags_at as flags_at,
-    health_of_batches as health_of_batches,
-    health_overview as health_overview,
-    influence_table as influence_table,
-    influence_tails as influence_tails,
+    findings as findings,
     run_health as run_health,
-    run_totals as run_totals,
     unsound_flags as unsound_flags,
 )
 from .planning import (
@@ -33,16 +27,29 @@ from .standard_errors import (
     subset_moments as subset_moments,
     typical_standard_error as typical_standard_error,
 )
+from .tables import (
+    health_of_batches as health_of_batches,
+    health_overview as health_overview,
+    influence_table as influence_table,
+    influence_tails as influence_tails,
+    run_totals as run_totals,
+)
 from .trend import entropy_trend as entropy_trend, nonlinearity as nonlinearity
 from .verdicts import (
-    QUESTIONS as QUESTIONS,
     Answer as Answer,
     Verdict as Verdict,
-    counted as counted,
-    low_to_high as low_to_high,
-    plus_minus as plus_minus,
     trusted_eta as trusted_eta,
     verdict as verdict,
     verdict_map as verdict_map,
     verdict_table as verdict_table,
+)
+from .wording import (
+    QUESTIONS as QUESTIONS,
+    Doubt as Doubt,
+    Note as Note,
+    counted as counted,
+    explained as explained,
+    low_to_high as low_to_high,
+    plus_minus as plus_minus,
+    words as words,
 )

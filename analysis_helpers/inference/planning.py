@@ -14,12 +14,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, checked_count
+from .._checks import check_goal, checked_count
 from ..estimators import ESTIMATORS, EstimatorName, supported_estimators
 from ..runs import Run, Runs
 from ..subsampling import Seed
-from .prediction import PooledEstimate, pooled_err_rel, predict
-from .random_effects import CONFIDENCE, ENDS, ConfidenceDistribution, Pool, normal_quantile, pool
+from .prediction import LEAST, MOST, PooledEstimate, pooled_err_rel, predict, size_for
+from .random_effects import ENDS, ConfidenceDistribution, normal_quantile
 from .standard_errors import sizes_around
 from .trend import nonlinearity_estimates
 
@@ -30,19 +30,6 @@ _NEEDS = {
     "ratio": "linear terms by sequence",
 }
 _DRAWS = 100  # replicates behind the interval of a plan
-LEAST = 64  # sequences of a plan: below, the closed form is rough
-_MOST = 2**62  # sequences; what takes more is called unreachable
-
-
-def check_goal(tolerance: float | None, probability: float, target_sd: float | None = None) -> None:
-    """Raise a `ValueError` unless either a tolerance or a standard error is given, and a probability."""
-    if (target_sd is None) == (tolerance is None):
-        raise ValueError("give either target_sd or tolerance")
-    for name, value in (("target_sd", target_sd), ("tolerance", tolerance)):
-        if value is not None and not (isinstance(value, (int, float)) and 0 < value < np.inf):
-            raise ValueError(f"{name} must be a positive number, got {value!r}")
-    if not (isinstance(probability, (int, float)) and 0 < probability < 1):
-        raise ValueError(f"probability must lie between 0 and 1, got {probability!r}")
 
 
 def required_batch_size(
@@ -141,19 +128,6 @@ def plan_batch_sizes(
     return table.assign(prompts=np.ceil(table["n"].astype(float) * np.mean(shares)).astype("Int64"))
 
 
-def spread_with_interval(estimate: PooledEstimate) -> tuple[float, float, float]:
-    """Return S, the root of S² averaged over runs, and its 90 % interval: for few sequences or runs, and the reference.
-
-    The logarithms of S² are pooled as err_rel is, with variances ``(kurtosis - 1) / N``; the relative error of the
-    reference, by which S is divided, adds to that of S.
-    """
-    logs = _log_spreads(estimate)
-    sampling, reference = (logs.interval[1] - logs.mean) / 2, estimate.reference_error
-    factor = math.exp(math.hypot(sampling, normal_quantile(CONFIDENCE) * reference))
-    typical = math.sqrt(estimate.mean_square_spread)
-    return typical, typical / factor, typical * factor
-
-
 def error_by_size(
     runs: Mapping[str, Run],
     eta: float,
@@ -179,7 +153,7 @@ def error_by_size(
     True
     """
     estimate, rows = pooled_err_rel(runs, eta), []
-    spreads = spread_with_interval(estimate)
+    spreads = estimate.spread_interval
     for n in sizes_around(256, 4 * int(estimate.sizes.max())) if sizes is None else sizes:
         predicted = predict(estimate, checked_count(n, "sizes"))
         errors = (spread / math.sqrt(n) for spread in spreads)
@@ -244,18 +218,12 @@ def estimator_table(
     target, size = tolerance / normal_quantile(probability), checked_count(n, "n")
     rows = []
     for name, estimate in estimates.items():
-        spreads = spread_with_interval(estimate)
+        spreads = estimate.spread_interval
         sizes = (_reachable_size(spread, target) for spread in spreads)
         needs = _NEEDS.get(name) or ", ".join(ESTIMATORS[name].columns)  # type: ignore[index]
         rows.append((name, needs, spreads[0] / math.sqrt(size), *sizes))
     table = pd.DataFrame(rows, columns=["estimator", "needs", "se", "sequences", "low", "high"])
     return table.astype(dict.fromkeys(("sequences", "low", "high"), "Int64"))
-
-
-def size_for(spread: float, target_sd: float) -> int:
-    """Return the smallest n, from 64 to 2^62, with ``spread / sqrt(n) <= target_sd``; the largest if there is none."""
-    # Rounding must not ask for one sequence more where the target is met exactly.
-    return max(LEAST, math.ceil(min(spread / target_sd, math.sqrt(_MOST)) ** 2 * (1 - 1e-12)))
 
 
 def smallest_within(
@@ -273,30 +241,22 @@ def smallest_within(
     low = high = LEAST
     while not reached(high):
         low, high = high, 2 * high
-        if high > _MOST:
+        if high > MOST:
             return None
     return low + bisect_left(range(low, high), True, key=reached)
 
 
 def _reachable_size(spread: float, target_sd: float) -> int | None:
-    return size_for(spread, target_sd) if spread / target_sd <= math.sqrt(_MOST) else None
+    return size_for(spread, target_sd) if spread / target_sd <= math.sqrt(MOST) else None
 
 
 def _replicate(estimate: PooledEstimate, rng: np.random.Generator) -> PooledEstimate:
     """Return a parametric-bootstrap replicate: runs of the same sizes, drawn from the estimated distributions."""
-    pooled, logs = estimate.pooled, _log_spreads(estimate)
+    pooled, logs = estimate.pooled, estimate.log_spreads
     count = len(estimate.values)
     values = rng.normal(pooled.mean, np.sqrt(estimate.variances + pooled.tau**2), count)
-    scatter = np.sqrt(_log_variances(estimate) + logs.tau**2)
+    scatter = np.sqrt(estimate.log_variances + logs.tau**2)
     factors = np.exp(rng.normal(0.0, scatter, count) / 2)
     typical = math.sqrt(estimate.mean_square_spread / np.mean(np.exp(scatter**2 / 2)))
     scale = math.exp(rng.normal(0.0, estimate.reference_error))  # the error of the reference is common to all
     return replace(estimate, values=values * scale, spreads=typical * factors * scale)
-
-
-def _log_spreads(estimate: PooledEstimate) -> Pool:
-    return pool(2 * np.log(estimate.spreads), _log_variances(estimate))
-
-
-def _log_variances(estimate: PooledEstimate) -> FloatArray:
-    return np.maximum(estimate.kurtoses - 1, 1e-6) / estimate.sizes

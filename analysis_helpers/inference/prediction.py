@@ -18,8 +18,11 @@ import pandas as pd
 from .._checks import FloatArray, RunError, checked_count
 from ..estimators import Estimate, EstimatorName, columns, mean_total_error, reference_total
 from ..runs import FIELDS_BEHIND, Run, Runs
-from .random_effects import ConfidenceDistribution, Pool, confidence_distribution, pool
+from .random_effects import CONFIDENCE, ConfidenceDistribution, Pool, confidence_distribution, normal_quantile, pool
 from .standard_errors import err_rel_standard_error
+
+LEAST = 64  # sequences of a plan: below, the closed form is rough
+MOST = 2**62  # sequences; what takes more is called unreachable
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,28 @@ class PooledEstimate:
     def mean_square_spread(self) -> float:
         """S^2 averaged over the runs: the variance of the error on a fresh batch of n is this over n."""
         return float(np.mean(self.spreads**2))
+
+    @property
+    def log_variances(self) -> FloatArray:
+        """Variances of the logarithms of S^2, ``(kurtosis - 1) / N``."""
+        return np.maximum(self.kurtoses - 1, 1e-6) / self.sizes
+
+    @cached_property
+    def log_spreads(self) -> Pool:
+        """The random-effects mean of the logarithms of S^2."""
+        return pool(2 * np.log(self.spreads), self.log_variances)
+
+    @cached_property
+    def spread_interval(self) -> tuple[float, float, float]:
+        """S, the root of S^2 averaged over runs, and its 90 % interval: for few sequences or runs, and the reference.
+
+        The logarithms of S^2 are pooled as err_rel is; the relative error of the reference, by which S is divided, adds
+        to that of S.
+        """
+        sampling, reference = (self.log_spreads.interval[1] - self.log_spreads.mean) / 2, self.reference_error
+        factor = math.exp(math.hypot(sampling, normal_quantile(CONFIDENCE) * reference))
+        typical = math.sqrt(self.mean_square_spread)
+        return typical, typical / factor, typical * factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +282,12 @@ def predict(estimate: PooledEstimate, n: float) -> Prediction:
         num_runs=len(estimate.values),
         _distribution=distribution,
     )
+
+
+def size_for(spread: float, target_sd: float) -> int:
+    """Return the smallest n, from 64 to 2^62, with ``spread / sqrt(n) <= target_sd``; the largest if there is none."""
+    # Rounding must not ask for one sequence more where the target is met exactly.
+    return max(LEAST, math.ceil(min(spread / target_sd, math.sqrt(MOST)) ** 2 * (1 - 1e-12)))
 
 
 def check_prediction(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .._checks import same_eta
 from ..err_rel import Comparison
-from ..inference import QUESTIONS, Verdict, counted, low_to_high, plus_minus, typical_standard_error
+from ..inference import QUESTIONS, Verdict, counted, low_to_high, plus_minus, typical_standard_error, words
 from ..runs import Run
 
 _AS_ETA = 0.25  # an SD whose fall differs from the growth of eta by less than this share falls in proportion to it
@@ -45,10 +45,16 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
     ]
 
 
-def describe_verdict(found: Verdict) -> list[str]:
+def describe_verdict(verdict: Verdict) -> list[str]:
     """Return why each answer is what it is, and what would help."""
-    steps = [f"Next: {'; '.join(found.next_steps)}."] if found.next_steps else []
-    return [*(_answered(question, found) for question in found.answers), *steps]
+    sentences = []
+    for question, answer in verdict.answers.items():
+        one_run = [note for note in answer.notes if note.code in ("nonlinearity", "err_rel")][:1]
+        why = answer.doubts or (one_run if np.isnan(answer.low) else ())
+        update = f"the next update errs by {low_to_high(answer.low, answer.high)}, tolerance ±{verdict.tolerance:g}"
+        start = f"**{QUESTIONS[question]} {answer.answer.capitalize()}** (eta {verdict.eta:g})"
+        sentences.append(f"{start}: {'; '.join(map(words, why)) or update}.")
+    return [*sentences, f"Next: {'; '.join(verdict.next_steps)}."] if verdict.next_steps else sentences
 
 
 def describe_linearity(
@@ -64,22 +70,19 @@ def describe_linearity(
         Of the answer.
     """
     within = f"within ±{tolerance:g} for {probability:.0%} of updates"
-    sentences = [f"At no eta measured is the answer a yes (linear {within})."]
-    if largest is not None:
-        sentences = [f"The step is linear {within} up to eta {largest:g}, the largest with a yes."]
+    up_to = "" if largest is None else f"The step is linear {within} up to eta {largest:g}, the largest with a yes."
+    sentences = [up_to or f"At no eta measured is the answer a yes (linear {within})."]
     if len(off):
         at = off[off["eta"] == off["eta"].max()].to_dict("records")
         values = ", ".join(f"{plus_minus(row['nonlinearity'], row['se'])} by {row['method']}" for row in at)
         sentences.append(f"Nonlinearity at eta {at[0]['eta']:g}: {values} (mean over updates ± SE).")
-    pooled = parts[parts["run"] == "pooled"].to_dict("records")
-    if pooled:
-        raw, adjusted = pooled[:2]
-        name = "linear_minus_matched"
-        value, left = (plus_minus(row[name], row[f"{name}_se"]) for row in (raw, adjusted))
-        p = "" if np.isnan(raw[f"{name}_p"]) else f", p = {raw[f'{name}_p']:.2g}"
-        sentences.append(
-            f"Recorded linear terms at eta {raw['eta']:g}: linear − matched is {value}{p}; score-adjusted {left}."
-        )
+    pooled = parts[(parts["run"] == "pooled") & (parts["eta"] == parts["eta"].min())]
+    if len(pooled):
+        name, rows = "linear_minus_matched", pooled.set_index("score_adjusted")
+        raw, adjusted = (plus_minus(rows[name][side], rows[f"{name}_se"][side]) for side in (False, True))
+        p = "" if np.isnan(rows[f"{name}_p"][False]) else f", p = {rows[f'{name}_p'][False]:.2g}"
+        at = f"at eta {rows['eta'][False]:g}"
+        sentences.append(f"Recorded linear terms {at}: linear − matched is {raw}{p}; score-adjusted {adjusted}.")
     return sentences
 
 
@@ -90,16 +93,14 @@ def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: 
     subsets, values = ratio.synthetic["err_rel"], ratio.actual["err_rel"]
     by_ratio = f"{plus_minus(subsets.mean(), subsets.std())} (mean ± SD) by the ratio"
     by_sum = f"the partial sum (± {partial_sum.synthetic['err_rel'].std():.3g}) is not comparable with actual runs"
-    found = "No actual runs to compare with"
-    if len(values):
-        near = f"{ratio.num_near} of {counted(len(values), 'actual run')} within 2 SD of the mean over subsets"
-        if others := ratio.other_sizes:
-            near = f"Actual runs have {', '.join(map(str, others))} sequences, not {ratio.sample_size}"
-        found = f"{near}: {', '.join(f'{value:+.2g}' for value in values)}"
+    near = f"{ratio.num_near} of {counted(len(values), 'actual run')} within 2 SD of the mean over subsets"
+    if others := ratio.other_sizes:
+        near = f"Actual runs have {', '.join(map(str, others))} sequences, not {ratio.sample_size}"
+    actual = f"{near}: {', '.join(f'{value:+.2g}' for value in values)}"
     return [
         f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2g}.",
         f"Over subsets, err_rel is {by_ratio}; {by_sum}.",
-        f"{found}.",
+        f"{actual if len(values) else 'No actual runs to compare with'}.",
     ]
 
 
@@ -112,11 +113,12 @@ def describe_distribution(partial_sum: pd.DataFrame, ratio: pd.DataFrame, subset
         sentences.append(f"{name}, subsets of {subset_size}: err_rel is {values} (mean ± SD).")
     if len(ratio) < 2:
         return [*sentences, "One eta does not show whether the spread depends on the step size."]
-    first, last = ratio["eta"].iloc[[0, -1]]
-    of_sum, of_ratio = (t["std_err_rel"].iloc[0] / t["std_err_rel"].iloc[-1] for t in (partial_sum, ratio))
-    as_eta = abs(of_sum * first / last - 1) < _AS_ETA
+    sds = pd.DataFrame({"sum": partial_sum["std_err_rel"], "ratio": ratio["std_err_rel"]}).set_index(ratio["eta"])
+    first, last = sds.index.min(), sds.index.max()
+    falls = sds.loc[first] / sds.loc[last]
+    as_eta = abs(falls["sum"] * first / last - 1) < _AS_ETA
     cause = ", about in inverse proportion to eta: its spread is base entropy, not the step" if as_eta else ""
-    changes = f"by the ratio {_times(of_ratio)}, by the partial sum {_times(of_sum)}{cause}"
+    changes = f"by the ratio {_times(falls['ratio'])}, by the partial sum {_times(falls['sum'])}{cause}"
     return [*sentences, f"From eta {first:g} to {last:g} the SD {changes}."]
 
 
@@ -138,25 +140,23 @@ def describe_plans(
     for eta, n, low, high in plans[["eta", "n", "low", "high"]].itertuples(index=False):
         interval = "" if pd.isna(low) else f" ({_size(low)} to {_size(high)})"
         sizes.append(f"{_size(n)} at eta {eta:g}{interval}")
+    ends = budget[budget["runs"].isin([budget["runs"].min(), budget["runs"].max()])].to_dict("records")
     splits = [
-        f"{se:.2g} in {counted(int(runs), 'run')} ({low:.2g} to {high:.2g})"
-        for runs, _, se, low, high in budget.iloc[[0, -1]].to_numpy()
+        f"{end['se']:.2g} in {counted(end['runs'], 'run')} ({end['se_low']:.2g} to {end['se_high']:.2g})"
+        for end in ends
     ]
+    of_mean = f"{budget['sequences_each'].max():,} sequences (over the 90% interval of tau)"
     return [
         f"Sequences to estimate the error to {goal}: {by}.",
         f"Sequences for err_rel of a fresh run within ±{tolerance:g} of 0: {', '.join(sizes)}.",
-        (
-            f"SE of the mean err_rel from {budget['sequences_each'].iloc[0]:,} sequences (over the 90% interval of "
-            f"tau): {', '.join(splits)}."
-        ),
+        f"SE of the mean err_rel from {of_mean}: {', '.join(splits)}.",
     ]
 
 
 def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates: pd.DataFrame) -> list[str]:
     """Return the coverage of intervals and the rates of false answers where the true answer is known."""
-    false_yes = rates.loc[rates["truth"] == "no", "yes"].max()
+    worst_yes = max(rates.loc[rates["truth"] == "no", "yes"].max(), intervals["false_yes"].max())
     false_no = rates.loc[rates["truth"] == "yes", "no"].max()
-    worst_yes = max(false_yes, intervals["false_yes"].max())
     covered, held = estimates["covered"], intervals.loc[intervals["tau"] > 0, "next"]
     return [
         f"95% intervals of single estimates cover {covered.min():.1%} to {covered.max():.1%}.",
@@ -165,21 +165,10 @@ def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates:
     ]
 
 
-def describe_exploration(mean: float, sd: float, found: Verdict) -> list[str]:
+def describe_exploration(mean: float, sd: float, answers: Verdict) -> list[str]:
     """Return the spread over subsets, for one choice of parameters."""
-    return [
-        f"At eta {found.eta:g}, err_rel over subsets of {found.n} is {plus_minus(mean, sd)} (mean ± SD, closed form)."
-    ]
-
-
-def _answered(question: str, found: Verdict) -> str:
-    answer = found.answers[question]
-    why = [reason for reason in answer.reasons if reason.startswith("no answer")]
-    if not why and np.isnan(answer.low):  # nothing recorded, or one run
-        why = [answer.reasons[0]]
-    update = f"the next update errs by {low_to_high(answer.low, answer.high)}, tolerance ±{found.tolerance:g}"
-    told = f"**{QUESTIONS[question]} {answer.answer.capitalize()}** (eta {found.eta:g})"
-    return f"{told}: {'; '.join(why or [update])}."
+    at = f"At eta {answers.eta:g}, err_rel over subsets of {answers.n}"
+    return [f"{at} is {plus_minus(mean, sd)} (mean ± SD, closed form)."]
 
 
 def _times(fall: float) -> str:

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import median_low
 from typing import Annotated, Any, get_type_hints
 
 import msgspec
@@ -21,8 +20,8 @@ from msgspec import UNSET, Meta
 
 from .._checks import RunError, RunWarning, same_eta, warn_about_runs
 from ..estimators import ESTIMATORS, EstimatorName
-from ..inference import explained, flags_at, run_health, unsound_flags
-from ..runs import Runs, result_files, sound_batches, sound_runs
+from ..inference import explained, findings, unsound_flags
+from ..runs import Runs, default_n, result_files, shared_etas, sound_batches, sound_runs
 
 _Eta = Annotated[float, Meta(gt=0, le=1e308, description="must be a positive step size")]
 _Etas = Annotated[list[_Eta], Meta(min_length=1, description="must be a list of positive step sizes")]
@@ -78,7 +77,7 @@ class Parameters(msgspec.Struct, frozen=True):
         """Return the runs of the large batch by `sound_runs`; warn about those that `run_health` finds unsound."""
         runs = sound_runs(self.root / self.large_batch, needs=needs)
         etas = [*([self.eta] if self.eta else []), *(self.etas or [])]
-        for flag in explained(unsound_flags(flags_at(run_health(runs), etas))):
+        for flag in explained(unsound_flags(findings(runs, etas))):
             warn_about_runs(f"numbers here are not to be trusted; fix or exclude the run: {flag}")
         return runs
 
@@ -223,11 +222,9 @@ class _Batch:
 
     @classmethod
     def of(cls, runs: Runs) -> _Batch:
-        sizes = [run.n for run in runs.values()]
-        measured_on = {eta: sum(run.n for run in runs.values() if run.has_eta(eta)) for eta in runs.etas}
-        most = max(measured_on.values())
-        shared = [eta for eta, sequences in measured_on.items() if sequences == most]
-        return cls(median_low(sizes), max(sizes), runs.etas, shared, most == sum(sizes))
+        largest, common = max(run.n for run in runs.values()), runs.shared_etas[0]
+        everywhere = all(run.has_eta(common) for run in runs.values())
+        return cls(runs.median_n, largest, runs.etas, runs.shared_etas, everywhere)
 
 
 def data_state(root: Path) -> tuple[tuple[str, int, int], ...]:
@@ -268,18 +265,15 @@ def _choices(
     """Return what suits the data beside the values that are set: name -> value and where it comes from."""
     sizes = {name: batch.n for name, batch in batches.items()}
     large, small = _large_and_small(values, sizes)
-    etas, small_etas = batches[large].shared_etas, batches[small].shared_etas if small else []
-    etas = [eta for eta in etas if any(same_eta(eta, other) for other in small_etas)] or etas
+    etas = shared_etas(batches[large].shared_etas, batches[small].shared_etas if small else [])
+    source_of_n = f"that of {small}" if small else f"an eighth of {large}"
     which = "that the runs share" if batches[large].has_common else "measured on most sequences"
-    n, source_of_n = sizes[large] // 8, f"an eighth of {large}"
-    if small:
-        n, source_of_n = min(sizes[small], sizes[large]), f"that of {small}"
     return {
         "large_batch": (large, "; ".join(["most sequences a run", *(f"no usable run in {name}" for name in unusable)])),
         "small_batch": (small, "fewest sequences a run" if small else "none has fewer sequences"),
         "eta": (etas[0], f"smallest {which}"),
         "etas": (etas, f"all {which}"),
-        "subset_size": (max(2, n), source_of_n),
+        "subset_size": (default_n(sizes[large], sizes.get(small, 0)), source_of_n),
     }
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis_helpers._checks import FloatArray, checked_count
 from analysis_helpers.inference.prediction import pooled_err_rel
-from analysis_helpers.inference.verdicts import Case
+from analysis_helpers.inference.verdicts import Goal, enough, evidence_of, recorded_answer
 from analysis_helpers.runs import Run, Runs
 from analysis_helpers.synthetic.policy import (
     Policy,
@@ -161,16 +161,17 @@ def verdict_records(
         a batch, truly keeps to the tolerance), truth, answer.
     """
     recorded: list[tuple[str, float, float, str]] = []
-    enough: list[tuple[str, float, float, str]] = []
+    settled: list[tuple[str, float, float, str]] = []
     precise = {n: probability_within(_TOLERANCE, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
     for bias in biases:
         within = probability_within(_TOLERANCE, expected_error(bias), tau)
         for *runs, _ in replicates(count, _SIZES, tau=tau, bias=bias, seed=seed):
-            case = Case(Runs(named(runs)), Runs({}), ETA, sizes[0], _TOLERANCE, _PROBABILITY)
-            recorded.append(("recorded", bias, within, case.recorded.answer))
-            if bias == biases[0] and case.ratio is not None:
-                enough += [("enough", n, precise[n], case.enough(case.ratio, n)) for n in sizes]
-    table = pd.DataFrame([*recorded, *enough], columns=["question", "setting", "within", "answer"])
+            evidence = evidence_of(Runs(named(runs)), Runs({}), ETA)
+            goals = [Goal(n, _TOLERANCE, _PROBABILITY) for n in sizes]
+            recorded.append(("recorded", bias, within, recorded_answer(evidence, goals[0]).answer))
+            if bias == biases[0] and evidence.ratio is not None:
+                settled += [("enough", goal.n, precise[goal.n], enough(evidence.ratio, goal)) for goal in goals]
+    table = pd.DataFrame([*recorded, *settled], columns=["question", "setting", "within", "answer"])
     return table.assign(truth=np.where(table["within"] >= _PROBABILITY, "yes", "no"))
 
 

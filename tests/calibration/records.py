@@ -12,8 +12,8 @@ from analysis_helpers import err_rel_standard_error, simulate_err_rel
 from analysis_helpers._checks import checked_count
 from analysis_helpers.estimators import EstimatorName, columns
 from analysis_helpers.inference import plan_batch_sizes
-from analysis_helpers.inference.planning import size_for, smallest_within, spread_with_interval
-from analysis_helpers.inference.prediction import PooledEstimate, agreement_of, pooled_err_rel, predict
+from analysis_helpers.inference.planning import smallest_within
+from analysis_helpers.inference.prediction import PooledEstimate, agreement_of, pooled_err_rel, predict, size_for
 from analysis_helpers.inference.random_effects import ConfidenceDistribution, normal_quantile
 from analysis_helpers.inference.verdicts import SURPRISING, _within
 from analysis_helpers.runs import Run
@@ -162,7 +162,7 @@ def _pit(large: dict[str, Run], fresh: Run) -> float:
 def _plan(large: dict[str, Run], goal: Goal, seed: int) -> tuple[float, float, float]:
     if goal.tolerance is None:
         n, low, high = (
-            size_for(each, float(goal.target_sd or 0)) for each in spread_with_interval(pooled_err_rel(large, ETA))
+            size_for(each, float(goal.target_sd or 0)) for each in pooled_err_rel(large, ETA).spread_interval
         )
         return n, low, high
     [plan] = plan_batch_sizes(large, [ETA], tolerance=goal.tolerance, seed=seed).itertuples()

@@ -8,11 +8,9 @@ import pytest
 import analysis_helpers as ah
 from analysis_helpers import Runs
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.estimators import scores
 from analysis_helpers.inference.health import CHECKS
 from analysis_helpers.plots import plot_influence_tails
-from analysis_helpers.runs import ShardError
-from tests.building import ETAS, altered, known, random_run, totals_only_run, two_sequences
+from tests.building import ETAS, altered, known, random_run, totals_only_run, two_sequences, without_score
 from tests.calibration.drawing import batch_of
 
 ETA = 1.6e-6
@@ -47,7 +45,7 @@ def test_noise_is_what_score_and_curvature_leave_of_log_weights(large_runs: Runs
     run = large_runs["run_01"]
     # Log weights are eta score + curvature eta^2 / 2 + noise: two etas leave one degree of freedom.
     etas = np.array(run.etas)
-    left = np.stack([known(m.log_weights) - m.eta * scores(run) for m in run.measurements])
+    left = np.stack([known(m.log_weights) - m.eta * known(run.score) for m in run.measurements])
     left -= left.mean(axis=1, keepdims=True)
     left -= np.outer(etas**2, etas**2 @ left / (etas**4).sum())
     share = (left**2).sum(axis=0).mean() / np.var(known(run.measurement(1.6e-6).log_weights))
@@ -101,15 +99,6 @@ def test_entropies_in_bits_averaged_over_tokens_or_of_padding_do_not_match_the_l
     checked = found(dataclasses.replace(run, measurements=tuple(entropies)), "entropy_mismatch")
     assert checked.value == pytest.approx(factor - 1, abs=0.1 * factor)
     assert checked.flag == flag
-
-
-def test_a_stored_error_of_curvature_is_held_against_the_curvature_terms() -> None:
-    run = random_run(64, curvature=True)
-    sums = known(run.vhvv).reshape(16, 4).sum(axis=1)
-    stored = ShardError("approx.quadratic.variance.se_vHvv", float(sums.std(ddof=1) / 4), 16)
-    checked = found(dataclasses.replace(run, shard_errors=(stored,)), "stored_error")
-    assert checked.value == pytest.approx(1, abs=0.5)
-    assert not checked.flag
 
 
 def test_what_a_run_does_not_record_is_missing_and_not_flagged() -> None:
@@ -168,7 +157,7 @@ def test_totals_are_listed_by_eta_batch_and_run() -> None:
     assert (first["true"], first["linear"]) == (run.measurements[0].delta_h_true, 1e-6 * run.delta_h_per_lr)
     assert set(table["group"]) == {"E_12", "E_2"}
     assert first["ess_share"] == pytest.approx(known(run.measurements[0].ess) / 12, rel=1e-12)
-    without = dataclasses.replace(run, score=None)  # the denominator correction
+    without = without_score(run)  # the denominator correction
     groups = ah.run_totals({"E_12": {"run_01": run, "run_02": without}})["group"]
     assert groups.tolist() == ["E_12, corrected", "E_12, uncorrected"] * 2
 

@@ -5,7 +5,7 @@ import pytest
 
 import analysis_helpers as ah
 from analysis_helpers import Runs
-from analysis_helpers.inference.planning import smallest_within, spread_with_interval
+from analysis_helpers.inference.planning import smallest_within
 from analysis_helpers.inference.prediction import pooled_err_rel, predict
 from analysis_helpers.inference.random_effects import ConfidenceDistribution
 from tests.building import ETAS, in_prompts, known, random_run
@@ -16,7 +16,7 @@ ETA = 1.6e-6
 
 def width(runs: Runs, reference: float | None = None) -> float:
     """Return upper over lower end of the interval of S, which holds S."""
-    spread, low, high = spread_with_interval(pooled_err_rel(runs, ETA, reference=reference))
+    spread, low, high = pooled_err_rel(runs, ETA, reference=reference).spread_interval
     assert low < spread < high
     return high / low
 
@@ -71,7 +71,7 @@ def test_a_plan_has_an_interval_that_a_smaller_pilot_widens(large_runs: Runs, sm
 def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: Runs) -> None:
     table = ah.error_by_size(large_runs, ETA, [64, 256, 10**9], tolerance=0.5).set_index("n")
     pilot = pooled_err_rel(large_runs, ETA)
-    spreads = spread_with_interval(pilot)
+    spreads = pilot.spread_interval
     for n in (64, 256):
         assert list(table.loc[n, ["se", "se_low", "se_high"]]) == pytest.approx(
             [each / math.sqrt(n) for each in spreads]

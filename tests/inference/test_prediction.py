@@ -8,7 +8,6 @@ import analysis_helpers as ah
 from analysis_helpers import Runs
 from analysis_helpers._checks import FloatArray, RunWarning
 from analysis_helpers.estimators import ESTIMATORS, Estimator, FullBatch
-from analysis_helpers.inference.planning import spread_with_interval
 from analysis_helpers.inference.prediction import agreement_of, pooled_err_rel, predict
 from tests.building import ETAS, altered, pilot, random_run
 from tests.calibration.drawing import shifted
@@ -101,4 +100,4 @@ def test_a_reference_whose_error_is_not_known_is_taken_as_given(monkeypatch: pyt
     runs = {f"run_{k}": altered(random_run(40, seed=k), h_base=None) for k in range(2)}
     found = pooled_err_rel(runs, ETAS[0])
     assert found.reference_error == 0
-    assert np.isfinite(spread_with_interval(found)).all()
+    assert np.isfinite(found.spread_interval).all()

@@ -1,6 +1,9 @@
 import dataclasses
+import inspect
+import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +12,31 @@ import pytest
 
 from analysis_helpers import Run, Runs, load_runs, reference_true_totals, synthetic_runs, trusted_eta, verdict
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.inference.verdicts import Case, true_change, true_change_p_value, verdict_map, verdict_table
+from analysis_helpers.inference.verdicts import Goal, Verdict, answered, enough, more_runs, verdict_map, verdict_table
+from analysis_helpers.inference.wording import WORDS, Doubt, Note, words
 from analysis_helpers.synthetic.runs import with_log_weights
-from tests.building import altered, in_prompts, known, pilot, random_run, totals_only_run
+from tests.building import altered, in_prompts, known, pilot, random_run, totals_only_run, without_score
 from tests.calibration.drawing import shifted
 
 ETA = 1.6e-6
-
-
-SOUND = synthetic_runs(1, 128)
 LARGE: Any = {"spread": 4.0, "size": 1000.0}
 
 
-def asked(n: int = 256) -> Case:
-    """Return a question about sound runs with the tolerance 0.5 and the probability 0.9."""
-    return Case(SOUND, {}, ETA, n, 0.5, 0.9)
+def goal(n: int = 256) -> Goal:
+    return Goal(n, 0.5, 0.9)
 
 
-def off_by(runs: Runs, errors: list[float]) -> Runs:
+def codes(notes: Sequence[Note]) -> list[str]:
+    return [note.code for note in notes]
+
+
+def first_doubts(found: Verdict) -> tuple[Doubt, Doubt]:
+    """Return the first doubt about each question, neither of which has an answer."""
+    assert [answer.answer for answer in found.answers.values()] == ["cannot tell"] * 2
+    return found.linear.doubts[0], found.recorded.doubts[0]
+
+
+def off_by(runs: Runs, errors: list[float]) -> dict[str, Run]:
     """Return the runs with err_rel moved."""
     total = reference_true_totals(runs)[ETA]
     return {n: shifted(run, error * total / ETA) for (n, run), error in zip(runs.items(), errors, strict=True)}
@@ -54,28 +64,30 @@ def bent(run: Run, factor: float) -> Run:
     ],
 )
 def test_the_answer_follows_from_mean_and_spread_over_updates(values: list[float], answer: str) -> None:
-    found = asked().answered("ratio", pilot(values, **LARGE), [], [])
+    found = answered("ratio", pilot(values, **LARGE), goal())
     assert found.answer == answer
     assert math.isnan(found.low) == (len(values) == 1)
-    doubted = asked().answered("ratio", pilot(values, **LARGE), ["doubt"], [])
+    assert ("updates_differ" in codes(found.notes)) == (min(values) == -9)
+    doubted = answered("ratio", pilot(values, **LARGE), goal(), [Doubt("weak_reference")])
     assert (doubted.answer, doubted.required_n) == ("cannot tell", found.required_n)
 
 
-def test_more_runs_that_agree_settle_a_question_but_not_at_the_border() -> None:
-    assert re.match(r'\d+ more runs? .* x: "yes"', asked().more_runs("x", pilot([0.2, 0.1, 0.3], **LARGE)))
-    assert re.match(r'\d+ more runs? .* x: "no"', asked().more_runs("x", pilot([0.8, 0.4, 0.9], **LARGE)))
-    assert "would not settle x" in asked().more_runs("x", pilot([0.5, 0.5, 0.5], **LARGE))
+@pytest.mark.parametrize(
+    ("values", "answer"), [([0.2, 0.1, 0.3], "yes"), ([0.8, 0.4, 0.9], "no"), ([0.5, 0.5, 0.5], None)]
+)
+def test_more_runs_that_agree_settle_a_question_but_not_at_the_border(values: list[float], answer: str | None) -> None:
+    found = more_runs("recorded", pilot(values, **LARGE), goal())
+    assert (found.code, found.values.get("answer")) == ("more_runs" if answer else "more_runs_in_vain", answer)
 
 
 def test_a_margin_inside_the_tolerance_is_enough_and_near_it_cannot_be_told() -> None:
     # S = 4 is known to about 1.1 %; the margin is 1.645 * 4 / sqrt(n), 0.5 at n = 173.
-    enough = [asked(n).answered("ratio", pilot([0.0] * 4, **LARGE), [], []).enough for n in (150, 173, 200)]
-    assert enough == ["no", "cannot tell", "yes"]
-    found = asked(100).answered("ratio", pilot([0.0] * 4, **LARGE), [], [])
-    assert found.margin == pytest.approx(1.6449 * 0.4, rel=1e-4)
-    assert known(found.required_low) < known(found.required_n) == 174 < known(found.required_high)
+    found = {n: answered("ratio", pilot([0.0] * 4, **LARGE), goal(n)) for n in (100, 150, 173, 200)}
+    assert [answer.enough for answer in found.values()] == ["no", "no", "cannot tell", "yes"]
+    assert found[100].margin == pytest.approx(1.6449 * 0.4, rel=1e-4)
+    assert known(found[100].required_low) < known(found[100].required_n) == 174 < known(found[100].required_high)
     hardly = pilot([0.0, 0.1], spread=4, size=20, kurtosis=12)
-    assert {asked(n).answered("ratio", hardly, [], []).enough for n in (120, 173, 250)} == {"cannot tell"}
+    assert {enough(hardly, goal(n)) for n in (120, 173, 250)} == {"cannot tell"}
 
 
 def test_the_sample_data_get_the_answers_that_are_true_of_them(large_runs: Runs, small_runs: Runs) -> None:
@@ -86,8 +98,9 @@ def test_the_sample_data_get_the_answers_that_are_true_of_them(large_runs: Runs,
     assert found.recorded.margin == pytest.approx(0.88, abs=0.02)
     wide = verdict(large_runs, ETA, 256, tolerance=1.0).recorded
     assert (wide.answer, wide.enough) == ("yes", "yes")
-    asked_with = ((256, None), (256, small_runs), (4096, None))  # what is not established depends on what is there
-    assert len({verdict(large_runs, ETA, n, small_runs=small).not_established for n, small in asked_with}) == 3
+    assert codes(found.unknown) == ["tau", "other_etas", "true_change_closer", "independence", "small_misfit"]
+    without = codes(verdict(large_runs, ETA, 4096).unknown)  # what is not established depends on what is there
+    assert without[-2:] == ["batch_of_n", "no_actual_runs"]
 
 
 def test_bias_and_spread_of_recorded_terms_are_a_no_for_these_only(large_runs: Runs) -> None:
@@ -108,58 +121,60 @@ def test_a_nonlinear_step_is_a_no_at_large_etas_only(small_runs: Runs) -> None:
 
 def test_runs_that_do_not_add_up_give_no_answer(large_runs: Runs) -> None:
     off = dataclasses.replace(large_runs["run_02"], delta_h_per_lr=1.0)
-    found = verdict({**large_runs, "run_02": off}, ETA, 10**6, tolerance=5)
-    assert [answer.answer for answer in found.answers.values()] == ["cannot tell"] * 2
-    assert "integrity 1 in run_02" in found.linear.reasons[0]
+    for doubt in first_doubts(verdict({**large_runs, "run_02": off}, ETA, 10**6, tolerance=5)):
+        assert (doubt.code, doubt.runs) == ("unsound", ("run_02",))
+        assert (doubt.values["check"], doubt.values["high"]) == ("integrity", 1)
 
 
 def test_actual_runs_that_contradict_their_prediction_or_do_not_add_up_give_no_answer_on_recorded(
     large_runs: Runs, small_runs: Runs
 ) -> None:
     off = {**small_runs, "run_02": dataclasses.replace(small_runs["run_02"], delta_h_per_lr=1.0)}
-    for small in (off_by(small_runs, [3.5] * 4), off):
+    for small, code in ((off_by(small_runs, [3.5] * 4), "actual_runs_contradict"), (off, "actual_run_unsound")):
         found = verdict(large_runs, ETA, 10**6, tolerance=2, small_runs=small)
         assert (found.linear.answer, found.recorded.answer) == ("yes", "cannot tell")
+        assert codes(found.recorded.doubts) == [code]
 
 
 def test_a_reference_near_zero_gives_no_answer_on_recorded() -> None:
-    runs = synthetic_runs(2, 256)
-    flat = {name: altered(run, delta_h_true=lambda total: total / 100) for name, run in runs.items()}
     with pytest.warns(RunWarning, match="within 3 standard errors"):
-        found = verdict(flat, ETA, 10**6, tolerance=100)
-    assert found.recorded.answer == "cannot tell"
+        [doubt] = verdict(synthetic_runs(2, 12, seed=2), ETA, 10**6, tolerance=100).recorded.doubts
+    assert doubt.code == "weak_reference"
+    assert doubt.values["relative"] > 1 / 3
 
 
 def test_linear_terms_without_the_correction_get_no_answer_but_linearity_does() -> None:
-    runs = {name: dataclasses.replace(run, score=None) for name, run in synthetic_runs(3, 200).items()}
+    runs = {name: without_score(run) for name, run in synthetic_runs(3, 200).items()}
     found = verdict(runs, ETA, 50, tolerance=2.0)
-    assert found.recorded.answer == "cannot tell"
-    assert "denominator correction" in found.recorded.reasons[0]
-    assert found.linear.estimator == "trend"
+    assert (found.recorded.answer, codes(found.recorded.doubts)) == ("cannot tell", ["correction_unknown"])
+    assert (found.linear.answer, found.linear.estimator) == ("yes", "trend")
+    assert "record_score" in codes(found.steps)
+    [doubt] = verdict({**synthetic_runs(3, 200), "run_02": runs["run_02"]}, ETA, 50).recorded.doubts
+    assert (doubt.code, doubt.runs) == ("correction_missing", ("run_02",))
 
 
 def test_one_eta_without_a_score_says_what_to_record() -> None:
     found = verdict({"run_01": totals_only_run()}, 1e-6, 2)
-    assert (found.linear.answer, found.linear.required_n) == ("cannot tell", None)
-    assert "score" in found.linear.reasons[0]
-    assert found.recorded.answer == "cannot tell"
+    assert (found.linear.required_n, found.recorded.required_n) == (None, None)
+    assert [doubt.code for doubt in first_doubts(found)] == ["nothing_recorded", "linear_terms_missing"]
+    assert codes(found.steps) == ["larger_etas", "record_score"]
 
 
 def test_off_policy_sequences_are_a_reason_and_the_adjusted_value_stands_beside() -> None:
     runs = synthetic_runs(3, 1024, sampling_temperature=0.95, record_logp=True)
     found = verdict(runs, ETA, 256)
-    assert any("off-policy" in reason for reason in found.recorded.reasons)
-    assert any("score-adjusted" in reason for reason in found.recorded.reasons)
-    assert any("sampler" in step for step in found.next_steps)
+    notes = {note.code: note for note in found.recorded.notes}
+    assert notes["off_policy"].runs == tuple(runs)
+    assert abs(notes["score_adjusted"].values["mean"]) < abs(notes["err_rel"].values["mean"])
+    assert "fix_sampler" in codes(found.steps)
 
 
 def test_runs_that_share_their_prompts_are_not_pooled() -> None:
     runs = {f"run_{k}": in_prompts(random_run(200, seed=k), 8) for k in range(3)}
     found = verdict(runs, 1e-6, 50, tolerance=5.0)
-    assert [answer.answer for answer in found.answers.values()] == ["cannot tell"] * 2
+    assert [(doubt.code, doubt.runs) for doubt in first_doubts(found)] == [("shared_prompts", ("run_0", "run_1"))] * 2
     assert found.recorded.required_n is not None  # answers on a single run stand
-    [advice] = found.next_steps
-    assert "other prompts" in advice
+    assert codes(found.steps) == ["other_prompts"]
     apart = {
         name: dataclasses.replace(run, prompt_ids=np.asarray(run.prompt_ids) + 1000 * k)
         for k, (name, run) in enumerate(runs.items())
@@ -174,12 +189,13 @@ def test_log_weights_of_the_wrong_sign_or_averaged_per_token_give_no_answer(larg
         for name, run in large_runs.items()
     }
     found = verdict(runs, ETA, 256)
-    assert [answer.answer for answer in found.answers.values()] == ["cannot tell"] * 2
-    assert "log_weight_slope" in found.linear.reasons[0]
-    assert len(found.next_steps) == 1
-    assert [answer.required_n for answer in found.answers.values()] == [None] * 2
-    assert all(math.isnan(answer.mean) for answer in found.answers.values())
-    assert "±" not in found.explanation  # nor in words
+    for doubt in first_doubts(found):
+        assert (doubt.code, doubt.values["check"], doubt.runs) == ("unsound", "log_weight_slope", tuple(runs))
+        assert doubt.values["low"] == pytest.approx(factor - 1, abs=0.1)
+    assert (codes(found.steps), found.notes, found.unknown) == (["fix_runs"], (), ())
+    for answer in found.answers.values():  # no number that could be taken for an estimate
+        assert (answer.required_n, answer.notes) == (None, ())
+        assert math.isnan(answer.mean)
 
 
 def test_all_runs_of_one_fault_are_named_also_those_just_inside_the_limit(large_runs: Runs) -> None:
@@ -188,18 +204,19 @@ def test_all_runs_of_one_fault_are_named_also_those_just_inside_the_limit(large_
         name: with_log_weights(run, {m.eta: factors[name] * np.asarray(m.log_weights) for m in run.measurements})
         for name, run in large_runs.items()
     }
-    assert f"in {', '.join(runs)}" in verdict(runs, ETA, 256).linear.reasons[0]
+    assert verdict(runs, ETA, 256).linear.doubts[0].runs == tuple(runs)
 
 
 def test_linear_terms_in_another_unit_are_pointed_at(large_runs: Runs) -> None:
     scaled = {
         name: dataclasses.replace(
-            run, gdotv=1e3 * known(run.gdotv), delta_h_per_lr=1e3 * run.delta_h_per_lr, score=None
+            without_score(run), gdotv=1e3 * known(run.gdotv), delta_h_per_lr=1e3 * run.delta_h_per_lr
         )
         for name, run in large_runs.items()
     }
-    assert any("no answer: the linear change is" in reason for reason in verdict(scaled, ETA, 256).recorded.reasons)
-    assert not any("another unit" in reason for reason in verdict(large_runs, ETA, 256).recorded.reasons)
+    doubts = verdict(scaled, ETA, 256).recorded.doubts
+    assert codes(doubts) == ["another_unit", "correction_unknown"]
+    assert 500 < doubts[0].values["times"] < 1500
 
 
 @pytest.mark.parametrize("names", [["run_01"], ["run_01", "run_02", "run_03", "run_04"]])
@@ -208,27 +225,28 @@ def test_a_step_that_changed_nothing_is_named_and_gives_no_answer(small_runs: Ru
     found = {name: known(run.measurements[0].h_base) for name, run in small_runs.items() if name in names}
     still: Any = {"weights": even, "log_weights": np.zeros(256), "delta_h_true": 0.0, "ess": 256.0}
     runs = {name: altered(small_runs[name], h_new=base, **still) for name, base in found.items()}
-    answers = verdict({**small_runs, **runs}, ETA, 64).answers.values()
-    assert [answer.answer for answer in answers] == ["cannot tell"] * 2
-    assert all(f"nothing in {', '.join(names)}:" in answer.reasons[0] for answer in answers)
+    for doubt in first_doubts(verdict({**small_runs, **runs}, ETA, 64)):
+        assert (doubt.code, doubt.runs) == ("skipped_step", tuple(names))
 
 
 def test_a_flag_at_another_eta_does_not_count(large_runs: Runs) -> None:
     run = large_runs["run_01"]
-    change = np.zeros(run.n)
-    change[0] = 10.0
+    change = np.concatenate([np.linspace(0, 10, 20), np.zeros(run.n - 20)])
     runs = {**large_runs, "run_01": with_log_weights(run, {ETA: 0 * change, 3.2e-6: change})}
-    assert verdict(runs, 3.2e-6, 256).recorded.answer == "cannot tell"
-    assert not [r for r in verdict(runs, ETA, 256).reasons if "pareto_k" in r]
+    assert verdict(runs, ETA, 256).recorded.doubts == ()
+    with pytest.warns(RunWarning, match="within 3 standard errors"):
+        assert codes(verdict(runs, 3.2e-6, 256).recorded.doubts) == ["unsound"] * 3
 
 
 def test_the_true_change_varies_between_updates_by_random_effects(large_runs: Runs, small_runs: Runs) -> None:
-    found = known(true_change(large_runs, ETA))
     totals = [run.measurement(ETA).delta_h_true for run in large_runs.values()]
-    assert 0 < abs(found.mean / np.mean(totals) - 1) < 0.02  # not the reference, a plain mean, so called otherwise:
-    assert f"by random effects: {found.mean * 1e3:+.3f}" in verdict(large_runs, ETA, 256).reasons[0]
-    assert true_change_p_value(large_runs, large_runs, ETA) == pytest.approx(1.0)
-    assert 0.01 < true_change_p_value(large_runs, small_runs, ETA) < 1
+    [note] = verdict(large_runs, ETA, 256, small_runs=small_runs).notes
+    assert 0 < abs(note.values["mean"] / np.mean(totals) - 1) < 0.02  # not the reference, a plain mean
+    assert note.values["tau"] > 0
+    assert 0.01 < note.values["p"] < 1
+    mirrored = {name: dataclasses.replace(run, source="copy", scale=None) for name, run in large_runs.items()}
+    [same] = verdict(large_runs, ETA, 256, small_runs=mirrored).notes
+    assert same.values["p"] == pytest.approx(1.0)
 
 
 def test_small_runs_without_the_eta_are_skipped_with_a_warning(large_runs: Runs, small_runs: Runs) -> None:
@@ -266,8 +284,43 @@ def test_the_published_runs_get_two_answers_each_with_its_batch_size(research_ro
         assert found.linear.required_n == pytest.approx(linear_n, abs=1)
         assert found.recorded.answer == "cannot tell"
         assert found.recorded.required_n == pytest.approx(recorded_n, abs=1)
-        assert any("off-policy" in reason for reason in found.recorded.reasons)
-    change = known(true_change(large, ETA))
-    assert change.tau == pytest.approx(0.216e-3, abs=5e-7)
-    assert change.se / abs(change.mean) == pytest.approx(0.105, abs=5e-4)
-    assert true_change_p_value(large, small, ETA) == pytest.approx(0.068, abs=6e-4)
+        assert "off_policy" in codes(found.recorded.notes)
+        [note] = [note for note in found.notes if note.code == "true_change"]
+        if eta == ETA:
+            assert note.values["tau"] == pytest.approx(0.216e-3, abs=5e-7)
+            assert note.values["se"] / abs(note.values["mean"]) == pytest.approx(0.105, abs=5e-4)
+            assert note.values["p"] == pytest.approx(0.068, abs=6e-4)
+
+
+def test_eta_and_n_are_chosen_as_by_the_command(large_runs: Runs, small_runs: Runs) -> None:
+    both = verdict(large_runs, small_runs=small_runs)
+    assert both == verdict(large_runs, ETA, 256, small_runs=small_runs)
+    alone = verdict(small_runs)
+    assert (alone.eta, alone.n) == (8e-7, 32)
+
+
+def test_a_record_is_json_with_codes_and_numbers_and_null_for_what_is_not_known(large_runs: Runs) -> None:
+    record = verdict({"run_01": large_runs["run_01"]}, ETA, 64).record()
+    assert record == json.loads(json.dumps(record, allow_nan=False))
+    assert record["linear"]["low"] is None
+    assert record["recorded"]["notes"][0]["code"] == "err_rel"
+
+
+NUMBERS = "mean se tau small_mean small_se p tau_low relative z times margin low high p_spread p_mean smallest_p"
+VALUES: dict[str, Any] = dict.fromkeys(f"{NUMBERS} tolerance probability".split(), 0.125)
+VALUES |= dict.fromkeys(("n", "count", "matched_n", "ratio_n"), 64) | {"answer": "yes", "question": "linear"}
+VALUES |= {"method": "trend", "tau_high": {"trend": 0.5}, "check": "integrity", "detail": "", "checks": "score_z"}
+
+
+@pytest.mark.parametrize("code", WORDS)
+def test_every_code_has_words_that_hold_its_runs_and_numbers(code: str) -> None:
+    sentence = words(Note(code, ("run_01", "run_02"), VALUES))
+    assert sentence
+    assert not set("{}\n") & set(sentence)
+
+
+def test_every_code_that_is_decided_on_has_words() -> None:
+    source = Path(inspect.getfile(verdict)).read_text()
+    made = set(re.findall(r'(?:Note|Doubt)\(\s*"(\w+)"', source))
+    assert len(made) > 30
+    assert made <= set(WORDS)

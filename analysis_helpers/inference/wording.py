@@ -1,0 +1,207 @@
+"""What answers rest on, as data, and the words for it: a code, the runs that it concerns, and its numbers.
+
+Decisions read codes and numbers (`analysis_helpers.inference.verdicts`); sentences are made here alone, a template for
+each code. Changing a word changes no answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .health import CHECKS, Finding, by_check
+from .prediction import LEAST
+
+QUESTIONS = {"linear": "Is the step linear?", "recorded": "Is the recorded linear change right?"}
+
+DoubtCode = (
+    Literal["unsound", "skipped_step", "nothing_recorded", "linear_terms_missing", "correction_missing"]
+    | Literal["shared_prompts", "estimates_differ", "weak_reference", "another_unit", "correction_unknown"]
+    | Literal["actual_run_unsound", "actual_runs_contradict"]
+)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A fact as data.
+
+    Attributes
+    ----------
+    code
+        What it is.
+    runs
+        Names of the runs that it concerns; none: all.
+    values
+        Its numbers, and names such as that of a check, by name.
+    """
+
+    code: str
+    runs: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Doubt(Note):
+    """A reason to give no answer."""
+
+    code: DoubtCode
+
+
+class _Values(dict[str, Any]):
+    """Values of a note; parts of sentences that follow from them are made where a template asks for one."""
+
+    def __missing__(self, name: str) -> Any:
+        return _PARTS[name](self)
+
+
+def words(note: Note) -> str:
+    """Return the sentence for a note."""
+    return WORDS[note.code].format_map(_Values(note.values, runs=note.runs))
+
+
+def explained(flagged: Iterable[Finding]) -> list[str]:
+    """Return for each check that is flagged its values, the runs, and its meaning."""
+    return [_flag(_Values(values, runs=runs)) for runs, values in by_check(flagged)]
+
+
+def plus_minus(mean: float, se: float) -> str:
+    """Return a mean and its standard error with as many decimals as the error needs."""
+    if math.isnan(mean):
+        return "-"
+    decimals = _decimals(se)
+    return f"{mean:+z.{decimals}f} ± {se:.{decimals}f}"
+
+
+def low_to_high(low: float, high: float) -> str:
+    """Return the ends of an interval with as many decimals as its width needs."""
+    decimals = _decimals(high - low)
+    return "-" if math.isnan(low) else f"{low:+z.{decimals}f} to {high:+z.{decimals}f}"
+
+
+def sizes(n: int | None, low: int | None, high: int | None) -> str:
+    """Return required sequences with their interval."""
+    if n is None:
+        return "-"
+    return f"at most {LEAST}" if high == LEAST else f"{n:,} ({low:,} to {high:,})"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "run"), counted(2048, "sequence")
+    ('1 run', '2,048 sequences')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _decimals(scale: float) -> int:
+    return 2 if not 0 <= scale < 0.01 else min(6, 1 - math.floor(math.log10(scale))) if scale else 3
+
+
+def _flag(values: _Values) -> str:
+    ends = " to ".join(dict.fromkeys(f"{values[end]:.3g}" for end in ("low", "high")))
+    meaning = f"{values['detail']} {CHECKS[values['check']].meaning}".strip().rstrip(".")
+    return f"{values['check']} {ends} in {values['names']}. {meaning}"
+
+
+def _milli(values: _Values, side: str = "") -> str:
+    return f"{values[f'{side}mean'] * 1e3:+.3f} ± {values[f'{side}se'] * 1e3:.3f}"
+
+
+def _beside(values: _Values) -> str:
+    p = "; actual runs {} (p = {:.2g} for no difference)"
+    return p.format(_milli(values, "small_"), values["p"]) if "p" in values else ""
+
+
+def _bounds(values: _Values) -> str:
+    bounds = [f"{tau:.{_decimals(tau)}f} ({_BY[name]})" for name, tau in values["tau_high"].items()]
+    return f": tau may be as large as {' or '.join(bounds)}" if bounds else ""
+
+
+_BY = {"trend": "by the trend over etas", "matched": "by matched − true"}
+_WHETHER = {"linear": "whether the step is linear", "recorded": "whether the recorded linear change is right"}
+_PARTS: dict[str, Callable[[_Values], Any]] = {
+    "names": lambda values: ", ".join(values["runs"]),
+    "s": lambda values: "" if values["count"] == 1 else "s",
+    "by": lambda values: _BY[values["method"]],
+    "whether": lambda values: _WHETHER[values["question"]],
+    "estimate": lambda values: plus_minus(values["mean"], values["se"]),
+    "decimals": lambda values: _decimals(values["margin"]),
+    "tau_share": lambda values: f", tau {values['tau'] / abs(values['mean']):.0%}" if "tau" in values else "",
+    "milli": _milli,
+    "beside": _beside,
+    "bounds": _bounds,
+    "flag": _flag,
+}
+
+WORDS = {
+    # doubts
+    "unsound": "no answer: fix or exclude the run: {flag}",
+    "skipped_step": "no answer: the step changed nothing in {names}: exclude the run",
+    "nothing_recorded": (
+        "nonlinearity cannot be estimated: it takes two etas a run, or the score: measure more etas on the same "
+        "sequences, or record the score"
+    ),
+    "linear_terms_missing": "linear terms by sequence (approx.per_sequence[].gdotv) are not recorded in {names}",
+    "correction_missing": "the denominator correction of other runs is not recorded in {names}",
+    "shared_prompts": (
+        "no answer: {runs[0]} and {runs[1]} share more than half of their prompts, so runs are not independent"
+    ),
+    "estimates_differ": "no answer: the trend and matched − true differ by {z:.1f} standard errors",
+    "weak_reference": "no answer: the reference, the mean true change, is known to ±{relative:.0%} only",
+    "another_unit": (
+        "no answer: the linear change is {times:,.0f} times the true one: gdotv or entropies may have another unit"
+    ),
+    "correction_unknown": "no answer: whether the linear terms include the denominator correction is not recorded",
+    "actual_run_unsound": "no answer: actual run {names} does not add up",
+    "actual_runs_contradict": "no answer: the actual runs contradict the prediction from the large runs",
+    # reasons of an answer
+    "updates_differ": "updates differ too much for a yes: tau is at least {tau_low:.2g}",
+    "nonlinearity": "nonlinearity {by}: {estimate}",
+    "err_rel": "err_rel by the ratio: {estimate}",
+    "score_adjusted": "score-adjusted: {estimate}",
+    "actual_runs": (
+        "{count:,} actual run{s} against the prediction: p = {p_spread:.2g} for their spread, {p_mean:.2g} for their "
+        "mean"
+    ),
+    "off_policy": "sequences are off-policy (sampler-trainer mismatch) by {checks}",
+    "batch": (
+        "one batch of {n} is off by at most {margin:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f}) in "
+        "{probability:.0%} of cases"
+    ),
+    # reasons of both answers
+    "true_change": "true change, mean by random effects: {milli} (10⁻³ nats per token{tau_share}){beside}",
+    "health": "health: {flag}",
+    # next steps
+    "fix_runs": "fix or exclude the runs named above",
+    "other_prompts": (
+        "measure runs with other prompts (if ids begin anew in each run, number them across runs): more sequences, "
+        "etas or runs with these prompts settle nothing"
+    ),
+    "fix_sampler": "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling",
+    "larger_etas": "measure larger etas on the same sequences: nonlinearity is then known better at every eta",
+    "use_matched": (
+        "use the matched linear change, not the recorded one: ±{tolerance:g} takes {matched_n:,} sequences, "
+        "{ratio_n:,} by the ratio"
+    ),
+    "record_score": "record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv",
+    "more_runs": '{count:,} more run{s} like these would settle {whether}: "{answer}"',
+    "more_runs_in_vain": "more runs of this size would not settle {whether}",
+    # not established
+    "tau": "how much updates differ; with {count:,} large run{s} tau is hardly known{bounds}",
+    "other_etas": "agreement between etas: step sizes within a run share sequences and are not independent",
+    "true_change_closer": "the true change to better than ±{relative:.0%}",
+    "independence": "that sequences are independent (prompts sampled more than once?): no prompt ids are recorded",
+    "log_weights": "that log weights have the right sign and scale: the score is not recorded",
+    "entropies": "that entropies are sums of nats over the sequence: log-probabilities are not recorded",
+    "batch_of_n": "how a batch of {n} behaves: no run is as large",
+    "no_actual_runs": "that actual small runs fall where predicted: none were given at this eta",
+    "actual_runs_unused": "that actual small runs fall where predicted",
+    "small_misfit": (
+        "a small misfit of the actual runs: with {count:,} run{s} a sign test cannot reach p < {smallest_p:g}"
+    ),
+}
