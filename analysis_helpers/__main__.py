@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from functools import wraps
@@ -86,8 +87,13 @@ def inventory_command(data_root: str | None) -> None:
 @click.option("-n", "--subset-size", help="Sequences of the batch in question [default: that of the small runs].")
 @click.option("--tolerance", type=_POSITIVE, default=0.25, show_default=True, help="Tolerance on abs(err_rel).")
 @click.option("--probability", type=_PROBABILITY, default=0.9, show_default=True, help="How often it must be met.")
-def verdict_command(data_root: str | None, etas: tuple[float, ...], **others: Any) -> None:
-    """Answer from the runs below DATA_ROOT [default: sample data]: is the step linear, is the recorded change right?"""
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list with a verdict for each eta.")
+def verdict_command(data_root: str | None, etas: tuple[float, ...], as_json: bool, **others: Any) -> None:
+    """Answer from the runs below DATA_ROOT [default: sample data]: is the step linear, is the recorded change right?
+
+    With --json a verdict has the fields of `Verdict` and `Answer`: doubts, notes, steps and unknown are codes with the
+    runs and numbers that they concern; a number that is not known is null.
+    """
     step_sizes = {"etas": etas} if etas else {"eta": None}
     parameters = read_parameters({"data_root": data_root or _SAMPLES, **step_sizes, **others})
     with notes_on_runs() as notes:
@@ -97,9 +103,10 @@ def verdict_command(data_root: str | None, etas: tuple[float, ...], **others: An
             verdict(large, eta, parameters.subset_size, small_runs=small or None, **limits)
             for eta in (etas and parameters.etas) or [parameters.eta]
         ]
-    click.echo(readable(parameters.table()))
-    for answers in verdicts:
-        click.echo(f"\n{answers}")
+    if as_json:
+        click.echo(json.dumps([each.record() for each in verdicts], indent=2))
+    else:
+        click.echo("\n\n".join(map(str, [readable(parameters.table()), *verdicts])))
     for note in notes:
         click.echo(f"Note: {note}.", err=True)
 

@@ -92,6 +92,11 @@ def test_the_verdict_needs_no_option_and_takes_several_step_sizes(sample_root: P
     assert refused.output.startswith("Error: eta must be a step size of E_2048")
 
 
+def test_the_verdict_as_json_has_codes_and_numbers(sample_root: Path, large_runs: Runs) -> None:
+    printed = call("verdict", sample_root, "--eta", "1.6e-6", "-n", 64, "--small-batch", "", "--json").output
+    assert json.loads(printed) == [verdict(large_runs, 1.6e-6, 64).record()]
+
+
 def test_simulate_writes_the_sample_data(tmp_path: Path) -> None:
     result = call("simulate", tmp_path / "made")
     assert result.exit_code == 0
