@@ -1,9 +1,11 @@
 """Is the step linear, is the recorded change right, and is the batch large enough?
 
-The public names; see the README for what they answer, and `notebooks/` for how they are used. Importing this package
-imports NumPy, pandas and little else: plots, notebooks and their execution are imported where they are used.
+The names that most people need; `analysis_helpers.inference`, `.runs` and `.plots` hold more. The README shows what
+they answer, and `notebooks/` how they are used. Importing this package imports NumPy, pandas and little else: plots,
+notebooks and their execution are imported where they are used.
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -13,30 +15,17 @@ from .inference import (
     Answer as Answer,
     Prediction as Prediction,
     Verdict as Verdict,
-    budget_table as budget_table,
     check_prediction as check_prediction,
     decompose_err_rel as decompose_err_rel,
-    decomposition_table as decomposition_table,
     entropy_trend as entropy_trend,
     err_rel_standard_error as err_rel_standard_error,
-    error_by_size as error_by_size,
-    estimator_table as estimator_table,
-    health_of_batches as health_of_batches,
-    health_overview as health_overview,
-    influence_table as influence_table,
-    influence_tails as influence_tails,
     nonlinearity as nonlinearity,
-    plan_batch_sizes as plan_batch_sizes,
     predict_err_rel as predict_err_rel,
     required_batch_size as required_batch_size,
     run_health as run_health,
-    run_totals as run_totals,
-    spread_by_size as spread_by_size,
-    subset_moments as subset_moments,
     trusted_eta as trusted_eta,
     verdict as verdict,
     verdict_map as verdict_map,
-    verdict_table as verdict_table,
 )
 from .published import (
     aggregate_err_rel as aggregate_err_rel,
@@ -56,8 +45,6 @@ from .runs import (
     load_runs as load_runs,
     merge_runs as merge_runs,
     read_run as read_run,
-    sound_batches as sound_batches,
-    sound_runs as sound_runs,
     write_run as write_run,
 )
 from .synthetic import synthetic_runs as synthetic_runs, write_sample_data as write_sample_data
@@ -68,6 +55,9 @@ if TYPE_CHECKING:
         plot_err_rel_histograms as plot_err_rel_histograms,
     )
 
+__all__ = [name for name, thing in globals().items() if str(getattr(thing, "__module__", "")).startswith(__name__)]
+__all__ += ["plot_err_rel_comparison", "plot_err_rel_histograms"]
+
 try:
     __version__ = version("entropy-batch-diagnostics")
 except PackageNotFoundError:  # the source folder is on the path, but not installed
@@ -76,8 +66,10 @@ except PackageNotFoundError:  # the source folder is on the path, but not instal
 
 def __getattr__(name: str) -> Any:
     """Import matplotlib only when a plot is asked for."""
-    if name in ("plot_err_rel_comparison", "plot_err_rel_histograms"):
-        from . import plots
-
-        return getattr(plots, name)
+    if name.startswith("plot_"):
+        return getattr(import_module(f"{__name__}.plots"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "inference", "plots", "runs", "synthetic", "notebook"]

@@ -214,3 +214,10 @@ def test_public_names_have_docstrings_functions_with_a_doctest() -> None:
         thing = getattr(analysis_helpers, name)
         assert thing.__doc__, name
         assert ">>>" in thing.__doc__ or not inspect.isfunction(thing), name
+
+
+def test_the_public_names_are_few_and_listed_with_the_plots_that_are_not_imported() -> None:
+    assert len(analysis_helpers.__all__) <= 38
+    assert set(analysis_helpers.__all__) <= set(dir(analysis_helpers))
+    assert all(getattr(analysis_helpers, name).__doc__ for name in analysis_helpers.__all__)
+    assert callable(analysis_helpers.plot_trend)  # type: ignore[attr-defined, unused-ignore]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import analysis_helpers as ah
+from analysis_helpers import inference
 from analysis_helpers.estimators import columns, reference_for
 from analysis_helpers.inference.prediction import pooled_err_rel
 from analysis_helpers.subsampling import subset_sums
@@ -39,8 +40,8 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.summarize_err_rel_distribution(pd.DataFrame({"x": [1]})), "df must have the columns 'eta'", "['x']"),
     (lambda: ah.load_runs([], on_error=ODD), "on_error must be one of 'raise', 'skip'", "'odd'"),
     (lambda: ah.reference_true_totals({}), "no runs given", ""),
-    (lambda: ah.run_totals(RUNS), "batches['run_01'] must be a dict of name", "a single Run"),  # type: ignore[arg-type]
-    (lambda: ah.health_of_batches(RUNS), "batches['run_01'] must be", "a single Run"),  # type: ignore[arg-type]
+    (lambda: inference.run_totals(RUNS), "batches['run_01'] must be a dict of name", "a single Run"),  # type: ignore[arg-type]
+    (lambda: inference.health_of_batches(RUNS), "batches['run_01'] must be", "a single Run"),  # type: ignore[arg-type]
     (lambda: RUN.measurement("1e-6"), "eta must be a number such as", "'1e-6'"),  # type: ignore[arg-type]
     (lambda: reference_for({ODD: -2.0}, RUN, E, "run_01"), "eta must be a number such as", "'odd'"),
     (lambda: ah.nonlinearity(RUNS, ODD), "etas must be a list of at least one step size, such as", "'odd'"),
@@ -52,7 +53,7 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     ),
     (lambda: ah.err_rel_standard_error(RUN, E, population=ODD), "population must be one of 'policy', 'run'", "'odd'"),
     (lambda: ah.err_rel_standard_error(RUN, E, 13, population="run"), "n must be at most 12, the number of seq", "13"),
-    (lambda: ah.subset_moments(RUNS, [E], 13), "n must be at most 12", "13"),
+    (lambda: inference.subset_moments(RUNS, [E], 13), "n must be at most 12", "13"),
     (lambda: ah.predict_err_rel(RUNS, E, 10, reference=0), "reference must be a finite number other than 0", "0.0"),
     (lambda: ah.decompose_err_rel(RUNS, E, reference=0), "reference must be a finite number other than 0", "0.0"),
     (lambda: ah.decompose_err_rel(RUNS, E, reference=math.nan), "reference must be a finite number", "nan"),
@@ -64,7 +65,7 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.required_batch_size(RUNS, E, target_sd=-1), "target_sd must be a positive number", "-1"),
     (lambda: ah.required_batch_size(RUNS, E, tolerance=math.nan), "tolerance must be a positive number", "nan"),
     (lambda: ah.required_batch_size(RUNS, E, tolerance=1, probability=90), "probability must lie between", "90"),
-    (lambda: ah.budget_table(RUNS, E, sequences=80, counts=(100,)), "counts must be at most 80", "100"),
+    (lambda: inference.budget_table(RUNS, E, sequences=80, counts=(100,)), "counts must be at most 80", "100"),
     (lambda: ah.verdict(RUNS, E, 256, tolerance=0), "tolerance must be a positive number", "0"),
     (lambda: ah.verdict(RUNS, E, 2.5), "n must be a whole number", "2.5"),  # type: ignore[arg-type]
     (lambda: ah.synthetic_runs(0, 10), "num_runs must be a whole number", "0"),
@@ -79,7 +80,7 @@ DATA: list[tuple[Callable[[], object], str]] = [
     (lambda: ah.predict_err_rel(TOTALS, E, 10), WITHOUT_LINEAR),
     (lambda: ah.decompose_err_rel(PLAIN, E), "run 0: approx.per_sequence[].extras.denom_corr_unscaled"),
     (lambda: ah.decompose_err_rel(ONE_PROMPT, E), "run_01: approx.per_sequence[].prompt_id must hold at least two"),
-    (lambda: ah.decomposition_table(ONE_PROMPT, [E]), "run_01: approx.per_sequence[].prompt_id must"),
+    (lambda: inference.decomposition_table(ONE_PROMPT, [E]), "run_01: approx.per_sequence[].prompt_id must"),
     (lambda: pooled_err_rel({**RUNS, **PLAIN}, E), "run_09: approx.per_sequence[].extras.denom_corr_unscaled"),
     (
         lambda: ah.check_prediction(RUNS, PLAIN, E),
@@ -93,30 +94,30 @@ DATA: list[tuple[Callable[[], object], str]] = [
 
 
 TAKE_RUNS: dict[str, Callable[[Any], object]] = {
-    "budget_table": lambda runs: ah.budget_table(runs, E, sequences=80),
+    "budget_table": lambda runs: inference.budget_table(runs, E, sequences=80),
     "check_prediction": lambda runs: ah.check_prediction(runs, RUNS, E),
     "small_runs of check_prediction": lambda runs: ah.check_prediction(RUNS, runs, E),
     "collect_err_rel_across_runs": lambda runs: ah.collect_err_rel_across_runs(runs, E, -1.0),
     "compare_err_rel_distributions": lambda runs: ah.compare_err_rel_distributions(runs, RUNS, E, sample_size=4),
     "small_runs of compare_err_rel_distributions": lambda runs: ah.compare_err_rel_distributions(RUNS, runs, E),
-    "influence_table": lambda runs: ah.influence_table(runs, E),
+    "influence_table": lambda runs: inference.influence_table(runs, E),
     "decompose_err_rel": lambda runs: ah.decompose_err_rel(runs, E),
-    "decomposition_table": lambda runs: ah.decomposition_table(runs),
+    "decomposition_table": lambda runs: inference.decomposition_table(runs),
     "entropy_trend": ah.entropy_trend,
-    "error_by_size": lambda runs: ah.error_by_size(runs, E, tolerance=0.5),
-    "estimator_table": lambda runs: ah.estimator_table(runs, E),
+    "error_by_size": lambda runs: inference.error_by_size(runs, E, tolerance=0.5),
+    "estimator_table": lambda runs: inference.estimator_table(runs, E),
     "explain_partial_sum": lambda runs: ah.explain_partial_sum(runs, [E], 4),
     "merge_runs": ah.merge_runs,
     "nonlinearity": lambda runs: ah.nonlinearity(runs),
-    "plan_batch_sizes": lambda runs: ah.plan_batch_sizes(runs, [E], tolerance=0.5),
+    "plan_batch_sizes": lambda runs: inference.plan_batch_sizes(runs, [E], tolerance=0.5),
     "predict_err_rel": lambda runs: ah.predict_err_rel(runs, E, 4),
     "reference_true_totals": ah.reference_true_totals,
     "required_batch_size": lambda runs: ah.required_batch_size(runs, E, tolerance=0.5),
     "run_health": ah.run_health,
     "sample_err_rel_across_runs": lambda runs: ah.sample_err_rel_across_runs(runs, [E]),
     "simulate_err_rel_across_runs": lambda runs: ah.simulate_err_rel_across_runs(runs, [E], 4),
-    "spread_by_size": lambda runs: ah.spread_by_size(runs, E, n=4),
-    "subset_moments": lambda runs: ah.subset_moments(runs, [E], 4),
+    "spread_by_size": lambda runs: inference.spread_by_size(runs, E, n=4),
+    "subset_moments": lambda runs: inference.subset_moments(runs, [E], 4),
     "trusted_eta": lambda runs: ah.trusted_eta(runs),
     "verdict": lambda runs: ah.verdict(runs, E, 4),
     "small_runs of verdict": lambda runs: ah.verdict(RUNS, E, 4, small_runs=runs),

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import analysis_helpers as ah
+from analysis_helpers import inference
 from analysis_helpers.plots import plot_influence_tails
 from analysis_helpers.runs.folders import _parsed
 from tests.building import ETAS, random_run, write_like_a_real_file
@@ -33,7 +34,7 @@ Taken = dict[str, tuple[float, float]]  # step -> processor seconds, bytes
 
 
 def draw_tails(runs: Mapping[str, ah.Run]) -> None:
-    plot_influence_tails(ah.influence_table(runs, ETAS[0])).savefig(BytesIO())
+    plot_influence_tails(inference.influence_table(runs, ETAS[0])).savefig(BytesIO())
     plt.close("all")
 
 

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 import analysis_helpers as ah
+from analysis_helpers import inference
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.decomposition import PARTS, pool_decomposition
 from tests.building import ETAS, random_run, totals_only_run
@@ -26,10 +27,10 @@ def test_runs_are_pooled_by_inverse_variance() -> None:
 
 def test_runs_without_a_score_are_left_out_of_the_table_with_a_warning() -> None:
     with pytest.warns(RunWarning, match="skipped run_02"):
-        table = ah.decomposition_table({"run_01": random_run(), "run_02": totals_only_run()}, [ETAS[0]])
+        table = inference.decomposition_table({"run_01": random_run(), "run_02": totals_only_run()}, [ETAS[0]])
     assert set(table["run"]) == {"run_01", "pooled"}
     with pytest.warns(RunWarning, match="skipped run_02"):
-        assert ah.decomposition_table({"run_02": totals_only_run()}, [1e-6]).empty
+        assert inference.decomposition_table({"run_02": totals_only_run()}, [1e-6]).empty
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.98])

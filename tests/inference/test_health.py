@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import analysis_helpers as ah
-from analysis_helpers import Runs
+from analysis_helpers import Runs, inference
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.health import CHECKS
 from analysis_helpers.plots import plot_influence_tails
@@ -71,12 +71,12 @@ def test_without_the_score_noise_is_not_taken_for_weights_that_are_too_small() -
 
 def test_influence_that_does_not_vary_has_no_tail_and_is_drawn_as_nothing() -> None:
     run = two_sequences(h_new={1e-6: [1.0, 2.0]}, log_weights={1e-6: [0.0, 0.0]})
-    tails = ah.influence_tails(ah.influence_table({"run_01": run}, 1e-6)).set_index("change")
+    tails = inference.influence_tails(inference.influence_table({"run_01": run}, 1e-6)).set_index("change")
     assert tails.loc["true", "sd"] == 0
     assert tails.loc["true", ["largest", "top_1pct_share"]].isna().all()
     without = dataclasses.replace(random_run(), measurements=altered(random_run(), h_base=None).measurements)
     with pytest.warns(RunWarning, match="(true|linear) change is not known of run_01"):
-        table = ah.influence_table({"run_01": without}, 1e-6)
+        table = inference.influence_table({"run_01": without}, 1e-6)
     assert table[["true", "linear"]].isna().all(axis=None)
     assert plot_influence_tails(table).axes[0].get_title()
 
@@ -136,20 +136,24 @@ def test_weights_of_which_many_are_the_same_have_no_tail_and_give_no_warning() -
 
 def test_the_overview_shows_the_worst_value_and_names_what_is_flagged(large_runs: Runs, small_runs: Runs) -> None:
     off = dataclasses.replace(small_runs["run_02"], delta_h_per_lr=1.0)
-    table = ah.health_of_batches({"E_2048": large_runs, "E_256": {**small_runs, "run_02": off}})
+    table = inference.health_of_batches({"E_2048": large_runs, "E_256": {**small_runs, "run_02": off}})
     assert table["run"].nunique() == 8
     assert "delta_h_per_lr is 1" in found(off, "integrity").meaning
-    overview = ah.health_overview(table).set_index("check")
+    overview = inference.health_overview(table).set_index("check")
     assert list(overview.loc["integrity", ["worst", "flagged"]]) == [1, "E_256/run_02"]
     assert overview.loc["ess_share", "worst"] == table[table["check"] == "ess_share"]["value"].min()
-    sound = ah.health_overview(ah.health_of_batches({"E_2048": large_runs, "E_256": small_runs})).set_index("check")
+    sound = inference.health_overview(
+        inference.health_of_batches({"E_2048": large_runs, "E_256": small_runs})
+    ).set_index("check")
     others = overview.index.drop("integrity")
     assert overview.loc[others, "flagged"].equals(sound.loc[others, "flagged"])
 
 
 def test_totals_are_listed_by_eta_batch_and_run() -> None:
     run = random_run()
-    table = ah.run_totals({"E_12": {"run_01": run, "run_02": random_run(seed=2)}, "E_2": {"run_01": totals_only_run()}})
+    table = inference.run_totals(
+        {"E_12": {"run_01": run, "run_02": random_run(seed=2)}, "E_2": {"run_01": totals_only_run()}}
+    )
     numbers = ["sequences", "true", "linear", "true_se", "linear_se", "ess_share"]
     assert list(table.columns) == ["batch", "run", "eta", numbers[0], "group", *numbers[1:]]
     assert table["eta"].tolist() == [1e-6, 1e-6, 1e-6, 2e-6, 2e-6]
@@ -158,14 +162,14 @@ def test_totals_are_listed_by_eta_batch_and_run() -> None:
     assert set(table["group"]) == {"E_12", "E_2"}
     assert first["ess_share"] == pytest.approx(known(run.measurements[0].ess) / 12, rel=1e-12)
     without = without_score(run)  # the denominator correction
-    groups = ah.run_totals({"E_12": {"run_01": run, "run_02": without}})["group"]
+    groups = inference.run_totals({"E_12": {"run_01": run, "run_02": without}})["group"]
     assert groups.tolist() == ["E_12, corrected", "E_12, uncorrected"] * 2
 
 
 def test_the_influence_of_sequences_spreads_as_the_standard_errors_say(large_runs: Runs) -> None:
-    table, totals = ah.influence_table(large_runs, ETA), ah.run_totals({"E_2048": large_runs})
+    table, totals = inference.influence_table(large_runs, ETA), inference.run_totals({"E_2048": large_runs})
     assert len(table) == 4 * 2048
-    tails, totals = ah.influence_tails(table), totals[totals["eta"] == ETA].set_index("run")
+    tails, totals = inference.influence_tails(table), totals[totals["eta"] == ETA].set_index("run")
     for change in ("true", "linear"):
         sd = tails[tails["change"] == change].set_index("run")["sd"]
         assert (sd / np.sqrt(2048)).to_numpy() == pytest.approx(totals[f"{change}_se"].to_numpy(), rel=1e-9)
@@ -173,15 +177,15 @@ def test_the_influence_of_sequences_spreads_as_the_standard_errors_say(large_run
 
 def test_influence_that_is_not_recorded_is_missing_with_a_warning() -> None:
     with pytest.warns(RunWarning, match="not known of run_02"):
-        table = ah.influence_table({"run_01": random_run(), "run_02": totals_only_run()}, 1e-6)
+        table = inference.influence_table({"run_01": random_run(), "run_02": totals_only_run()}, 1e-6)
     assert table.groupby("run")[["true", "linear"]].count().to_numpy().tolist() == [[12, 12], [2, 0]]
-    tails = ah.influence_tails(table)
+    tails = inference.influence_tails(table)
     assert (tails["run"] + " " + tails["change"]).tolist() == ["run_01 true", "run_01 linear", "run_02 true"]
 
 
 def test_tails_measure_the_largest_and_the_top_hundredth() -> None:
     values = np.array([0.0] * 198 + [10.0, -10.0])
-    table = ah.influence_tails(pd.DataFrame({"run": "run_01", "true": values, "linear": np.arange(200.0)}))
+    table = inference.influence_tails(pd.DataFrame({"run": "run_01", "true": values, "linear": np.arange(200.0)}))
     true, linear = table.to_dict("records")
     assert [true[name] for name in ("top_1pct_share", "sd", "largest")] == pytest.approx(
         [1.0, np.sqrt(200 / 199), 10 / np.sqrt(200 / 199)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import analysis_helpers as ah
-from analysis_helpers import Runs
+from analysis_helpers import Runs, inference
 from analysis_helpers.inference.planning import smallest_within
 from analysis_helpers.inference.prediction import pooled_err_rel, predict
 from analysis_helpers.inference.random_effects import ConfidenceDistribution
@@ -56,20 +56,20 @@ def test_more_sequences_than_a_table_can_hold_are_no_plan(large_runs: Runs) -> N
     assert smallest_within(certain, 1.0, 1.6449 * 2**-32, 0.9) is None
     assert ah.required_batch_size(large_runs, ETA, target_sd=1e-12) is None
     assert ah.required_batch_size(large_runs, ETA, target_sd=1e-200) is None
-    assert ah.estimator_table(large_runs, ETA, tolerance=1e-12)["sequences"].isna().all()
+    assert inference.estimator_table(large_runs, ETA, tolerance=1e-12)["sequences"].isna().all()
     assert ah.verdict_map(large_runs, [ETA], tolerance=1e-12)["recorded_required_n"].tolist() > [2**61]
 
 
 def test_a_plan_has_an_interval_that_a_smaller_pilot_widens(large_runs: Runs, small_runs: Runs) -> None:
     assert width(small_runs) > 1.1 * width(large_runs)
-    one, two, other = (ah.plan_batch_sizes(large_runs, [ETA], tolerance=0.8, seed=s) for s in (1, 1, 2))
+    one, two, other = (inference.plan_batch_sizes(large_runs, [ETA], tolerance=0.8, seed=s) for s in (1, 1, 2))
     assert one.equals(two)
     assert one["n"].equals(other["n"])
     assert not one.equals(other)
 
 
 def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: Runs) -> None:
-    table = ah.error_by_size(large_runs, ETA, [64, 256, 10**9], tolerance=0.5).set_index("n")
+    table = inference.error_by_size(large_runs, ETA, [64, 256, 10**9], tolerance=0.5).set_index("n")
     pilot = pooled_err_rel(large_runs, ETA)
     spreads = pilot.spread_interval
     for n in (64, 256):
@@ -83,7 +83,7 @@ def test_errors_fall_with_the_root_of_n_to_what_no_batch_takes_away(large_runs: 
 def test_a_budget_is_all_the_same_without_spread_between_runs_and_else_better_split() -> None:
     runs = {f"run_{k}": random_run(40, seed=k) for k in range(4)}
     pilot = pooled_err_rel(runs, ETAS[0])
-    table = ah.budget_table(runs, ETAS[0], sequences=80, counts=(1, 4))
+    table = inference.budget_table(runs, ETAS[0], sequences=80, counts=(1, 4))
     assert table["sequences_each"].tolist() == [80, 20]
     sampling = pilot.mean_square_spread / 80
     taus = pilot.pooled.tau, pilot.pooled.tau_low, pilot.pooled.tau_high
@@ -100,17 +100,17 @@ def test_a_reference_that_is_an_estimate_makes_a_plan_less_sure() -> None:
 
 
 def test_the_table_of_estimators_gives_what_each_takes(large_runs: Runs) -> None:
-    table = ah.estimator_table(large_runs, ETA, 256, tolerance=0.05)
+    table = inference.estimator_table(large_runs, ETA, 256, tolerance=0.05)
     found = {row["estimator"]: row for row in table.to_dict("records")}
     assert found["matched"]["se"] < found["adjusted"]["se"] < found["ratio"]["se"]
     assert found["ratio"]["se"] == pytest.approx(math.sqrt(pooled_err_rel(large_runs, ETA).mean_square_spread / 256))
     assert found["ratio"]["sequences"] == pytest.approx((1.6449 * found["ratio"]["se"] * 16 / 0.05) ** 2, rel=1e-3)
     bare = {f"run_{k}": random_run(40, seed=k, score=False) for k in range(2)}
-    assert ah.estimator_table(bare, ETAS[0])["estimator"].tolist() == ["trend", "ratio"]
+    assert inference.estimator_table(bare, ETAS[0])["estimator"].tolist() == ["trend", "ratio"]
 
 
 def test_plans_are_stated_in_prompts_too_where_these_are_recorded() -> None:
     runs = {f"run_{k}": in_prompts(random_run(80, seed=k), 8) for k in range(3)}
-    table = ah.plan_batch_sizes(runs, [ETAS[0]], tolerance=20.0)
+    table = inference.plan_batch_sizes(runs, [ETAS[0]], tolerance=20.0)
     assert table["prompts"].tolist() == [math.ceil(table["n"].iloc[0] / 8)]
-    assert "prompts" not in ah.plan_batch_sizes({"run_0": random_run(80)}, [ETAS[0]], tolerance=20.0)
+    assert "prompts" not in inference.plan_batch_sizes({"run_0": random_run(80)}, [ETAS[0]], tolerance=20.0)

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import analysis_helpers as ah
-from analysis_helpers import Runs
+from analysis_helpers import Runs, inference
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.err_rel import explain_partial_sum
 from analysis_helpers.inference.standard_errors import moments_over_runs, sizes_around
@@ -86,17 +86,21 @@ def test_the_reference_is_divided_by_whatever_its_sign() -> None:
     assert one == pytest.approx(2 * other, rel=1e-12)
     assert np.isnan(zero)
     assert (
-        ah.subset_moments({"run": run}, [ETAS[0]], 4, references={ETAS[0]: 0.0})[["mean", "sd"]].isna().all(axis=None)
+        inference.subset_moments({"run": run}, [ETAS[0]], 4, references={ETAS[0]: 0.0})[["mean", "sd"]]
+        .isna()
+        .all(axis=None)
     )
 
 
 def test_moments_over_subsets_are_the_full_value_and_the_closed_form() -> None:
-    [row] = ah.subset_moments({"run_01": random_run()}, [ETAS[1]], 5, references={ETAS[1]: -0.5}).to_dict("records")
+    [row] = inference.subset_moments({"run_01": random_run()}, [ETAS[1]], 5, references={ETAS[1]: -0.5}).to_dict(
+        "records"
+    )
     true, linear = estimate(random_run(), ETAS[1])
     sd = ah.err_rel_standard_error(random_run(), ETAS[1], 5, reference=-0.5, population="run")
     assert row == {"run": "run_01", "eta": ETAS[1], "mean": (linear - true) / -0.5, "sd": sd}
     for_runs: Any = ({"run_01": random_run()}, [ETAS[0]], 5)
-    [row] = ah.subset_moments(*for_runs, estimator="partial_sum").to_dict("records")
+    [row] = inference.subset_moments(*for_runs, estimator="partial_sum").to_dict("records")
     [exact] = explain_partial_sum(*for_runs).to_dict("records")
     assert (row["mean"], row["sd"]) == pytest.approx((exact["partial_sum_mean"], exact["partial_sum_sd"]), rel=1e-9)
 
@@ -104,13 +108,13 @@ def test_moments_over_subsets_are_the_full_value_and_the_closed_form() -> None:
 def test_errors_over_a_weak_reference_are_warned_about_by_the_name_of_the_run() -> None:
     weak = altered(random_run(seed=4), delta_h_true=1e-9)
     with pytest.warns(RunWarning, match="of weak at eta 1e-06, 1e-09, is within 3 standard errors"):
-        ah.subset_moments({"weak": weak}, [ETAS[0]], 4)
+        inference.subset_moments({"weak": weak}, [ETAS[0]], 4)
     with pytest.warns(RunWarning, match="of run 4 at eta 1e-06, 1e-09, is within 3 standard errors"):
         ah.err_rel_standard_error(weak, ETAS[0])
 
 
 def test_the_spread_falls_with_the_root_of_n_and_to_nothing_at_the_whole_run(large_runs: Runs) -> None:
-    table = ah.spread_by_size(large_runs, 1.6e-6, [64, 256, 1024, 2048, 4096], num_samples=2000).set_index("n")
+    table = inference.spread_by_size(large_runs, 1.6e-6, [64, 256, 1024, 2048, 4096], num_samples=2000).set_index("n")
     assert table["fresh"][64] == pytest.approx(2 * table["fresh"][256], rel=1e-12)
     assert table["subset"][1024] == pytest.approx(table["fresh"][1024] * np.sqrt(0.5), rel=1e-12)
     assert (table["drawn"] / table["subset"]).dropna().to_numpy() == pytest.approx(1, abs=0.04)
@@ -119,7 +123,7 @@ def test_the_spread_falls_with_the_root_of_n_and_to_nothing_at_the_whole_run(lar
 
 @pytest.mark.parametrize("given", [{}, {"num_samples": 30, "seed": 5}])
 def test_spreads_are_root_mean_squares_over_runs_drawn_ones_of_disjoint_subsets(given: dict[str, int]) -> None:
-    [row] = ah.spread_by_size(RUNS, ETAS[0], [4], **given).to_dict("records")
+    [row] = inference.spread_by_size(RUNS, ETAS[0], [4], **given).to_dict("records")
     reference = ah.reference_true_totals(RUNS)[ETAS[0]]
     how: dict[str, Any] = {"num_samples": 1000, "seed": 0, **given}
     how |= {"estimator": "ratio", "sampler": "disjoint", "reference": reference}
@@ -132,7 +136,7 @@ def test_spreads_are_root_mean_squares_over_runs_drawn_ones_of_disjoint_subsets(
 def test_a_spread_by_size_skips_runs_without_the_eta_with_a_warning(large_runs: Runs, small_runs: Runs) -> None:
     mixed = {**small_runs, "run_05": large_runs["run_01"]}
     with pytest.warns(RunWarning, match="skipped run_05: no eta 8e-07"):
-        assert ah.spread_by_size(mixed, 8e-7, [16]).equals(ah.spread_by_size(small_runs, 8e-7, [16]))
+        assert inference.spread_by_size(mixed, 8e-7, [16]).equals(inference.spread_by_size(small_runs, 8e-7, [16]))
 
 
 def test_subsets_without_tokens_are_left_out_of_the_spread_of_draws() -> None:
@@ -144,7 +148,7 @@ def test_subsets_without_tokens_are_left_out_of_the_spread_of_draws() -> None:
     }
     run = ah.Run.from_arrays(token_counts=tokens, h_base=0.5 * tokens**1.5, **changes)
     with pytest.warns(RunWarning, match="subsets hold no tokens"):
-        [drawn] = ah.spread_by_size({"run_01": run}, ETAS[0], [2])["drawn"]
+        [drawn] = inference.spread_by_size({"run_01": run}, ETAS[0], [2])["drawn"]
     with pytest.warns(RunWarning, match="subsets hold no tokens"):
         draws = ah.simulate_err_rel(run, ETAS[0], 2, estimator="ratio", sampler="disjoint")
     assert 0 < np.isnan(draws).sum() < len(draws)
@@ -155,7 +159,7 @@ def test_sizes_around_are_powers_of_two_from_sixteen_to_twice_the_largest() -> N
     assert sizes_around(64, 64) == [16, 32, 64, 128]
     assert sizes_around(100, 127) == [16, 32, 64, 100, 128]
     assert sizes_around(5, 7) == [5]
-    tables = ah.spread_by_size(RUNS, ETAS[0], n=5), ah.spread_by_size(RUNS, ETAS[0])
+    tables = inference.spread_by_size(RUNS, ETAS[0], n=5), inference.spread_by_size(RUNS, ETAS[0])
     assert [table["n"].tolist() for table in tables] == [[5, 16], [16, 256]]
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import analysis_helpers as ah
-from analysis_helpers import Runs
+from analysis_helpers import Runs, inference
 from analysis_helpers.estimators import EstimatorName
 from analysis_helpers.notebook import (
     describe_comparison,
@@ -30,13 +30,13 @@ def numbers(sentences: list[str]) -> list[float]:
 
 def test_runs_are_counted_their_mean_changes_stated_and_problems_named(large_runs: Runs) -> None:
     files = pd.DataFrame({"batch": ["E_2048"] * 4, "run": list(large_runs), "problem": "", "same_as": ""})
-    totals, health = ah.run_totals({"E_2048": large_runs}), ah.health_of_batches({"E_2048": large_runs})
+    totals, health = inference.run_totals({"E_2048": large_runs}), inference.health_of_batches({"E_2048": large_runs})
     mean = totals.loc[totals["eta"] == ETAS[0], "true"].mean() * 1e3
     assert {4.0, ETAS[0], round(mean, 2)} <= set(numbers(describe_runs(files, totals, health, ETAS[0])))
     assert ETAS[1] in numbers(describe_runs(files, totals, health, ETAS[1] * (1 + 1e-9)))
     runs = {"E_2": {"run_01": totals_only_run()}}  # whose linear change has no standard error
     files = pd.DataFrame({"batch": ["E_2"], "run": ["run_01"], "problem": ["file is odd"], "same_as": [""]})
-    said = " ".join(describe_runs(files, ah.run_totals(runs), ah.health_of_batches(runs), 1e-6))
+    said = " ".join(describe_runs(files, inference.run_totals(runs), inference.health_of_batches(runs), 1e-6))
     assert "E_2/run_01: file is odd" in said
     assert "nan" not in said
 
@@ -70,18 +70,18 @@ def test_the_cause_of_a_spread_is_stated_only_where_two_etas_show_it(large_runs:
 
 
 def test_plans_state_sizes_or_that_there_is_none(large_runs: Runs) -> None:
-    budget, estimators = ah.budget_table(large_runs, ETAS[0]), ah.estimator_table(large_runs, ETAS[0])
-    plans = ah.plan_batch_sizes(large_runs, ETAS, tolerance=1.0)
+    budget, estimators = inference.budget_table(large_runs, ETAS[0]), inference.estimator_table(large_runs, ETAS[0])
+    plans = inference.plan_batch_sizes(large_runs, ETAS, tolerance=1.0)
     found = numbers(describe_plans(plans, estimators, budget, 1.0, 0.9))
     assert {*map(float, plans["n"]), *map(float, estimators["sequences"])} <= set(found)
-    none = ah.plan_batch_sizes(large_runs, ETAS[:1], tolerance=1e-6)
+    none = inference.plan_batch_sizes(large_runs, ETAS[:1], tolerance=1e-6)
     said = " ".join(describe_plans(none, estimators, budget, 1e-6, 0.9))
     assert "unbounded at eta" in said
     assert "unbounded to" not in said
 
 
 def test_linearity_states_the_largest_eta_and_the_error_of_recorded_terms(large_runs: Runs) -> None:
-    off, parts = ah.nonlinearity(large_runs), ah.decomposition_table(large_runs, ETAS[:1])
+    off, parts = ah.nonlinearity(large_runs), inference.decomposition_table(large_runs, ETAS[:1])
     for largest in (ETAS[1], None):
         said = describe_linearity(off, parts, largest, tolerance=0.25, probability=0.9)
         assert (ETAS[1] in numbers(said[:1])) == (largest is not None)

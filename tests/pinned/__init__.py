@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import analysis_helpers as ah
-from analysis_helpers import plots
+from analysis_helpers import inference, plots, runs
 from analysis_helpers.notebook.explorer import explore
 from analysis_helpers.notebook.parameters import read_parameters
 from analysis_helpers.synthetic.calibration import read_calibration
@@ -75,15 +75,15 @@ def _results(root: Path) -> Iterator[tuple[str, Any]]:
     references = ah.reference_true_totals(large)
     yield "inventory", ah.inventory(root)
     yield "health", ah.run_health(large).drop(columns="meaning")
-    yield "totals", ah.run_totals({"E_2048": large, "E_256": small})
+    yield "totals", inference.run_totals({"E_2048": large, "E_256": small})
     yield "references", references
-    yield "decomposition", ah.decomposition_table(large, ETAS)
+    yield "decomposition", inference.decomposition_table(large, ETAS)
     yield "published", ah.sample_err_rel_across_runs(large, ETAS, samples_per_eta=500, seed=42)
     yield "explained", ah.explain_partial_sum(large, list(ETAS), 256)
-    yield "sizes", ah.spread_by_size(large, ETAS[0], num_samples=100)
+    yield "sizes", inference.spread_by_size(large, ETAS[0], num_samples=100)
     for eta in ETAS:
         yield f"contributions {eta}", [ah.per_sequence_contributions(run, eta) for run in large.values()]
-        yield f"tails {eta}", ah.influence_tails(ah.influence_table(large, eta))
+        yield f"tails {eta}", inference.influence_tails(inference.influence_table(large, eta))
         for estimator in ("partial_sum", "ratio", "matched", "adjusted"):
             named = f"{estimator} {eta}"
             chosen: Any = {"estimator": estimator}
@@ -96,7 +96,7 @@ def _results(root: Path) -> Iterator[tuple[str, Any]]:
             of_subset: Any = {"population": "run", "reference": references[eta], **chosen}
             errors = [ah.err_rel_standard_error(run, eta, 256, **of_subset) for run in large.values()]
             yield f"standard errors {named}", errors
-            yield f"moments {named}", ah.subset_moments(large, [eta], 256, **chosen)
+            yield f"moments {named}", inference.subset_moments(large, [eta], 256, **chosen)
             if estimator != "partial_sum":
                 required = [ah.required_batch_size(large, eta, tolerance=t, **chosen) for t in (0.25, 0.5, 1.0, 2.0)]
                 yield f"required {named}", [*required, ah.required_batch_size(large, eta, target_sd=0.25, **chosen)]
@@ -104,12 +104,12 @@ def _results(root: Path) -> Iterator[tuple[str, Any]]:
         yield f"prediction {eta}", [predicted.mean, predicted.sd, predicted.tau, *predicted.interval(0.9)]
         yield f"check {eta}", ah.check_prediction(large, small, eta)
         yield f"verdict {eta}", ah.verdict_map(large, [eta], small_runs=small)
-        yield f"errors {eta}", ah.error_by_size(large, eta, [64, 256, 2048], tolerance=0.25)
-        yield f"budget {eta}", ah.budget_table(large, eta)
-    yield "plans", ah.plan_batch_sizes(large, ETAS, tolerance=1.0)
+        yield f"errors {eta}", inference.error_by_size(large, eta, [64, 256, 2048], tolerance=0.25)
+        yield f"budget {eta}", inference.budget_table(large, eta)
+    yield "plans", inference.plan_batch_sizes(large, ETAS, tolerance=1.0)
     yield "trend", ah.entropy_trend(large)
     yield "nonlinearity", ah.nonlinearity(large)
-    yield "estimators", ah.estimator_table(large, ETAS[0])
+    yield "estimators", inference.estimator_table(large, ETAS[0])
     yield "trusted", [ah.trusted_eta(large, tolerance=t) for t in (0.25, 1.0, 4.0)]
 
 
@@ -119,31 +119,31 @@ def figures(root: Path) -> dict[str, Any]:
 
 
 def _figures(root: Path) -> Iterator[tuple[str, Any]]:
-    batches = ah.sound_batches(root)
+    batches = runs.sound_batches(root)
     large, small = batches["E_2048"], batches["E_256"]
     compared = [
         ah.compare_err_rel_distributions(large, small, ETAS[0], num_samples=50, estimator=estimator)
         for estimator in ("partial_sum", "ratio")
     ]
     yield "comparisons", plots.plot_err_rel_comparisons(compared)
-    moments = ah.subset_moments(large, ETAS, 256)
+    moments = inference.subset_moments(large, ETAS, 256)
     draws = ah.sample_err_rel_across_runs(large, ETAS, estimator="ratio", samples_per_eta=50)
     yield "histograms", plots.plot_err_rel_histograms(draws, ETAS, estimator="ratio", moments=moments)
     checked = ah.check_prediction(large, small, ETAS[0])
     yield "prediction", plots.plot_prediction(ah.predict_err_rel(large, ETAS[0], 256), checked)
-    spread = ah.spread_by_size(large, ETAS[0], [64, 256, 2048], num_samples=50)
+    spread = inference.spread_by_size(large, ETAS[0], [64, 256, 2048], num_samples=50)
     yield "spread", plots.plot_spread_by_size(spread, 256)
-    yield "totals", plots.plot_totals(ah.run_totals(batches))
-    yield "tails", plots.plot_influence_tails(ah.influence_table(large, ETAS[0]))
-    yield "trend", plots.plot_trend(ah.entropy_trend(large), ah.run_totals({"E_2048": large}))
+    yield "totals", plots.plot_totals(inference.run_totals(batches))
+    yield "tails", plots.plot_influence_tails(inference.influence_table(large, ETAS[0]))
+    yield "trend", plots.plot_trend(ah.entropy_trend(large), inference.run_totals({"E_2048": large}))
     yield "nonlinearity", plots.plot_nonlinearity(ah.nonlinearity(large), tolerance=0.25)
-    yield "parts", plots.plot_decomposition(ah.decomposition_table(large, ETAS))
-    errors = ah.error_by_size(large, ETAS[0], [64, 256, 2048], **KEEP_TO)
+    yield "parts", plots.plot_decomposition(inference.decomposition_table(large, ETAS))
+    errors = inference.error_by_size(large, ETAS[0], [64, 256, 2048], **KEEP_TO)
     yield "errors", plots.plot_error_by_size(errors, eta=ETAS[0], **KEEP_TO)
-    plans = ah.plan_batch_sizes(large, ETAS, tolerance=0.5)
+    plans = inference.plan_batch_sizes(large, ETAS, tolerance=0.5)
     yield "required", plots.plot_required_sizes(plans, goal="")
     yield "map", plots.plot_verdict_map(ah.verdict_map(large, ETAS, **KEEP_TO))
-    yield "budget", plots.plot_budget(ah.budget_table(large, ETAS[0]), sequences=2048)
+    yield "budget", plots.plot_budget(inference.budget_table(large, ETAS[0]), sequences=2048)
     folders = {"data_root": str(root), "large_batch": "E_2048", "small_batch": "E_256"}
     choice = {"eta": ETAS[0], "subset_size": 256, "estimator": "ratio", "num_samples": 50, "seed": 0, **KEEP_TO}
     yield "exploration", explore(read_parameters({**folders, **choice})).plot()

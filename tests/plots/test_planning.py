@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from analysis_helpers import Runs, budget_table, error_by_size
+from analysis_helpers import Runs
+from analysis_helpers.inference import budget_table, error_by_size
 from analysis_helpers.plots import (
     ANSWER_COLOURS,
     plot_budget,

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
 
-from analysis_helpers import Runs, decomposition_table, run_totals
+from analysis_helpers import Runs
+from analysis_helpers.inference import decomposition_table, run_totals
 from analysis_helpers.plots import plot_decomposition, plot_totals
 
 

@@ -7,8 +7,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from analysis_helpers import Runs, entropy_trend, nonlinearity, plots, run_totals
+from analysis_helpers import Runs, entropy_trend, nonlinearity, plots
 from analysis_helpers.estimators import ESTIMATORS
+from analysis_helpers.inference import run_totals
 from analysis_helpers.plots import style
 from analysis_helpers.plots.style import COLOURS
 

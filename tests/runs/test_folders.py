@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis_helpers import Run, RunError, inventory, load_runs, read_run, sound_batches, sound_runs, write_run
+from analysis_helpers import Run, RunError, inventory, load_runs, read_run, write_run
 from analysis_helpers._checks import NotRecordedError, RunWarning
-from analysis_helpers.runs import folders
+from analysis_helpers.runs import folders, sound_batches, sound_runs
 from analysis_helpers.runs.folders import result_files
 from analysis_helpers.runs.json import encode_run, parse_run
 from tests.building import random_run, refused, totals_only_run, two_sequences
