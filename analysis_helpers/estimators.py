@@ -89,15 +89,18 @@ class Estimate:
     value
         The estimate.
     psi
-        Influence values, shape ``(M,)``, one for each row of `Columns`: ``psi_i = M * x_i . grad f(sums)``, with the
-        gradient by complex step, exact to rounding (infinitesimal jackknife: Efron, 1982, chapter 6).
+        Influence values, shape ``(M,)``, one for each row of `Columns`: ``psi_i = (M - 1) (f(sums) - f(sums - x_i))``,
+        whose standard error is the jackknife's (Efron, 1982, chapter 3).
     n
         Sequences of the batch.
+    prompts
+        Prompt of each row, shape ``(M,)``, ascending; None where a row is a sequence.
     """
 
     value: float
     psi: FloatArray
     n: int
+    prompts: NDArray[Any] | None = None
 
     @cached_property
     def spread(self) -> float:
@@ -120,10 +123,18 @@ class Estimate:
         return float(np.copysign(np.inf, self.value)) if self.value else float("nan")
 
     def __mul__(self, factor: float) -> Estimate:
-        return Estimate(self.value * factor, self.psi * factor, self.n)
+        return replace(self, value=self.value * factor, psi=self.psi * factor)
 
     def __sub__(self, other: Estimate) -> Estimate:
-        return Estimate(self.value - other.value, self.psi - other.psi, self.n)
+        return replace(self, value=self.value - other.value, psi=self.psi - other.psi)
+
+    def covariance(self, other: Estimate) -> float:
+        """Return the covariance with an estimate on another batch, from the prompts that both have; 0 without any."""
+        if self.prompts is None or other.prompts is None:
+            return 0.0
+        _, here, there = np.intersect1d(self.prompts, other.prompts, assume_unique=True, return_indices=True)
+        one, two = self.psi - self.psi.mean(), other.psi - other.psi.mean()
+        return float(one[here] @ two[there]) / (len(one) * len(two))
 
     def without(self, control: Estimate) -> Estimate:
         """Return what regression on a control variate, an estimate of 0 on the same rows, leaves of the estimate."""
@@ -151,6 +162,8 @@ class Columns:
         The full batch.
     n
         Sequences of the batch, N. A subset of n sequences has ``n M / N`` rows.
+    prompts
+        Prompt of each row, ascending; None where a row is a sequence.
     """
 
     estimator: Estimator
@@ -158,6 +171,7 @@ class Columns:
     sums: FloatArray
     full: FullBatch
     n: int
+    prompts: NDArray[Any] | None = None
 
     def rows_for(self, n: int) -> int:
         """Return how many rows a subset of n sequences has: at least one, at most all."""
@@ -169,12 +183,29 @@ class Columns:
 
     @cached_property
     def estimates(self) -> tuple[Estimate, Estimate]:
-        """(true, linear) of the full batch, in nats per token."""
-        (true, linear), (of_true, of_linear) = self.estimate(self.sums), _gradients(self, self.sums)
+        """(true, linear) of the full batch, in nats per token, with delete-one influence values."""
+        rows, (true, linear) = len(self.values), self.linearised
+        with np.errstate(divide="ignore", invalid="ignore"):
+            left_out = self.estimate(self.sums - self.values)
+        if self.estimator.degree or not np.isfinite(left_out).all():  # a sum, or no tokens without that row
+            return true, linear
         return (
-            Estimate(float(true), self.values @ of_true, self.n),
-            Estimate(float(linear), self.values @ of_linear, self.n),
+            replace(true, psi=(rows - 1) * (true.value - left_out[0])),
+            replace(linear, psi=(rows - 1) * (linear.value - left_out[1])),
         )
+
+    @cached_property
+    def linearised(self) -> tuple[Estimate, Estimate]:
+        """(true, linear) with ``psi_i = M * x_i . grad f(sums)``, for subsets of this batch.
+
+        The gradient is by complex step, exact to rounding (infinitesimal jackknife: Efron, 1982, chapter 6).
+        """
+        values, gradients = self.estimate(self.sums), _gradients(self, self.sums)
+        true, linear = (
+            Estimate(float(value), self.values @ gradient, self.n, self.prompts)
+            for value, gradient in zip(values, gradients, strict=True)
+        )
+        return true, linear
 
     @cached_property
     def error(self) -> Estimate:
@@ -238,10 +269,19 @@ def _true_change(sums: Array, full: FullBatch) -> tuple[Array, Array]:
     return true, np.zeros_like(true)
 
 
+def _same_states(sums: Array, full: FullBatch) -> tuple[Array, Array]:
+    # The part of both changes on the states that the old policy visits: no weights, no score.
+    tokens, h_base, h_new, *direct = np.moveaxis(sums, -1, 0)
+    true = (h_new - h_base) / tokens
+    return true, full.eta * direct[0] / tokens if direct else np.zeros_like(true)
+
+
 _OF_RATIO = ("tokens", "h_base", "w_tokens", "w_h_new", "g", "tokens_score")
 _TRUE = Estimator("true change", _OF_RATIO[:4], 0, _true_change)  # for runs without linear terms
 _MEAN_SCORE = Estimator("mean score", ("score", "sequences"), 0, _mean_score)
 _MEAN_EXCESS = Estimator("mean log-probability excess", ("excess", "sequences"), 0, _mean_score)
+_SAME_STATES = Estimator("same states", ("tokens", "h_base", "h_new", "direct_sum"), 0, _same_states)
+_SAME_STATES_TRUE = Estimator("same states, true", ("tokens", "h_base", "h_new"), 0, _same_states)
 
 ESTIMATORS: dict[EstimatorName, Estimator] = {
     "partial_sum": Estimator("partial_sum", ("tokens", "w_h_new", "g"), 1, _partial_sum),
@@ -302,10 +342,19 @@ def true_total(run: Run, eta: float) -> Estimate:
     key = (true_total, measured.eta)
     if key not in run.derived:
         known = measured.h_base is not None
-        psi = _columns(run, eta, _TRUE).estimates[0].psi if known else np.full(run.n, np.nan)
-        run.derived[key] = Estimate(measured.delta_h_true, psi, run.n)
-    total: Estimate = run.derived[key]
-    return total
+        unknown = Estimate(0.0, np.full(run.n, np.nan), run.n)
+        total = _columns(run, eta, _TRUE).estimates[0] if known else unknown
+        run.derived[key] = replace(total, value=measured.delta_h_true)
+    kept: Estimate = run.derived[key]
+    return kept
+
+
+def same_states(run: Run, eta: float) -> tuple[Estimate, Estimate]:
+    """Return (true, linear) on the states that the old policy visits (nats per token); linear NaN without the score."""
+    if run.score is not None:
+        return _columns(run, eta, _SAME_STATES).estimates
+    true, _ = _columns(run, eta, _SAME_STATES_TRUE).estimates
+    return true, true * float("nan")
 
 
 def reference_total(runs: Mapping[str, Run], eta: float, name: str = "the mean over the runs") -> float:
@@ -412,6 +461,8 @@ def _built(run: Run, eta: float, chosen: Estimator) -> Columns:
         "h_base": lambda: _recorded(measured.h_base, run, "baseline_entropy"),
         "w_tokens": lambda: measured.weights * tokens,
         "w_h_new": lambda: measured.weights * measured.h_new,
+        "h_new": lambda: measured.h_new,
+        "direct_sum": lambda: _recorded(run.jH_sum, run, "score"),
         "g": lambda: _recorded(run.gdotv, run, "linear") * run.total_tokens,
         # Zeros where no correction is recorded: the linear change of "ratio" is then eta / T_S * sum g.
         "tokens_score": lambda: np.zeros(run.n) if correction is None or entropy is None else -correction / entropy,
@@ -427,8 +478,9 @@ def _built(run: Run, eta: float, chosen: Estimator) -> Columns:
     assembled = []
     for name in chosen.columns:
         assembled.append(assemble[name]())  # noqa: PERF401
+    prompts = None
     if run.prompt_ids is not None and not chosen.degree:
-        _, prompt = np.unique(run.prompt_ids, return_inverse=True)
+        prompts, prompt = np.unique(run.prompt_ids, return_inverse=True)
         assembled = [np.bincount(prompt, column).astype(np.float64) for column in assembled]
     sums = np.array([column.sum() for column in assembled])  # far quicker than over the rows of ``values``
     full = FullBatch(
@@ -439,7 +491,7 @@ def _built(run: Run, eta: float, chosen: Estimator) -> Columns:
         score_entropy=entropy or 0.0,
         score_slope=columns(run, eta).error.slope_on(mean_score(run)) if chosen.name == "adjusted" else 0.0,
     )
-    return Columns(chosen, frozen(np.stack(assembled, axis=1)), frozen(sums), full, run.n)
+    return Columns(chosen, frozen(np.stack(assembled, axis=1)), frozen(sums), full, run.n, prompts)
 
 
 def _recorded(values: _T | None, run: Run, support: str) -> _T:

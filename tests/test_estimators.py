@@ -13,7 +13,17 @@ from analysis_helpers.estimators import (
     true_total,
 )
 from analysis_helpers.runs.run import FIELDS_BEHIND
-from tests.building import ETAS, altered, estimate, known, plain_estimate, random_run, totals_only_run, two_sequences
+from tests.building import (
+    ETAS,
+    altered,
+    estimate,
+    in_prompts,
+    known,
+    plain_estimate,
+    random_run,
+    totals_only_run,
+    two_sequences,
+)
 
 PARTS = {"gdotv": None, "score": [1.0, -1.0], "wjlogp_sum": [10.0, 20.0], "jH_sum": [-4.0, -6.0]}
 WITHOUT_BASE_ENTROPY = altered(random_run(), h_base=None)
@@ -56,6 +66,36 @@ def test_the_ratio_on_one_sequence_by_hand() -> None:
     # eta / 2 * (4.8 - (0.5 - 0.6) * 2) = eta / 2 * 5 = eta / 2 * (10 - 4 - 0.5 * 2): its own entropy in place of H_N.
     batch = columns(two_sequences(**PARTS), 1e-6)  # which is estimated unless another estimator is named
     assert batch.estimate(batch.values[0]) == pytest.approx((-0.05, 2.5e-6), rel=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["ratio", "matched", "adjusted"])
+def test_standard_errors_are_those_of_leaving_out_one_row(estimator: str) -> None:
+    for run in (random_run(9), in_prompts(random_run(12), 3)):
+        batch = columns(run, ETAS[0], estimator)
+        rows = len(batch.values)
+        left = [batch.estimate(np.delete(batch.values, i, axis=0).sum(axis=0)) for i in range(rows)]
+        for each, values in zip(batch.estimates, np.transpose(left), strict=True):
+            jackknife = np.sqrt((rows - 1) / rows * np.sum((values - values.mean()) ** 2))
+            assert each.se == pytest.approx(jackknife, rel=1e-9)
+            assert each.value == batch.linearised[0].value or each.value == batch.linearised[1].value
+            assert len(each.psi) == rows
+
+
+def test_where_a_batch_without_a_row_has_no_tokens_the_gradient_stands_in() -> None:
+    run = two_sequences(token_counts=[5, 0], h_base=[2, 0], h_new={1e-6: [1, 0]}, gdotv=[1, 0])
+    true, linear = columns(run, 1e-6).estimates
+    assert np.isfinite([*true.psi, *linear.psi]).all()
+
+
+def test_estimates_on_runs_that_share_prompts_covary_by_what_they_share() -> None:
+    one, other = (in_prompts(random_run(12, seed), 3) for seed in (1, 2))
+    a, b = (columns(run, ETAS[0]).error for run in (one, other))
+    centred = [(each.psi - each.psi.mean()) / 4 for each in (a, b)]
+    assert a.covariance(b) == pytest.approx(float(centred[0] @ centred[1]), rel=1e-12)
+    elsewhere = dataclasses.replace(other, prompt_ids=np.arange(12) // 3 + 2)  # of four prompts, two in common
+    c = columns(elsewhere, ETAS[0]).error
+    assert a.covariance(c) == pytest.approx(float(centred[0][2:] @ centred[1][:2]), rel=1e-12)
+    assert a.covariance(columns(random_run(12, 2), ETAS[0]).error) == 0
 
 
 def test_contributions_by_hand() -> None:

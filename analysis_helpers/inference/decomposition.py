@@ -5,16 +5,15 @@ The mean score is 0 in expectation on policy. It shows off-policy bias of the fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from .._checks import warn_skipped
-from ..estimators import FOR_MATCHED, columns, mean_score
+from ..estimators import FOR_MATCHED, Estimate, columns, mean_score
 from ..runs import Run, Runs
-from .prediction import pooled_err_rel
-from .random_effects import pool
+from .prediction import PooledEstimate, pooled_err_rel
 
 PARTS = ("linear_minus_matched", "matched_minus_true")
 _COLUMNS = ("run", "eta", "err_rel", "se", *(part + end for part in PARTS for end in ("", "_se")), "score_z")
@@ -65,18 +64,31 @@ def decompose_err_rel(
     >>> bool((abs(parts - table["err_rel"]) < 1e-9).all())
     True
     """
-    estimate, rows = pooled_err_rel(runs, eta, reference=reference), []
-    for name, error in estimate.errors.items():
-        second = columns(runs[name], eta, "matched").error * (1 / estimate.reference)
-        score, parts = mean_score(runs[name]), [error, error - second, second]
-        if score_adjusted:
-            parts = [part.without(score) for part in parts]
-        rows.append((name, estimate.eta, *(number for part in parts for number in (part.value, part.se)), score.z))
+    estimate, parts = _parts(runs, eta, reference, score_adjusted)
+    rows = []
+    for name in estimate.errors:
+        numbers = (number for part in parts.values() for number in (part[name].value, part[name].se))
+        rows.append((name, estimate.eta, *numbers, mean_score(runs[name]).z))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def pool_decomposition(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the random-effects mean over updates of each part, a row for each eta, from `decompose_err_rel`.
+def _parts(
+    runs: Mapping[str, Run], eta: float, reference: float | None, score_adjusted: bool
+) -> tuple[PooledEstimate, dict[str, dict[str, Estimate]]]:
+    """Return err_rel, and err_rel and its two parts of each run: part -> name -> estimate."""
+    whole = pooled_err_rel(runs, eta, reference=reference)
+    parts: dict[str, dict[str, Estimate]] = {part: {} for part in ("err_rel", *PARTS)}
+    for name, error in whole.errors.items():
+        second = columns(runs[name], eta, "matched").error * (1 / whole.reference)
+        for part, each in zip(parts.values(), (error, error - second, second), strict=True):
+            part[name] = each.without(mean_score(runs[name])) if score_adjusted else each
+    return whole, parts
+
+
+def pool_decomposition(
+    runs: Mapping[str, Run], eta: float, *, reference: float | None = None, score_adjusted: bool = False
+) -> pd.DataFrame:
+    """Return the random-effects mean over updates of each part, one row, as `decompose_err_rel` has them.
 
     Returns
     -------
@@ -85,15 +97,14 @@ def pool_decomposition(table: pd.DataFrame) -> pd.DataFrame:
         linear_minus_matched_p, matched_minus_true_p; NaN with one run); score_z is the sum over runs divided by the
         root of their number.
     """
-    rows = []
-    for eta, of_eta in table.groupby("eta"):
-        row: dict[str, object] = {"run": "pooled", "eta": eta}
-        for value, se, p in (("err_rel", "se", "p"), *((part, f"{part}_se", f"{part}_p") for part in PARTS)):
-            pooled = pool(of_eta[value].to_numpy(), of_eta[se].to_numpy() ** 2)
-            row |= {value: pooled.mean, se: pooled.se, p: pooled.p_value}
-        row["score_z"] = float(of_eta["score_z"].sum() / np.sqrt(len(of_eta)))
-        rows.append(row)
-    return pd.DataFrame(rows)
+    whole, parts = _parts(runs, eta, reference, score_adjusted)
+    row: dict[str, object] = {"run": "pooled", "eta": whole.eta}
+    for part, errors in parts.items():
+        pooled = PooledEstimate.of(whole.eta, whole.reference, errors).pooled
+        se, p = ("se", "p") if part == "err_rel" else (f"{part}_se", f"{part}_p")
+        row |= {part: pooled.mean, se: pooled.se, p: pooled.p_value}
+    row["score_z"] = sum(mean_score(runs[name]).z for name in whole.errors) / math.sqrt(len(whole.errors))
+    return pd.DataFrame([row])
 
 
 def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -> pd.DataFrame:
@@ -126,7 +137,7 @@ def decomposition_table(runs: Mapping[str, Run], etas: Sequence[float] | None = 
     parts = []
     for eta in able.etas_of(etas) if able else []:
         for adjusted in (False, True):
-            table = decompose_err_rel(able, eta, score_adjusted=adjusted)
-            parts += [part.assign(score_adjusted=adjusted) for part in (table, pool_decomposition(table))]
+            tables = [make(able, eta, score_adjusted=adjusted) for make in (decompose_err_rel, pool_decomposition)]
+            parts += [table.assign(score_adjusted=adjusted) for table in tables]
     empty = pd.DataFrame(columns=["run", "eta", "score_adjusted", "score_z"])
     return pd.concat(parts, ignore_index=True) if parts else empty

@@ -125,7 +125,8 @@ def _offset(run: Run) -> list[Finding]:
     if len(run.etas) < 2 or "baseline_entropy" not in run.supports or run.n < 2:
         return [Finding(math.nan, limit)]
     if several:
-        return [Finding(fit_trend(run).offset_z, limit)]
+        trend = fit_trend(run)
+        return [Finding(trend.offset_z, limit, trend.is_offset)]
     one, two = sorted(run.etas)
     changes = true_total(run, one), true_total(run, two)
     offset = changes[0] * (two / (two - one)) - changes[1] * (one / (two - one))

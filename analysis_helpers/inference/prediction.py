@@ -8,9 +8,10 @@ pooled here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -33,8 +34,8 @@ class PooledEstimate:
     ----------
     eta, reference
         Step size, and what the error is divided by (nats per token).
-    sizes
-        Sequences of each run.
+    sizes, rows
+        Sequences of each run, and its independent units: prompts where these are recorded, else sequences.
     values
         Its error, in units of the reference.
     spreads
@@ -45,6 +46,11 @@ class PooledEstimate:
         Relative standard error of the reference, from sampling; 0 where it was given or this is not known.
     errors
         Name of the run -> its error, with influence values.
+    common_error
+        SE that all runs share and that no number of runs takes away: of a model, and of prompts that runs have in
+        common.
+    shared_variance
+        The part of each run's squared SE that runs share through their prompts.
     """
 
     eta: float
@@ -55,33 +61,69 @@ class PooledEstimate:
     kurtoses: FloatArray
     reference_error: float
     errors: Mapping[str, Estimate] = field(default_factory=dict)
+    rows: FloatArray | None = None
+    common_error: float = 0.0
+    shared_variance: float = 0.0
 
     @classmethod
-    def of(cls, eta: float, reference: float, errors: Mapping[str, Estimate], reference_error: float) -> PooledEstimate:
-        """Return the estimate from the errors of runs."""
-        rows = [(each.n, each.value, each.spread, kurtosis(each.psi)) for each in errors.values()]
-        sizes, values, spreads, kurtoses = np.array(rows, dtype=float).T
-        return cls(eta, reference, sizes, values, spreads, kurtoses, reference_error, errors)
+    def of(
+        cls,
+        eta: float,
+        reference: float,
+        errors: Mapping[str, Estimate],
+        reference_error: float = 0.0,
+        *,
+        common_error: float = 0.0,
+    ) -> PooledEstimate:
+        """Return the estimate from the errors of runs; ``common_error`` is that of a model."""
+        table = [(each.n, len(each.psi), each.value, each.spread, kurtosis(each.psi)) for each in errors.values()]
+        sizes, rows, values, spreads, kurtoses = np.array(table, dtype=float).T
+        shared = shared_variance(list(errors.values()))
+        return cls(
+            eta=eta,
+            reference=reference,
+            sizes=sizes,
+            values=values,
+            spreads=spreads,
+            kurtoses=kurtoses,
+            reference_error=reference_error,
+            errors=errors,
+            rows=rows,
+            common_error=math.sqrt(common_error**2 + shared),
+            shared_variance=shared,
+        )
 
     @property
     def variances(self) -> FloatArray:
-        """Squared standard errors of the runs' errors."""
-        return self.spreads**2 / self.sizes
+        """Squared standard errors of the runs' errors, from one variance per unit that all runs have in common.
+
+        A run with a larger error also has a larger standard error of its own: weights by these would pull the mean to
+        0. What runs share through their prompts is taken out.
+        """
+        rows = self.sizes if self.rows is None else self.rows
+        own = self.spreads**2 / self.sizes
+        return np.maximum(float(np.mean(rows * own)) / rows - self.shared_variance, 0.0)
+
+    @property
+    def shared_share(self) -> float:
+        """The share of a run's squared SE that runs have in common through their prompts."""
+        return self.shared_variance / float(np.mean(self.spreads**2 / self.sizes)) if self.shared_variance else 0.0
 
     @property
     def fixed_effect_error(self) -> float:
         """Standard error of the inverse-variance weighted mean from sampling alone."""
-        return float(np.sum(1 / np.maximum(self.variances, 1e-300)) ** -0.5)
+        own = float(np.sum(1 / np.maximum(self.variances, 1e-300)) ** -1)
+        return math.sqrt(own + self.shared_variance)
 
     @cached_property
     def pooled(self) -> Pool:
         """The random-effects mean over the runs, and tau between them."""
-        return pool(self.values, self.variances)
+        return pool(self.values, self.variances, self.common_error)
 
     @cached_property
     def distribution(self) -> ConfidenceDistribution:
         """The confidence distribution of mean and tau."""
-        return confidence_distribution(self.values, self.variances)
+        return confidence_distribution(self.values, self.variances, self.common_error)
 
     @property
     def mean_square_spread(self) -> float:
@@ -345,6 +387,17 @@ def agreement_of(estimate: PooledEstimate, values: FloatArray, sizes: FloatArray
     z = (off / sds).sum(axis=1) / np.sqrt(variance_of_sum)
     p_spread = float(gammaincc(len(values) / 2, np.maximum(chi2, 0) / 2).mean())
     return Agreement(len(values), p_spread, float((2 * ndtr(-np.abs(z))).mean()), 2.0 ** (1 - len(values)))
+
+
+def shared_variance(estimates: Sequence[Estimate]) -> float:
+    """Return the covariance of the errors of two runs through the prompts that they share, averaged over pairs.
+
+    Not below 0, nor above the smallest squared standard error; 0 where no runs share prompts.
+    """
+    pairs = [one.covariance(other) for one, other in combinations(estimates, 2)]
+    if not any(pairs):
+        return 0.0
+    return min(max(float(np.mean(pairs)), 0.0), min(each.se**2 for each in estimates))
 
 
 def kurtosis(psi: FloatArray) -> float:

@@ -22,6 +22,7 @@ CONFIDENCE = 0.9
 ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 _NODES = 200  # of the confidence distribution
 _HALVINGS = 50  # of an interval: to rounding
+_REACHES = 400  # points between which the reach of means is interpolated
 _NEWTON_STEPS = 50  # at most; a handful is enough
 
 
@@ -38,6 +39,8 @@ class Pool:
         for a single value.
     count
         Number of values.
+    common_error
+        The part of ``se`` that all values share, and that no number of values takes away.
     """
 
     mean: float
@@ -46,15 +49,16 @@ class Pool:
     tau_low: float
     tau_high: float
     count: int
+    common_error: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 90 % interval of the mean, by Student's t on ``count - 1`` degrees of freedom; normal for one value."""
-        from scipy.special import stdtrit
-
-        single = self.count == 1
-        quantile = normal_quantile(CONFIDENCE) if single else float(stdtrit(self.count - 1, ENDS[1]))
-        return self.mean - self.se * quantile, self.mean + self.se * quantile
+        normal = normal_quantile(CONFIDENCE)
+        own = math.sqrt(max(self.se**2 - self.common_error**2, 0.0))
+        quantile = normal if self.count == 1 else student_quantile(self.count - 1)
+        reach = math.hypot(quantile * own, normal * self.common_error)
+        return self.mean - reach, self.mean + reach
 
     @property
     def p_value(self) -> float:
@@ -112,19 +116,31 @@ class ConfidenceDistribution:
         """
         from scipy.special import ndtr
 
-        low, high = np.zeros_like(self.taus), np.full_like(self.taus, tolerance)
-        taus = np.maximum(self.taus, 1e-12 * tolerance)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            inside = ndtr((tolerance - middle) / taus) - ndtr((-tolerance - middle) / taus) >= probability
-            low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+        reach = reach_of_means(self.taus, tolerance, probability)
         errors = np.maximum(self.errors, 1e-300)
-        reached = ndtr((low - self.means) / errors) - ndtr((-low - self.means) / errors)
-        return float(np.where(low > 0, reached, 0.0).mean())
+        inside = ndtr((reach - self.means) / errors) - ndtr((-reach - self.means) / errors)
+        return float(np.where(reach > 0, inside, 0.0).mean())
 
 
-def pool(values: FloatArray, variances: FloatArray) -> Pool:
+def reach_of_means(taus: FloatArray, tolerance: float, probability: float) -> FloatArray:
+    """Return for each tau the largest mean at which ``P(|N(mean, tau^2)| <= tolerance) >= probability``; 0 for none."""
+    from scipy.special import ndtr
+
+    grid = np.linspace(0, tolerance / normal_quantile(probability), _REACHES)
+    sds = np.maximum(grid, 1e-12 * tolerance)
+    low, high = np.zeros_like(grid), np.full_like(grid, tolerance)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        inside = ndtr((tolerance - middle) / sds) - ndtr((-tolerance - middle) / sds) >= probability
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    reach: FloatArray = np.interp(taus, grid, low, right=0.0)
+    return reach
+
+
+def pool(values: FloatArray, variances: FloatArray, common_error: float = 0.0) -> Pool:
     """Return the random-effects mean of values with known variances, shape ``(R,)`` each.
+
+    An error that all values share is no part of these variances; it is added once, to that of the mean.
 
     Tau by Paule and Mandel (1982); with it the standard error is that of Hartung and Knapp (2001), never below the one
     without spread between values.
@@ -140,30 +156,54 @@ def pool(values: FloatArray, variances: FloatArray) -> Pool:
     7.0
     """
     freedom = max(len(values) - 1, 1)
-    few, many = _chi_square(freedom, np.array(ENDS))
+    few, many = chi_square(freedom, np.array(ENDS))
     tau2 = between_variances(values, variances, np.array([freedom, many, few]))
     tau, low, high = np.sqrt(tau2).tolist()  # Q falls in tau^2: the lower end has the larger quantile
     [mean], [se] = _weighted(values, variances, tau2[:1])
-    return Pool(float(mean), float(se), tau, low, high if len(values) > 1 else math.inf, len(values))
+    se = math.hypot(se, common_error)
+    return Pool(float(mean), se, tau, low, high if len(values) > 1 else math.inf, len(values), common_error)
 
 
-def confidence_distribution(values: FloatArray, variances: FloatArray) -> ConfidenceDistribution:
+def confidence_distribution(
+    values: FloatArray, variances: FloatArray, common_error: float = 0.0
+) -> ConfidenceDistribution:
     """Return the confidence distribution of mean and tau (Nagashima, Noma and Furukawa, 2019).
 
     For q_b the (b - 1/2)/B quantiles of chi-square on R - 1 degrees of freedom, tau_b^2 solves ``Q(tau^2) = q_b``; 0
     where ``Q(0) <= q_b``. One value says nothing about tau: it is then taken to be 0.
     """
     freedom, steps = max(len(values) - 1, 1), (np.arange(_NODES) + 0.5) / _NODES
-    tau2 = between_variances(values, variances, _chi_square(freedom, steps))
-    return ConfidenceDistribution(np.sqrt(tau2), *_weighted(values, variances, tau2))
+    tau2 = between_variances(values, variances, chi_square(freedom, steps))
+    means, errors = _weighted(values, variances, tau2)
+    return ConfidenceDistribution(np.sqrt(tau2), means, np.hypot(errors, common_error))
 
 
-def _chi_square(freedom: float, probabilities: FloatArray) -> FloatArray:
-    """Return quantiles of chi-square."""
+def chi_square(freedom: float, probabilities: FloatArray) -> FloatArray:
+    """Return quantiles of chi-square, of the shape of the probabilities."""
     from scipy.special import gammaincinv
 
     quantiles: FloatArray = 2 * gammaincinv(freedom / 2, probabilities)
     return quantiles
+
+
+def chi_square_p(value: float, freedom: float) -> float:
+    """Return the p-value of a chi-square statistic.
+
+    Examples
+    --------
+    >>> round(chi_square_p(3.841, 1), 3)
+    0.05
+    """
+    from scipy.special import gammaincc
+
+    return float(gammaincc(freedom / 2, value / 2))
+
+
+def student_quantile(freedom: float) -> float:
+    """Return the number of standard errors to the end of a 90 % interval by Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, ENDS[1]))
 
 
 def normal_quantile(probability: float) -> float:

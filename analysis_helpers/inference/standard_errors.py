@@ -84,7 +84,11 @@ def err_rel_standard_error(
     scale = own_total(run, eta, run.source) if reference is None else reference
     if scale == 0:
         return float("nan")
-    spread = batch.error.spread / abs(scale)
+    error = batch.error
+    if population == "run":  # a subset's spread is that of its gradient
+        true, linear = batch.linearised
+        error = linear - true
+    spread = error.spread / abs(scale)
     left = 1 / size - 1 / total if population == "run" else 1 / size
     first = spread * float(np.sqrt(left)) * (size / total) ** degree
     if degree or run.score is not None:

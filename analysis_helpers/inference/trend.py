@@ -3,6 +3,10 @@
 All etas of a run share sequences, so their errors are nearly perfectly correlated and cancel in the curvature: the best
 use of the data for nonlinearity. It needs at least two etas a run and no linear terms. It does not show whether the
 recorded linear change is right: see `analysis_helpers.inference.decomposition`.
+
+A parabola describes the true change to about 1 % of it, no better. This *model error* is part of the covariance of each
+run; without it, nearly perfectly correlated errors give a fit weights that put the slope outside all data. It is common
+to the runs and does not shrink with n: pooling takes the sampling part, and adds the model error once.
 """
 
 from __future__ import annotations
@@ -10,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -19,10 +22,35 @@ from .._checks import FloatArray, NotRecordedError, warn_skipped
 from ..estimators import FOR_MATCHED, Estimate, true_total
 from ..runs import FIELDS_BEHIND, Run, Runs
 from .prediction import PooledEstimate, pooled_err_rel, predict
-from .random_effects import Pool, pool
+from .random_effects import Pool, chi_square_p, pool
+
+MODEL_ERROR = 0.01
+"""SD of the true change about a parabola, as a share of the change along a straight line."""
+
+MISFIT = 0.01
+"""P-value of lack of fit below which a parabola does not describe the changes."""
 
 _RIDGE = 1e-6  # of the diagonal: the covariance is nearly singular on exact data
 _EXACT = 1e-12  # of the changes: influence values that vary no more are rounding, as where all sequences are the same
+_LARGE_OFFSET, _CLEAR_OFFSET = 0.1, 4.0  # of the smallest change; standard errors
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficient:
+    """A coefficient of a fit: its sampling part, and the SD that the model error adds."""
+
+    estimate: Estimate
+    model_sd: float
+
+    @property
+    def value(self) -> float:
+        """The coefficient."""
+        return self.estimate.value
+
+    @property
+    def se(self) -> float:
+        """Standard error, of sampling and model."""
+        return math.hypot(self.estimate.se, self.model_sd)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,22 +64,66 @@ class Trend:
     chi2, df
         Lack of fit, on so many degrees of freedom; NaN with two etas.
     offset_z
-        Intercept of a fit that has one, over its standard error; NaN below three etas. A change that does not vanish at
-        eta 0 is a fault of the data, not of the step.
+        Intercept of a fit that has one, over its standard error; NaN below three etas.
+    is_offset
+        Whether the intercept is a fault: with four etas or more, it removes the lack of fit, exceeds a tenth of the
+        smallest change and 4 standard errors. A change that does not vanish at eta 0 is not of the step.
     """
 
-    slope: Estimate
-    curvature: Estimate
+    slope: Coefficient
+    curvature: Coefficient
     chi2: float
     df: int
     offset_z: float
+    is_offset: bool
+
+
+@dataclass(frozen=True)
+class TrendFits:
+    """The fits of several runs on the same step sizes.
+
+    Attributes
+    ----------
+    fits
+        Name -> fit.
+    up_to
+        Largest step size of the fits.
+    left_out
+        Larger step sizes, which a parabola does not describe together with the smaller ones.
+    """
+
+    fits: Mapping[str, Trend]
+    up_to: float
+    left_out: tuple[float, ...]
+
+    @property
+    def slope(self) -> PooledEstimate:
+        """The slope (nats per token per unit eta)."""
+        return self._pooled([fit.slope for fit in self.fits.values()])
+
+    @property
+    def curvature(self) -> PooledEstimate:
+        """The curvature (nats per token per unit eta^2)."""
+        return self._pooled([fit.curvature for fit in self.fits.values()])
+
+    @property
+    def lack_of_fit(self) -> tuple[float, int]:
+        """Chi-square and degrees of freedom, summed over the runs; NaN and 0 with two etas."""
+        return sum(fit.chi2 for fit in self.fits.values()), sum(fit.df for fit in self.fits.values())
+
+    def _pooled(self, coefficients: Sequence[Coefficient]) -> PooledEstimate:
+        estimates = {name: each.estimate for name, each in zip(self.fits, coefficients, strict=True)}
+        common = math.sqrt(np.mean([each.model_sd**2 for each in coefficients]))
+        return PooledEstimate.of(math.nan, 1.0, estimates, common_error=common)
 
 
 def entropy_trend(runs: Mapping[str, Run]) -> pd.DataFrame:
     """Return slope and curvature of the true change over etas, a row for each run and a last row "pooled".
 
-    ``true_k = a eta_k + b eta_k^2`` by generalised least squares, with weights ``(C + 1e-6 diag C)^-1`` and C the
-    covariance of the influence values of the true changes over N; standard errors by the sandwich ``A C A'``. Runs are
+    ``true_k = a eta_k + b eta_k^2`` by generalised least squares, with weights ``W = (C + 1e-6 diag C + D)^-1``: C is
+    the covariance of the influence values of the true changes over N, ``D = diag((0.01 a0 eta_k)^2)`` the model error,
+    with a0 the slope through 0 by ordinary least squares. Standard errors by the sandwich ``A (C + D) A'``. Where lack
+    of fit over the runs has p < 0.01, the largest eta is left out for all and the fit made again, down to two. Runs are
     pooled by random effects.
 
     Parameters
@@ -63,7 +135,7 @@ def entropy_trend(runs: Mapping[str, Run]) -> pd.DataFrame:
     -------
     DataFrame
         Columns run, slope, slope_se (nats per token per unit eta), curvature, curvature_se (per unit eta^2), chi2, df
-        (lack of fit; NaN and 0 with two etas), offset_z (NaN below three etas).
+        (lack of fit; NaN and 0 with two etas), offset_z (NaN below three etas), up_to (largest eta of the fit).
 
     Raises
     ------
@@ -76,24 +148,23 @@ def entropy_trend(runs: Mapping[str, Run]) -> pd.DataFrame:
     >>> entropy_trend(synthetic_runs(2, 256, [1e-6, 2e-6, 4e-6]))[["run", "df"]].to_dict("list")
     {'run': ['run_01', 'run_02', 'pooled'], 'df': [1, 1, 2]}
     """
-    fits = fit_trends(Runs.of(runs))
-    trends = list(fits.values())
+    trends = fit_trends(Runs.of(runs))
     rows: list[tuple[object, ...]] = [
         (run, fit.slope.value, fit.slope.se, fit.curvature.value, fit.curvature.se, fit.chi2, fit.df, fit.offset_z)
-        for run, fit in fits.items()
+        for run, fit in trends.fits.items()
     ]
-    slope, curvature = pool_estimates(fit.slope for fit in trends), pool_estimates(fit.curvature for fit in trends)
-    together = (sum(fit.chi2 for fit in trends), sum(fit.df for fit in trends))
-    offset = sum(fit.offset_z for fit in trends) / math.sqrt(len(trends))
-    rows.append(("pooled", slope.mean, slope.se, curvature.mean, curvature.se, *together, offset))
+    slope, curvature = trends.slope.pooled, trends.curvature.pooled
+    offset = sum(fit.offset_z for fit in trends.fits.values()) / math.sqrt(len(trends.fits))
+    rows.append(("pooled", slope.mean, slope.se, curvature.mean, curvature.se, *trends.lack_of_fit, offset))
     names = ["run", "slope", "slope_se", "curvature", "curvature_se", "chi2", "df", "offset_z"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=names).assign(up_to=trends.up_to)
 
 
 def nonlinearity(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -> pd.DataFrame:
     """Return how far a straight line misses the true change, by the trend over etas and by matched - true.
 
-    By the trend it is ``-b eta / a``, with a and b pooled over runs.
+    By the trend it is ``-b eta / a``, with a and b pooled over runs; it is left out beyond the largest eta up to which
+    a parabola describes the true change.
 
     Parameters
     ----------
@@ -129,91 +200,134 @@ def nonlinearity(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -
 
 
 def nonlinearity_estimates(runs: Runs, eta: float) -> dict[str, PooledEstimate]:
-    """Return the nonlinearity at eta by each method that the runs record: "trend", "matched"."""
+    """Return the nonlinearity at eta by each method that the runs record and that holds there: "trend", "matched"."""
     estimates: dict[str, PooledEstimate] = {}
-    if able := runs.recording("baseline_entropy").where(lambda run: len(run.etas) > 1):
-        estimates["trend"] = trend_nonlinearity(able, eta)
+    if (trends := trends_of(runs)) and eta <= trends.up_to * (1 + 1e-6):
+        estimates["trend"] = trend_nonlinearity(trends, eta)
     if scored := runs.recording(*FOR_MATCHED).where(lambda run: run.has_eta(eta)):
         estimates["matched"] = pooled_err_rel(scored, eta, estimator="matched")
     return estimates
 
 
-def trend_nonlinearity(runs: Runs, eta: float) -> PooledEstimate:
+def trends_of(runs: Runs) -> TrendFits | None:
+    """Return the fits of the runs that were measured at two etas; None where there are none."""
+    able = runs.recording("baseline_entropy").where(lambda run: len(run.etas) > 1)
+    return fit_trends(able) if able else None
+
+
+def trend_nonlinearity(trends: TrendFits, eta: float) -> PooledEstimate:
     """Return the nonlinearity at eta by the trends of runs, in units of the pooled straight line ``a eta``."""
-    fits = fit_trends(runs)
-    slope = pool_estimates(fit.slope for fit in fits.values())
-    errors = {name: fit.curvature * (-eta / slope.mean) for name, fit in fits.items()}
-    return PooledEstimate.of(eta, slope.mean * eta, errors, slope.se / abs(slope.mean))
+    slope = trends.slope.pooled
+    factor = -eta / slope.mean
+    errors = {name: fit.curvature.estimate * factor for name, fit in trends.fits.items()}
+    common = trends.curvature.common_error * abs(factor)
+    return PooledEstimate.of(eta, slope.mean * eta, errors, slope.se / abs(slope.mean), common_error=common)
 
 
-def difference_z(one: PooledEstimate, other: PooledEstimate) -> float:
-    """Return the pooled difference of two estimates on the same runs over its standard error; NaN on other runs.
+def difference(one: PooledEstimate, other: PooledEstimate) -> tuple[float, float]:
+    """Return the pooled difference of two estimates on the same runs, in units of the second, and its z.
 
-    In nats per token: their references, the straight line and the true change, differ where the step is not linear.
+    NaN on other runs. The units of the two, the straight line and the true change, differ where the step is not linear.
     """
     if one.errors.keys() != other.errors.keys():
-        return math.nan
-    difference = pool_estimates(
-        error * one.reference - other.errors[name] * other.reference for name, error in one.errors.items()
-    )
-    return difference.mean / difference.se if difference.se else 0.0
+        return math.nan, math.nan
+    scale = one.reference / other.reference
+    errors = {name: error * scale - other.errors[name] for name, error in one.errors.items()}
+    common = math.hypot(one.common_error * scale, other.common_error)
+    pooled = PooledEstimate.of(other.eta, other.reference, errors, common_error=common).pooled
+    return pooled.mean, pooled.mean / pooled.se if pooled.se else 0.0
 
 
 def pool_estimates(estimates: Iterable[Estimate]) -> Pool:
-    """Return the random-effects mean of an estimate on each of several runs."""
+    """Return the random-effects mean of an estimate on each of several runs, with the variance of each."""
     values, errors = np.array([(each.value, each.se) for each in estimates]).T
     return pool(values, errors**2)
 
 
-def fit_trends(runs: Runs) -> dict[str, Trend]:
-    """Return the fit of each run that has two etas and records ``h_base``; others are skipped with a warning."""
+def fit_trends(runs: Runs) -> TrendFits:
+    """Return the fits of the runs that have two etas and record ``h_base``; others are skipped with a warning.
+
+    Offsets first: a run with one takes no part in the test of lack of fit, by which the largest etas are left out.
+    """
     needs = {name: _needed(run) for name, run in runs.items()}
     warn_skipped({name: f"a trend needs {need}" if need else "" for name, need in needs.items()})
     if all(needs.values()):
         raise NotRecordedError(", ".join(runs), "trend", f"needs {', '.join(dict.fromkeys(needs.values()))}")
-    able = runs.select([name for name in runs if not needs[name]])
-    return dict(zip(able, map(fit_trend, able.values()), strict=True))
+    able = runs.select([name for name, need in needs.items() if not need])
+    measured = able.etas
+    for count in range(len(measured), 1, -1):
+        up_to = measured[count - 1]
+        fits = {
+            name: fit_trend(run, measured[:count]) for name, run in able.items() if not _needed(run, measured[:count])
+        }
+        if not fits:
+            break
+        trends = TrendFits(fits, up_to, measured[count:])
+        tested = [fit for fit in fits.values() if fit.df and not fit.is_offset]
+        chi2, df = sum(fit.chi2 for fit in tested), sum(fit.df for fit in tested)
+        if df == 0 or chi_square_p(chi2, df) >= MISFIT:
+            break
+    return trends
 
 
-def _needed(run: Run) -> str:
-    """Return what a run lacks for a trend; empty where it has one."""
+def _needed(run: Run, etas: Sequence[float] | None = None) -> str:
+    """Return what a run lacks for a trend over the etas; empty where it has one."""
     if "baseline_entropy" not in run.supports:
         return f"h_base ({FIELDS_BEHIND['baseline_entropy']})"
     if math.isnan(true_total(run, run.etas[0]).se):
         return "at least two sequences, of at least two prompts where these are recorded"
-    return "" if len(run.etas) > 1 else "at least two etas"
+    return "" if len(_measured(run, etas)) > 1 else "at least two etas"
 
 
-def fit_trend(run: Run) -> Trend:
-    """Return the fit of a run that has two etas and records ``h_base``; made once for each run."""
-    if Trend not in run.derived:
-        etas = sorted(run.etas)
-        run.derived[Trend] = _fitted(np.array(etas), list(map(partial(true_total, run), etas)))
-    trend: Trend = run.derived[Trend]
+def _measured(run: Run, etas: Sequence[float] | None) -> tuple[float, ...]:
+    """Return those of the etas that the run has, ascending; None: all."""
+    return tuple(sorted(run.etas if etas is None else (run.measurement(eta).eta for eta in etas if run.has_eta(eta))))
+
+
+def fit_trend(run: Run, etas: Sequence[float] | None = None) -> Trend:
+    """Return the fit of a run that has two of the etas and records ``h_base``; made once for each run and etas."""
+    chosen = _measured(run, etas)
+    key = (Trend, chosen)
+    if key not in run.derived:
+        run.derived[key] = _fitted([true_total(run, eta) for eta in chosen], np.array(chosen))
+    trend: Trend = run.derived[key]
     return trend
 
 
-def _fitted(x: FloatArray, totals: Sequence[Estimate]) -> Trend:
+def _fitted(totals: Sequence[Estimate], x: FloatArray) -> Trend:
     unit = x[-1]  # numbers near 1 for the linear algebra
-    scaled = x / unit
-    (slope, curvature), residual = _least_squares(np.column_stack([scaled, scaled**2]), totals)
-    df, offset_z = len(x) - 2, math.nan
+    scaled, df = x / unit, len(x) - 2
+    parabola = np.column_stack([scaled, scaled**2])
+    (slope, curvature), chi2 = _least_squares(parabola, totals, scaled)
+    offset_z, is_offset = math.nan, False
     if df:
-        (offset, *_), _ = _least_squares(np.column_stack([np.ones(len(x)), scaled, scaled**2]), totals)
+        (offset, *_), left = _least_squares(np.column_stack([np.ones(len(x)), parabola]), totals, scaled)
         offset_z = offset.value / offset.se if offset.se else math.nan
-    return Trend(slope * (1 / unit), curvature * (1 / unit**2), residual if df else math.nan, df, offset_z)
+        smallest = min(abs(total.value) for total in totals)
+        large = abs(offset.value) > _LARGE_OFFSET * smallest and abs(offset_z) > _CLEAR_OFFSET
+        is_offset = df > 1 and large and chi_square_p(chi2, df) < MISFIT <= chi_square_p(left, df - 1)
+    slope = Coefficient(slope.estimate * (1 / unit), slope.model_sd / unit)
+    curvature = Coefficient(curvature.estimate * (1 / unit**2), curvature.model_sd / unit**2)
+    return Trend(slope, curvature, chi2 if df else math.nan, df, offset_z, bool(is_offset))
 
 
-def _least_squares(design: FloatArray, totals: Sequence[Estimate]) -> tuple[list[Estimate], float]:
+def _least_squares(
+    design: FloatArray, totals: Sequence[Estimate], scaled: FloatArray
+) -> tuple[list[Coefficient], float]:
     """Return the coefficients by the matrix A, with its influence values (the sandwich), and the weighted residual."""
     values, psi = np.array([each.value for each in totals]), np.column_stack([each.psi for each in totals])
     if np.ptp(psi, axis=0).max() <= _EXACT * np.abs(values).max():
         psi = np.zeros_like(psi)
     covariance = np.cov(psi, rowvar=False) / len(psi)
-    scale = float(np.mean(np.diag(covariance))) or 1.0
-    ridge = covariance + _RIDGE * np.diag(np.maximum(np.diag(covariance), 1e-12 * scale))
-    weighted = np.linalg.solve(ridge, design)
-    gains = np.linalg.solve(design.T @ weighted, weighted.T)
+    straight = float(scaled @ values) / float(scaled @ scaled) * scaled
+    model = np.maximum(MODEL_ERROR * np.abs(straight), _EXACT * (np.abs(values).max() or 1.0)) ** 2
+    weights = np.linalg.inv(covariance + _RIDGE * np.diag(np.diag(covariance)) + np.diag(model))
+    gains = np.linalg.solve(design.T @ weights @ design, design.T @ weights)
     left = values - design @ gains @ values
-    coefficients = [Estimate(float(gain @ values), psi @ gain, totals[0].n) for gain in gains]
-    return coefficients, float(left @ np.linalg.solve(ridge, left))
+    coefficients = [
+        Coefficient(
+            Estimate(float(gain @ values), psi @ gain, totals[0].n, totals[0].prompts), math.sqrt(gain**2 @ model)
+        )
+        for gain in gains
+    ]
+    return coefficients, float(left @ weights @ left)

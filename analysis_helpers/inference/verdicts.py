@@ -12,33 +12,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .._checks import check_goal, checked_count
+from .._checks import check_goal, checked_count, same_eta
 from ..estimators import Estimate, columns, true_total
 from ..runs import Run, Runs, default_n, shared_etas
+from .decision import AnswerWord, Goal, chances, within
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, Finding, by_check, findings, unsound_flags
 from .prediction import LEAST, Agreement, PooledEstimate, agreement_of, pooled_err_rel, predict, size_for
-from .random_effects import CONFIDENCE, Pool, between_variances, normal_quantile
-from .trend import difference_z, nonlinearity_estimates, pool_estimates
+from .random_effects import Pool, between_variances, normal_quantile
+from .trend import difference, nonlinearity_estimates, pool_estimates, trends_of
 from .wording import QUESTIONS, Doubt, Note, low_to_high, plus_minus, sizes, words
 
-AnswerWord = Literal["yes", "no", "cannot tell"]
-
 SURPRISING = 0.01  # actual runs with a p-value below contradict their prediction
-_ABOUT_RUNS = ("unsound", "shared_prompts")
 _FEW_RUNS = 10
 _FEW_ETAS = 5
-_MOST_SHARED = 0.5  # of the prompts: beyond, runs are not independent of each other
+_FEW_PROMPTS = 30
 _ANOTHER_UNIT = 20  # times the true change: a linear change so far off is hardly one in the unit of the format
-_MORE_RUNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 
 
 @dataclass(frozen=True)
@@ -172,15 +168,6 @@ class Verdict:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Goal:
-    """The question: one batch of ``n``, an error within ``tolerance`` (true changes), with ``probability``."""
-
-    n: int
-    tolerance: float
-    probability: float
-
-
 def verdict(
     large_runs: Mapping[str, Run],
     eta: float | None = None,
@@ -189,16 +176,19 @@ def verdict(
     tolerance: float = 0.25,
     probability: float = 0.9,
     small_runs: Mapping[str, Run] | None = None,
+    etas: Sequence[float] | None = None,
 ) -> Verdict:
     """Return whether the step is linear and whether the recorded linear change is right, each with its batch size.
 
     *linear* is answered by the trend over etas or by matched - true, whichever has the smaller fixed-effect standard
     error; *recorded* by the ratio, with the score-adjusted value beside it. "yes" is a tolerance statement: with
     confidence 0.9, at least ``probability`` of updates have an error within ``tolerance``. "no": the 90 % interval of
-    the mean error lies beyond it, or updates differ too much for any mean. One run never gives a "yes".
+    the mean error lies beyond it, or updates differ too much for any mean. One run answers for its own update, and
+    never gives a "yes". What runs share through their prompts is added once to the variance of their mean.
 
-    "cannot tell" also where a run is unsound (`run_health`) or large runs share more than half of their prompts; for
-    *linear* where its two estimates differ beyond z = 3; for *recorded* where the reference is within 3 standard errors
+    "cannot tell" also where a run is unsound (`run_health`); for *linear* where its two estimates differ beyond z = 3
+    and by more than a fourth of the tolerance, or a parabola does not describe the changes and there is no score; for
+    *recorded* where the reference is within 3 standard errors
     of 0, linear terms lack the denominator correction or are in another unit, or ``small_runs`` contradict their
     prediction at p < 0.01. How often answers are false is measured in ``notebooks/06_known_truth.ipynb``.
 
@@ -216,6 +206,8 @@ def verdict(
         How often a batch, or an update, must be within the tolerance.
     small_runs
         Actual runs, to be set against their prediction.
+    etas
+        Step sizes that trend and health look at; None: all measured.
 
     Raises
     ------
@@ -235,6 +227,8 @@ def verdict(
     large, small = Runs.of(large_runs, "large_runs"), _small(small_runs)
     size = default_n(large.median_n, small.median_n if small else 0) if n is None else checked_count(n, "n")
     step = shared_etas(large.shared_etas, small.shared_etas)[0] if eta is None else large.eta(eta)
+    if etas is not None:
+        large = _restricted(large, [*large.etas_of(etas), step])
     return decide(evidence_of(large.at(step), small.at(step), step), Goal(size, tolerance, probability))
 
 
@@ -269,10 +263,24 @@ def verdict_map(
     >>> verdict_map(synthetic_runs(3, 512))[["eta", "linear"]].to_dict("list")
     {'eta': [1.6e-06, 3.2e-06], 'linear': ['yes', 'yes']}
     """
-    collection, goal = Runs.of(runs), {"tolerance": tolerance, "probability": probability}
+    collection = Runs.of(runs)
     steps = collection.etas_of(etas)
     large, small = collection.at_each(steps), _small(small_runs).at_each(steps)
-    return verdict_table([verdict(large[eta], eta, n, small_runs=small[eta], **goal) for eta in steps])
+    return verdict_table(
+        [
+            verdict(large[eta], eta, n, small_runs=small[eta], tolerance=tolerance, probability=probability)
+            for eta in steps
+        ]
+    )
+
+
+def _restricted(runs: Runs, etas: Sequence[float]) -> Runs:
+    """Return the runs without what was measured at other step sizes."""
+    measured = {
+        name: tuple(m for m in run.measurements if any(same_eta(m.eta, eta) for eta in etas))
+        for name, run in runs.items()
+    }
+    return Runs({name: replace(runs[name], measurements=each) for name, each in measured.items() if each})
 
 
 def _small(runs: Mapping[str, Run] | None) -> Runs:
@@ -316,8 +324,10 @@ class Evidence:
         Large and actual small runs, all of which have the eta.
     flags
         What `run_health` flags at this eta.
-    unsound, shared
-        Doubts about both answers: runs that must be fixed or left out, and runs that share their prompts.
+    unsound
+        Doubts about both answers: runs that must be fixed or left out.
+    up_to
+        Largest eta up to which a parabola describes the true changes; infinite where it describes all.
     missing
         Doubts that leave nothing to estimate: steps that changed nothing, or what err_rel takes and runs lack.
     nonlinearity
@@ -336,7 +346,7 @@ class Evidence:
     eta: float
     flags: tuple[Finding, ...]
     unsound: tuple[Doubt, ...]
-    shared: tuple[Doubt, ...]
+    up_to: float
     missing: tuple[Doubt, ...]
     nonlinearity: Mapping[str, PooledEstimate]
     ratio: PooledEstimate | None
@@ -353,6 +363,8 @@ def evidence_of(runs: Runs, small_runs: Runs, eta: float) -> Evidence:
     unsound = tuple(Doubt("unsound", *each) for each in by_check(unsound_flags(flagged)))
     still = tuple(each.run for each in flagged if each.check == "unchanged")
     missing = (Doubt("skipped_step", still),) if still else _unrecorded(runs)
+    trends = None if still else trends_of(runs)
+    up_to = trends.up_to if trends and trends.left_out else math.inf
     nonlinearity = {} if still else nonlinearity_estimates(runs, eta)
     ratio = None if missing else pooled_err_rel(runs, eta)
     adjusted = pooled_err_rel(runs, eta, estimator="adjusted") if ratio and not runs.lacking("score") else None
@@ -360,7 +372,7 @@ def evidence_of(runs: Runs, small_runs: Runs, eta: float) -> Evidence:
     totals = [_true_totals(each, eta) for each in (runs, small_runs)]
     changes = [pool_estimates(each) if each else None for each in totals]
     estimates = (nonlinearity, ratio, adjusted, agreement, changes[0], changes[1], _p_value(*totals))
-    return Evidence(runs, small_runs, eta, flagged, unsound, _shared_prompts(runs), missing, *estimates)
+    return Evidence(runs, small_runs, eta, flagged, unsound, up_to, missing, *estimates)
 
 
 def _unrecorded(runs: Runs) -> tuple[Doubt, ...]:
@@ -369,20 +381,6 @@ def _unrecorded(runs: Runs) -> tuple[Doubt, ...]:
         return (Doubt("linear_terms_missing", tuple(without)),)
     without = runs.lacking("score")
     return (Doubt("correction_missing", tuple(without)),) if 0 < len(without) < len(runs) else ()
-
-
-def _shared_prompts(runs: Runs) -> tuple[Doubt, ...]:
-    """Return a doubt that names two runs that share more than half of the prompts of one of them, if there are any."""
-    prompts = {name: np.unique(run.prompt_ids).tolist() for name, run in runs.items() if run.prompt_ids is not None}
-    runs_of: dict[Any, list[str]] = {}  # of each prompt; only runs that share one are compared
-    for name, own in prompts.items():
-        common = Counter(other for prompt in own for other in runs_of.get(prompt, ()))
-        for other, count in common.items():
-            if count > _MOST_SHARED * min(len(own), len(prompts[other])):
-                return (Doubt("shared_prompts", (other, name)),)
-        for prompt in own:
-            runs_of.setdefault(prompt, []).append(name)
-    return ()
 
 
 def _agreement(ratio: PooledEstimate, runs: Runs, small_runs: Runs) -> Agreement | None:
@@ -436,12 +434,17 @@ def linear_answer(evidence: Evidence, goal: Goal) -> Answer:
     estimates = evidence.nonlinearity
     if not estimates:
         skipped = tuple(each for each in evidence.missing if each.code == "skipped_step")
-        return Answer("cannot tell", doubts=skipped or (Doubt("nothing_recorded"),))
+        misfit = (Doubt("no_parabola", values={"up_to": evidence.up_to}),) if math.isfinite(evidence.up_to) else ()
+        return Answer("cannot tell", doubts=skipped or misfit or (Doubt("nothing_recorded"),))
     chosen = min(estimates, key=lambda method: estimates[method].fixed_effect_error)
-    z = abs(difference_z(*estimates.values())) if len(estimates) == 2 else math.nan
-    differ = [Doubt("estimates_differ", values={"z": z})] if z > CLEAR_Z else []
+    off, z = difference(*estimates.values()) if len(estimates) == 2 else (math.nan, math.nan)
+    differ = []
+    if abs(z) > CLEAR_Z and abs(off) > goal.tolerance / 4:
+        differ.append(Doubt("estimates_differ", values={"z": abs(z), "difference": off}))
     notes = [Note("nonlinearity", values={"method": name, **_mean(each.pooled)}) for name, each in estimates.items()]
-    return answered(chosen, estimates[chosen], goal, [*evidence.unsound, *evidence.shared, *differ], notes)
+    if math.isfinite(evidence.up_to):
+        notes.append(Note("parabola_up_to", values={"up_to": evidence.up_to}))
+    return answered(chosen, estimates[chosen], goal, [*evidence.unsound, *differ], notes)
 
 
 def recorded_answer(evidence: Evidence, goal: Goal) -> Answer:
@@ -450,7 +453,7 @@ def recorded_answer(evidence: Evidence, goal: Goal) -> Answer:
     if ratio is None:
         return Answer("cannot tell", doubts=evidence.missing)
     notes = [Note("err_rel", values=_mean(ratio.pooled))]
-    doubts = [*evidence.unsound, *evidence.shared]
+    doubts = [*evidence.unsound]
     if change and change.se * CLEAR_Z > abs(change.mean):
         doubts.append(Doubt("weak_reference", values={"relative": _relative(change)}))
     elif abs(times := 1 + ratio.pooled.mean) > _ANOTHER_UNIT:
@@ -477,12 +480,15 @@ def answered(
     """Return the answer of an estimate; doubts make it "cannot tell"."""
     doubts, pooled, reach = tuple(doubts), estimate.pooled, normal_quantile(goal.probability)
     if any(each.code == "unsound" for each in doubts):  # no number that could be taken for an estimate
-        return Answer("cannot tell", estimator, doubts=tuple(each for each in doubts if each.code in _ABOUT_RUNS))
-    answer = "cannot tell" if doubts else _within(estimate, goal.tolerance, goal.probability)
+        return Answer("cannot tell", estimator, doubts=tuple(each for each in doubts if each.code == "unsound"))
+    answer: AnswerWord = "cannot tell" if doubts else within(estimate, goal)
     low, high = predict(estimate, math.inf).interval(goal.probability)
     margin, least, most = _margins(estimate, goal)
-    n, fewest, largest = (size_for(spread, goal.tolerance / reach) for spread in estimate.spread_interval)
+    n, *interval = (size_for(spread, goal.tolerance / reach) for spread in estimate.spread_interval)
+    fewest, largest = interval if pooled.count > 1 else (None, None)  # one run does not show how runs differ
     batch = {"n": goal.n, "margin": margin, "low": least, "high": most, "probability": goal.probability}
+    if pooled.count == 1:
+        notes = [Note("this_update", values={"answer": answer}), *notes]
     if answer == "no" and reach * pooled.tau_low > goal.tolerance:
         notes = [Note("updates_differ", values={"tau_low": pooled.tau_low}), *notes]
     errors, sizes = (pooled.mean, pooled.se, low, high, margin), (n, fewest, largest)
@@ -503,15 +509,6 @@ def _margins(estimate: PooledEstimate, goal: Goal) -> list[float]:
     return [reach * spread for spread in estimate.spread_interval]
 
 
-def _within(estimate: PooledEstimate, tolerance: float, probability: float) -> AnswerWord:
-    low, high = estimate.pooled.interval
-    scattered = normal_quantile(probability) * estimate.pooled.tau_low > tolerance
-    if low > tolerance or high < -tolerance or scattered:
-        return "no"
-    confident = estimate.distribution.confidence_within(tolerance, probability) >= CONFIDENCE
-    return "yes" if confident and len(estimate.values) > 1 else "cannot tell"
-
-
 def _notes(evidence: Evidence) -> Iterator[Note]:
     """Return what concerns both answers."""
     if change := evidence.change:
@@ -524,12 +521,10 @@ def _notes(evidence: Evidence) -> Iterator[Note]:
 
 def _steps(evidence: Evidence, goal: Goal, linear: Answer, recorded: Answer) -> Iterator[Note]:
     """Return what would help, from the numbers."""
-    if evidence.shared:
-        yield Note("other_prompts")
     if _off_policy(evidence):
         yield Note("fix_sampler")
     trend, matched = evidence.nonlinearity.get("trend"), evidence.nonlinearity.get("matched")
-    few = not evidence.shared and max(len(run.etas) for run in evidence.runs.values()) < _FEW_ETAS
+    few = max(len(run.etas) for run in evidence.runs.values()) < _FEW_ETAS
     weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
     if few and weak and (linear.answer == "cannot tell" or linear.enough != "yes"):
         yield Note("larger_etas")
@@ -543,23 +538,17 @@ def _steps(evidence: Evidence, goal: Goal, linear: Answer, recorded: Answer) -> 
     behind = {"linear": (linear, evidence.nonlinearity.get(linear.estimator)), "recorded": (recorded, evidence.ratio)}
     for question, (answer, estimate) in behind.items():
         if answer.answer == "cannot tell" and estimate is not None and not answer.doubts:
-            yield more_runs(question, estimate, goal)
+            yield _more_runs(question, estimate, goal)
 
 
-def more_runs(question: str, estimate: PooledEstimate, goal: Goal) -> Note:
-    """Return how many more runs like these would settle a question, and how."""
-    from scipy.special import ndtri
-
-    count, pooled = len(estimate.values), estimate.pooled
-    variance = float(np.mean(estimate.variances))
-    for more in _MORE_RUNS:
-        scores = ndtri((np.arange(count + more) + 0.5) / (count + more))
-        values = pooled.mean + scores / scores.std(ddof=1) * math.sqrt(pooled.tau**2 + variance)
-        spreads = np.full(count + more, math.sqrt(variance))
-        like = replace(estimate, values=values, spreads=spreads, sizes=np.ones(count + more))
-        if (answer := _within(like, goal.tolerance, goal.probability)) != "cannot tell":
-            return Note("more_runs", values={"question": question, "count": more, "answer": answer})
-    return Note("more_runs_in_vain", values={"question": question})
+def _more_runs(question: str, estimate: PooledEstimate, goal: Goal) -> Note:
+    """Return the chances that more runs like these would give an answer."""
+    if len(estimate.values) == 1:
+        return Note("other_updates", values={"question": question})
+    outlook = chances(estimate, goal)
+    if outlook is None:
+        return Note("more_runs_in_vain", values={"question": question})
+    return Note("more_runs", values={"question": question, "count": outlook.more, **asdict(outlook)})
 
 
 def _unknown(evidence: Evidence, goal: Goal) -> Iterator[Note]:
@@ -572,6 +561,12 @@ def _unknown(evidence: Evidence, goal: Goal) -> Iterator[Note]:
         yield Note("other_etas")
     if change and change.mean:
         yield Note("true_change_closer", values={"relative": _relative(change)})
+    shared = max((each.shared_share for each in (*evidence.nonlinearity.values(), evidence.ratio) if each), default=0.0)
+    if shared:
+        yield Note("shared_prompts", values={"share": shared})
+    prompts = [len(np.unique(run.prompt_ids)) for run in runs.values() if run.prompt_ids is not None]
+    if prompts and min(prompts) < _FEW_PROMPTS:
+        yield Note("few_prompts", values={"prompts": min(prompts)})
     for need, code in (("prompts", "independence"), ("score", "log_weights"), ("logp", "entropies")):
         if without := runs.lacking(need):
             yield Note(code, tuple(without))

@@ -18,7 +18,7 @@ QUESTIONS = {"linear": "Is the step linear?", "recorded": "Is the recorded linea
 
 DoubtCode = (
     Literal["unsound", "skipped_step", "nothing_recorded", "linear_terms_missing", "correction_missing"]
-    | Literal["shared_prompts", "estimates_differ", "weak_reference", "another_unit", "correction_unknown"]
+    | Literal["no_parabola", "estimates_differ", "weak_reference", "another_unit", "correction_unknown"]
     | Literal["actual_run_unsound", "actual_runs_contradict"]
 )
 
@@ -124,7 +124,13 @@ def _bounds(values: _Values) -> str:
 
 _BY = {"trend": "by the trend over etas", "matched": "by matched − true"}
 _WHETHER = {"linear": "whether the step is linear", "recorded": "whether the recorded linear change is right"}
+_OF_ONE = {
+    "no": "this update's error is beyond the tolerance",
+    "cannot tell": "a yes takes more updates",
+}
 _PARTS: dict[str, Callable[[_Values], Any]] = {
+    "of_one": lambda values: _OF_ONE[values["answer"]],
+    "either": lambda values: values["yes"] + values["no"],
     "names": lambda values: ", ".join(values["runs"]),
     "s": lambda values: "" if values["count"] == 1 else "s",
     "by": lambda values: _BY[values["method"]],
@@ -148,10 +154,12 @@ WORDS = {
     ),
     "linear_terms_missing": "linear terms by sequence (approx.per_sequence[].gdotv) are not recorded in {names}",
     "correction_missing": "the denominator correction of other runs is not recorded in {names}",
-    "shared_prompts": (
-        "no answer: {runs[0]} and {runs[1]} share more than half of their prompts, so runs are not independent"
+    "no_parabola": (
+        "a parabola does not describe the true change beyond eta {up_to:g}: record the score, or measure smaller etas"
     ),
-    "estimates_differ": "no answer: the trend and matched − true differ by {z:.1f} standard errors",
+    "estimates_differ": (
+        "no answer: the trend and matched − true differ by {difference:+.2f}, {z:.1f} standard errors"
+    ),
     "weak_reference": "no answer: the reference, the mean true change, is known to ±{relative:.0%} only",
     "another_unit": (
         "no answer: the linear change is {times:,.0f} times the true one: gdotv or entropies may have another unit"
@@ -160,6 +168,8 @@ WORDS = {
     "actual_run_unsound": "no answer: actual run {names} does not add up",
     "actual_runs_contradict": "no answer: the actual runs contradict the prediction from the large runs",
     # reasons of an answer
+    "this_update": "one run answers for its own update: {of_one}",
+    "parabola_up_to": "a parabola describes the true change up to eta {up_to:g}; larger ones are left out of the trend",
     "updates_differ": "updates differ too much for a yes: tau is at least {tau_low:.2g}",
     "nonlinearity": "nonlinearity {by}: {estimate}",
     "err_rel": "err_rel by the ratio: {estimate}",
@@ -178,10 +188,6 @@ WORDS = {
     "health": "health: {flag}",
     # next steps
     "fix_runs": "fix or exclude the runs named above",
-    "other_prompts": (
-        "measure runs with other prompts (if ids begin anew in each run, number them across runs): more sequences, "
-        "etas or runs with these prompts settle nothing"
-    ),
     "fix_sampler": "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling",
     "larger_etas": "measure larger etas on the same sequences: nonlinearity is then known better at every eta",
     "use_matched": (
@@ -189,9 +195,16 @@ WORDS = {
         "{ratio_n:,} by the ratio"
     ),
     "record_score": "record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv",
-    "more_runs": '{count:,} more run{s} like these would settle {whether}: "{answer}"',
-    "more_runs_in_vain": "more runs of this size would not settle {whether}",
+    "other_updates": "measure other updates (prompts may be the same): one run does not show {whether} in general",
+    "more_runs": (
+        "{count:,} more run{s} like these: {either:.0%} chance of an answer to {whether} (yes {yes:.0%}, no {no:.0%})"
+    ),
+    "more_runs_in_vain": "more runs of this size are unlikely to settle {whether}",
     # not established
+    "shared_prompts": (
+        "the mean on other prompts: runs share theirs, which makes {share:.0%} of a run's squared standard error common"
+    ),
+    "few_prompts": "standard errors to more than a rough figure: a run has {prompts} prompts",
     "tau": "how much updates differ; with {count:,} large run{s} tau is hardly known{bounds}",
     "other_etas": "agreement between etas: step sizes within a run share sequences and are not independent",
     "true_change_closer": "the true change to better than ±{relative:.0%}",

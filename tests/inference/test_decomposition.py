@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 
 import analysis_helpers as ah
@@ -9,20 +8,21 @@ from analysis_helpers.inference.decomposition import PARTS, pool_decomposition
 from tests.building import ETAS, random_run, totals_only_run
 
 
-def test_runs_are_pooled_by_inverse_variance() -> None:
-    table = pd.DataFrame({"run": ["run_01", "run_02"], "eta": 1e-6, "err_rel": [1.0, 4.0], "se": [1.0, 2.0]})
-    for part in PARTS:
-        table[part], table[f"{part}_se"] = [0.0, 5.0], [1.0, 1.0]
-    table["score_z"] = [3.0, 1.0]
-    [row] = pool_decomposition(table).to_dict("records")
-    assert (row["run"], row["eta"]) == ("pooled", 1e-6)
-    # Two runs: tau^2 = (Q - 1) / (sum of w - sum of w^2 / sum of w), each w an inverse variance.
-    for name, values, w in (("err_rel", (1.0, 4.0), (1.0, 0.25)), (PARTS[0], (0.0, 5.0), (1.0, 1.0))):
+def test_parts_are_pooled_by_random_effects_with_one_variance_a_sequence() -> None:
+    runs = {"run_01": random_run(40, 1), "run_02": random_run(160, 2)}
+    table = ah.decompose_err_rel(runs, ETAS[0])
+    [row] = pool_decomposition(ah.Runs(runs), ETAS[0]).to_dict("records")
+    assert (row["run"], row["eta"]) == ("pooled", ETAS[0])
+    # S^2 = mean of N SE^2; two runs: tau^2 = (Q - 1) / (sum of w - sum of w^2 / sum of w), each w an inverse variance.
+    for name, se in (("err_rel", "se"), *((part, f"{part}_se") for part in PARTS)):
+        sizes, values = np.array([40, 160]), table[name].to_numpy()
+        variances = np.mean(sizes * table[se] ** 2) / sizes
+        w = 1 / variances
         q = np.diff(values)[0] ** 2 * np.prod(w) / sum(w)
-        tau2 = (q - 1) / (sum(w) - np.dot(w, w) / sum(w))
-        w = 1 / (1 / np.array(w) + tau2)
+        tau2 = max((q - 1) / (sum(w) - np.dot(w, w) / sum(w)), 0)
+        w = 1 / (variances + tau2)
         assert row[name] == pytest.approx(w @ values / w.sum(), rel=1e-6)
-    assert row["score_z"] == pytest.approx(4 / np.sqrt(2))
+    assert row["score_z"] == pytest.approx(table["score_z"].sum() / np.sqrt(2))
 
 
 def test_runs_without_a_score_are_left_out_of_the_table_with_a_warning() -> None:

@@ -74,7 +74,8 @@ def test_disjoint_subsets_have_the_spread_of_the_closed_form(large_runs: Runs, n
 def test_subsets_and_fresh_batches_differ_by_the_finite_population_correction() -> None:
     run = random_run()
     fresh, subset = (ah.err_rel_standard_error(run, ETAS[0], 8, population=p) for p in ("policy", "run"))
-    assert subset == pytest.approx(fresh * np.sqrt(1 - 8 / 12), rel=1e-12)
+    # A subset's is that of the gradient, a fresh batch's that of leaving out one sequence.
+    assert subset == pytest.approx(fresh * np.sqrt(1 - 8 / 12), rel=0.1)
     assert ah.err_rel_standard_error(run, ETAS[0], population="run") == 0.0
     assert ah.err_rel_standard_error(run, ETAS[0]) == pytest.approx(fresh * np.sqrt(8 / 12), rel=1e-12)
     assert ah.err_rel_standard_error(run, ETAS[0], 32) == pytest.approx(fresh / 2, rel=1e-12)  # larger than the run
@@ -116,7 +117,7 @@ def test_errors_over_a_weak_reference_are_warned_about_by_the_name_of_the_run() 
 def test_the_spread_falls_with_the_root_of_n_and_to_nothing_at_the_whole_run(large_runs: Runs) -> None:
     table = inference.spread_by_size(large_runs, 1.6e-6, [64, 256, 1024, 2048, 4096], num_samples=2000).set_index("n")
     assert table["fresh"][64] == pytest.approx(2 * table["fresh"][256], rel=1e-12)
-    assert table["subset"][1024] == pytest.approx(table["fresh"][1024] * np.sqrt(0.5), rel=1e-12)
+    assert table["subset"][1024] == pytest.approx(table["fresh"][1024] * np.sqrt(0.5), rel=1e-3)
     assert (table["drawn"] / table["subset"]).dropna().to_numpy() == pytest.approx(1, abs=0.04)
     assert table.loc[[2048, 4096], ["subset", "drawn"]].isna().all(axis=None)
 

@@ -1,4 +1,4 @@
-"""Standard errors by influence values derived by hand; the parts of the error."""
+"""Standard errors by influence values derived by hand and by leaving out one sequence; the parts of the error."""
 
 import math
 from collections.abc import Sequence
@@ -37,6 +37,25 @@ def influence(batch: Batch, eta: float, estimator: str = "ratio") -> tuple[list[
     return of_true, of_linear
 
 
+def left_out(batch: Batch, eta: float, reference: float, estimator: str = "ratio") -> list[float]:
+    """Return N - 1 times what err_rel loses when a sequence is left out, for each."""
+    step, corrected, whole = batch.at(eta), batch.corrected_by, batch.tokens_of_all
+    rows = []
+    for i, tokens in enumerate(batch.tokens):
+        base, weight, j = step.h_base[i], step.weights[i], batch.token_score[i]
+        linear = batch.direct[i] + base * j / tokens if estimator == "matched" else batch.linear[i] * whole
+        rows.append((tokens, base, weight * tokens, weight * step.h_new[i], linear, j))
+    totals = [sum(column) for column in zip(*rows, strict=True)]
+
+    def error(tokens: float, base: float, weighted: float, new: float, linear: float, j: float) -> float:
+        entropy = base / tokens
+        known = 0.0 if estimator == "matched" else corrected
+        return (eta / tokens * (linear - (entropy - known) * j) - new / weighted + entropy) / reference
+
+    all_of_them, others = error(*totals), batch.size - 1
+    return [others * (all_of_them - error(*(a - b for a, b in zip(totals, row, strict=True)))) for row in rows]
+
+
 def error_influence(batch: Batch, eta: float, reference: float, estimator: str = "ratio") -> list[float]:
     """Return the influence values of err_rel."""
     pairs = zip(*influence(batch, eta, estimator), strict=True)
@@ -57,7 +76,7 @@ def subset_standard_error(batch: Batch, eta: float, n: int, reference: float, es
 def decomposed(batch: Batch, eta: float, reference: float, *, adjusted: bool) -> dict[str, tuple[float, float]]:
     """Return err_rel and its two parts with standard errors; adjusted, without what goes along with the mean score."""
     error, straight = (full_error(batch, eta, reference, name) for name in ("ratio", "matched"))
-    psi, psi_straight = (error_influence(batch, eta, reference, name) for name in ("ratio", "matched"))
+    psi, psi_straight = (left_out(batch, eta, reference, name) for name in ("ratio", "matched"))
     rest = [a - b for a, b in zip(psi, psi_straight, strict=True)]
     parts = {
         "err_rel": (error, psi),

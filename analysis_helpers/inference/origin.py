@@ -1,0 +1,101 @@
+"""Where the change of entropy comes from: the same states, or other states that the new policy visits.
+
+On the *same states* distributions become sharper or flatter where the old policy goes; the rest of the change is by
+*visiting other states*. Both changes, true and linear, split exactly, and each part is a function of column sums. The
+part on the same states carries no importance weights in its mean and no score: it is known many times better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from .._checks import FloatArray, warn_skipped
+from ..estimators import Estimate, columns, same_states, true_total
+from ..runs import Run, Runs
+from .prediction import PooledEstimate
+
+Part = Literal["same states", "other states", "total"]
+_NAMES = ("true", "linear", "error")
+
+
+def change_by_origin(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -> pd.DataFrame:
+    """Return the true and the linear change, split by origin, for each run and pooled.
+
+    On the same states ``true = sum(h_new - h_base) / sum T`` and ``linear = eta sum jH / sum T``; the rest of each
+    total is by visiting other states. Pooled rows have the weights of the true total and its tau, so that parts add up
+    in every row; their standard errors hold differences between updates.
+
+    Parameters
+    ----------
+    runs
+        Name -> run; each must record ``h_base``. Others are skipped with a warning.
+    etas
+        Step sizes; None: all measured.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, eta, part ("same states" | "other states" | "total"), true, true_se, linear, linear_se, error,
+        error_se (error = linear - true; nats per token; missing without the score); last rows of each eta "pooled".
+
+    Raises
+    ------
+    ValueError
+        If no run has an eta.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> table = change_by_origin(synthetic_runs(2, 128), [1.6e-6])
+    >>> table["part"].tolist()[:3], table["run"].unique().tolist()
+    (['same states', 'other states', 'total'], ['run_01', 'run_02', 'pooled'])
+    """
+    collection = Runs.of(runs)
+    able = collection.recording("baseline_entropy")
+    warn_skipped(dict.fromkeys(collection.lacking("baseline_entropy"), "h_base is not recorded"))
+    rows: list[tuple[object, ...]] = []
+    for eta in able.etas_of(etas) if able else []:
+        parts = {name: _parts(run, eta) for name, run in able.at(eta).items()}
+        weights = _weights(eta, {name: split["total"][0] for name, split in parts.items()})
+        for name, split in parts.items():
+            rows += [(name, eta, part, *_numbers(estimates)) for part, estimates in split.items()]
+        for part in ("same states", "other states", "total"):
+            pooled = (_pooled([split[part][k] for split in parts.values()], weights) for k in range(len(_NAMES)))
+            rows.append(("pooled", eta, part, *(number for pair in pooled for number in pair)))
+    names = [f"{name}{end}" for name in _NAMES for end in ("", "_se")]
+    return pd.DataFrame(rows, columns=["run", "eta", "part", *names])
+
+
+def _parts(run: Run, eta: float) -> dict[str, tuple[Estimate, ...]]:
+    """Return part -> (true, linear, error) of a run."""
+    true, same_true, same_linear = true_total(run, eta), *same_states(run, eta)
+    linear = columns(run, eta).estimates[1] if run.score is not None else true * math.nan
+    same, total = (same_true, same_linear), (true, linear)
+    other = tuple(whole - part for whole, part in zip(total, same, strict=True))
+    named = {"same states": same, "other states": other, "total": total}
+    return {part: (one, two, two - one) for part, (one, two) in named.items()}
+
+
+def _numbers(estimates: Sequence[Estimate]) -> list[float]:
+    return [number for each in estimates for number in (each.value, each.se)]
+
+
+def _weights(eta: float, totals: Mapping[str, Estimate]) -> FloatArray:
+    """Return the random-effects weights of the true totals, which sum to 1."""
+    estimate = PooledEstimate.of(eta, 1.0, totals)
+    weights = 1 / np.maximum(estimate.variances + estimate.pooled.tau**2, 1e-300)
+    normalised: FloatArray = weights / weights.sum()
+    return normalised
+
+
+def _pooled(estimates: Sequence[Estimate], weights: FloatArray) -> tuple[float, float]:
+    """Return the weighted mean, and its standard error by Hartung and Knapp, never below that of sampling alone."""
+    values, errors = np.array([(each.value, each.se) for each in estimates]).T
+    mean = float(weights @ values)
+    between = float(weights @ (values - mean) ** 2) / max(len(values) - 1, 1)
+    return mean, math.sqrt(max(between, float(weights**2 @ errors**2))) if math.isfinite(mean) else math.nan
