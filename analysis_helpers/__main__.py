@@ -98,7 +98,7 @@ def verdict_command(data_root: str | None, etas: tuple[float, ...], as_json: boo
     parameters = read_parameters({"data_root": data_root or _SAMPLES, **step_sizes, **others})
     with notes_on_runs() as notes:
         large, small = parameters.large_runs(), parameters.small_runs()
-        limits = {"tolerance": parameters.tolerance, "probability": parameters.probability}
+        limits: Any = {"tolerance": parameters.tolerance, "probability": parameters.probability}
         verdicts = [
             verdict(large, eta, parameters.subset_size, small_runs=small or None, **limits)
             for eta in (etas and parameters.etas) or [parameters.eta]

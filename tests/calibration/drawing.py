@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from analysis_helpers._checks import FloatArray, checked_count
+from analysis_helpers.inference.decision import Goal
 from analysis_helpers.inference.prediction import pooled_err_rel
-from analysis_helpers.inference.verdicts import Goal, enough, evidence_of, recorded_answer
+from analysis_helpers.inference.verdicts import enough, evidence_of, recorded_answer
 from analysis_helpers.runs import Run, Runs
 from analysis_helpers.synthetic.policy import (
     Policy,

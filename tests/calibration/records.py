@@ -12,10 +12,11 @@ from analysis_helpers import err_rel_standard_error, simulate_err_rel
 from analysis_helpers._checks import checked_count
 from analysis_helpers.estimators import EstimatorName, columns
 from analysis_helpers.inference import plan_batch_sizes
+from analysis_helpers.inference.decision import Goal as Question, within
 from analysis_helpers.inference.planning import smallest_within
 from analysis_helpers.inference.prediction import PooledEstimate, agreement_of, pooled_err_rel, predict, size_for
 from analysis_helpers.inference.random_effects import ConfidenceDistribution, normal_quantile
-from analysis_helpers.inference.verdicts import SURPRISING, _within
+from analysis_helpers.inference.verdicts import SURPRISING
 from analysis_helpers.runs import Run
 from tests.calibration.drawing import (
     ETA,
@@ -238,7 +239,7 @@ def _border(tolerance: float, tau: float) -> float:
 
 
 def _says_yes(pilot: PooledEstimate, tolerance: float) -> bool:
-    return _within(pilot, tolerance, 0.9) == "yes"
+    return within(pilot, Question(64, tolerance, 0.9)) == "yes"
 
 
 def _contradicts(pilot: PooledEstimate, values: np.ndarray) -> bool:

@@ -12,7 +12,9 @@ import pytest
 
 from analysis_helpers import Run, Runs, load_runs, reference_true_totals, synthetic_runs, trusted_eta, verdict
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.inference.verdicts import Goal, Verdict, answered, enough, more_runs, verdict_map, verdict_table
+from analysis_helpers.inference.decision import Goal
+from analysis_helpers.inference.prediction import pooled_err_rel
+from analysis_helpers.inference.verdicts import Verdict, answered, enough, verdict_map, verdict_table
 from analysis_helpers.inference.wording import WORDS, Doubt, Note, words
 from analysis_helpers.synthetic.runs import with_log_weights
 from tests.building import altered, in_prompts, known, pilot, random_run, totals_only_run, without_score
@@ -72,12 +74,56 @@ def test_the_answer_follows_from_mean_and_spread_over_updates(values: list[float
     assert (doubted.answer, doubted.required_n) == ("cannot tell", found.required_n)
 
 
-@pytest.mark.parametrize(
-    ("values", "answer"), [([0.2, 0.1, 0.3], "yes"), ([0.8, 0.4, 0.9], "no"), ([0.5, 0.5, 0.5], None)]
-)
-def test_more_runs_that_agree_settle_a_question_but_not_at_the_border(values: list[float], answer: str | None) -> None:
-    found = more_runs("recorded", pilot(values, **LARGE), goal())
-    assert (found.code, found.values.get("answer")) == ("more_runs" if answer else "more_runs_in_vain", answer)
+def test_one_run_answers_for_its_own_update_and_knows_no_interval_of_a_size(large_runs: Runs) -> None:
+    one = Runs({"run_01": large_runs["run_01"]})
+    found = verdict(one, ETA, 256)
+    for answer in found.answers.values():
+        assert answer.notes[0].code == "this_update"
+        assert (answer.required_low, answer.required_high) == (None, None)
+        assert answer.required_n is not None
+        assert answer.answer == "cannot tell"
+        assert math.isnan(answer.low)
+    assert codes(found.steps).count("other_updates") == 2
+    far = verdict(off_by(one, [3.0]), ETA, 256).recorded
+    assert (far.answer, far.notes[0].values["answer"]) == ("no", "no")
+
+
+def test_more_runs_come_with_the_chances_of_each_answer(large_runs: Runs) -> None:
+    steps = {note.code: note for note in verdict(large_runs, ETA, 256, tolerance=0.4).steps}
+    chance = steps["more_runs"].values
+    assert chance["question"] == "recorded"
+    assert 0.5 <= chance["yes"] + chance["no"] <= 1
+
+
+def test_where_a_parabola_does_not_hold_matched_answers_or_nothing_does(small_runs: Runs) -> None:
+    largest = max(small_runs.etas)
+
+    def kinked(run: Run) -> Run:
+        m = run.measurement(largest)
+        h_new = 0.99 * m.h_new
+        true = float(m.weights @ h_new / (m.weights @ run.token_counts)) - m.base_entropy
+        return altered(run, largest, h_new=h_new, delta_h_true=true)
+
+    runs = {name: kinked(run) for name, run in small_runs.items()}
+    found = verdict(runs, ETA, 256).linear
+    [note] = [note for note in found.notes if note.code == "parabola_up_to"]
+    assert note.values["up_to"] < largest
+    assert found.answer == "yes"
+    beyond = verdict(runs, largest, 256).linear
+    assert beyond.estimator == "matched"
+    bare = {name: without_score(run) for name, run in runs.items()}
+    assert codes(verdict(bare, largest, 256).linear.doubts) == ["no_parabola"]
+    # Left out by its user, the step size is no matter.
+    left = verdict(runs, ETA, 256, etas=[eta for eta in small_runs.etas if eta != largest]).linear
+    assert "parabola_up_to" not in codes(left.notes)
+
+
+def test_precise_estimates_that_agree_to_a_hundredth_of_the_tolerance_are_answered() -> None:
+    # Nearly straight, and known to 1e-4: the two estimates differ by many standard errors and by nothing that matters.
+    runs = synthetic_runs(3, 600, [2e-6, 4e-6, 8e-6, 16e-6], seed=1, baseline="centred")
+    table = verdict_map(runs, n=256)
+    assert table["linear"].tolist() == ["yes"] * 4
+    assert trusted_eta(runs) == 16e-6
 
 
 def test_a_margin_inside_the_tolerance_is_enough_and_near_it_cannot_be_told() -> None:
@@ -169,17 +215,25 @@ def test_off_policy_sequences_are_a_reason_and_the_adjusted_value_stands_beside(
     assert "fix_sampler" in codes(found.steps)
 
 
-def test_runs_that_share_their_prompts_are_not_pooled() -> None:
+def test_what_runs_share_through_their_prompts_is_said_and_added_to_the_error_of_the_mean_once() -> None:
     runs = {f"run_{k}": in_prompts(random_run(200, seed=k), 8) for k in range(3)}
-    found = verdict(runs, 1e-6, 50, tolerance=5.0)
-    assert [(doubt.code, doubt.runs) for doubt in first_doubts(found)] == [("shared_prompts", ("run_0", "run_1"))] * 2
-    assert found.recorded.required_n is not None  # answers on a single run stand
-    assert codes(found.steps) == ["other_prompts"]
-    apart = {
-        name: dataclasses.replace(run, prompt_ids=np.asarray(run.prompt_ids) + 1000 * k)
-        for k, (name, run) in enumerate(runs.items())
-    }
-    assert verdict(apart, 1e-6, 50, tolerance=5.0).recorded.answer == "yes"
+    found = verdict(runs, 1e-6, 64, tolerance=5.0)
+    assert found.recorded.answer == "yes"
+    assert {note.values.get("prompts") for note in found.unknown if note.code == "few_prompts"} == {25}
+    rng = np.random.default_rng(0)
+    common = rng.normal(0, 0.3, 25)  # of a prompt, in every run
+
+    def with_common(run: Run) -> Run:
+        m = run.measurements[0]
+        h_new = m.h_new * (1 + 0.3 * common[np.arange(200) // 8])
+        true = float(m.weights @ h_new / (m.weights @ run.token_counts)) - m.base_entropy
+        return altered(run, 1e-6, h_new=h_new, delta_h_true=true)
+
+    shared = pooled_err_rel({name: with_common(run) for name, run in runs.items()}, 1e-6)
+    assert shared.shared_share > 0.3
+    assert shared.pooled.se > 1.4 * math.sqrt(float(np.mean(shared.variances)) / 3)
+    unknown = verdict({name: with_common(run) for name, run in runs.items()}, 1e-6, 64, tolerance=5.0).unknown
+    assert "shared_prompts" in codes(unknown)
 
 
 @pytest.mark.parametrize("factor", [-1.0, 0.01])
@@ -277,7 +331,7 @@ def test_the_map_holds_the_verdict_of_each_eta(large_runs: Runs) -> None:
 
 def test_the_published_runs_get_two_answers_each_with_its_batch_size(research_root: Path) -> None:
     large, small = load_runs(research_root / "E_2048"), load_runs(research_root / "E_256")
-    expected = {ETA: ("trend", 235, 3006), 3.2e-6: ("matched", 99, 3098)}
+    expected = {ETA: ("trend", 237, 3007), 3.2e-6: ("matched", 99, 3098)}
     for eta, (estimator, linear_n, recorded_n) in expected.items():
         found = verdict(large, eta, 256, small_runs=small)
         assert (found.linear.answer, found.linear.estimator) == ("yes", estimator)
@@ -303,12 +357,13 @@ def test_a_record_is_json_with_codes_and_numbers_and_null_for_what_is_not_known(
     record = verdict({"run_01": large_runs["run_01"]}, ETA, 64).record()
     assert record == json.loads(json.dumps(record, allow_nan=False))
     assert record["linear"]["low"] is None
-    assert record["recorded"]["notes"][0]["code"] == "err_rel"
+    assert [note["code"] for note in record["recorded"]["notes"]][:2] == ["this_update", "err_rel"]
 
 
 NUMBERS = "mean se tau small_mean small_se p tau_low relative z times margin low high p_spread p_mean smallest_p"
 VALUES: dict[str, Any] = dict.fromkeys(f"{NUMBERS} tolerance probability".split(), 0.125)
-VALUES |= dict.fromkeys(("n", "count", "matched_n", "ratio_n"), 64) | {"answer": "yes", "question": "linear"}
+VALUES |= dict.fromkeys(("n", "count", "matched_n", "ratio_n"), 64) | {"answer": "no", "question": "linear"}
+VALUES |= {"yes": 0.5, "no": 0.25, "up_to": 1e-6, "difference": 0.5, "share": 0.5, "prompts": 25}
 VALUES |= {"method": "trend", "tau_high": {"trend": 0.5}, "check": "integrity", "detail": "", "checks": "score_z"}
 
 
