@@ -24,6 +24,7 @@ from ..estimators import (
     true_total,
 )
 from ..runs import Measurement, Run, Runs
+from .random_effects import student_quantile
 from .trend import fit_trend
 
 LEAST_ESS_SHARE = 0.5
@@ -31,6 +32,7 @@ MOST_WEIGHT_SHARE = 0.05
 MOST_NOISE_SHARE = 0.2
 MOST_STEP_ERROR = 0.1
 CLEAR_Z = 3.0  # standard errors
+_TAIL = 0.00135  # of a normal distribution, beyond three standard errors on one side
 MOST_OFFSET_Z, MOST_OFFSET_Z_OF_TWO = 4.0, 6.0
 MOST_WEIGHT_DISAGREEMENT = 0.01
 MOST_SLOPE_ERROR, WRONG_SLOPE = 0.1, 0.5  # the latter is further off than nonlinearity brings it
@@ -102,12 +104,18 @@ def _integrity(run: Run) -> list[Finding]:
 
 
 def _score(run: Run) -> list[Finding]:
-    return [Finding(math.nan if run.score is None else mean_score(run).z, CLEAR_Z)]
+    return [Finding(math.nan if run.score is None else mean_score(run).z, _clear_z(run))]
 
 
 def _excess(run: Run) -> list[Finding]:
     recorded = run.logp is not None and run.measurements[0].h_base is not None
-    return [Finding(mean_log_probability_excess(run).z if recorded else math.nan, CLEAR_Z)]
+    return [Finding(mean_log_probability_excess(run).z if recorded else math.nan, _clear_z(run))]
+
+
+def _clear_z(run: Run) -> float:
+    """Return three standard errors; over few prompts, as many as Student's t exceeds as rarely."""
+    prompts = math.inf if run.prompt_ids is None else len(np.unique(run.prompt_ids))
+    return CLEAR_Z if math.isinf(prompts) or prompts < 2 else student_quantile(prompts - 1, _TAIL)
 
 
 def _entropy_mismatch(run: Run) -> list[Finding]:
@@ -404,6 +412,7 @@ def by_check(flagged: Iterable[Finding]) -> list[tuple[tuple[str, ...], dict[str
     grouped = []
     for check, alike in groups.items():
         values = [each.value for each in alike]
-        numbers = {"check": check, "low": min(values), "high": max(values), "detail": alike[0].detail}
+        etas = sorted({each.eta for each in alike if not math.isnan(each.eta)})
+        numbers = {"check": check, "low": min(values), "high": max(values), "etas": etas, "detail": alike[0].detail}
         grouped.append((tuple(dict.fromkeys(each.run for each in alike)), numbers))
     return grouped

@@ -199,11 +199,11 @@ def chi_square_p(value: float, freedom: float) -> float:
     return float(gammaincc(freedom / 2, value / 2))
 
 
-def student_quantile(freedom: float) -> float:
-    """Return the number of standard errors to the end of a 90 % interval by Student's t."""
+def student_quantile(freedom: float, tail: float = ENDS[0]) -> float:
+    """Return the number of standard errors beyond which Student's t has a tail: by default that of a 90 % interval."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, ENDS[1]))
+    return float(stdtrit(freedom, 1 - tail))
 
 
 def normal_quantile(probability: float) -> float:

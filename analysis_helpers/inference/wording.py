@@ -105,7 +105,8 @@ def _decimals(scale: float) -> int:
 def _flag(values: _Values) -> str:
     ends = " to ".join(dict.fromkeys(f"{values[end]:.3g}" for end in ("low", "high")))
     meaning = f"{values['detail']} {CHECKS[values['check']].meaning}".strip().rstrip(".")
-    return f"{values['check']} {ends} in {values['names']}. {meaning}"
+    at = f" at eta {', '.join(f'{eta:g}' for eta in values['etas'])}" if values["etas"] else ""
+    return f"{values['check']} {ends} in {values['names']}{at}. {meaning}"
 
 
 def _milli(values: _Values, side: str = "") -> str:

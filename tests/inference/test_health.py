@@ -10,7 +10,7 @@ from analysis_helpers import Runs, inference
 from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.health import CHECKS
 from analysis_helpers.plots import plot_influence_tails
-from tests.building import ETAS, altered, known, random_run, totals_only_run, two_sequences, without_score
+from tests.building import ETAS, altered, in_prompts, known, random_run, totals_only_run, two_sequences, without_score
 from tests.calibration.drawing import batch_of
 
 ETA = 1.6e-6
@@ -204,3 +204,12 @@ def test_the_log_probability_excess_tells_a_temperature_of_0_98_from_none(
     ]
     tables = [ah.run_health({"run_01": batch_of(made, 256 * k, 256)}) for k in range(400)]
     assert low <= pd.concat(tables).groupby("check")["flag"].mean()["log_probability_excess_z"] <= high
+
+
+def test_over_few_prompts_a_mean_must_be_further_off_to_be_flagged() -> None:
+    few, many, none = in_prompts(random_run(12), 3), in_prompts(random_run(4000), 2), random_run(12)
+    limits = [
+        inference.run_health({"run": run}).set_index("check").loc["score_z", "limit"] for run in (few, many, none)
+    ]
+    assert limits[0] == pytest.approx(9.2, abs=0.05)  # t on 3 df at the tail of three standard errors
+    assert limits[1:] == pytest.approx([3.0, 3.0], abs=0.01)
