@@ -190,7 +190,7 @@ SIGNATURES = {
     "entropy_trend": "(runs)",
     "nonlinearity": "(runs, etas=None)",
     "run_health": "(runs)",
-    "verdict": "(large_runs, eta=None, n=None, *, tolerance=0.25, probability=0.9, small_runs=None)",
+    "verdict": "(large_runs, eta=None, n=None, *, tolerance=0.25, probability=0.9, small_runs=None, etas=None)",
     "trusted_eta": "(runs, *, tolerance=0.25, probability=0.9)",
     "verdict_map": "(runs, etas=None, n=256, *, tolerance=0.25, probability=0.9, small_runs=None)",
     "read_run": "(path)",

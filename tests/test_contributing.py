@@ -55,7 +55,7 @@ def test_standard_error_prediction_and_planning_come_for_nothing() -> None:
     exec(USE, found)
     # The SD of 4,000 draws is known to 1.1 %; 5 % are 4.5 standard errors: fails with probability about 1e-5.
     assert found["draws"].std(ddof=1) == pytest.approx(found["subset_error"], rel=0.05)
-    assert found["subset_error"] == pytest.approx(found["fresh_error"] * np.sqrt(1 - 128 / 1024), rel=1e-9)
+    assert found["subset_error"] == pytest.approx(found["fresh_error"] * np.sqrt(1 - 128 / 1024), rel=1e-3)
     predicted = found["predicted"]
     assert predicted.sampling_sd < predicted.sd
     # What is required for an SD of 0.25 follows from the SD that sampling gives at 128.

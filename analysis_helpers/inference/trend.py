@@ -224,7 +224,7 @@ def trend_nonlinearity(trends: TrendFits, eta: float) -> PooledEstimate:
     return PooledEstimate.of(eta, slope.mean * eta, errors, slope.se / abs(slope.mean), common_error=common)
 
 
-def difference(one: PooledEstimate, other: PooledEstimate) -> tuple[float, float]:
+def disagreement(one: PooledEstimate, other: PooledEstimate) -> tuple[float, float]:
     """Return the pooled difference of two estimates on the same runs, in units of the second, and its z.
 
     NaN on other runs. The units of the two, the straight line and the true change, differ where the step is not linear.

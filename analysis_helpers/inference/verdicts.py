@@ -27,7 +27,7 @@ from .decision import AnswerWord, Goal, chances, within
 from .health import CLEAR_Z, OFF_POLICY_CHECKS, Finding, by_check, findings, unsound_flags
 from .prediction import LEAST, Agreement, PooledEstimate, agreement_of, pooled_err_rel, predict, size_for
 from .random_effects import Pool, between_variances, normal_quantile
-from .trend import difference, nonlinearity_estimates, pool_estimates, trends_of
+from .trend import disagreement, nonlinearity_estimates, pool_estimates, trends_of
 from .wording import QUESTIONS, Doubt, Note, low_to_high, plus_minus, sizes, words
 
 SURPRISING = 0.01  # actual runs with a p-value below contradict their prediction
@@ -437,7 +437,7 @@ def linear_answer(evidence: Evidence, goal: Goal) -> Answer:
         misfit = (Doubt("no_parabola", values={"up_to": evidence.up_to}),) if math.isfinite(evidence.up_to) else ()
         return Answer("cannot tell", doubts=skipped or misfit or (Doubt("nothing_recorded"),))
     chosen = min(estimates, key=lambda method: estimates[method].fixed_effect_error)
-    off, z = difference(*estimates.values()) if len(estimates) == 2 else (math.nan, math.nan)
+    off, z = disagreement(*estimates.values()) if len(estimates) == 2 else (math.nan, math.nan)
     differ = []
     if abs(z) > CLEAR_Z and abs(off) > goal.tolerance / 4:
         differ.append(Doubt("estimates_differ", values={"z": abs(z), "difference": off}))

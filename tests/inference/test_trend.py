@@ -18,7 +18,7 @@ from analysis_helpers import (
     verdict,
 )
 from analysis_helpers._checks import RunWarning
-from analysis_helpers.inference.trend import MODEL_ERROR, difference, fit_trend, fit_trends, nonlinearity_estimates
+from analysis_helpers.inference.trend import MODEL_ERROR, disagreement, fit_trend, fit_trends, nonlinearity_estimates
 from analysis_helpers.synthetic.policy import entropy_change, entropy_derivative
 from analysis_helpers.synthetic.runs import update_directions
 from tests.building import ETAS, altered, in_prompts, random_run, refused, totals_only_run
@@ -184,7 +184,7 @@ def test_nonlinearity_by_trend_grows_with_eta_and_both_methods_stand_in_units_of
     trend = entropy_trend(large_runs).iloc[-1]
     assert table["trend"].iloc[0] == pytest.approx(-trend["curvature"] * 1.6e-6 / trend["slope"], rel=1e-9)
     by = nonlinearity_estimates(large_runs, 1.6e-6)
-    off, z = difference(by["trend"], by["matched"])
+    off, z = disagreement(by["trend"], by["matched"])
     assert off == pytest.approx(by["trend"].pooled.mean - by["matched"].pooled.mean, abs=2e-3)
     assert abs(z) < 3
 
