@@ -32,9 +32,10 @@ from .tables import (
     health_overview as health_overview,
     influence_table as influence_table,
     influence_tails as influence_tails,
+    over_batches as over_batches,
     run_totals as run_totals,
 )
-from .trend import entropy_trend as entropy_trend, nonlinearity as nonlinearity
+from .trend import entropy_trend as entropy_trend, nonlinearity as nonlinearity, trend_table as trend_table
 from .verdicts import (
     Answer as Answer,
     Verdict as Verdict,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
-from .._checks import warn_about_runs
+from .._checks import same_eta, warn_about_runs
 from ..estimators import columns, if_recorded, standard_deviation, true_total
 from ..runs import FIELDS_BEHIND, Run, Runs
 from .health import CHECKS, effective_share, run_health
@@ -26,6 +26,39 @@ def health_of_batches(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
     tables = {batch: run_health(runs) for batch, runs in _of_batches(batches).items()}
     named = [table.assign(run=batch + "/" + table["run"]) for batch, table in tables.items()]
     return pd.concat(named, ignore_index=True)
+
+
+def over_batches(
+    batches: Mapping[str, Mapping[str, Run]], table: Callable[[Runs, list[float]], pd.DataFrame]
+) -> pd.DataFrame:
+    """Return ``table(runs, etas)`` of the first batch at all its step sizes, and of others where they reach further.
+
+    Parameters
+    ----------
+    batches
+        Name -> runs; those without a run are left out.
+    table
+        Such as `nonlinearity` or `verdict_map`.
+
+    Returns
+    -------
+    DataFrame
+        The columns of the table, and batch before them.
+
+    Examples
+    --------
+    >>> from analysis_helpers import nonlinearity, synthetic_runs
+    >>> batches = {"large": synthetic_runs(2, 64, [1e-6, 2e-6]), "small": synthetic_runs(2, 32, [2e-6, 4e-6])}
+    >>> over_batches(batches, nonlinearity)[["batch", "eta"]].drop_duplicates()["eta"].tolist()
+    [1e-06, 2e-06, 4e-06]
+    """
+    tables, largest = [], 0.0
+    for batch, runs in _of_batches({name: runs for name, runs in batches.items() if runs}).items():
+        if etas := [eta for eta in runs.etas if eta > largest and not same_eta(eta, largest)]:
+            tables.append(table(runs, etas).assign(batch=batch))
+            largest = etas[-1]
+    joined = pd.concat(tables, ignore_index=True)
+    return joined[["batch", *(name for name in joined.columns if name != "batch")]]
 
 
 def health_overview(health: pd.DataFrame) -> pd.DataFrame:

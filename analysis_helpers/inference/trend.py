@@ -160,6 +160,23 @@ def entropy_trend(runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names).assign(up_to=trends.up_to)
 
 
+def trend_table(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """Return `entropy_trend`; empty, with a warning, where no run was measured at two etas.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from analysis_helpers import synthetic_runs
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     trend_table(synthetic_runs(1, 16, [1e-6])).empty
+    True
+    """
+    try:
+        return entropy_trend(runs)
+    except NotRecordedError:
+        return pd.DataFrame(columns=["run", "slope", "slope_se", "curvature", "curvature_se"])
+
+
 def nonlinearity(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -> pd.DataFrame:
     """Return how far a straight line misses the true change, by the trend over etas and by matched - true.
 

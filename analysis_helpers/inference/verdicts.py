@@ -255,7 +255,9 @@ def verdict_map(
     probability: float = 0.9,
     small_runs: Mapping[str, Run] | None = None,
 ) -> pd.DataFrame:
-    """Return the verdict at each eta (None: all measured), by `verdict_table`.
+    """Return the verdict at each eta, by `verdict_table`.
+
+    Without ``etas``, at all step sizes of the runs, and from the small runs alone where these reach further.
 
     Examples
     --------

@@ -58,19 +58,20 @@ def describe_verdict(verdict: Verdict) -> list[str]:
 
 
 def describe_linearity(
-    off: pd.DataFrame, parts: pd.DataFrame, largest: float | None, *, tolerance: float, probability: float
+    off: pd.DataFrame, parts: pd.DataFrame, answers: pd.DataFrame, *, tolerance: float, probability: float
 ) -> list[str]:
     """Return up to which eta the step is linear, the nonlinearity there, and the error of the recorded linear terms.
 
     Parameters
     ----------
-    off, parts, largest
-        From `nonlinearity`, `decomposition_table` and `trusted_eta`.
+    off, parts, answers
+        From `nonlinearity`, `decomposition_table` and `verdict_map`.
     tolerance, probability
         Of the answer.
     """
     within = f"within ±{tolerance:g} for {probability:.0%} of updates"
-    up_to = "" if largest is None else f"The step is linear {within} up to eta {largest:g}, the largest with a yes."
+    largest = answers.loc[answers["linear"] == "yes", "eta"].max()
+    up_to = "" if np.isnan(largest) else f"The step is linear {within} up to eta {largest:g}, the largest with a yes."
     sentences = [up_to or f"At no eta measured is the answer a yes (linear {within})."]
     if len(off):
         at = off[off["eta"] == off["eta"].max()].to_dict("records")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,6 +22,8 @@ def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
     totals
         From `analysis_helpers.run_totals`, of the same runs.
     """
+    if trend.empty:
+        return style.panels(0)[0]
     figure, (ax,) = style.panels(1)
     grid = np.linspace(0, 1.05 * float(totals["eta"].max()), 100)
     fits, pooled = trend.iloc[:-1], trend.iloc[-1]
@@ -45,7 +49,7 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
     Parameters
     ----------
     table
-        From `analysis_helpers.nonlinearity`.
+        From `analysis_helpers.nonlinearity`, with a column batch where it is of several.
     tolerance
         Drawn as a band.
     """
@@ -53,16 +57,21 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
         return style.panels(0)[0]
     figure, (ax,) = style.panels(1)
     estimates = []
-    for method, rows in table.groupby("method", sort=False):
-        last = rows.iloc[-1]
-        estimates.append(f"{plus_minus(last['nonlinearity'], last['se'])} ({method})")
+    batches = table["batch"] if "batch" in table else pd.Series("", index=table.index)
+    several = len(batches.unique()) > 1
+    for (batch, method), rows in table.groupby([batches, "method"], sort=False):
+        last, of = rows.iloc[-1], f", {batch}" if several else ""
+        if last["eta"] == table["eta"].max():
+            estimates.append(f"{plus_minus(last['nonlinearity'], last['se'])} ({method})")
+        fill = "full" if batch == batches.iloc[0] else "none"
+        look: dict[str, Any] = {"color": style.COLOURS[str(method)], "fillstyle": fill}
         if method == "trend":
-            colour, band = style.COLOURS["trend"], "90% interval of the next update (trend)"
-            ax.fill_between(rows["eta"], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0, label=band)
-            ax.plot(rows["eta"], rows["nonlinearity"], "o-", color=colour, markersize=4, label="trend over etas")
+            low, high, band = rows["low"], rows["high"], f"90% interval of the next update (trend{of})"
+            ax.fill_between(rows["eta"], low, high, color=look["color"], alpha=0.15, linewidth=0, label=band)
+            ax.plot(rows["eta"], rows["nonlinearity"], "o-", markersize=4, label=f"trend over etas{of}", **look)
         else:
-            colour, label = style.COLOURS["matched"], "matched − true ± SE"
-            ax.errorbar(rows["eta"], rows["nonlinearity"], yerr=rows["se"], fmt="D", color=colour, label=label)
+            label = f"matched − true ± SE{of}"
+            ax.errorbar(rows["eta"], rows["nonlinearity"], yerr=rows["se"], fmt="D", label=label, **look)
     style.tolerance_band(ax, tolerance, upright=False)
     style.zero_line(ax, upright=False)
     ax.set_xscale("log", base=2)

@@ -329,6 +329,13 @@ def test_the_map_holds_the_verdict_of_each_eta(large_runs: Runs) -> None:
     assert table.equals(verdict_table([verdict(large_runs, eta, 4096, tolerance=0.5) for eta in table["eta"]]))
 
 
+def test_the_map_goes_on_with_the_small_runs_where_they_reach_further(large_runs: Runs, small_runs: Runs) -> None:
+    table = verdict_map(large_runs, small_runs=small_runs)
+    assert table["eta"].tolist() == [1.6e-6, 3.2e-6, 6.4e-6, 1.28e-5]
+    assert table.iloc[2:].reset_index(drop=True).equals(verdict_map(small_runs, [6.4e-6, 1.28e-5]))
+    assert verdict_map(large_runs, [1.6e-6], small_runs=small_runs)["eta"].tolist() == [1.6e-6]
+
+
 def test_the_published_runs_get_two_answers_each_with_its_batch_size(research_root: Path) -> None:
     large, small = load_runs(research_root / "E_2048"), load_runs(research_root / "E_256")
     expected = {ETA: ("trend", 237, 3007), 3.2e-6: ("matched", 99, 3098)}

@@ -82,9 +82,10 @@ def test_plans_state_sizes_or_that_there_is_none(large_runs: Runs) -> None:
 
 def test_linearity_states_the_largest_eta_and_the_error_of_recorded_terms(large_runs: Runs) -> None:
     off, parts = ah.nonlinearity(large_runs), inference.decomposition_table(large_runs, ETAS[:1])
-    for largest in (ETAS[1], None):
-        said = describe_linearity(off, parts, largest, tolerance=0.25, probability=0.9)
-        assert (ETAS[1] in numbers(said[:1])) == (largest is not None)
+    for tolerance, found in ((0.25, True), (1e-4, False)):
+        answers = ah.verdict_map(large_runs, tolerance=tolerance)
+        said = describe_linearity(off, parts, answers, tolerance=0.25, probability=0.9)
+        assert (ETAS[1] in numbers(said[:1])) == found
     pooled = parts[parts["run"] == "pooled"].iloc[0]
     assert round(pooled["linear_minus_matched"], 2) in numbers(said)
 
