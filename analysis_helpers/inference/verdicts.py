@@ -268,12 +268,12 @@ def verdict_map(
     collection = Runs.of(runs)
     steps = collection.etas_of(etas)
     large, small = collection.at_each(steps), _small(small_runs).at_each(steps)
-    return verdict_table(
-        [
-            verdict(large[eta], eta, n, small_runs=small[eta], tolerance=tolerance, probability=probability)
-            for eta in steps
-        ]
-    )
+    verdicts = [verdict(large[eta], eta, n, small_runs=small[eta], **goal) for eta in steps]
+    if etas is None and small_runs:
+        reaching = _small(small_runs)
+        further = [eta for eta in reaching.etas if eta > steps[-1] and not same_eta(eta, steps[-1])]
+        verdicts += [verdict(of_eta, eta, n, **goal) for eta, of_eta in reaching.at_each(further).items()]
+    return verdict_table(verdicts)
 
 
 def _restricted(runs: Runs, etas: Sequence[float]) -> Runs:
