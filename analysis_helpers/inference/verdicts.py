@@ -268,6 +268,7 @@ def verdict_map(
     collection = Runs.of(runs)
     steps = collection.etas_of(etas)
     large, small = collection.at_each(steps), _small(small_runs).at_each(steps)
+    goal: Any = {"tolerance": tolerance, "probability": probability}
     verdicts = [verdict(large[eta], eta, n, small_runs=small[eta], **goal) for eta in steps]
     if etas is None and small_runs:
         reaching = _small(small_runs)
