@@ -146,45 +146,24 @@ def _update() -> tuple[Policy, FloatArray, FloatArray]:
     return policy, direction, update_batch.baseline(entropies, policy.max_length, "entropy_to_go")
 
 
-def verdict_records(
-    biases: Sequence[float], sizes: Sequence[int], *, tau: float, count: int, seed: int
-) -> pd.DataFrame:
-    """Return the answer of every verdict on runs with a known answer.
+def enough_records(sizes: Sequence[int], *, tau: float, count: int, seed: int) -> pd.DataFrame:
+    """Return whether verdicts on four runs of 512 say that a batch of each size is enough, beside the truth.
 
-    Four runs of 512 are asked, with the tolerance 0.5 and the probability 0.9: whether the recorded linear change is
-    right, of runs with each bias; whether a batch is enough for it, for each size, of runs with the first.
+    The error of the recorded linear change is asked, with the tolerance 0.5 and the probability 0.9.
 
     Returns
     -------
     DataFrame
-        Columns question ("recorded", "enough"), setting (the bias, or the size), within (how often an update, or
-        a batch, truly keeps to the tolerance), truth, answer.
+        Columns n, within (how often a batch truly keeps to the tolerance), truth, answer.
     """
-    recorded: list[tuple[str, float, float, str]] = []
-    enough: list[tuple[str, float, float, str]] = []
-    precise = {n: probability_within(_TOLERANCE, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
-    for bias in biases:
-        within = probability_within(_TOLERANCE, expected_error(bias), tau)
-        for *runs, _ in replicates(count, _SIZES, tau=tau, bias=bias, seed=seed):
-            case = Case(Runs(named(runs)), Runs({}), ETA, sizes[0], _TOLERANCE, _PROBABILITY)
-            recorded.append(("recorded", bias, within, case.recorded.answer))
-            if bias == biases[0] and case.ratio is not None:
-                enough += [("enough", n, precise[n], case.enough(case.ratio, n)) for n in sizes]
-    table = pd.DataFrame([*recorded, *enough], columns=["question", "setting", "within", "answer"])
+    rows = []
+    within = {n: probability_within(_TOLERANCE, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
+    for *runs, _ in replicates(count, _SIZES, tau=tau, seed=seed):
+        case = Case(Runs(named(runs)), Runs({}), ETA, sizes[0], _TOLERANCE, _PROBABILITY)
+        if case.ratio is not None:
+            rows += [(n, within[n], case.enough(case.ratio, n)) for n in sizes]
+    table = pd.DataFrame(rows, columns=["n", "within", "answer"])
     return table.assign(truth=np.where(table["within"] >= _PROBABILITY, "yes", "no"))
-
-
-def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the shares of answers, from `verdict_records`.
-
-    Returns
-    -------
-    DataFrame
-        Columns question, setting, within, truth, yes, no, cannot_tell (shares of replicates).
-    """
-    answers = {answer.replace(" ", "_"): records["answer"] == answer for answer in ("yes", "no", "cannot tell")}
-    asked = records.assign(**answers).groupby(["question", "setting", "within", "truth"], sort=False)
-    return asked[list(answers)].mean().reset_index()
 
 
 def probability_within(tolerance: float, mean: float, sd: float) -> float:
