@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from analysis_helpers import entropy_trend, err_rel_standard_error
-from analysis_helpers._checks import FloatArray, frozen
+from analysis_helpers._checks import FloatArray
 from analysis_helpers.runs import Run
 from analysis_helpers.synthetic.policy import (
     Policy,
@@ -51,9 +51,9 @@ def blended(policy: Policy, rng: np.random.Generator) -> FloatArray:
 
 
 def on_few_prompts(policy: Policy, rng: np.random.Generator) -> FloatArray:
-    """Return weights that are 0 on all prompts but four: few sequences carry the whole change."""
+    """Return weights that are 0 on all prompts but eight: few sequences carry the whole change."""
     changed = np.zeros((len(policy.logits), 1, 1))
-    changed[rng.choice(len(changed), 4, replace=False)] = rng.exponential(size=(4, 1, 1)) + 0.2
+    changed[rng.choice(len(changed), 8, replace=False)] = rng.exponential(size=(8, 1, 1)) + 0.2
     return changed * by_state(policy, rng)
 
 
@@ -113,7 +113,7 @@ WORLDS = {
     "short sequences": World(SHORT, 0.03),
     "short sequences, runs of 2048": World(SHORT, 0.03, 2048),
     "large steps": World(short_policy, 0.018, pool=100),
-    "heavy tails": World(_policy(num_prompts=40, end_logit=2.0, max_length=30), 0.002, 512, on_few_prompts),
+    "heavy tails": World(_policy(num_prompts=40, end_logit=2.0, max_length=30), 0.003, 512, on_few_prompts),
 } | {
     f"{prompts} shared prompts, correlation {correlation}": World(
         _of_many_prompts(deviation, length), 0.02, 256, by_prompt, prompts, 24
