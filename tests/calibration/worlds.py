@@ -27,9 +27,9 @@ from analysis_helpers.synthetic.runs import evaluate, update_direction
 from tests.calibration.drawing import short_policy
 
 ETAS = (1e-6, 2e-6, 4e-6, 8e-6)
-ASKED = 4e-6
+ASKED = 8e-6
 ESTIMATORS = ("trend", "matched", "ratio")
-LEAST_ESS_SHARE = 0.6  # at the largest eta; updates that leave less are not drawn
+LEAST_ESS_SHARE, MOST_CUBIC = 0.6, 0.1  # at the largest eta; other updates are not drawn
 _UNIT = 1e-6  # of `World.step`
 _PILOT = 500  # sequences from which the standard errors of an update are known, to a few percent
 _MANY_PROMPTS = 100
@@ -80,7 +80,7 @@ class World:
     prompts
         Prompts that all runs of a replicate share, each with ``n / prompts`` sequences; 0: each sequence has its own.
     pool
-        Updates of which those with `LEAST_ESS_SHARE` are kept.
+        Updates of which those within `LEAST_ESS_SHARE` and `MOST_CUBIC` are kept.
     """
 
     policy: Callable[[], Policy]
@@ -95,11 +95,11 @@ def _policy(**options: float) -> Callable[[], Policy]:
     return lambda: random_policy(np.random.default_rng(3), **options)  # type: ignore[arg-type]
 
 
-def _of_many_prompts(deviation: float, length: int) -> Callable[[], Policy]:
+def _of_many_prompts(deviation: float, length: int, end_logit: float = -9.0) -> Callable[[], Policy]:
     """Return a policy of 100 prompts: the shorter its sequences, the more they have in common within a prompt."""
 
     def policy() -> Policy:
-        few = random_policy(np.random.default_rng(3), num_prompts=1, end_logit=-9.0).logits
+        few = random_policy(np.random.default_rng(3), num_prompts=1, end_logit=end_logit).logits
         rng = np.random.default_rng(4)
         return Policy(few + rng.normal(0, deviation, (_MANY_PROMPTS, *few.shape[1:])), length)
 
@@ -110,15 +110,17 @@ DIFFERING = "steps that differ"
 SHORT = _policy(end_logit=4.5, max_length=12)
 WORLDS = {
     DIFFERING: World(short_policy, 0.012, weights=blended, pool=400),
-    "short sequences": World(SHORT, 0.03),
-    "short sequences, runs of 2048": World(SHORT, 0.03, 2048),
+    "short sequences": World(SHORT, 0.02, pool=150),
+    "short sequences, runs of 2048": World(SHORT, 0.02, 2048, pool=150),
     "large steps": World(short_policy, 0.018, pool=100),
     "heavy tails": World(_policy(num_prompts=40, end_logit=2.0, max_length=30), 0.003, 512, on_few_prompts),
 } | {
-    f"{prompts} shared prompts, correlation {correlation}": World(
-        _of_many_prompts(deviation, length), 0.02, 256, by_prompt, prompts, 24
+    f"{prompts} shared prompts, correlation {correlation}": World(policy, step, 256, weights, prompts)
+    for correlation, policy, weights, step in (
+        (0.1, _of_many_prompts(1.0, 20, end_logit=2.0), by_state, 0.012),
+        (0.5, _of_many_prompts(3.0, 3), by_prompt, 0.006),
+        (0.8, _of_many_prompts(1.0, 2), by_prompt, 0.006),
     )
-    for correlation, deviation, length in ((0.2, 1.0, 20), (0.5, 3.0, 3), (0.8, 3.0, 1))
     for prompts in (16, 64)
 }
 
@@ -160,7 +162,7 @@ class Updates:
 
 @cache
 def updates(world: World) -> Updates:
-    """Return the updates of a world that leave an effective sample of at least `LEAST_ESS_SHARE` at every eta."""
+    """Return the updates of a world: at every eta they leave an effective sample, and terms beyond eta^2 are small."""
     rng = np.random.default_rng(5)
     policy = world.policy()
     log_probs = policy.log_probs()
@@ -173,10 +175,12 @@ def updates(world: World) -> Updates:
         direction = raw * (-world.step / _UNIT / entropy_derivative(policy, raw))
         run = evaluate(policy, direction, sequences, ETAS, baseline)
         share = [(m.ess or 0) / run.n for m in run.measurements]
-        if min(share) < LEAST_ESS_SHARE:
+        change, curvature = entropy_change(policy, direction, ETAS[-1]), _curvature(policy, direction)
+        cubic = change + world.step / _UNIT * ETAS[-1] - curvature * ETAS[-1] ** 2
+        if min(share) < LEAST_ESS_SHARE or abs(cubic) > MOST_CUBIC * abs(change):
             continue
         directions.append(direction)
-        curvatures.append(_curvature(policy, direction))
+        curvatures.append(curvature)
         changes.append([entropy_change(policy, direction, eta) for eta in ETAS])
         spreads.append(_spreads(run, changes[-1][ETAS.index(ASKED)], world.step))
         shares.append(share)
@@ -264,21 +268,31 @@ def population(world: World) -> Population:
 
 
 @cache
-def chosen(mean: float, tau: float, size: int = 16) -> Population:
+def chosen(mean: float, tau: float, size: int = 32) -> Population:
     """Return updates whose nonlinearity has about this mean, and SD in units of a run's SE, both by the trend.
 
     They are those nearest to quantiles of a normal distribution, of the world `DIFFERING` or, where few of its updates
-    are as nonlinear, of short sequences and steps as large as it takes.
+    are as nonlinear, of short sequences with steps as large as it takes.
     """
-    short = WORLDS["short sequences"]
-    much = replace(short, n=128, step=mean / 6.5, pool=200)
-    world = WORLDS[DIFFERING] if mean <= 0.05 else much
+    few, much = (
+        replace(WORLDS[DIFFERING], n=512, step=0.009, pool=600),
+        replace(WORLDS["short sequences"], n=128, step=mean / 8, weights=blended, pool=500),
+    )
+    world = few if mean <= 0.05 else much
     errors = population(world).errors("trend")
-    near = Population(world, np.argsort(np.abs(errors - mean))[:size])
     places = np.array([NormalDist().inv_cdf((k + 0.5) / size) for k in range(size)])
-    members: list[int] = []
-    for place in sorted(places, key=abs, reverse=True):  # the rarest first, none twice
-        distances = np.abs(errors - mean - tau * near.sampling_sd("trend") * place / places.std())
-        distances[members] = np.inf
-        members.append(int(np.argmin(distances)))
-    return Population(world, np.array(members))
+    near = Population(world, np.argsort(np.abs(errors - mean))[:size])
+    tries = []
+    for spread in np.linspace(0.5, 2.5, 11) * tau * near.sampling_sd("trend"):  # updates further off have another SE
+        members: list[int] = []
+        for place in sorted(places / places.std(), key=abs, reverse=True):  # the rarest first, none twice
+            distances = np.abs(errors - mean - spread * place)
+            distances[members] = np.inf
+            members.append(int(np.argmin(distances)))
+        tries.append(Population(world, np.array(members)))
+
+    def off(found: Population) -> float:
+        aside = abs(float(found.errors("trend").mean()) - mean) / near.sampling_sd("trend")
+        return abs(found.relative_tau("trend") - tau) + 2 * aside
+
+    return min(tries, key=off)
