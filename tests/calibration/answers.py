@@ -1,7 +1,7 @@
 """Answers, intervals and health of runs drawn from `worlds`, one by one, and the tables that sum them up."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -16,12 +16,13 @@ from analysis_helpers.inference.health import OFF_POLICY_CHECKS
 from analysis_helpers.inference.random_effects import normal_quantile
 from analysis_helpers.runs import Run, Runs
 from tests.calibration.drawing import named, probability_within, shifted
-from tests.calibration.worlds import ASKED, ETAS, WORLDS, Population, chosen, population, updates
+from tests.calibration.worlds import ASKED, ETAS, WORLDS, chosen, population, updates
 
 TOLERANCE, PROBABILITY = 0.1, 0.9
 MEANS, TAUS = (0.0, 0.5, 0.9, 1.1, 1.2, 2.0), (0.0, 0.75, 2.0)
 RUNS = (1, 2, 3, 4, 8)
 BEYOND = 1.2  # tolerances
+SETTINGS = "steps of a setting"
 WORDS = {"yes": "yes", "no": "no", "cannot tell": "cannot_tell"}
 SINGLE_SIZES = (64, 256)
 SETTING = ("question", "world", "runs", "mean", "tau", "truth")
@@ -42,23 +43,21 @@ def answer_records(*, count: int, seed: int) -> pd.DataFrame:
     """
     rng, rows = np.random.default_rng(seed), Rows()
     for mean, tau in product(MEANS, TAUS):
-        updates_asked = chosen(mean * TOLERANCE, tau)
-        beside = _added_to_recorded(updates_asked, mean * TOLERANCE, tau)
-        setting: dict[str, object] = {"world": "steps of a setting", "mean": mean, "tau": tau}
+        asked = chosen(mean * TOLERANCE, tau)
+        errors, present = asked.errors("trend"), asked.errors("ratio")
+        wanted = tau * asked.sampling_sd("ratio")
+        missing = math.sqrt(max(wanted**2 - float(present.var()), 0.0))
+        share = {
+            "linear": float(np.mean(np.abs(errors) <= TOLERANCE)),
+            "recorded": probability_within(TOLERANCE, mean * TOLERANCE, wanted),
+        }
         for _ in range(count):
-            runs, which = updates_asked.draw(max(RUNS), rng)
-            added = rng.normal(*beside, len(runs))
-            unit = updates_asked.change / ASKED
+            runs, which = asked.draw(max(RUNS), rng)
+            added = rng.normal(mean * TOLERANCE - present.mean(), missing, len(runs))
+            unit = asked.change / ASKED
             runs = [shifted(run, error * unit) for run, error in zip(runs, added, strict=True)]
-            own = {
-                "linear": updates_asked.errors("trend")[which],
-                "recorded": updates_asked.errors("ratio")[which] + added,
-            }
-            share = {
-                "linear": float(np.mean(np.abs(updates_asked.errors("trend")) <= TOLERANCE)),
-                "recorded": probability_within(TOLERANCE, mean * TOLERANCE, tau * updates_asked.sampling_sd("ratio")),
-            }
-            rows += _answers(runs, own, share, TOLERANCE, setting)
+            own = {"linear": errors[which], "recorded": present[which] + added}
+            rows += _answers(runs, own, share, TOLERANCE, {"world": SETTINGS, "mean": mean, "tau": tau})
     return pd.DataFrame(rows)
 
 
@@ -71,10 +70,9 @@ def world_answer_records(*, count: int, seed: int) -> pd.DataFrame:
     for name, world in WORLDS.items():
         whole = population(world)
         errors = {"linear": whole.errors("trend"), "recorded": whole.errors("ratio")}
-        tau = round(whole.relative_tau("trend"), 2)
         tolerance = abs(float(errors["linear"].mean())) / BEYOND
         share = {question: float(np.mean(np.abs(values) <= tolerance)) for question, values in errors.items()}
-        setting: dict[str, object] = {"world": name, "mean": BEYOND, "tau": tau}
+        setting = {"world": name, "mean": BEYOND, "tau": round(whole.relative_tau("trend"), 2)}
         for _ in range(count):
             runs, which = whole.draw(max(RUNS), rng)
             own = {question: values[which] for question, values in errors.items()}
@@ -82,19 +80,12 @@ def world_answer_records(*, count: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _added_to_recorded(asked: Population, mean: float, tau: float) -> tuple[float, float]:
-    """Return mean and SD of what is added to err_rel, so that its mean and tau are those of the setting."""
-    present = asked.errors("ratio")
-    missing = (tau * asked.sampling_sd("ratio")) ** 2 - float(present.var())
-    return mean - float(present.mean()), math.sqrt(max(missing, 0.0))
-
-
 def _answers(
     runs: Sequence[Run],
     own: dict[str, FloatArray],
     share: dict[str, float],
     tolerance: float,
-    setting: dict[str, object],
+    setting: Mapping[str, object],
     counts: Sequence[int] = RUNS,
 ) -> Rows:
     rows = Rows()
@@ -125,7 +116,7 @@ def coverage_records(*, count: int, seed: int, counts: Sequence[int] = (2, 4, 8)
     """
     rng, rows = np.random.default_rng(seed), Rows()
     settings = {name: population(world) for name, world in WORLDS.items()}
-    settings |= {f"steps of a setting, tau {tau:g}": chosen(0.5 * TOLERANCE, tau) for tau in TAUS}
+    settings |= {f"{SETTINGS}, tau {tau:g}": chosen(0.5 * TOLERANCE, tau) for tau in TAUS}
     for name, asked in settings.items():
         for _ in range(count):
             runs, _ = asked.draw(max(counts), rng)
@@ -240,22 +231,10 @@ Answered = Callable[[FloatArray, float], bool]
 def chance_records(stated: Stated, answered: Answered, *, more: int, count: int, seed: int) -> pd.DataFrame:
     """Return the stated chance of an answer after ``more`` runs, beside whether those runs gave one.
 
-    Errors of runs are drawn from the random-effects model with a standard error of 1 each. Replicates that have an
-    answer from the start are left out.
-
-    Parameters
-    ----------
-    stated
-        ``(errors, tolerance, more) -> chance`` that so many more runs give an answer.
-    answered
-        ``(errors, tolerance) -> bool``: whether runs of these errors give an answer.
-    more, count, seed
-        Runs added, replicates in each setting, and seed.
-
-    Returns
-    -------
-    DataFrame
-        Columns runs, tau (in SEs of a run), mean (in tolerances), chance, answered.
+    Errors of runs are drawn from the random-effects model with a standard error of 1 each; replicates with an answer
+    from the start are left out. ``stated(errors, tolerance, more)`` is the chance, ``answered(errors, tolerance)``
+    whether runs of these errors give an answer. Columns runs, tau (in SEs of a run), mean (in tolerances), chance,
+    answered.
     """
     rng, rows = np.random.default_rng(seed), Rows()
     for runs, tau, mean in product(CHANCE_RUNS, CHANCE_TAUS, CHANCE_MEANS):

@@ -65,22 +65,11 @@ def by_prompt(policy: Policy, rng: np.random.Generator) -> FloatArray:
 
 @dataclass(frozen=True)
 class World:
-    """How runs are made.
+    """How runs are made, of n sequences each.
 
-    Attributes
-    ----------
-    policy
-        Returns the policy before the step.
-    step
-        Exact derivative of per-token entropy along every update: a fall by so many nats per token at eta 1e-6.
-    n
-        Sequences of a run.
-    weights
-        Of an update, by prompt and state.
-    prompts
-        Prompts that all runs of a replicate share, each with ``n / prompts`` sequences; 0: each sequence has its own.
-    pool
-        Updates of which those within `LEAST_ESS_SHARE` and `MOST_CUBIC` are kept.
+    Every update lowers per-token entropy by ``step`` nats per token at eta 1e-6, to first order; ``weights`` says how
+    much in each prompt and state. Of a ``pool`` of updates those within `LEAST_ESS_SHARE` and `MOST_CUBIC` are kept.
+    All runs of a replicate share their ``prompts``, if any, with equally many sequences; 0: sequences are independent.
     """
 
     policy: Callable[[], Policy]
@@ -127,23 +116,10 @@ WORLDS = {
 
 @dataclass(frozen=True, eq=False)
 class Updates:
-    """The updates of a world.
+    """The updates of a world: what they change exactly, and the sampling errors of a run.
 
-    Attributes
-    ----------
-    policy, baseline
-        The policy before the step, and the baseline of linear terms.
-    directions
-        Update directions.
-    changes
-        Exact changes (nats per token), shape ``(updates, etas)``.
-    curvatures
-        Half the exact second derivative, shape ``(updates,)``.
-    spreads
-        Shape ``(estimators, updates)``: the SE of the error at `ASKED` times the root of n, in the unit of each of
-        `ESTIMATORS`.
-    ess_shares
-        Effective sample sizes over N, shape ``(updates, etas)``.
+    Changes (nats per token) and effective shares have shape ``(updates, etas)``; curvatures are half the exact second
+    derivative; spreads, shape ``(estimators, updates)``, are SEs of the error at `ASKED` times the root of n.
     """
 
     policy: Policy
@@ -153,11 +129,6 @@ class Updates:
     curvatures: FloatArray
     spreads: FloatArray
     ess_shares: FloatArray
-
-    @cached_property
-    def changes_asked(self) -> FloatArray:
-        """Exact changes at `ASKED`, shape ``(updates,)``."""
-        return np.asarray(self.changes[:, ETAS.index(ASKED)])
 
 
 @cache
@@ -206,15 +177,7 @@ def _spreads(run: Run, change: float, step: float) -> tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Updates that runs are drawn from, each as likely as another, and what is then true.
-
-    Attributes
-    ----------
-    world
-        How runs are made.
-    members
-        Which of its `updates`.
-    """
+    """Updates (``members``) of a world that runs are drawn from, each as likely as another, and what is then true."""
 
     world: World
     members: np.ndarray
@@ -227,14 +190,14 @@ class Population:
     @cached_property
     def change(self) -> float:
         """The true change at `ASKED`, mean over updates (nats per token)."""
-        return float(updates(self.world).changes_asked[self.members].mean())
+        return float(updates(self.world).changes[self.members, ETAS.index(ASKED)].mean())
 
     def errors(self, estimator: str) -> FloatArray:
         """Return the exact error of each member at `ASKED`, in the unit of an estimator: line - true change.
 
         The unit of the trend is the straight line, that of the others the mean true change.
         """
-        missed = self.straight - updates(self.world).changes_asked[self.members]
+        missed = self.straight - updates(self.world).changes[self.members, ETAS.index(ASKED)]
         return np.asarray(missed / (self.straight if estimator == "trend" else self.change))
 
     def sampling_sd(self, estimator: str) -> float:
