@@ -210,7 +210,7 @@ def chunk_records(stream: np.random.SeedSequence) -> Tables:
     """Return what the batches of one chunk say, one by one.
 
     What is slow, or beside the main figures, comes from fewer: flags on healthy runs from half as many of each size;
-    plans, batch sizes and contradictions, with four large runs each, and flags on faulty runs from an eighth; answers,
+    batch sizes and contradictions, with four large runs each, and flags on faulty runs from an eighth; plans, answers,
     intervals and soundness in the worlds of `tests.calibration.worlds` from 1 to 8 of each setting.
     """
     with warnings.catch_warnings():
@@ -233,7 +233,7 @@ def _chunk_records(stream: np.random.SeedSequence) -> Tables:
     return {
         "estimates": estimate_records([64, 256], count=PER_CHUNK, seed=next(seeds)),
         "pits": pd.concat(pits, ignore_index=True),
-        "plans": plan_records(GOALS, count=eighth, seed=next(seeds)),
+        "plans": plan_records(GOALS, count=PER_CHUNK // 16, seed=next(seeds)),
         "enough": enough_records(SIZES, tau=0.2, count=eighth, seed=next(seeds)),
         "flags": pd.concat(flags, ignore_index=True),
         "contradictions": contradiction_records([0.0, sampling_sd], count=eighth, seed=next(seeds)),
@@ -241,9 +241,9 @@ def _chunk_records(stream: np.random.SeedSequence) -> Tables:
             [answer_records(count=2, seed=next(seeds)), world_answer_records(count=1, seed=next(seeds))],
             ignore_index=True,
         ),
-        "updates": coverage_records(count=3, seed=next(seeds)),
+        "updates": coverage_records(count=2, seed=next(seeds)),
         "singles": single_records(count=PER_CHUNK // 10, seed=next(seeds)),
-        "soundness": soundness_records(count=PER_CHUNK // 10, seed=next(seeds)),
+        "soundness": soundness_records(count=PER_CHUNK // 16, seed=next(seeds)),
     }
 
 
