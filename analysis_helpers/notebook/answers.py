@@ -154,15 +154,26 @@ def describe_plans(
     ]
 
 
-def describe_validation(rates: pd.DataFrame, intervals: pd.DataFrame, estimates: pd.DataFrame) -> list[str]:
-    """Return the coverage of intervals and the rates of false answers where the true answer is known."""
-    worst_yes = max(rates.loc[rates["truth"] == "no", "yes"].max(), intervals["false_yes"].max())
-    false_no = rates.loc[rates["truth"] == "yes", "no"].max()
-    covered, held = estimates["covered"], intervals.loc[intervals["tau"] > 0, "next"]
+def describe_validation(rates: pd.DataFrame, updates: pd.DataFrame, estimates: pd.DataFrame) -> list[str]:
+    """Return the coverage of intervals and the rates of false and true answers where the true answer is known.
+
+    Parameters
+    ----------
+    rates
+        From `answer_overview`.
+    updates, estimates
+        Tables of `read_calibration`.
+    """
+    covered, held = estimates["covered"], updates.loc[updates["tau"] >= 1, "next"]
+    several = rates[rates["runs"] > 1]
+    power = ", ".join(f"{yes:.0%} with {runs} runs" for runs, yes in several.groupby("runs")["true_yes"].mean().items())
     return [
         f"95% intervals of single estimates cover {covered.min():.1%} to {covered.max():.1%}.",
-        f"90% intervals of the next update cover {held.min():.1%} to {held.max():.1%} where updates differ.",
-        f'False "yes": at most {worst_yes:.0%} of verdicts in any setting below; false "no": at most {false_no:.1%}.',
+        f"90% intervals of the next update cover {held.min():.1%} to {held.max():.1%} where updates differ by an SE.",
+        (
+            f'False "yes": at most {rates["false_yes"].max():.0%} in any setting; false "no": at most '
+            f'{rates["false_no"].max():.1%}; a true "yes" is found in {power} (mean over settings).'
+        ),
     ]
 
 

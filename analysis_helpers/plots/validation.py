@@ -49,19 +49,19 @@ def plot_calibration(coverage: pd.DataFrame, pit: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_verdict_rates(table: pd.DataFrame, question: str, label: str) -> Figure:
+def plot_verdict_rates(table: pd.DataFrame, setting: str, label: str) -> Figure:
     """Return a figure of how often a verdict says yes, cannot tell and no, one bar per setting, with the true answer.
 
     Parameters
     ----------
     table
-        From table "verdicts" of `analysis_helpers.synthetic.read_calibration`.
-    question
-        "enough" or "recorded".
+        Rows of table "answers" or "enough" of `analysis_helpers.synthetic.read_calibration`, one for each bar.
+    setting
+        Column that tells them apart.
     label
-        What the settings are.
+        What it is.
     """
-    rows = table[table["question"] == question].reset_index(drop=True)
+    rows = table.reset_index(drop=True)
     figure, (ax,) = style.panels(1)
     bottom = np.zeros(len(rows))
     for answer, colour in style.ANSWER_COLOURS.items():
@@ -69,10 +69,10 @@ def plot_verdict_rates(table: pd.DataFrame, question: str, label: str) -> Figure
         bars = ax.bar(range(len(rows)), shares, bottom=bottom, color=colour, width=0.8, label=answer)
         ax.bar_label(bars, fmt=lambda share: f"{share:.0%}" if share > 0.05 else "", label_type="center", fontsize=8)
         bottom += shares.to_numpy()
-    names = [f"{row.setting:g}\ntruth: {row.truth}\n({row.within:.0%})" for row in rows.itertuples()]
+    names = [f"{value:g}\ntruth: {truth}" for value, truth in rows[[setting, "truth"]].itertuples(index=False)]
     ax.set_xticks(range(len(rows)), names, fontsize=8)
     ax.yaxis.set_major_formatter("{x:.0%}")
     false = np.where(rows["truth"] == "yes", rows["no"], rows["yes"])
     title = f"false answers: at most {false.max():.0%} in any setting"
-    style.describe(ax, title, label, "share of verdicts", columns=3, lines=3)
+    style.describe(ax, title, label, "share of verdicts", columns=3, lines=2)
     return figure

@@ -19,10 +19,40 @@ def read_calibration() -> dict[str, pd.DataFrame]:
     Examples
     --------
     >>> sorted(read_calibration())[:3]
-    ['contradictions', 'coverage', 'estimates']
+    ['answers', 'coverage', 'enough']
     """
     tables = json.loads(CALIBRATION_FILE.read_text(encoding="utf-8"))["tables"]
     return {name: pd.DataFrame(table["rows"], columns=table["columns"]) for name, table in tables.items()}
+
+
+def answer_overview(table: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each question and number of runs, the worst rates of false answers and the rates of true ones.
+
+    Parameters
+    ----------
+    table
+        The table "answers" of `read_calibration`: a row for each setting, with the true answer.
+
+    Returns
+    -------
+    DataFrame
+        Columns question, runs, false_yes, false_no (shares, the largest over settings), true_yes, true_no (mean over
+        settings).
+
+    Examples
+    --------
+    >>> answer_overview(read_calibration()["answers"])["runs"].unique().tolist()
+    [1, 2, 3, 4, 8]
+    """
+    right, wrong = table["truth"] == "yes", table["truth"] == "no"
+    rates = table[["question", "runs"]].assign(
+        false_yes=table["yes"].where(wrong),
+        false_no=table["no"].where(right),
+        true_yes=table["yes"].where(right),
+        true_no=table["no"].where(wrong),
+    )
+    over = {"false_yes": "max", "false_no": "max", "true_yes": "mean", "true_no": "mean"}
+    return rates.groupby(["question", "runs"]).agg(over).reset_index()
 
 
 def flag_overview(table: pd.DataFrame) -> pd.DataFrame:

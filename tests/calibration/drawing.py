@@ -19,8 +19,8 @@ import pandas as pd
 from analysis_helpers._checks import FloatArray, checked_count
 from analysis_helpers.inference.decision import Goal
 from analysis_helpers.inference.prediction import pooled_err_rel
-from analysis_helpers.inference.verdicts import enough, evidence_of, recorded_answer
-from analysis_helpers.runs import Run, Runs
+from analysis_helpers.inference.verdicts import enough
+from analysis_helpers.runs import Run
 from analysis_helpers.synthetic.policy import (
     Policy,
     entropy_change,
@@ -147,46 +147,23 @@ def _update() -> tuple[Policy, FloatArray, FloatArray]:
     return policy, direction, update_batch.baseline(entropies, policy.max_length, "entropy_to_go")
 
 
-def verdict_records(
-    biases: Sequence[float], sizes: Sequence[int], *, tau: float, count: int, seed: int
-) -> pd.DataFrame:
-    """Return the answer of every verdict on runs with a known answer.
+def enough_records(sizes: Sequence[int], *, tau: float, count: int, seed: int) -> pd.DataFrame:
+    """Return whether verdicts on four runs of 512 say that a batch of each size is enough, beside the truth.
 
-    Four runs of 512 are asked, with the tolerance 0.5 and the probability 0.9: whether the recorded linear change is
-    right, of runs with each bias; whether a batch is enough for it, for each size, of runs with the first.
+    The error of the recorded linear change is asked, with the tolerance 0.5 and the probability 0.9.
 
     Returns
     -------
     DataFrame
-        Columns question ("recorded", "enough"), setting (the bias, or the size), within (how often an update, or
-        a batch, truly keeps to the tolerance), truth, answer.
+        Columns n, within (how often a batch truly keeps to the tolerance), truth, answer.
     """
-    recorded: list[tuple[str, float, float, str]] = []
-    settled: list[tuple[str, float, float, str]] = []
-    precise = {n: probability_within(_TOLERANCE, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
-    for bias in biases:
-        within = probability_within(_TOLERANCE, expected_error(bias), tau)
-        for *runs, _ in replicates(count, _SIZES, tau=tau, bias=bias, seed=seed):
-            evidence = evidence_of(Runs(named(runs)), Runs({}), ETA)
-            goals = [Goal(n, _TOLERANCE, _PROBABILITY) for n in sizes]
-            recorded.append(("recorded", bias, within, recorded_answer(evidence, goals[0]).answer))
-            if bias == biases[0] and evidence.ratio is not None:
-                settled += [("enough", goal.n, precise[goal.n], enough(evidence.ratio, goal)) for goal in goals]
-    table = pd.DataFrame([*recorded, *settled], columns=["question", "setting", "within", "answer"])
+    rows = []
+    within = {n: probability_within(_TOLERANCE, 0.0, true_spread() / math.sqrt(n)) for n in sizes}
+    for *runs, _ in replicates(count, _SIZES, tau=tau, seed=seed):
+        ratio = pooled_err_rel(named(runs), ETA)
+        rows += [(n, within[n], enough(ratio, Goal(n, _TOLERANCE, _PROBABILITY))) for n in sizes]
+    table = pd.DataFrame(rows, columns=["n", "within", "answer"])
     return table.assign(truth=np.where(table["within"] >= _PROBABILITY, "yes", "no"))
-
-
-def verdict_rate_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the shares of answers, from `verdict_records`.
-
-    Returns
-    -------
-    DataFrame
-        Columns question, setting, within, truth, yes, no, cannot_tell (shares of replicates).
-    """
-    answers = {answer.replace(" ", "_"): records["answer"] == answer for answer in ("yes", "no", "cannot tell")}
-    asked = records.assign(**answers).groupby(["question", "setting", "within", "truth"], sort=False)
-    return asked[list(answers)].mean().reset_index()
 
 
 def probability_within(tolerance: float, mean: float, sd: float) -> float:

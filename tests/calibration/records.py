@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +11,9 @@ from analysis_helpers import err_rel_standard_error, simulate_err_rel
 from analysis_helpers._checks import checked_count
 from analysis_helpers.estimators import EstimatorName, columns
 from analysis_helpers.inference import plan_batch_sizes
-from analysis_helpers.inference.decision import Goal as Question, within
 from analysis_helpers.inference.planning import smallest_within
-from analysis_helpers.inference.prediction import PooledEstimate, agreement_of, pooled_err_rel, predict, size_for
+from analysis_helpers.inference.prediction import pooled_err_rel, predict, size_for
 from analysis_helpers.inference.random_effects import ConfidenceDistribution, normal_quantile
-from analysis_helpers.inference.verdicts import SURPRISING
 from analysis_helpers.runs import Run
 from tests.calibration.drawing import (
     ETA,
@@ -186,62 +183,3 @@ def _true_size(goal: Goal, spread: float, mean: float, tau: float) -> int | None
         return size_for(spread, goal.target_sd)
     known = ConfidenceDistribution(np.array([tau]), np.array([mean]), np.array([0.0]))
     return smallest_within(known, spread**2, float(goal.tolerance or 0), 0.9)
-
-
-RUNS, TAUS = (4, 8, 20), (0.0, 0.5, 0.75, 1.0, 2.0)
-SIZES = {"eighth": 1 / 8, "same": 1.0, "next": math.inf}  # sequences of the next run over those of a large one
-
-
-def interval_records(*, count: int, seed: int) -> pd.DataFrame:
-    """Return, for pilots drawn from the random-effects model itself, what is concluded from each.
-
-    A run has a standard error of 1; tau is in units of it. Four actual runs have an eighth of the sequences. Columns
-    named in `SIZES` are percentiles of a next run; a "yes" is false where updates are within the tolerance just less
-    often than asked; ``contradicted`` are actual runs as predicted, ``noticed`` those that are 3 of their SDs off.
-    """
-    rng = np.random.default_rng(seed)
-    rows = []
-    for runs, tau in product(RUNS, TAUS):
-        tolerance = normal_quantile(0.9) * tau + 2
-        border, sd = _border(tolerance, tau), math.sqrt(tau**2 + 1 / SIZES["eighth"])
-        for _ in range(count):
-            values = rng.normal(0.0, math.hypot(1.0, tau), runs)
-            pilot, beyond = _pilot(values), _pilot(values + border)
-            row: dict[str, float] = {"runs": runs, "tau": tau}
-            for name, size in SIZES.items():
-                row[name] = predict(pilot, size).pit(rng.normal(0.0, math.sqrt(tau**2 + 1 / size)))
-            actual = rng.normal(0.0, sd, 4)
-            row |= {"false_yes": _says_yes(beyond, tolerance), "yes": _says_yes(pilot, tolerance)}
-            row |= {"contradicted": _contradicts(pilot, actual), "noticed": _contradicts(pilot, actual + 3 * sd)}
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def interval_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return shares from `interval_records`: of 90 % intervals that hold the next run, and of the conclusions."""
-    covered = {name: ((2 * records[name] - 1).abs() <= 0.9) for name in SIZES}
-    found = records.assign(**covered).groupby(["runs", "tau"], sort=False)
-    return found.mean().reset_index().assign(cases=found.size().to_numpy())
-
-
-def _pilot(values: np.ndarray) -> PooledEstimate:
-    ones = np.ones(len(values))
-    return PooledEstimate(1.0, 1.0, ones, values, ones, 3 * ones, 0.0)
-
-
-def _border(tolerance: float, tau: float) -> float:
-    """Return the mean at which updates are within the tolerance with probability 0.88, just beyond the border."""
-    low, high = 0.0, tolerance
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if probability_within(tolerance, middle, tau) >= 0.88 else (low, middle)
-    return high + (1e-9 if tau == 0 else 0.0)
-
-
-def _says_yes(pilot: PooledEstimate, tolerance: float) -> bool:
-    return within(pilot, Question(64, tolerance, 0.9)) == "yes"
-
-
-def _contradicts(pilot: PooledEstimate, values: np.ndarray) -> bool:
-    found = agreement_of(pilot, values, np.full(len(values), 1 / 8))
-    return min(found.p_spread, found.p_mean) < SURPRISING

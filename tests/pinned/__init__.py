@@ -149,7 +149,7 @@ def _figures(root: Path) -> Iterator[tuple[str, Any]]:
     yield "exploration", explore(read_parameters({**folders, **choice})).plot()
     stored = read_calibration()
     yield "calibration", plots.plot_calibration(stored["coverage"], stored["pit"])
-    yield "rates", plots.plot_verdict_rates(stored["verdicts"], "recorded", "")
+    yield "rates", plots.plot_verdict_rates(stored["enough"], "n", "")
 
 
 SOURCES: dict[str, Callable[[], dict[str, Any]]] = {
