@@ -40,8 +40,6 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.summarize_err_rel_distribution(pd.DataFrame({"x": [1]})), "df must have the columns 'eta'", "['x']"),
     (lambda: ah.load_runs([], on_error=ODD), "on_error must be one of 'raise', 'skip'", "'odd'"),
     (lambda: ah.reference_true_totals({}), "no runs given", ""),
-    (lambda: inference.run_totals(RUNS), "batches['run_01'] must be a dict of name", "a single Run"),  # type: ignore[arg-type]
-    (lambda: inference.health_of_batches(RUNS), "batches['run_01'] must be", "a single Run"),  # type: ignore[arg-type]
     (lambda: RUN.measurement("1e-6"), "eta must be a number such as", "'1e-6'"),  # type: ignore[arg-type]
     (lambda: reference_for({ODD: -2.0}, RUN, E, "run_01"), "eta must be a number such as", "'odd'"),
     (lambda: ah.nonlinearity(RUNS, ODD), "etas must be a list of at least one step size, such as", "'odd'"),
@@ -113,6 +111,7 @@ TAKE_RUNS: dict[str, Callable[[Any], object]] = {
     "predict_err_rel": lambda runs: ah.predict_err_rel(runs, E, 4),
     "reference_true_totals": ah.reference_true_totals,
     "required_batch_size": lambda runs: ah.required_batch_size(runs, E, tolerance=0.5),
+    "batches of health_of_batches": lambda runs: inference.health_of_batches({"E_12": runs}),
     "run_health": ah.run_health,
     "sample_err_rel_across_runs": lambda runs: ah.sample_err_rel_across_runs(runs, [E]),
     "simulate_err_rel_across_runs": lambda runs: ah.simulate_err_rel_across_runs(runs, [E], 4),

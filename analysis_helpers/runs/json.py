@@ -8,7 +8,7 @@ field (its path in the JSON), the rule and the value.
 from __future__ import annotations
 
 import json
-from array import array
+import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import repeat
@@ -224,7 +224,7 @@ def _arrays(sequences: list[Any], tokens: FloatArray) -> dict[str, Any]:
         rows = extras if column in _EXTRAS else ordered
         values: Any = list(map(attrgetter(_key(column)), rows))
         if column.check is not checked_prompts:
-            with suppress(TypeError):  # a None: counting them beforehand would take a tenth of the loading time
+            with suppress(struct.error):  # a None: counting them beforehand would take a tenth of the loading time
                 values = _floats(values)
         if isinstance(values, np.ndarray) or _all_or_none(values, column.path):
             arrays[column.name] = column.check(values, _field(column.path), tokens)
@@ -246,7 +246,7 @@ def _field(name: str) -> str:
 
 def _floats(values: list[float]) -> FloatArray:
     """Return numbers as an array, in half the time of `numpy.array`."""
-    return np.asarray(array("d", values))
+    return np.frombuffer(struct.pack(f"{len(values)}d", *values))
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -270,10 +270,10 @@ def _results(run: Run) -> Results:
     return Results(approx, TrueChange(entries))
 
 
-def _rows(struct: Any, columns: Mapping[str, Any], place: Mapping[str, Any] | None = None) -> list[Any] | None:
+def _rows(row: Any, columns: Mapping[str, Any], place: Mapping[str, Any] | None = None) -> list[Any] | None:
     """Return a struct for each sequence; None where no column is recorded."""
     lists = {name: np.asarray(values).tolist() for name, values in columns.items() if values is not None}
     if not lists:
         return None
     lists |= {name: values.tolist() for name, values in (place or {}).items()}
-    return list(map(struct, *(lists.get(name, repeat(None)) for name in struct.__struct_fields__)))
+    return list(map(row, *(lists.get(name, repeat(None)) for name in row.__struct_fields__)))
