@@ -111,6 +111,7 @@ TAKE_RUNS: dict[str, Callable[[Any], object]] = {
     "predict_err_rel": lambda runs: ah.predict_err_rel(runs, E, 4),
     "reference_true_totals": ah.reference_true_totals,
     "required_batch_size": lambda runs: ah.required_batch_size(runs, E, tolerance=0.5),
+    "batches of run_totals": lambda runs: inference.run_totals({"E_12": runs}),
     "batches of health_of_batches": lambda runs: inference.health_of_batches({"E_12": runs}),
     "run_health": ah.run_health,
     "sample_err_rel_across_runs": lambda runs: ah.sample_err_rel_across_runs(runs, [E]),
@@ -135,7 +136,7 @@ TAKE_A_RUN: list[Callable[[Any], object]] = [
 def test_what_is_no_dict_of_runs_is_said_to_be_what_it_is(name: str) -> None:
     kinds: list[tuple[Any, str]] = [(RUN, "a single Run"), ("E_12", "the path 'E_12'"), (3, "int")]
     for given, kind in (*kinds, ({"E_12": RUNS}, "a dict of dict")):
-        with pytest.raises(ValueError, match=rf"runs must be a dict of name -> Run, as from load_runs, got {kind}$"):
+        with pytest.raises(ValueError, match=rf"must be a dict of name -> Run, as from load_runs, got {kind}$"):
             TAKE_RUNS[name](given)
 
 

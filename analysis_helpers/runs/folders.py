@@ -81,11 +81,15 @@ def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
     RunError
         If the folder cannot be read or holds no results file at that depth; the message says what is there.
     """
-    root = Path(folder).expanduser()
+    root, problem = Path(folder).expanduser(), "holds no runs"
+    try:
+        next(root.iterdir(), None)
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
     files = _at_depth(_json_files(root, depth), root, depth)
     if not files:
         wanted = root.joinpath(*["*"] * depth, RESULTS_FILE)
-        raise RunError(str(root), "folder", f"{_without_runs(root)}; looked for {wanted}; {_listing(root)}")
+        raise RunError(str(root), "folder", f"{problem}; looked for {wanted}; {_listing(root)}")
     return files
 
 
@@ -192,9 +196,9 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     copies = copies_in(runs)
     rows = []
     for name in sorted(problems):
-        batch, _, folder_name = name.rpartition("/")
+        batch, _, place = name.rpartition("/")
         recorded = (runs[name].n, runs[name].etas, ", ".join(runs[name].supports)) if name in runs else (None, (), "")
-        rows.append((batch, folder_name, *recorded, copies.get(name, ""), problems[name]))
+        rows.append((batch, place, *recorded, copies.get(name, ""), problems[name]))
     columns = ["batch", "run", "sequences", "etas", "supports", "same_as", "problem"]
     return pd.DataFrame(rows, columns=columns).astype({"sequences": "Int64"})
 
@@ -241,7 +245,7 @@ def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, Runs]:
     >>> sound_batches("nowhere")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    analysis_helpers._checks.RunError: nowhere: folder does not exist; ...
+    analysis_helpers._checks.RunError: nowhere: folder cannot be read (No such file or directory); ...
     """
     folders = sorted({path.parent.parent for path in result_files(data_root, depth=2)})
     return _loaded({folder.name: folder for folder in folders}, sound_runs)
@@ -332,17 +336,6 @@ def _listing(folder: Path, most: int = 8) -> str:
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in place.iterdir())
     shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
     return f"in {place} there is {shown or 'nothing'}"
-
-
-def _without_runs(folder: Path) -> str:
-    """Return why a folder yields no runs."""
-    try:
-        next(folder.iterdir(), None)
-    except FileNotFoundError:
-        return "does not exist"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return "holds no runs"
 
 
 def _unfilled(filled: set[Path], listed: set[Path]) -> list[Path]:

@@ -160,7 +160,8 @@ class Run:
     source
         Origin of the run, for messages; not compared.
     gdotv, wjlogp_sum, jH_sum, denom_corr_unscaled, logp, sampler_logp, prompt_ids
-        Arrays of shape ``(N,)``, as `SEQUENCE_COLUMNS` describes them; None where not recorded.
+        Arrays of shape ``(N,)``, as `SEQUENCE_COLUMNS` describes them; None where not recorded. The three parts of the
+        derivative sum to ``gdotv / scale``. Sequences of one prompt are not independent.
     """
 
     token_counts: FloatArray
@@ -181,21 +182,15 @@ class Run:
     )
     denom_corr_unscaled: FloatArray | None = _column(
         "extras.denom_corr_unscaled",
-        "denominator correction, -h_base_mean * T * score (nats per unit eta); the three parts sum to gdotv / scale",
+        "correction, -h_base_mean * T * score (nats per unit eta)",
         support="score",
     )
     logp: FloatArray | None = _column(
-        "sum_logp",
-        "log-probability of the sequence under the policy that is differentiated (nats)",
-        checked_logp,
-        support="logp",
+        "sum_logp", "log-probability under the policy that is differentiated (nats)", checked_logp, support="logp"
     )
     sampler_logp: FloatArray | None = _column("sampler_logp", "the same by the sampler that drew it", checked_logp)
     prompt_ids: NDArray[Any] | None = _column(
-        "prompt_id",
-        "prompt, a whole number or text, the same in all runs: sequences of one prompt are not independent",
-        checked_prompts,
-        support="prompts",
+        "prompt_id", "prompt, a whole number or text, the same in all runs", checked_prompts, support="prompts"
     )
 
     @classmethod

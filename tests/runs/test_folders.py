@@ -130,10 +130,10 @@ def test_a_folder_that_may_not_be_looked_into_is_said_to_be_so(data_root: Path) 
 
 
 def test_a_folder_without_runs_is_refused_with_what_was_looked_for_and_what_is_there(data_root: Path) -> None:
-    there = "E_12/, E_6/"
-    with refused(f"{data_root / 'E_24'}: folder does not exist", Path("E_24") / "*" / "results.json", there):
+    there, missing = "E_12/, E_6/", "folder cannot be read (No such file"
+    with refused(f"{data_root / 'E_24'}: {missing}", Path("E_24") / "*" / "results.json", there):
         load_runs(data_root / "E_24")
-    with refused(f"{data_root / 'nowhere'}: folder does not exist", there):
+    with refused(f"{data_root / 'nowhere'}: {missing}", there):
         inventory(data_root / "nowhere")
     with refused(f"{data_root}: folder holds no runs", there):
         load_runs(data_root)
