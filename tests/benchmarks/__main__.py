@@ -79,24 +79,40 @@ def loading(root: Path) -> list[Row]:
     return [Row(f"load {len(paths)} runs", "json.load + NumPy", ratio, 5)]
 
 
+def costs(root: Path, rounds: int = 5) -> list[float]:
+    """Return the seconds that loading, listing and judging the runs of a data root take, the least of a few rounds."""
+    _parsed.cache_clear()
+    runs = load_runs(root / "E_64")
+
+    def verdict_of_fresh() -> float:
+        fresh = Runs({name: replace(run) for name, run in runs.items()})
+        return timed(partial(verdict, fresh, ETAS[0], 64))
+
+    def parsing(action: Action) -> float:
+        _parsed.cache_clear()
+        return timed(action)
+
+    load, listed = partial(load_runs, root / "E_64"), partial(inventory, root)
+    return [
+        min(parsing(load) for _ in range(rounds)),
+        min(parsing(listed) for _ in range(rounds)),
+        min(verdict_of_fresh() for _ in range(rounds)),
+    ]
+
+
 def many_runs(few: int = 100, many: int = 1_000) -> list[Row]:
     """Load, list and judge ten times as many runs, in at most twelve times the time."""
     base = list(synthetic_runs(20, 64, ETAS).values())
-    taken: dict[int, list[float]] = {}
+    taken = []
     with tempfile.TemporaryDirectory() as folder:
         for count in (few, many):
-            root = Path(folder, str(count))
             for k in range(count):  # each of another content
-                write_run(root / f"E_64/run_{k:04d}/results.json", replace(base[k % 20], logp=-np.arange(64.0) - k / 7))
-            taken[count] = []
-            for action in (lambda root=root: load_runs(root / "E_64"), lambda root=root: inventory(root)):  # type: ignore[misc]
-                _parsed.cache_clear()
-                taken[count].append(timed(action))
-            runs = load_runs(root / "E_64")
-            taken[count].append(timed(lambda runs=runs: verdict(runs, ETAS[0], 64)))
-    scale = 1.2 * many / few
-    pairs = zip(("load", "list", "verdict of"), *taken.values(), strict=True)
-    return [Row(f"{what} {many:,} runs", f"{scale:g} x {few} runs", scale * one / all_, 1) for what, one, all_ in pairs]
+                run = replace(base[k % len(base)], logp=-np.arange(64.0) - k / 7)
+                write_run(Path(folder, str(count), "E_64", f"run_{k:04d}", "results.json"), run)
+            taken.append(costs(Path(folder, str(count))))
+    times = 1.2 * many / few
+    named = zip(("load", "list", "verdict of"), *taken, strict=True)
+    return [Row(f"{what} {many:,} runs", f"{times:g} x {few} runs", times * one / all_, 1) for what, one, all_ in named]
 
 
 def calls_of_a_verdict() -> list[Row]:
