@@ -117,13 +117,11 @@ def parse_run(data: bytes, source: str) -> Run:
         approx, meta = results.approx, results.approx.per_sequence_meta or Meta()
         tokens, measurements = _measurements(results.true_.entries)
         arrays = _arrays(approx.per_sequence, tokens) if approx.per_sequence is not None else {}
-        mean = None
-        if "gdotv" in arrays and arrays.keys() >= {*SCORE_PARTS} and meta.H_base_mean is not None:
-            mean = checked_number(meta.H_base_mean, "approx.per_sequence_meta.H_base_mean")
-            if mean <= 0:
-                raise FieldError("approx.per_sequence_meta.H_base_mean", "must be positive", mean)
-        else:  # parts of a linear term say nothing alone
-            arrays = {name: values for name, values in arrays.items() if name not in SCORE_PARTS}
+        mean = meta.H_base_mean
+        if mean is None or not arrays.keys() >= {"gdotv", *SCORE_PARTS}:  # parts of a linear term say nothing alone
+            mean, arrays = None, {name: values for name, values in arrays.items() if name not in SCORE_PARTS}
+        elif not 0 < mean < np.inf:
+            raise FieldError("approx.per_sequence_meta.H_base_mean", "must be positive and finite", mean)
         return Run(
             token_counts=tokens,
             measurements=measurements,
