@@ -43,8 +43,7 @@ class Runs(Mapping[str, Run]):
     def __init__(self, runs: Mapping[str, Run], name: str = "runs") -> None:
         if not isinstance(runs, Mapping) or not all(isinstance(run, Run) for run in runs.values()):
             raise ValueError(f"{name} must be a dict of name -> Run, as from load_runs, got {kind_of(runs)}")
-        copies = copies_in(runs)
-        warn_skipped({name: f"same content as {first}" for name, first in copies.items()})
+        copies = _skipped_copies(runs)
         self._runs = {name: run for name, run in runs.items() if name not in copies}
 
     @classmethod
@@ -177,9 +176,8 @@ class Runs(Mapping[str, Run]):
         _require_alike(sides)
         if copies:
             return self
-        same = copies_in(sides)
-        warn_skipped({name: f"same content as {first}" for name, first in same.items()})
-        return self.select([name for name in self if f"actual run {name}" not in same])
+        copied = _skipped_copies(sides)
+        return self.select([name for name in self if f"actual run {name}" not in copied])
 
     def sound(self, folder: str, needs: Sequence[str] = ()) -> Runs:
         """Return the runs that add up and record what is needed; others are left out with a warning.
@@ -253,8 +251,8 @@ def default_n(large: int, small: int = 0) -> int:
     return max(2, min(small, large) if small else large // 8)
 
 
-def copies_in(runs: Mapping[str, Run]) -> dict[str, str]:
-    """Return for each copy the name of the first run with the same content."""
+def _skipped_copies(runs: Mapping[str, Run]) -> dict[str, str]:
+    """Return for each copy the name of the first run with the same content, with a warning that it is skipped."""
     distinct: dict[Any, list[str]] = {}  # digests are made only where totals are the same
     copies: dict[str, str] = {}
     for name, run in runs.items():
@@ -264,6 +262,7 @@ def copies_in(runs: Mapping[str, Run]) -> dict[str, str]:
             alike.append(name)
         else:
             copies[name] = first
+    warn_skipped({name: f"same content as {first}" for name, first in copies.items()})
     return copies
 
 

@@ -21,7 +21,7 @@ from typing import Literal, TypeVar
 import pandas as pd
 
 from .._checks import RunError, checked_choice, warn_about_runs
-from .collection import Runs, copies_in
+from .collection import Runs
 from .json import encode_run, parse_run
 from .run import Run, require_run, skipped_steps
 
@@ -176,31 +176,29 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     root = Path(data_root).expanduser()
     files = _json_files(root, _DEEPEST)
     in_place = set(_at_depth(files, root, 2))
-    runs: dict[str, Run] = {}
-    problems: dict[str, str] = {}
+    rows: dict[str, tuple[object, ...]] = {}
+    first: dict[str, str] = {}  # digest -> name
     for path in sorted(files, key=lambda path: (path not in in_place, path)):  # so that a misplaced copy is the copy
         name = (path.parent if path in in_place else path).relative_to(root).as_posix()
         try:
-            runs[name] = run = read_run(path)
+            run = read_run(path)
         except RunError as error:
             if _NEARLY_NAMED.fullmatch(path.name):
-                problems[name] = str(error).removeprefix(f"{path}: ")
+                rows[name] = (None, (), "", "", str(error).removeprefix(f"{path}: "))
             continue
-        misplaced = f"is loaded only from {root / f'E_{run.n}' / '*' / RESULTS_FILE}"
-        problems[name] = "; ".join([*([] if path in in_place else [misplaced]), *run.problems, *skipped_steps(run)])
-    if not problems:
+        original = first.setdefault(run.digest, name)
+        misplaced = [] if path in in_place else [f"is loaded only from {root / f'E_{run.n}' / '*' / RESULTS_FILE}"]
+        problem = "; ".join([*misplaced, *run.problems, *skipped_steps(run)])
+        rows[name] = (run.n, run.etas, ", ".join(run.supports), "" if original == name else original, problem)
+    if not rows:
         result_files(root, depth=2)  # raises
-    listed = {folder for name in problems for folder in (root / name, *(root / name).parents)}
+    listed = {folder for name in rows for folder in (root / name, *(root / name).parents)}
     for folder in _unfilled({folder for path in in_place for folder in path.parents[:2]}, listed):
-        problems[folder.relative_to(root).as_posix()] = f"holds no {RESULTS_FILE}; {_listing(folder)}"
-    copies = copies_in(runs)
-    rows = []
-    for name in sorted(problems):
-        batch, _, place = name.rpartition("/")
-        recorded = (runs[name].n, runs[name].etas, ", ".join(runs[name].supports)) if name in runs else (None, (), "")
-        rows.append((batch, place, *recorded, copies.get(name, ""), problems[name]))
+        problem = f"holds no {RESULTS_FILE}; {_listing(folder)}"
+        rows[folder.relative_to(root).as_posix()] = (None, (), "", "", problem)
     columns = ["batch", "run", "sequences", "etas", "supports", "same_as", "problem"]
-    return pd.DataFrame(rows, columns=columns).astype({"sequences": "Int64"})
+    table = [(*name.rpartition("/")[::2], *rows[name]) for name in sorted(rows)]
+    return pd.DataFrame(table, columns=columns).astype({"sequences": "Int64"})
 
 
 def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> Runs:
