@@ -246,7 +246,7 @@ def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, Runs]:
     analysis_helpers._checks.RunError: nowhere: folder cannot be read (No such file or directory); ...
     """
     folders = sorted({path.parent.parent for path in result_files(data_root, depth=2)})
-    return _loaded({folder.name: folder for folder in folders}, sound_runs)
+    return _loaded({folder.name: folder for folder in folders}, sound_runs, str(data_root))
 
 
 def write_in_one_step(path: Path, content: bytes | str) -> None:
@@ -270,8 +270,8 @@ def write_in_one_step(path: Path, content: bytes | str) -> None:
     partial.replace(path)
 
 
-def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T]) -> dict[str, _T]:
-    """Return what can be loaded, by name; the rest is skipped with a warning. None left is a `RunError`."""
+def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T], source: str = "") -> dict[str, _T]:
+    """Return what can be loaded, by name; the rest is skipped with a warning. None left is an error of the source."""
     loaded: dict[str, _T] = {}
     reasons: dict[str, str] = {}
     for name, path in paths.items():
@@ -281,7 +281,8 @@ def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T]) -> dict[str, 
             reasons[name] = str(error)
             warn_about_runs(f"skipped {name}: {error}")
     if not loaded:
-        raise RunError(", ".join(reasons), "folder", f"holds no run that can be used ({'; '.join(reasons.values())})")
+        why = "; ".join(f"{name}: {reason}" if source else reason for name, reason in reasons.items())
+        raise RunError(source or ", ".join(reasons), "folder", f"holds no run that can be used ({why})")
     return loaded
 
 

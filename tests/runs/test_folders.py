@@ -276,8 +276,8 @@ def test_a_batch_with_no_sound_run_is_left_out_and_none_at_all_is_an_error(tmp_p
     with pytest.warns(RunWarning, match="skipped (run_01 of )?E_2: .*per_sequence_meta.scale is 7"):
         assert list(sound_batches(tmp_path)) == ["E_12"]
     (tmp_path / PLACE).write_text("{")
-    of_all = f"{tmp_path / PLACE}: file must be complete JSON", f"{tmp_path / 'E_2'}: ", "per_sequence_meta.scale is 7"
-    with pytest.warns(RunWarning), refused("E_12, E_2: folder holds no run", *of_all, error=RunError):
+    of_all = f"{tmp_path / PLACE}: file must be complete JSON", "; E_2: ", "per_sequence_meta.scale is 7"
+    with pytest.warns(RunWarning), refused(f"{tmp_path}: folder holds no run", *of_all, error=RunError):
         sound_batches(tmp_path)
 
 
