@@ -107,24 +107,12 @@ def notes_on_runs() -> Iterator[list[str]]:
             notes.append(str(warning.message))
 
 
-def canonical_eta(eta: float) -> float:
-    """Return a step size rounded to 12 significant digits, so that 0.1 + 0.2 and 0.3 are the same key.
-
-    Examples
-    --------
-    >>> canonical_eta(2 * 1.6e-06 + 1e-20)
-    3.2e-06
-    """
-    return float(f"{eta:.11e}")
-
-
 def same_eta(one: float, other: float) -> bool:
     """Return whether two step sizes agree within a relative tolerance of 1e-6, or raise a `ValueError`."""
     try:
-        return abs(one - other) <= ETA_TOLERANCE * max(abs(one), abs(other))
+        return math.isclose(one, other, rel_tol=ETA_TOLERANCE)
     except TypeError:
-        wrong = one if not isinstance(one, int | float | np.number) else other
-        raise ValueError(f"eta must be a number such as 1.6e-06, got {wrong!r}") from None
+        raise ValueError(f"eta must be a number such as 1.6e-06, got {one!r} and {other!r}") from None
 
 
 def frozen(values: FloatArray) -> FloatArray:
@@ -144,7 +132,7 @@ def checked_array(values: ArrayLike, name: str, *, length: int | None = None, lo
         raise FieldError(name, f"must hold numbers ({error})") from None
     if array.ndim != 1 or array.size == 0:
         raise FieldError(name, "must hold one number per sequence", f"shape {array.shape}")
-    if length is not None and len(array) != length:
+    if length not in (None, len(array)):
         raise FieldError(name, f"must have one value for each of the {length} sequences", f"{len(array)} values")
     _refuse(~np.isfinite(array), "must be finite", array, name)
     _refuse(array < lowest, "must not be negative", array, name)
@@ -230,10 +218,16 @@ def checked_number(value: float | None, name: str) -> float:
 
 
 def checked_eta(eta: float, name: str) -> float:
-    """Return the canonical step size, or raise a `FieldError` if it is not positive and finite."""
+    """Return a step size rounded to 12 significant digits, or raise a `FieldError` if it is not positive and finite.
+
+    Examples
+    --------
+    >>> checked_eta(0.1 + 0.2, "eta")
+    0.3
+    """
     if not isinstance(eta, int | float | np.number) or not 0 < eta < np.inf:
         raise FieldError(name, "must be a positive step size", repr(eta))
-    return canonical_eta(eta)
+    return float(f"{eta:.11e}")
 
 
 def checked_count(value: object, name: str, *, most: int | None = None, what_most: str = "") -> int:

@@ -8,6 +8,7 @@ actual run (see `analysis_helpers.explain_partial_sum`). Everywhere else in this
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -400,16 +401,9 @@ def compare_err_rel_distributions(
     [(measured, usable)] = large.usable([eta], sample_size, "sample_size").items()
     small.beside(usable, copies=True)
     total = reference_total(usable, measured)
-    synthetic = simulate_err_rel_across_runs(
-        usable,
-        [measured],
-        sample_size,
-        num_samples=num_samples,
-        seed=seed,
-        estimator=estimator,
-        sampler=sampler,
-        references=None if estimator == "partial_sum" else {measured: total},
-    )
+    references = None if estimator == "partial_sum" else {measured: total}
+    options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "estimator": estimator, "sampler": sampler}
+    synthetic = simulate_err_rel_across_runs(usable, [measured], sample_size, references=references, **options)
     actual = synthetic.iloc[:0]  # where there are no small runs at this eta
     if any(run.has_eta(measured) for run in small.values()):
         actual = collect_err_rel_across_runs(small, measured, total, estimator=estimator)

@@ -7,7 +7,6 @@ from hypothesis import given, strategies as st
 from analysis_helpers import RunError
 from analysis_helpers._checks import (
     FieldError,
-    canonical_eta,
     checked_array,
     checked_count,
     checked_eta,
@@ -21,8 +20,8 @@ etas = st.floats(1e-12, 1.0)
 
 @given(etas)
 def test_step_sizes_are_told_apart_at_a_relative_1e_6_and_have_one_canonical_value(eta: float) -> None:
-    canonical = canonical_eta(eta)
-    assert canonical_eta(canonical) == canonical
+    canonical = checked_eta(eta, "eta")
+    assert checked_eta(canonical, "eta") == canonical
     assert same_eta(eta, canonical)
     assert same_eta(eta, eta * (1 + 9e-7))
     assert not same_eta(eta, eta * (1 + 1.2e-6))

@@ -1,4 +1,3 @@
-import dataclasses
 from itertools import combinations, product
 from typing import Any
 
@@ -12,7 +11,6 @@ from analysis_helpers._checks import RunWarning
 from analysis_helpers.estimators import (
     EstimatorName,
     own_total,
-    reference_for,
     reference_total,
     supported_estimators,
 )
@@ -26,26 +24,12 @@ LARGE = {"run_01": random_run(12, 1), "run_02": random_run(12, 2)}
 SMALL = {"run_01": random_run(5, 3), "run_02": random_run(6, 4), "run_03": random_run(5, 5)}
 
 
-def with_only(run: Run, eta: float) -> Run:
-    return dataclasses.replace(run, measurements=(run.measurement(eta),))
-
-
 def three_sequences(shift: float) -> Run:
     """Return a run with a true total of ``shift`` and a standard error of 0.1 / sqrt(3) = 0.0577."""
     h_new = {1e-6: [0.9 + shift, 1.1 + shift, 1 + shift]}
     return Run.from_arrays(
         token_counts=[1] * 3, h_base=[1.0] * 3, h_new=h_new, log_weights={1e-6: [0.0] * 3}, gdotv=[0.0] * 3
     )
-
-
-UNEVEN = {"run_01": random_run(seed=1), "run_02": with_only(random_run(seed=2), ETAS[1])}
-
-
-def test_a_run_without_an_eta_is_named_and_left_out_of_that_mean_only() -> None:
-    with pytest.warns(RunWarning, match="skipped run_02: .*eta 1e-06"):
-        totals = reference_true_totals(UNEVEN)
-    assert totals[ETAS[0]] == TWO["run_01"].measurement(ETAS[0]).delta_h_true
-    assert totals[ETAS[1]] == reference_true_totals(TWO)[ETAS[1]]
 
 
 def test_a_total_within_three_standard_errors_of_zero_is_warned_about_with_its_name_and_numbers() -> None:
@@ -58,10 +42,6 @@ def test_a_total_within_three_standard_errors_of_zero_is_warned_about_with_its_n
         reference_total({"run_07": weaker, "run_08": weaker}, 1e-6)
     with pytest.warns(RunWarning, match="within 3 standard errors"):
         reference_true_totals({"run_07": weaker})
-
-
-def test_a_reference_is_found_at_a_step_size_that_differs_by_rounding() -> None:
-    assert reference_for({ETAS[0] * (1 + 1e-9): -2.0}, TWO["run_01"], ETAS[0], "run_01") == -2.0
 
 
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)

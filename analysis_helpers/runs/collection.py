@@ -43,9 +43,8 @@ class Runs(Mapping[str, Run]):
     def __init__(self, runs: Mapping[str, Run], name: str = "runs") -> None:
         if not isinstance(runs, Mapping) or not all(isinstance(run, Run) for run in runs.values()):
             raise ValueError(f"{name} must be a dict of name -> Run, as from load_runs, got {kind_of(runs)}")
-        original = first_of_content(runs)
-        warn_skipped({name: f"same content as {first}" for name, first in original.items() if first != name})
-        self._runs = {name: run for name, run in runs.items() if original[name] == name}
+        copies = _skipped_copies(runs)
+        self._runs = {name: run for name, run in runs.items() if name not in copies}
 
     @classmethod
     def of(cls, runs: Mapping[str, Run], name: str = "runs") -> Runs:
@@ -158,19 +157,11 @@ class Runs(Mapping[str, Run]):
 
     def recording(self, *needs: str) -> Runs:
         """Return the runs that record all of the needs, each a key of `FIELDS_BEHIND`."""
-        return self.where(lambda run: set(needs).issubset(run.supports))
+        return self.where(lambda run: set(needs) <= set(run.supports))
 
     def lacking(self, *needs: str) -> list[str]:
         """Return the names of the runs that do not record all of the needs."""
-        return [name for name, run in self.items() if not set(needs).issubset(run.supports)]
-
-    def poolable(self) -> Runs:
-        """Return the runs; raise a `RunError` if some record the denominator correction and others do not.
-
-        Their linear terms are different quantities.
-        """
-        _require_alike(self)
-        return self
+        return [name for name, run in self.items() if not set(needs) <= set(run.supports)]
 
     def beside(self, large: Runs, *, copies: bool = False) -> Runs:
         """Return these, the actual runs to be held against large ones; copies of those are left out with a warning.
@@ -185,9 +176,8 @@ class Runs(Mapping[str, Run]):
         _require_alike(sides)
         if copies:
             return self
-        original = first_of_content(sides)
-        warn_skipped({name: f"same content as {first}" for name, first in original.items() if first != name})
-        return self.select([name for name in self if original[f"actual run {name}"] == f"actual run {name}"])
+        copied = _skipped_copies(sides)
+        return self.select([name for name in self if f"actual run {name}" not in copied])
 
     def sound(self, folder: str, needs: Sequence[str] = ()) -> Runs:
         """Return the runs that add up and record what is needed; others are left out with a warning.
@@ -235,7 +225,7 @@ class Runs(Mapping[str, Run]):
         for eta, runs in usable.items():
             if not runs:
                 raise ValueError(f"no run with at least {n} sequences has eta {eta!r}")
-        self.where(lambda run: run.n >= n and any(map(run.has_eta, measured))).poolable()
+        _require_alike({name: run for runs in usable.values() for name, run in runs.items()})
         return usable
 
 
@@ -261,19 +251,23 @@ def default_n(large: int, small: int = 0) -> int:
     return max(2, min(small, large) if small else large // 8)
 
 
-def first_of_content(runs: Mapping[str, Run]) -> dict[str, str]:
-    """Return for each name that of the first run with the same content."""
-    alike: dict[Any, list[str]] = {}  # digests are made only where totals are the same
-    original: dict[str, str] = {}
+def _skipped_copies(runs: Mapping[str, Run]) -> dict[str, str]:
+    """Return for each copy the name of the first run with the same content, with a warning that it is skipped."""
+    distinct: dict[Any, list[str]] = {}  # digests are made only where totals are the same
+    copies: dict[str, str] = {}
     for name, run in runs.items():
-        known = alike.setdefault(run.totals, [])
-        original[name] = next((other for other in known if runs[other].digest == run.digest), name)
-        if original[name] == name:
-            known.append(name)
-    return original
+        alike = distinct.setdefault(run.totals, [])
+        first = next((other for other in alike if runs[other].digest == run.digest), None)
+        if first is None:
+            alike.append(name)
+        else:
+            copies[name] = first
+    warn_skipped({name: f"same content as {first}" for name, first in copies.items()})
+    return copies
 
 
 def _require_alike(runs: Mapping[str, Run]) -> None:
+    """Refuse runs of which only some record the denominator correction: linear terms are other quantities with it."""
     corrected = {name: "score" in run.supports for name, run in runs.items() if "linear" in run.supports}
     if len(set(corrected.values())) > 1:
         without = ", ".join(name for name, has in corrected.items() if not has)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -20,7 +21,7 @@ from typing import Literal, TypeVar
 import pandas as pd
 
 from .._checks import RunError, checked_choice, warn_about_runs
-from .collection import Runs, first_of_content
+from .collection import Runs
 from .json import encode_run, parse_run
 from .run import Run, require_run, skipped_steps
 
@@ -28,7 +29,7 @@ RESULTS_FILE = "results.json"
 
 _NAMES = (RESULTS_FILE, f"{RESULTS_FILE}.gz")
 _NEARLY_NAMED = re.compile(r"results[\W\d_]*\.json(\.gz)?")  # such as results2.json
-_BATCH = re.compile(r"E_\d+")
+_NUMBER = re.compile(r"\d+")
 _T = TypeVar("_T")
 _DEEPEST = 6  # folders below a data root that are looked into
 _MOST_PARSED = 64  # files whose runs are kept in memory
@@ -69,10 +70,7 @@ def load_runs(
     paths = _named_paths(source)
     if on_error == "raise":
         return Runs({name: read_run(path) for name, path in paths.items()})
-    runs, failures = _loaded(paths, read_run)
-    if not runs:
-        raise list(failures.values())[-1]
-    return Runs(runs)
+    return Runs(_loaded(paths, read_run))
 
 
 def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
@@ -86,17 +84,12 @@ def result_files(folder: str | os.PathLike[str], depth: int = 1) -> list[Path]:
     root, problem = Path(folder).expanduser(), "holds no runs"
     try:
         next(root.iterdir(), None)
-    except FileNotFoundError:
-        problem = "does not exist"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
     files = _at_depth(_json_files(root, depth), root, depth)
     if not files:
-        anywhere = [path for path in _json_files(root, _DEEPEST) if path.name in _NAMES]
-        meant = [_above(path, depth) for path in anywhere if not _BATCH.fullmatch(path.parent.name)]
-        hint = f" (is {meant[0]} the folder meant?)" if meant else ""
         wanted = root.joinpath(*["*"] * depth, RESULTS_FILE)
-        raise RunError(str(root), "folder", f"{problem}; looked for {wanted}; {_listing(root)}{hint}")
+        raise RunError(str(root), "folder", f"{problem}; looked for {wanted}; {_listing(root)}")
     return files
 
 
@@ -118,19 +111,18 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     file = Path(path).expanduser()
     try:
         state = file.stat()
-    except OSError as error:
-        raise _unreadable(file, error) from None
-    return _parsed(file, state.st_size, state.st_mtime_ns, state.st_ino)
+        if not stat.S_ISREG(state.st_mode):  # reading a pipe may never end
+            raise RunError(str(file), "file", "must be a regular file")
+        return _parsed(file, state.st_size, state.st_mtime_ns, state.st_ino)
+    except (OSError, EOFError, zlib.error) as error:
+        raise RunError(str(file), "file", f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 @lru_cache(maxsize=_MOST_PARSED)
 def _parsed(file: Path, *_: object) -> Run:
     """Return the run of a file whose size, time of the last change and place on the disk are given."""
-    return parse_run(_content(file), str(file))
-
-
-def _unreadable(file: Path, error: OSError) -> RunError:
-    return RunError(str(file), "file", f"cannot be read ({error.strerror})")
+    data = file.read_bytes()
+    return parse_run(gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data, str(file))
 
 
 def write_run(path: str | os.PathLike[str], run: Run) -> None:
@@ -184,32 +176,29 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     root = Path(data_root).expanduser()
     files = _json_files(root, _DEEPEST)
     in_place = set(_at_depth(files, root, 2))
-    runs: dict[Path, Run] = {}
-    problems: dict[Path, str] = {}
+    rows: dict[str, tuple[object, ...]] = {}
+    first: dict[str, str] = {}  # digest -> name
     for path in sorted(files, key=lambda path: (path not in in_place, path)):  # so that a misplaced copy is the copy
+        name = (path.parent if path in in_place else path).relative_to(root).as_posix()
         try:
-            runs[path] = run = read_run(path)
+            run = read_run(path)
         except RunError as error:
             if _NEARLY_NAMED.fullmatch(path.name):
-                problems[path] = str(error).removeprefix(f"{path}: ")
+                rows[name] = (None, (), "", "", str(error).removeprefix(f"{path}: "))
             continue
-        misplaced = f"is loaded only from {root / f'E_{run.n}' / '*' / RESULTS_FILE}"
-        problems[path] = "; ".join([*([] if path in in_place else [misplaced]), *run.problems, *skipped_steps(run)])
-    if not problems:
+        original = first.setdefault(run.digest, name)
+        misplaced = [] if path in in_place else [f"is loaded only from {root / f'E_{run.n}' / '*' / RESULTS_FILE}"]
+        problem = "; ".join([*misplaced, *run.problems, *skipped_steps(run)])
+        rows[name] = (run.n, run.etas, ", ".join(run.supports), "" if original == name else original, problem)
+    if not rows:
         result_files(root, depth=2)  # raises
-    places = {path: path.parent if path.name in _NAMES and path.parent != root else path for path in problems}
-    names = {path: place.relative_to(root).as_posix() for path, place in places.items()}
-    original = first_of_content({path.as_posix(): run for path, run in runs.items()})
-    rows = {}
-    for path, problem in problems.items():
-        first = Path(original.get(path.as_posix(), path.as_posix()))
-        rows[path] = _row(names[path], problem, runs.get(path), "" if first == path else names[first])
-    known = {folder for path in in_place for folder in path.parents[:2]}
-    for folder in _without_a_run(known, {folder for path in rows for folder in path.parents}):
-        name = folder.relative_to(root).as_posix()
-        rows[folder] = _row(name, f"holds no {RESULTS_FILE}; {_listing(folder)}")
+    listed = {folder for name in rows for folder in (root / name, *(root / name).parents)}
+    for folder in _unfilled({folder for path in in_place for folder in path.parents[:2]}, listed):
+        problem = f"holds no {RESULTS_FILE}; {_listing(folder)}"
+        rows[folder.relative_to(root).as_posix()] = (None, (), "", "", problem)
     columns = ["batch", "run", "sequences", "etas", "supports", "same_as", "problem"]
-    return pd.DataFrame([rows[path] for path in sorted(rows)], columns=columns).astype({"sequences": "Int64"})
+    table = [(*name.rpartition("/")[::2], *rows[name]) for name in sorted(rows)]
+    return pd.DataFrame(table, columns=columns).astype({"sequences": "Int64"})
 
 
 def sound_runs(folder: str | os.PathLike[str], *, needs: Sequence[str] = ()) -> Runs:
@@ -254,14 +243,10 @@ def sound_batches(data_root: str | os.PathLike[str]) -> dict[str, Runs]:
     >>> sound_batches("nowhere")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    analysis_helpers._checks.RunError: nowhere: folder does not exist; ...
+    analysis_helpers._checks.RunError: nowhere: folder cannot be read (No such file or directory); ...
     """
     folders = sorted({path.parent.parent for path in result_files(data_root, depth=2)})
-    batches, failures = _loaded({folder.name: folder for folder in folders}, sound_runs)
-    if not batches:
-        why = "; ".join(f"{name}: {error}" for name, error in failures.items())
-        raise RunError(str(data_root), "folder", f"holds no run that can be used ({why})")
-    return batches
+    return _loaded({folder.name: folder for folder in folders}, sound_runs, str(data_root))
 
 
 def write_in_one_step(path: Path, content: bytes | str) -> None:
@@ -285,42 +270,30 @@ def write_in_one_step(path: Path, content: bytes | str) -> None:
     partial.replace(path)
 
 
-def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T]) -> tuple[dict[str, _T], dict[str, RunError]]:
-    """Return what is loaded, by name, and why the rest is not, of which a warning says that it is skipped."""
+def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T], source: str = "") -> dict[str, _T]:
+    """Return what can be loaded, by name; the rest is skipped with a warning. None left is an error of the source."""
     loaded: dict[str, _T] = {}
-    failures: dict[str, RunError] = {}
+    reasons: dict[str, str] = {}
     for name, path in paths.items():
         try:
             loaded[name] = load(path)
         except RunError as error:
+            reasons[name] = str(error)
             warn_about_runs(f"skipped {name}: {error}")
-            # A new one, as the traceback holds on to what was read.
-            failures[name] = RunError(error.file, error.field, error.rule, error.value)
-    return loaded, failures
-
-
-def _content(path: Path) -> bytes:
-    """Return the bytes of a file, decompressed."""
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe may never end
-            raise RunError(str(path), "file", "must be a regular file")
-        data = path.read_bytes()
-        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise RunError(str(path), "file", "must be complete gzip", error) from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    if not loaded:
+        why = "; ".join(f"{name}: {reason}" if source else reason for name, reason in reasons.items())
+        raise RunError(source or ", ".join(reasons), "folder", f"holds no run that can be used ({why})")
+    return loaded
 
 
 def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
     if isinstance(source, (str, os.PathLike)):
         place = Path(source).expanduser()
         if not (os.access(place, os.F_OK) and place.is_file()):  # is_file raises where it may not look
-            files = result_files(place)
-            loaded = {path.parent for path in files}
-            for folder in _without_a_run(loaded, loaded):
+            files = {path.parent: path for path in result_files(place)}
+            for folder in _unfilled(set(files), set(files)):
                 warn_about_runs(f"skipped {folder.name}: holds no {RESULTS_FILE}; {_listing(folder)}")
-            return {path.parent.name: path for path in files}
+            return {folder.name: path for folder, path in files.items()}
         source = [source]
     paths = [Path(p).expanduser() for p in source]
     if not paths:
@@ -328,9 +301,8 @@ def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str
     folders = [Path(os.path.normpath(p.absolute())).parent for p in paths]
     named = {f"{folder.parent.name}/{folder.name}": path for folder, path in zip(folders, paths, strict=True)}
     if len(named) < len(paths):
-        raise ValueError(
-            f"two of the {len(paths)} paths have the same batch and run name: {', '.join(map(str, paths))}"
-        )
+        there = ", ".join(map(str, paths))
+        raise ValueError(f"two of the {len(paths)} paths have the same batch and run name: {there}")
     return named
 
 
@@ -365,24 +337,9 @@ def _listing(folder: Path, most: int = 8) -> str:
     return f"in {place} there is {shown or 'nothing'}"
 
 
-def _above(path: Path, depth: int) -> str:
-    """Return the folder from which a file lies at ``batch/run`` (depth 2), or in a run folder (depth 1)."""
-    return os.path.normpath(path.parent.joinpath(*[".."] * depth))
-
-
-def _without_a_run(known: set[Path], used: set[Path]) -> list[Path]:
-    """Return folders beside the known ones that are named like them, but for digits, and are not in use."""
-
-    def pattern(folder: Path) -> Path:
-        return folder.with_name(re.sub(r"\d+", "0", folder.name))
-
-    patterns = set(map(pattern, known))
-    parents = {folder.parent for folder in known}
-    beside = {place for parent in parents for place in parent.iterdir() if place.is_dir() or place.is_symlink()}
-    return sorted(place for place in beside - used if pattern(place) in patterns)
-
-
-def _row(name: str, problem: str, run: Run | None = None, same_as: str = "") -> tuple[object, ...]:
-    batch, _, folder = name.rpartition("/")
-    recorded = (run.n, run.etas, ", ".join(run.supports)) if run else (None, (), "")
-    return (batch, folder, *recorded, same_as, problem)
+def _unfilled(filled: set[Path], listed: set[Path]) -> list[Path]:
+    """Return folders beside filled ones that are named like them, but for digits, and are not listed."""
+    like = {_NUMBER.sub("0", str(folder)) for folder in filled}
+    beside = (place for parent in {folder.parent for folder in filled} for place in parent.iterdir())
+    folders = {place for place in beside if _NUMBER.sub("0", str(place)) in like} - listed
+    return sorted(place for place in folders if place.is_dir() or place.is_symlink())

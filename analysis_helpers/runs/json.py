@@ -1,8 +1,8 @@
 """The file format ``results.json``: bytes to a validated `Run`, and back.
 
-Files are decoded into typed structs of the fields in use; other fields are ignored. The structs follow from the columns
-that `Run` and `Measurement` declare. A violation is a `RunError` that names the file, the field (its path in the JSON),
-the rule and the value.
+Files are decoded into typed structs of the fields in use; other fields are ignored. Writing fills the same structs,
+which follow from the columns that `Run` and `Measurement` declare. A violation is a `RunError` that names the file, the
+field (its path in the JSON), the rule and the value.
 """
 
 from __future__ import annotations
@@ -11,31 +11,26 @@ import json
 import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import repeat
+from operator import attrgetter
 from textwrap import shorten
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from .._checks import (
-    FieldError,
-    FloatArray,
-    checked_eta,
-    checked_number,
-    checked_prompts,
-    checked_tokens,
-    fields_of,
-)
+from .._checks import FieldError, FloatArray, checked_eta, checked_number, checked_prompts, checked_tokens, fields_of
 from .run import MEASURED_COLUMNS, SCORE_PARTS, SEQUENCE_COLUMNS, Column, Measurement, Run, check_distinct_etas
 
-_IN_EXTRAS = "extras."
+
+def _key(column: Column) -> str:
+    """Return the last part of a column's path."""
+    return column.path.rpartition(".")[2]
 
 
 def _fields_of(columns: Iterable[Column], kind: Any) -> list[tuple[str, Any] | tuple[str, Any, Any]]:
-    """Return the fields of a struct: the last part of each path, required or None where it is not recorded."""
-    named = [(column.path.removeprefix(_IN_EXTRAS), kind(column), column.required) for column in columns]
-    return [(name, type_) if required else (name, type_ | None, None) for name, type_, required in named]
+    """Return the fields of a struct, required or None where not recorded."""
+    return [(_key(c), kind(c)) if c.required else (_key(c), kind(c) | None, None) for c in columns]
 
 
 def _number(column: Column) -> Any:
@@ -43,26 +38,26 @@ def _number(column: Column) -> Any:
 
 
 # Fields stand in the order of the files, which decodes fastest.
-_EXTRAS = [column for column in SEQUENCE_COLUMNS if column.path.startswith(_IN_EXTRAS)]
+_EXTRAS = [column for column in SEQUENCE_COLUMNS if column.path.startswith("extras.")]
 _PLAIN = [column for column in SEQUENCE_COLUMNS if column not in _EXTRAS]
-Extras = msgspec.defstruct("Extras", _fields_of(_EXTRAS, _number), gc=False)
+_ROW: dict[str, Any] = {"gc": False, "omit_defaults": True}
+Extras = msgspec.defstruct("Extras", _fields_of(_EXTRAS, _number), **_ROW)
 """The parts of a linear term."""
+
+_Written = msgspec.defstruct("_Written", [("denom_corr_scaled", float | None, None)], bases=(Extras,), **_ROW)
 
 _PLACE = [("index", int | None, None), _fields_of(_PLAIN, _number)[0], ("length", float | None, None)]
 Sequence = msgspec.defstruct(
-    "Sequence", [*_PLACE, *_fields_of(_PLAIN, _number)[1:], ("extras", Extras | None, None)], gc=False
+    "Sequence", [*_PLACE, *_fields_of(_PLAIN, _number)[1:], ("extras", Extras | None, None)], **_ROW
 )
 """What is recorded of one sequence."""
 
+_LISTS = _fields_of(MEASURED_COLUMNS, lambda _: list[float])
 Diagnostics = msgspec.defstruct(
     "Diagnostics",
-    [
-        ("base_entropy", float),
-        ("ess", float | None, None),
-        *_fields_of(MEASURED_COLUMNS, lambda _: list[float]),
-        ("token_counts", list[float]),
-    ],
+    [("base_entropy", float), ("ess", float | None, None), *_LISTS, ("token_counts", list[float])],
     kw_only=True,
+    omit_defaults=True,
 )
 """What was recorded at one step size; lists have one number per sequence."""
 
@@ -78,17 +73,18 @@ class Entry(msgspec.Struct):
 class TrueChange(msgspec.Struct):
     """The true change."""
 
-    entries: list[Entry]
+    entries: Annotated[list[Entry], msgspec.Meta(min_length=1)]
 
 
-class Meta(msgspec.Struct):
+class Meta(msgspec.Struct, omit_defaults=True):
     """What all linear terms have in common."""
 
     scale: float | None = None
+    T_total: Any = None  # written, and not read
     H_base_mean: float | None = None
 
 
-class Approx(msgspec.Struct):
+class Approx(msgspec.Struct, omit_defaults=True):
     """The linear change."""
 
     delta_h_per_lr: float
@@ -121,13 +117,11 @@ def parse_run(data: bytes, source: str) -> Run:
         approx, meta = results.approx, results.approx.per_sequence_meta or Meta()
         tokens, measurements = _measurements(results.true_.entries)
         arrays = _arrays(approx.per_sequence, tokens) if approx.per_sequence is not None else {}
-        mean = None
-        if "gdotv" in arrays and arrays.keys() >= {*SCORE_PARTS} and meta.H_base_mean is not None:
-            mean = checked_number(meta.H_base_mean, "approx.per_sequence_meta.H_base_mean")
-            if mean <= 0:
-                raise FieldError("approx.per_sequence_meta.H_base_mean", "must be positive", mean)
-        else:  # parts of a linear term say nothing alone
-            arrays = {name: values for name, values in arrays.items() if name not in SCORE_PARTS}
+        mean = meta.H_base_mean
+        if mean is None or not arrays.keys() >= {"gdotv", *SCORE_PARTS}:  # parts of a linear term say nothing alone
+            mean, arrays = None, {name: values for name, values in arrays.items() if name not in SCORE_PARTS}
+        elif not 0 < mean < np.inf:
+            raise FieldError("approx.per_sequence_meta.H_base_mean", "must be positive and finite", mean)
         return Run(
             token_counts=tokens,
             measurements=measurements,
@@ -143,7 +137,7 @@ def parse_run(data: bytes, source: str) -> Run:
 def encode_run(run: Run) -> bytes:
     """Return the bytes of a results file that holds the run: indented JSON whose floats read back exactly."""
     # The objects take many times the memory of the run: without a name they are freed before the text is indented.
-    text = msgspec.json.encode(_as_objects(run), enc_hook=np.ndarray.tolist)
+    text = msgspec.json.encode(_results(run), enc_hook=np.ndarray.tolist)
     return msgspec.json.format(text, indent=1) + b"\n"
 
 
@@ -169,40 +163,32 @@ def _decode(data: bytes) -> Results:
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: half of a surrogate pair
         # As in: Expected `float`, got `str` - at `$.approx.delta_h_per_lr`
         problem, _, where = str(error).partition(" - at `$")
-        field = where.strip(".`")
-        if "missing" in problem:
-            raise FieldError(f"{field}.{problem.split('`')[1]}".lstrip("."), "is missing") from None
-        raise FieldError(field or "file", f"does not fit the format ({problem})") from None
+        raise FieldError(where.strip(".`") or "file", f"does not fit the format ({problem})") from None
 
 
 def _measurements(entries: list[Any]) -> tuple[FloatArray, tuple[Measurement, ...]]:
-    if not entries:
-        raise FieldError("true.entries", "must hold at least one step size", "an empty list")
-    field = "true.entries[{}].diagnostics.token_counts"
-    counts = entries[0].diagnostics.token_counts
-    tokens = checked_tokens(_floats(counts), field.format(0))
+    counts, first = entries[0].diagnostics.token_counts, "true.entries[0].diagnostics.token_counts"
+    tokens = checked_tokens(_floats(counts), first)
+    measurements = []
     for k, entry in enumerate(entries):
-        if entry.diagnostics.token_counts != counts:
-            raise FieldError(field.format(k), f"must be the same as {field.format(0)}")
-    measurements = [_measurement(entry, f"true.entries[{k}]", tokens) for k, entry in enumerate(entries)]
+        recorded, where = entry.diagnostics, f"true.entries[{k}].diagnostics"
+        if recorded.token_counts != counts:
+            raise FieldError(f"{where}.token_counts", f"must be the same as {first}")
+        arrays: dict[str, Any] = {
+            column.name: column.check(_floats(values), f"{where}.{column.path}", tokens)
+            for column in MEASURED_COLUMNS
+            if (values := getattr(recorded, column.path)) is not None
+        }
+        measurement = Measurement(
+            eta=checked_eta(entry.eta, f"true.entries[{k}].eta"),
+            delta_h_true=checked_number(entry.delta_h_true, f"true.entries[{k}].delta_h_true"),
+            base_entropy=checked_number(recorded.base_entropy, f"{where}.base_entropy"),
+            ess=None if recorded.ess is None else checked_number(recorded.ess, f"{where}.ess"),
+            **arrays,
+        )
+        measurements.append(measurement)
     check_distinct_etas([m.eta for m in measurements], "true.entries[].eta")
     return tokens, tuple(measurements)
-
-
-def _measurement(entry: Any, prefix: str, tokens: FloatArray) -> Measurement:
-    recorded, where = entry.diagnostics, f"{prefix}.diagnostics"
-    arrays: dict[str, Any] = {
-        column.name: column.check(_floats(values), f"{where}.{column.path}", tokens)
-        for column in MEASURED_COLUMNS
-        if (values := getattr(recorded, column.path)) is not None
-    }
-    return Measurement(
-        eta=checked_eta(entry.eta, f"{prefix}.eta"),
-        delta_h_true=checked_number(entry.delta_h_true, f"{prefix}.delta_h_true"),
-        base_entropy=checked_number(recorded.base_entropy, f"{where}.base_entropy"),
-        ess=None if recorded.ess is None else checked_number(recorded.ess, f"{where}.ess"),
-        **arrays,
-    )
 
 
 def _in_order(sequences: list[Any], tokens: FloatArray) -> list[Any]:
@@ -233,15 +219,13 @@ def _arrays(sequences: list[Any], tokens: FloatArray) -> dict[str, Any]:
     extras = [each.extras or none for each in ordered]
     arrays = {}
     for column in SEQUENCE_COLUMNS:
-        name = column.path.removeprefix(_IN_EXTRAS)
-        values = [getattr(each, name) for each in (extras if column in _EXTRAS else ordered)]
-        converted: Any = values
+        rows = extras if column in _EXTRAS else ordered
+        values: Any = list(map(attrgetter(_key(column)), rows))
         if column.check is not checked_prompts:
             with suppress(struct.error):  # a None: counting them beforehand would take a tenth of the loading time
-                converted = _floats(values)
-        if converted is values and not _all_or_none(values, column.path):
-            continue
-        arrays[column.name] = column.check(converted, _field(column.path), tokens)
+                values = _floats(values)
+        if isinstance(values, np.ndarray) or _all_or_none(values, column.path):
+            arrays[column.name] = column.check(values, _field(column.path), tokens)
     return arrays
 
 
@@ -266,42 +250,28 @@ def _floats(values: list[float]) -> FloatArray:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _as_objects(run: Run) -> dict[str, Any]:
-    """Return what is written of a run: objects as dicts, with arrays for lists of numbers."""
+def _results(run: Run) -> Results:
+    """Return what is written of a run, with arrays for lists of numbers."""
     tokens = run.token_counts.astype(np.int64)  # counts are whole, as in real files
-    extras: dict[str, Any] = _recorded_arrays(run, _EXTRAS)
+    extras = {_key(column): getattr(run, column.name) for column in _EXTRAS}
     if run.denom_corr_unscaled is not None:
         extras["denom_corr_scaled"] = run.denom_corr_unscaled * (1.0 / run.total_tokens)
-    columns = {"index": np.arange(run.n), "gdotv": run.gdotv, "length": tokens, **_recorded_arrays(run, _PLAIN)}
-    recorded = _without_none({**columns, "extras": _rows(extras) if extras else None})
-    meta = {"scale": run.scale, "T_total": run.total_tokens, "H_base_mean": run.h_base_mean}
-    approx = {
-        "delta_h_per_lr": run.delta_h_per_lr,
-        "per_sequence": _rows(recorded) if len(recorded) > 2 else None,
-        "per_sequence_meta": _without_none(meta),
-        "direction": run.direction,
-    }
-    return {"approx": _without_none(approx), "true": {"entries": [_entry(m, tokens) for m in run.measurements]}}
+    columns = {_key(column): getattr(run, column.name) for column in _PLAIN} | {"extras": _rows(_Written, extras)}
+    place = {"index": np.arange(run.n), "length": tokens}
+    meta = Meta(run.scale, run.total_tokens, run.h_base_mean)
+    approx = Approx(run.delta_h_per_lr, _rows(Sequence, columns, place), meta, run.direction)
+    entries = []
+    for m in run.measurements:
+        arrays = {column.path: getattr(m, column.name) for column in MEASURED_COLUMNS}
+        diagnostics = Diagnostics(base_entropy=m.base_entropy, ess=m.ess, **arrays, token_counts=tokens)
+        entries.append(Entry(m.eta, m.delta_h_true, diagnostics))
+    return Results(approx, TrueChange(entries))
 
 
-def _entry(m: Measurement, tokens: NDArray[np.int64]) -> dict[str, Any]:
-    first = {"base_entropy": m.base_entropy, "ess": m.ess}
-    diagnostics = {**first, **_recorded_arrays(m, MEASURED_COLUMNS), "token_counts": tokens}
-    return {"eta": m.eta, "delta_h_true": m.delta_h_true, "diagnostics": _without_none(diagnostics)}
-
-
-def _recorded_arrays(holder: Run | Measurement, columns: Iterable[Column]) -> dict[str, NDArray[Any]]:
-    """Return the last part of the path of each column -> its array, for those that are recorded."""
-    arrays = {column.path.removeprefix(_IN_EXTRAS): getattr(holder, column.name) for column in columns}
-    return {name: array for name, array in arrays.items() if array is not None}
-
-
-def _rows(columns: Mapping[str, Any]) -> list[msgspec.Struct]:
-    """Return an object for each sequence."""
-    lists = {name: np.asarray(values).tolist() for name, values in columns.items()}
-    row = msgspec.defstruct("Row", lists, gc=False)
-    return list(map(row, *lists.values()))
-
-
-def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _rows(row: Any, columns: Mapping[str, Any], place: Mapping[str, Any] | None = None) -> list[Any] | None:
+    """Return a struct for each sequence; None where no column is recorded."""
+    lists = {name: np.asarray(values).tolist() for name, values in columns.items() if values is not None}
+    if not lists:
+        return None
+    lists |= {name: values.tolist() for name, values in (place or {}).items()}
+    return list(map(row, *(lists.get(name, repeat(None)) for name in row.__struct_fields__)))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ from .._checks import (
 TOTAL_TOLERANCE = 1e-6
 """Largest relative difference between a stored total and the same total from the sequences."""
 
+Rule = Callable[[Any, str, FloatArray], NDArray[Any]]
+"""``(values, name, tokens) -> array``, which raises a `FieldError`."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -56,7 +60,7 @@ class Column:
     about
         What it is, with its unit.
     check
-        ``(values, name, tokens) -> array``, which raises a `FieldError`.
+        Its rule.
     support
         What a run that records it supports (see `Run.supports`); empty where that follows from other columns.
     required
@@ -66,19 +70,12 @@ class Column:
     name: str
     path: str
     about: str
-    check: Callable[[Any, str, FloatArray], NDArray[Any]]
+    check: Rule
     support: str
     required: bool
 
 
-def _column(
-    path: str,
-    about: str,
-    check: Callable[[Any, str, FloatArray], NDArray[Any]] = checked_numbers,
-    *,
-    support: str = "",
-    required: bool = False,
-) -> Any:
+def _column(path: str, about: str, check: Rule = checked_numbers, *, support: str = "", required: bool = False) -> Any:
     declared = {"path": path, "about": about, "check": check, "support": support, "required": required}
     return field(metadata=declared) if required else field(default=None, metadata=declared)
 
@@ -122,21 +119,23 @@ class Measurement:
 
     @classmethod
     def from_log_weights(
-        cls, eta: float, tokens: FloatArray, h_base: FloatArray, h_new: FloatArray, log_weights: FloatArray
+        cls, eta: float, tokens: FloatArray, h_base: FloatArray, h_new: ArrayLike, log_weights: ArrayLike
     ) -> Measurement:
         """Return the measurement with its weights, totals and effective sample size; see `Run.from_arrays`."""
-        raw = np.exp(log_weights - log_weights.max())
+        after = checked_entropies(h_new, f"h_new[{eta}]", tokens)
+        logs = checked_numbers(log_weights, f"log_weights[{eta}]", tokens)
+        raw = np.exp(logs - logs.max())
         weights, entropy = frozen(raw / raw.sum()), float(h_base.sum() / tokens.sum())
         weighted_tokens = checked_total(weights * tokens, f"log_weights[{eta}] (weights times tokens)")
         return cls(
             eta=eta,
-            delta_h_true=float(weights @ h_new / weighted_tokens) - entropy,
+            delta_h_true=float(weights @ after / weighted_tokens) - entropy,
             base_entropy=entropy,
             ess=float(1.0 / (weights @ weights)),
             weights=weights,
-            log_weights=log_weights,
+            log_weights=logs,
             h_base=h_base,
-            h_new=h_new,
+            h_new=after,
         )
 
 
@@ -161,7 +160,8 @@ class Run:
     source
         Origin of the run, for messages; not compared.
     gdotv, wjlogp_sum, jH_sum, denom_corr_unscaled, logp, sampler_logp, prompt_ids
-        Arrays of shape ``(N,)``, as `SEQUENCE_COLUMNS` describes them; None where not recorded.
+        Arrays of shape ``(N,)``, as `SEQUENCE_COLUMNS` describes them; None where not recorded. The three parts of the
+        derivative sum to ``gdotv / scale``. Sequences of one prompt are not independent.
     """
 
     token_counts: FloatArray
@@ -182,21 +182,15 @@ class Run:
     )
     denom_corr_unscaled: FloatArray | None = _column(
         "extras.denom_corr_unscaled",
-        "denominator correction, -h_base_mean * T * score (nats per unit eta); the three parts sum to gdotv / scale",
+        "correction, -h_base_mean * T * score (nats per unit eta)",
         support="score",
     )
     logp: FloatArray | None = _column(
-        "sum_logp",
-        "log-probability of the sequence under the policy that is differentiated (nats)",
-        checked_logp,
-        support="logp",
+        "sum_logp", "log-probability under the policy that is differentiated (nats)", checked_logp, support="logp"
     )
     sampler_logp: FloatArray | None = _column("sampler_logp", "the same by the sampler that drew it", checked_logp)
     prompt_ids: NDArray[Any] | None = _column(
-        "prompt_id",
-        "prompt, a whole number or text, the same in all runs: sequences of one prompt are not independent",
-        checked_prompts,
-        support="prompts",
+        "prompt_id", "prompt, a whole number or text, the same in all runs", checked_prompts, support="prompts"
     )
 
     @classmethod
@@ -256,7 +250,7 @@ class Run:
         >>> run.supports
         ('baseline_entropy', 'linear')
         """
-        if unknown := columns.keys() - _ARGUMENTS:
+        if unknown := columns.keys() - _ARGUMENTS.keys():
             raise TypeError(f"no column {', '.join(sorted(unknown))}; there are score, {', '.join(_ARGUMENTS)}")
         _require_one_linear_change({**columns, "score": score, "delta_h_per_lr": delta_h_per_lr})
         if not isinstance(h_new, Mapping) or not isinstance(log_weights, Mapping):
@@ -266,9 +260,9 @@ class Run:
             base = checked_entropies(h_base, "h_base", tokens)
             measurements = _measured(tokens, base, h_new, log_weights)
             arrays: dict[str, Any] = {
-                column.name: column.check(columns[column.name], column.name, tokens)
-                for column in SEQUENCE_COLUMNS
-                if columns.get(column.name) is not None
+                name: _ARGUMENTS[name].check(values, name, tokens)
+                for name, values in columns.items()
+                if values is not None
             }
             total, entropy = float(tokens.sum()), None
             if score is not None:
@@ -353,11 +347,6 @@ class Run:
         return tuple(dict.fromkeys(_disagreements(self)))
 
     @cached_property
-    def unchanged_etas(self) -> tuple[float, ...]:
-        """Step sizes at which nothing changed: the step was skipped."""
-        return tuple(m.eta for m in self.measurements if m.unchanged)
-
-    @cached_property
     def derived(self) -> dict[object, Any]:
         """What has been computed from the run, by key: a run never changes, so nothing is computed twice."""
         return {}
@@ -393,17 +382,11 @@ FIELDS_BEHIND["score"] += " (or jH_sum, wjlogp_sum, H_base_mean)"
 SCORE_PARTS = ("wjlogp_sum", "jH_sum", "denom_corr_unscaled")
 """Columns that, with `Run.h_base_mean`, make the linear terms with denominator correction."""
 
-_ARGUMENTS = [column.name for column in SEQUENCE_COLUMNS if column.name != "denom_corr_unscaled"]
-
-
-def _documented(docstring: str) -> str:
-    """Return the docstring of `Run.from_arrays` with a line for each column that it takes."""
-    lines = [f"{c.name}\n            {c.about[0].upper()}{c.about[1:]}, shape ``(N,)``." for c in SEQUENCE_COLUMNS]
-    named = (line for line, column in zip(lines, SEQUENCE_COLUMNS, strict=True) if column.name in _ARGUMENTS)
-    return docstring.format(columns="\n        ".join(named))
-
-
-Run.from_arrays.__func__.__doc__ = _documented(Run.from_arrays.__doc__ or "")  # type: ignore[attr-defined]
+_ARGUMENTS = {column.name: column for column in SEQUENCE_COLUMNS if column.name != "denom_corr_unscaled"}
+_LINES = [f"{c.name}\n            {c.about[0].upper()}{c.about[1:]}, shape ``(N,)``." for c in _ARGUMENTS.values()]
+Run.from_arrays.__func__.__doc__ = (Run.from_arrays.__doc__ or "").format(  # type: ignore[attr-defined]
+    columns="\n        ".join(_LINES)
+)
 
 
 def _require_one_linear_change(arguments: Mapping[str, object]) -> None:
@@ -423,12 +406,7 @@ def _measured(
         rule = "must hold the same etas, at least one"
         raise ValueError(f"h_new and log_weights {rule}, got {list(h_new)} and {list(log_weights)}")
     check_distinct_etas(h_new, "h_new")
-    measurements = []
-    for eta, values in new.items():
-        after = checked_entropies(values, f"h_new[{eta}]", tokens)
-        log = checked_numbers(logs[eta], f"log_weights[{eta}]", tokens)
-        measurements.append(Measurement.from_log_weights(eta, tokens, base, after, log))
-    return tuple(measurements)
+    return tuple(Measurement.from_log_weights(eta, tokens, base, new[eta], logs[eta]) for eta in new)
 
 
 def require_run(run: object) -> None:
@@ -492,65 +470,58 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
         if any(run == other for other in shards[:k]):
             raise RunError(name, "sequences", "must not be those of another run")
 
-    def joined(path: str, arrays: Iterable[NDArray[Any] | None], *, required: bool) -> Any:
-        by_run = dict(zip(runs, arrays, strict=True))
-        lacking = [name for name, array in by_run.items() if array is None]
+    def joined(path: str, array_of: Callable[[Run], Any], *, required: bool = True) -> Any:
+        arrays = {name: array_of(run) for name, run in runs.items()}
+        lacking = [name for name, array in arrays.items() if array is None]
         if lacking and (required or len(lacking) < len(runs)):
             rule = "must be recorded" if required else "must be recorded by all runs or by none"
             raise RunError(", ".join(lacking), path, rule)
-        return None if lacking else np.concatenate([array for array in by_run.values() if array is not None])
+        return None if lacking else np.concatenate(list(arrays.values()))
 
-    score = joined(FIELDS_BEHIND["score"], (run.score for run in shards), required=True)
-    measured = {eta: [run.measurement(eta) for run in shards] for eta in first.etas}
-    parts = {
-        column.name: joined(
-            column.path, (getattr(run, column.name) for run in shards), required=column.name in SCORE_PARTS
-        )
-        for column in SEQUENCE_COLUMNS
-        if column.name not in ("gdotv", "denom_corr_unscaled")  # made anew
-    }
+    def measured(name: str, eta: float) -> Any:
+        return joined(f"true.entries[].diagnostics.{name}", lambda run: getattr(run.measurement(eta), name))
+
     return Run.from_arrays(
-        token_counts=np.concatenate([run.token_counts for run in shards]),
-        h_base=joined(FIELDS_BEHIND["baseline_entropy"], (run.measurements[0].h_base for run in shards), required=True),
-        h_new={eta: joined("h_new", (m.h_new for m in each), required=True) for eta, each in measured.items()},
-        log_weights={
-            eta: joined("true.entries[].diagnostics.log_weights", (m.log_weights for m in each), required=True)
-            for eta, each in measured.items()
-        },
-        score=score,
+        token_counts=joined("token_counts", lambda run: run.token_counts),
+        h_base=measured("h_base", first.etas[0]),
+        h_new={eta: measured("h_new", eta) for eta in first.etas},
+        log_weights={eta: measured("log_weights", eta) for eta in first.etas},
+        score=joined(FIELDS_BEHIND["score"], lambda run: run.score),
         direction=first.direction,
         source=" + ".join(runs),
-        **parts,
+        **{
+            name: joined(column.path, attrgetter(name), required=False)
+            for name, column in _ARGUMENTS.items()
+            if name != "gdotv"  # made anew
+        },
     )
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an overflowing sum is a problem to report, not a warning
 def _disagreements(run: Run) -> list[str]:
     tokens, total = run.token_counts, run.total_tokens
-    problems = []
-
-    def compare(name: str, stored: float, parts: FloatArray) -> None:
-        computed, size = float(parts.sum()), float(np.abs(parts).sum())
-        if not abs(stored - computed) <= TOTAL_TOLERANCE * max(size, abs(stored)) < np.inf:
-            problems.append(f"{name} is {stored:.7g}, its sequences give {computed:.7g}")
-
-    if run.scale is not None:
-        compare("per_sequence_meta.scale", run.scale, np.array([1 / total]))
-    if run.gdotv is not None:
-        compare("delta_h_per_lr", run.delta_h_per_lr, run.gdotv)
+    compared: list[tuple[str, float | None, FloatArray | None]] = [
+        ("per_sequence_meta.scale", run.scale, np.array([1 / total])),
+        ("delta_h_per_lr", run.delta_h_per_lr, run.gdotv),
+    ]
     for m in run.measurements:
         change = m.weights * m.h_new / (m.weights @ tokens) - tokens / total * m.base_entropy
         before = np.array([m.base_entropy]) if m.h_base is None else m.h_base / total
-        compare(f"delta_h_true at eta {m.eta!r}", m.delta_h_true, change)
-        compare(f"base_entropy at eta {m.eta!r}", m.base_entropy, before)
-        if run.h_base_mean is not None:
-            compare("H_base_mean", run.h_base_mean, before)
+        compared.append((f"delta_h_true at eta {m.eta!r}", m.delta_h_true, change))
+        compared.append((f"base_entropy at eta {m.eta!r}", m.base_entropy, before))
+        compared.append(("H_base_mean", run.h_base_mean, before))
+    problems = []
+    for name, stored, parts in compared:
+        if stored is not None and parts is not None:
+            computed, size = float(parts.sum()), float(np.abs(parts).sum())
+            if not abs(stored - computed) <= TOTAL_TOLERANCE * max(size, abs(stored)) < np.inf:
+                problems.append(f"{name} is {stored:.7g}, its sequences give {computed:.7g}")
     return problems
 
 
 def skipped_steps(run: Run) -> list[str]:
     """Return in a sentence the steps of a run that changed nothing; nothing if there are none."""
-    etas = ", ".join(map(repr, run.unchanged_etas))
+    etas = ", ".join(repr(m.eta) for m in run.measurements if m.unchanged)
     return [f"at eta {etas} nothing changed: the step was skipped"] if etas else []
 
 

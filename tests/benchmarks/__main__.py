@@ -15,11 +15,23 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
-from analysis_helpers import Run, err_rel_standard_error, load_runs, simulate_err_rel, simulate_err_rel_across_runs
+from analysis_helpers import (
+    Run,
+    Runs,
+    err_rel_standard_error,
+    inventory,
+    load_runs,
+    simulate_err_rel,
+    simulate_err_rel_across_runs,
+    synthetic_runs,
+    verdict,
+    write_run,
+)
 from analysis_helpers.estimators import columns
 from analysis_helpers.execution.sweep import find_notebooks, missing_extra
 from analysis_helpers.runs.folders import _parsed
@@ -65,6 +77,61 @@ def loading(root: Path) -> list[Row]:
 
     ratio = ratio_of(lambda: baselines.load_with_json(paths), load)
     return [Row(f"load {len(paths)} runs", "json.load + NumPy", ratio, 5)]
+
+
+def costs(root: Path, rounds: int = 5) -> list[float]:
+    """Return the seconds that loading, listing and judging the runs of a data root take, the least of a few rounds."""
+    _parsed.cache_clear()
+    runs = load_runs(root / "E_64")
+
+    def verdict_of_fresh() -> float:
+        fresh = Runs({name: replace(run) for name, run in runs.items()})
+        return timed(partial(verdict, fresh, ETAS[0], 64))
+
+    def parsing(action: Action) -> float:
+        _parsed.cache_clear()
+        return timed(action)
+
+    load, listed = partial(load_runs, root / "E_64"), partial(inventory, root)
+    return [
+        min(parsing(load) for _ in range(rounds)),
+        min(parsing(listed) for _ in range(rounds)),
+        min(verdict_of_fresh() for _ in range(rounds)),
+    ]
+
+
+def many_runs(few: int = 100, many: int = 1_000) -> list[Row]:
+    """Load, list and judge ten times as many runs, in at most twelve times the time."""
+    base = list(synthetic_runs(20, 64, ETAS).values())
+    taken = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (few, many):
+            for k in range(count):  # each of another content
+                run = replace(base[k % len(base)], logp=-np.arange(64.0) - k / 7)
+                write_run(Path(folder, str(count), "E_64", f"run_{k:04d}", "results.json"), run)
+            taken.append(costs(Path(folder, str(count))))
+    times = 1.2 * many / few
+    named = zip(("load", "list", "verdict of"), *taken, strict=True)
+    return [Row(f"{what} {many:,} runs", f"{times:g} x {few} runs", times * one / all_, 1) for what, one, all_ in named]
+
+
+def calls_of_a_verdict() -> list[Row]:
+    """Count the calls of the package's functions in one verdict on sample data, with warm imports and fresh runs."""
+    package, batches = str(REPOSITORY / "analysis_helpers"), ("E_2048", "E_256")
+    loaded = [load_runs(REPOSITORY / "data_samples" / batch) for batch in batches]
+    calls: list[str] = []
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            calls.append(frame.f_code.co_name)
+
+    for _ in ("imports", "counted"):
+        calls.clear()
+        large, small = (Runs({name: replace(run) for name, run in runs.items()}) for runs in loaded)
+        sys.setprofile(count)
+        verdict(large, ETAS[0], SIZE, small_runs=small)
+        sys.setprofile(None)
+    return [Row("function calls of a verdict", "a third of 10,763", 10_763 / 3 / len(calls), 1)]
 
 
 def against_the_loop(runs: Mapping[str, Run]) -> list[Row]:
@@ -184,7 +251,7 @@ def main() -> None:
     root = Path(os.environ.get("RESEARCH_RUNS") or REPOSITORY / "data_samples")
     runs = load_runs(root / "E_2048")
     draws = [*against_the_loop(runs), *against_peers(next(iter(runs.values()))), *large_batches()]
-    rows = [*loading(root), *starting(root.resolve()), *draws, *notebooks()]
+    rows = [*loading(root), *many_runs(), *calls_of_a_verdict(), *starting(root.resolve()), *draws, *notebooks()]
     print(f"{'what':42} {'baseline':30} {'ratio':>8} {'target':>8}  met")
     for row in rows:
         met = "yes" if row.ratio >= row.target else "NO"

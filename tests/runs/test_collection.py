@@ -38,7 +38,7 @@ def test_what_is_made_is_handed_on_and_never_compared_again(monkeypatch: pytest.
         raise AssertionError("a selection of runs was compared")
 
     monkeypatch.setattr(Run, "__eq__", compared)
-    assert list(TWO.where(lambda run: run is TWO["run_02"]).poolable()) == ["run_02"]
+    assert list(TWO.where(lambda run: run is TWO["run_02"]).beside(Runs({}), copies=True)) == ["run_02"]
     with refused("no large_runs given"):
         Runs.of({}, "large_runs")
     with pytest.raises(TypeError):
@@ -66,7 +66,7 @@ def test_runs_are_left_out_with_a_warning_that_names_run_and_reason() -> None:
 def test_runs_with_and_without_the_denominator_correction_are_never_pooled() -> None:
     other = random_run(seed=5, score=False)
     with refused("run_05: approx.per_sequence[].extras.denom_corr_unscaled", error=RunError):
-        Runs({**TWO, "run_05": other}).poolable()
+        Runs({**TWO, "run_05": other}).usable([ETAS[0]], 4)
     with pytest.warns(RunWarning, match="skipped run_05"):  # it does not take part
         assert Runs({**TWO, "run_05": with_only(other, ETAS[1])}).usable([ETAS[0]], 4) == {ETAS[0]: TWO}
     with refused("actual run run_05: approx.per_sequence[].extras", error=RunError):

@@ -41,8 +41,6 @@ def test_linear_terms_follow_from_their_parts() -> None:
         ({"delta_h_per_lr": 1.0}, "gdotv, delta_h_per_lr"),
         (PARTS, "score, wjlogp_sum, jH_sum, gdotv"),
         ({**PARTS, "gdotv": None, "delta_h_per_lr": 1.0}, "score, wjlogp_sum, jH_sum, delta_h_per_lr"),
-        ({**PARTS, "gdotv": None, "score": None}, "wjlogp_sum, jH_sum"),
-        ({**PARTS, "gdotv": None, "wjlogp_sum": None}, "score, jH_sum"),
         ({**PARTS, "gdotv": None, "jH_sum": None}, "score, wjlogp_sum"),
         ({"gdotv": None}, "none of these"),
     ],
@@ -57,7 +55,6 @@ def test_the_linear_change_is_given_in_one_way_and_wholly(linear: dict[str, Any]
     [
         ({"token_counts": [0, 0]}, "token_counts must sum to a positive number", "0.0"),
         ({"token_counts": [-1, 2]}, "token_counts must not be negative", "-1.0"),
-        ({"token_counts": [2, np.inf]}, "token_counts must be finite", "inf"),
         ({"h_new": {1e-6: [np.nan, 1.0]}}, "h_new[1e-06] must be finite", "nan"),
         ({"h_new": {-1.0: [1, 1]}}, "key of h_new must be a positive step size", "-1.0"),
         ({"log_weights": {"a": [0, 0]}}, "key of log_weights must be a positive step size", "'a'"),
@@ -70,13 +67,11 @@ def test_the_linear_change_is_given_in_one_way_and_wholly(linear: dict[str, Any]
         ({"gdotv": None, "delta_h_per_lr": float("nan")}, "delta_h_per_lr must be finite", "nan"),
         ({"gdotv": None, "delta_h_per_lr": "x"}, "delta_h_per_lr must be a number", "'x'"),
         ({"logp": [-3.0, 1e-5]}, "logp must not be positive (it is a log-probability)", "1e-05 at position 1"),
-        ({"sampler_logp": [3.0, -1.0]}, "sampler_logp must not be positive (it is a log-probability)", "3.0"),
     ],
 )
 def test_bad_arrays_are_refused_by_field_rule_and_value(changed: dict[str, Any], field: str, value: str) -> None:
-    for source in ({"source": "loop"}, {}):
-        with refused(f"{source.get('source', 'run in memory')}: {field}", value, error=RunError):
-            two_sequences(**changed, **source)
+    with refused(f"loop: {field}", value, error=RunError):
+        two_sequences(**changed, source="loop")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +155,6 @@ def test_runs_that_add_up_have_no_problem_and_one_part_in_a_million_is_none() ->
     [
         (altered(random_run(), ETAS[0], delta_h_true=-9.0), "delta_h_true at eta 1e-06 is -9"),
         (altered(random_run(), ETAS[1], delta_h_true=lambda total: total * (1 + 2e-6)), "delta_h_true at eta 2e-06 is"),
-        (altered(totals_only_run(), delta_h_true=99.0), "delta_h_true at eta 1e-06 is 99"),
         (altered(random_run(), ETAS[0], h_new=np.full(12, 1e308)), "delta_h_true at eta 1e-06 is"),
         (dataclasses.replace(random_run(), gdotv=known(random_run().gdotv) * np.arange(12)), "delta_h_per_lr is"),
         (dataclasses.replace(random_run(), gdotv=np.full(12, 1e308)), "delta_h_per_lr is"),
