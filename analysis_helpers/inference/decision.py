@@ -14,7 +14,7 @@ import numpy as np
 
 from .._checks import FloatArray
 from .prediction import PooledEstimate
-from .random_effects import CONFIDENCE, ENDS, chi_square, normal_quantile, reach_of_means, student_quantile
+from .random_effects import CONFIDENCE, ENDS, chi_square, normal_quantile, reach_of_means
 
 AnswerWord = Literal["yes", "no", "cannot tell"]
 
@@ -53,12 +53,12 @@ def within(estimate: PooledEstimate, goal: Goal) -> AnswerWord:
 
     One run never gives a "yes".
     """
-    pooled = estimate.pooled
-    low, high = pooled.interval
+    pooled, known = estimate.pooled, estimate.distribution
+    below, above = known.mean_below([-goal.tolerance, goal.tolerance])
     scattered = normal_quantile(goal.probability) * pooled.tau_low > goal.tolerance
-    if low > goal.tolerance or high < -goal.tolerance or scattered:
+    if below > ENDS[1] or above < ENDS[0] or scattered:
         return "no"
-    confident = estimate.distribution.confidence_within(goal.tolerance, goal.probability) >= CONFIDENCE
+    confident = known.confidence_within(goal.tolerance, goal.probability) >= CONFIDENCE
     return "yes" if confident and pooled.count > 1 else "cannot tell"
 
 
@@ -117,8 +117,7 @@ def _decided(
     reach = reach_of_means(taus, goal.tolerance, goal.probability)
     inside = ndtr((reach - means[:, None]) / errors) - ndtr((-reach - means[:, None]) / errors)
     confident = np.where(reach > 0, inside, 0.0).mean(axis=1) >= CONFIDENCE
-    tau2 = np.maximum(sums / freedom - own, 0.0)
-    half = np.hypot(student_quantile(freedom) * np.sqrt((own + tau2) / count), normal_quantile(CONFIDENCE) * common)
+    beyond = ndtr((np.abs(means)[:, None] - goal.tolerance) / errors).mean(axis=1) > ENDS[1]
     tau_low = np.sqrt(np.maximum(sums / chi_square(freedom, np.array([ENDS[1]])) - own, 0.0))
-    no = (np.abs(means) - half > goal.tolerance) | (normal_quantile(goal.probability) * tau_low > goal.tolerance)
+    no = beyond | (normal_quantile(goal.probability) * tau_low > goal.tolerance)
     return (confident & ~no).astype(float), no.astype(float)

@@ -27,16 +27,17 @@ from ..runs import Measurement, Run, Runs
 from .random_effects import student_quantile
 from .trend import fit_trend
 
-LEAST_ESS_SHARE = 0.5
-MOST_WEIGHT_SHARE = 0.05
+LEAST_ESS_SHARE, UNEVEN = 0.2, 0.35  # below the latter, the tail of the weights matters
+MOST_WEIGHT_SHARE = 0.2
 MOST_NOISE_SHARE = 0.2
 MOST_STEP_ERROR = 0.1
 CLEAR_Z = 3.0  # standard errors
 _TAIL = 0.00135  # of a normal distribution, beyond three standard errors on one side
 MOST_OFFSET_Z, MOST_OFFSET_Z_OF_TWO = 4.0, 6.0
 MOST_WEIGHT_DISAGREEMENT = 0.01
-MOST_SLOPE_ERROR, WRONG_SLOPE = 0.1, 0.5  # the latter is further off than nonlinearity brings it
+MOST_SLOPE_ERROR, WRONG_SLOPE = 0.2, 0.5  # the latter is further off than nonlinearity brings it
 MOST_ENTROPY_MISMATCH = 0.25
+_MOST_PARETO_K = 0.7
 _FEWEST_FOR_TAIL = 100  # sequences; below, healthy weights would often be flagged (7 % at 64, 30 % at 32)
 
 
@@ -160,8 +161,19 @@ def _weights_agree(run: Run, measured: Measurement) -> Finding:
     return Finding(round(max(off, default=math.nan), 9), MOST_WEIGHT_DISAGREEMENT)  # rounding is no disagreement
 
 
-@_at_each_eta
-def _log_weight_slope(run: Run, measured: Measurement) -> Finding:
+def _log_weight_slope(run: Run) -> list[Finding]:
+    """Nonlinearity moves the slope in proportion to eta: what a smaller eta has of it, within its limit, is allowed."""
+    found: dict[float, Finding] = {}
+    allowed = 0.0  # per unit eta
+    for m in sorted(run.measurements, key=lambda each: each.eta):
+        finding = _slope_at(run, m, allowed * m.eta)
+        healthy = run.score is not None and abs(finding.value) <= finding.limit
+        allowed = 2 * abs(finding.value) / m.eta if healthy else 0.0
+        found[m.eta] = replace(finding, eta=m.eta)
+    return [found[eta] for eta in run.etas]
+
+
+def _slope_at(run: Run, measured: Measurement, allowed: float) -> Finding:
     expected, logs = _expected_log_weights(run, measured), measured.log_weights
     if expected is None or logs is None or run.n < 3:
         return Finding(math.nan, MOST_SLOPE_ERROR)
@@ -171,7 +183,7 @@ def _log_weight_slope(run: Run, measured: Measurement) -> Finding:
     variance = float(expected @ expected)
     slope = float(expected @ logs) / variance
     left = logs - slope * expected
-    limit = MOST_SLOPE_ERROR + 4 * math.sqrt(float(left @ left) / (len(left) - 2) / variance)
+    limit = MOST_SLOPE_ERROR + allowed + 4 * float(np.linalg.norm(expected * left)) / variance  # the sandwich
     if run.score is not None:
         return Finding(slope - 1, limit)
     # Noise at the largest eta makes the slope too small: without a score only others are a fault.
@@ -208,13 +220,19 @@ def _largest_weight(run: Run, measured: Measurement) -> Finding:
 
 @_at_each_eta
 def _pareto_k(run: Run, measured: Measurement) -> Finding:
-    limit = min(1 - 1 / math.log10(run.n), 0.7) if run.n > 10 else 0.0
     if run.n < _FEWEST_FOR_TAIL:
         detail = f"Fewer than {_FEWEST_FOR_TAIL} sequences: the tail cannot be fitted."
-        return Finding(math.nan, limit, detail=detail)
+        return Finding(math.nan, _MOST_PARETO_K, detail=detail)
     shape = _pareto_shape(measured.weights)
+    # Its standard error is (1 + k) / sqrt(count); nearly even weights may have any tail, and it does not matter.
+    error = 1 / math.sqrt(_tail_count(run.n))
+    limit = (min(1 - 1 / math.log10(run.n), _MOST_PARETO_K) + error) / (1 - error)
     detail = "Many of the largest weights are the same: the tail cannot be fitted." if math.isnan(shape) else ""
-    return Finding(shape, limit, detail=detail)
+    return Finding(shape, limit, shape > limit and effective_share(measured) < UNEVEN, detail)
+
+
+def _tail_count(size: int) -> int:
+    return int(3 * math.sqrt(size)) if size > 225 else size // 5
 
 
 def _pareto_shape(weights: FloatArray) -> float:
@@ -223,7 +241,7 @@ def _pareto_shape(weights: FloatArray) -> float:
     With the tail and the prior of Vehtari et al. (2024), as arviz-stats, whose import takes longer than a verdict.
     """
     size, ordered = len(weights), np.sort(weights / weights.max())
-    count = int(3 * math.sqrt(size)) if size > 225 else size // 5
+    count = _tail_count(size)
     tail = ordered[-count:] - ordered[-count - 1]
     quartile, grid = tail[int(count / 4 + 0.5) - 1], 30 + int(math.sqrt(count))
     if quartile == 0 or tail[0] == tail[-1]:
@@ -299,7 +317,7 @@ CHECKS = {
         "Share of the largest weight; large, one sequence decides the true change.", _largest_weight, unsound=True
     ),
     "pareto_k": Check(
-        "Tail of the importance weights; above the limit, the true change and its SE are unreliable.",
+        "Tail of importance weights; above the limit, with uneven weights, the true change and its SE are unreliable.",
         _pareto_k,
         severity=float,
         unsound=True,

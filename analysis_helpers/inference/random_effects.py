@@ -54,11 +54,8 @@ class Pool:
     @property
     def interval(self) -> tuple[float, float]:
         """The 90 % interval of the mean, by Student's t on ``count - 1`` degrees of freedom; normal for one value."""
-        normal = normal_quantile(CONFIDENCE)
-        own = math.sqrt(max(self.se**2 - self.common_error**2, 0.0))
-        quantile = normal if self.count == 1 else student_quantile(self.count - 1)
-        reach = math.hypot(quantile * own, normal * self.common_error)
-        return self.mean - reach, self.mean + reach
+        quantile = normal_quantile(CONFIDENCE) if self.count == 1 else student_quantile(self.count - 1)
+        return self.mean - self.se * quantile, self.mean + self.se * quantile
 
     @property
     def p_value(self) -> float:
@@ -91,20 +88,36 @@ class ConfidenceDistribution:
 
     def below(self, values: Any, sampling_variance: float = 0.0) -> FloatArray:
         """Return the probability that the next value lies below each of the values: a mixture of normals."""
+        return self._mixture(values, self.sds(sampling_variance))
+
+    def mean_below(self, values: Any) -> FloatArray:
+        """Return the confidence that the mean over all values lies below each of the values."""
+        return self._mixture(values, self.errors)
+
+    def quantiles(self, probabilities: Sequence[float], sampling_variance: float = 0.0) -> list[float]:
+        """Return the values that the next value lies below with each of the probabilities."""
+        return self._inverted(probabilities, self.sds(sampling_variance))
+
+    @property
+    def mean_interval(self) -> tuple[float, float]:
+        """The 90 % interval of the mean over all values."""
+        low, high = self._inverted(ENDS, self.errors)
+        return low, high
+
+    def _mixture(self, values: Any, sds: FloatArray) -> FloatArray:
         from scipy.special import ndtr
 
         distance = np.asarray(values, dtype=float)[..., None] - self.means
         with np.errstate(divide="ignore", invalid="ignore"):
-            probability: FloatArray = ndtr(np.nan_to_num(distance / self.sds(sampling_variance), nan=0.0)).mean(axis=-1)
+            probability: FloatArray = ndtr(np.nan_to_num(distance / sds, nan=0.0)).mean(axis=-1)
         return probability
 
-    def quantiles(self, probabilities: Sequence[float], sampling_variance: float = 0.0) -> list[float]:
-        """Return the values that the next value lies below with each of the probabilities."""
-        wanted, reach = np.array(probabilities), 40 * self.sds(sampling_variance)
+    def _inverted(self, probabilities: Sequence[float], sds: FloatArray) -> list[float]:
+        wanted, reach = np.array(probabilities), 40 * sds
         low, high = np.full(wanted.shape, (self.means - reach).min()), np.full(wanted.shape, (self.means + reach).max())
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            short = self.below(middle, sampling_variance) < wanted
+            short = self._mixture(middle, sds) < wanted
             low, high = np.where(short, middle, low), np.where(short, high, middle)
         return [float(value) for value in (low + high) / 2]
 

@@ -1,19 +1,22 @@
 """Answers, intervals and health of runs drawn from `worlds`, one by one, and the tables that sum them up."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
 
-from analysis_helpers import entropy_trend, nonlinearity, verdict
+from analysis_helpers import entropy_trend, verdict
 from analysis_helpers._checks import FloatArray
 from analysis_helpers.estimators import columns, true_total
 from analysis_helpers.inference import findings, pooled_err_rel, predict, unsound_flags
+from analysis_helpers.inference.decision import Goal, chances, within
 from analysis_helpers.inference.health import OFF_POLICY_CHECKS
+from analysis_helpers.inference.prediction import PooledEstimate
 from analysis_helpers.inference.random_effects import normal_quantile
+from analysis_helpers.inference.trend import nonlinearity_estimates
 from analysis_helpers.runs import Run, Runs
 from tests.calibration.drawing import named, probability_within, shifted
 from tests.calibration.worlds import ASKED, ETAS, WORLDS, chosen, population, updates
@@ -131,17 +134,12 @@ def coverage_records(*, count: int, seed: int, counts: Sequence[int] = (2, 4, 8)
 
 
 def _intervals(runs: Runs) -> dict[str, tuple[tuple[float, float], tuple[float, float]]]:
-    """Return by estimator the 90 % interval of the mean over updates, by Student's t, and that of the next update."""
-    from scipy.special import stdtrit
-
-    found = {}
-    reach = float(stdtrit(len(runs) - 1, 0.95))
-    for row in nonlinearity(runs, [ASKED]).to_dict("records"):
-        mean, half = row["nonlinearity"], reach * row["se"]
-        found[row["method"]] = ((mean - half, mean + half), (row["low"], row["high"]))
-    ratio = pooled_err_rel(runs, ASKED)
-    found["ratio"] = (ratio.pooled.interval, predict(ratio, math.inf).interval(0.9))
-    return found
+    """Return by estimator the 90 % interval of the mean over updates, and that of the next update."""
+    estimates = {**nonlinearity_estimates(runs, ASKED), "ratio": pooled_err_rel(runs, ASKED)}
+    intervals = {}
+    for name, each in estimates.items():
+        intervals[name] = (each.distribution.mean_interval, predict(each, math.inf).interval(0.9))
+    return intervals
 
 
 def coverage_of_means_table(records: pd.DataFrame) -> pd.DataFrame:
@@ -224,27 +222,28 @@ CHANCE_RUNS, CHANCE_TAUS, CHANCE_MEANS = (2, 3, 4, 8), (0.0, 0.75, 2.0), (0.0, 0
 CHANCE_TOLERANCE = 3.0  # in SEs of a run
 CHANCE_BINS = (0.0, 0.3, 0.6, 1.0)
 
-Stated = Callable[[FloatArray, float, int], float]
-Answered = Callable[[FloatArray, float], bool]
 
+def chance_records(*, count: int, seed: int) -> pd.DataFrame:
+    """Return the stated chance of an answer after more runs, beside whether those runs gave one.
 
-def chance_records(stated: Stated, answered: Answered, *, more: int, count: int, seed: int) -> pd.DataFrame:
-    """Return the stated chance of an answer after ``more`` runs, beside whether those runs gave one.
-
-    Errors of runs are drawn from the random-effects model with a standard error of 1 each; replicates with an answer
-    from the start are left out. ``stated(errors, tolerance, more)`` is the chance, ``answered(errors, tolerance)``
-    whether runs of these errors give an answer. Columns runs, tau (in SEs of a run), mean (in tolerances), chance,
-    answered.
+    Errors of runs are drawn from the random-effects model with a standard error of 1 each. Replicates with an answer
+    from the start, or for which no number of runs makes one likely, are left out. Columns runs, tau (in SEs of a run),
+    mean (in tolerances), chance, answered.
     """
-    rng, rows = np.random.default_rng(seed), Rows()
+    rng, rows, goal = np.random.default_rng(seed), Rows(), Goal(64, CHANCE_TOLERANCE, 0.9)
     for runs, tau, mean in product(CHANCE_RUNS, CHANCE_TAUS, CHANCE_MEANS):
         for _ in range(count):
-            errors = rng.normal(mean * CHANCE_TOLERANCE, math.hypot(1.0, tau), runs + more)
-            if not answered(errors[:runs], CHANCE_TOLERANCE):
-                came = {"chance": stated(errors[:runs], CHANCE_TOLERANCE, more)}
-                came["answered"] = answered(errors, CHANCE_TOLERANCE)
-                rows.append({"runs": runs, "tau": tau, "mean": mean, **came})
+            errors = rng.normal(mean * CHANCE_TOLERANCE, math.hypot(1.0, tau), runs + 96)
+            outlook = chances(_estimate(errors[:runs]), goal)
+            if outlook is not None and within(_estimate(errors[:runs]), goal) == "cannot tell":
+                answered = within(_estimate(errors[: runs + outlook.more]), goal) != "cannot tell"
+                rows.append({"runs": runs, "tau": tau, "mean": mean, "chance": outlook.answer, "answered": answered})
     return pd.DataFrame(rows)
+
+
+def _estimate(errors: FloatArray) -> PooledEstimate:
+    ones = np.ones(len(errors))
+    return PooledEstimate(1.0, 1.0, ones, errors, ones, 3 * ones, 0.0)
 
 
 def chance_table(records: pd.DataFrame) -> pd.DataFrame:

@@ -144,6 +144,12 @@ def test_false_answers_are_rare() -> None:
     assert max(equal, different) <= 0.01 + 4 * math.sqrt(0.01 / 1250)
 
 
+def test_chances_of_an_answer_come_true_about_as_often_as_they_say() -> None:
+    likely = STORED["chances"].set_index("low").loc[0.3]
+    assert likely["cases"] > 500
+    assert 0.25 <= likely["answered"] <= 0.65
+
+
 def test_no_number_was_changed_by_hand() -> None:
     content = {name: value for name, value in CONTENT.items() if name != "digest"}
     assert calibration.digest(content) == CONTENT["digest"]
