@@ -65,7 +65,7 @@ def test_curvatures_are_half_the_second_derivative() -> None:
 @pytest.mark.parametrize("tau", [0.75, 2.0])
 def test_chosen_updates_have_the_mean_and_the_spread_that_are_asked(tau: float) -> None:
     asked = chosen(1.1 * TOLERANCE, tau)
-    assert asked.errors("trend").mean() == pytest.approx(1.1 * TOLERANCE, rel=0.05)
+    assert asked.errors("trend").mean() == pytest.approx(1.1 * TOLERANCE, rel=0.08)
     assert asked.relative_tau("trend") == pytest.approx(tau, rel=0.4)
     assert len(set(asked.members.tolist())) == len(asked.members)
 
@@ -73,7 +73,8 @@ def test_chosen_updates_have_the_mean_and_the_spread_that_are_asked(tau: float) 
 def test_a_world_differs_in_curvature_and_in_standard_error_and_keeps_an_effective_sample() -> None:
     known, errors = updates(SHORT), population(SHORT).errors("trend")
     assert errors.max() > 0.25  # of the straight line
-    assert np.ptp(known.spreads[0]) > known.spreads[0].mean()
+    least, most = np.quantile(known.spreads[0], [0.05, 0.95])
+    assert most > 2 * least
     assert known.ess_shares.min() >= LEAST_ESS_SHARE
     cubic = known.changes[:, -1] - known.curvatures * ETAS[-1] ** 2 - population(SHORT).straight * ETAS[-1] / ASKED
     assert 0.02 < np.median(np.abs(cubic / known.changes[:, -1])) < MOST_CUBIC
