@@ -183,8 +183,8 @@ def flag_table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 SEED = 0
-CHUNKS = 125
-PER_CHUNK = 80  # batches behind bias and coverage; so many that one draw of sequences serves them all
+CHUNKS = 40
+PER_CHUNK = 250  # batches behind bias and coverage; so many that one draw of sequences serves them all
 BINS = 20  # of the PIT
 DIGITS = 4  # significant, as stored
 
@@ -194,7 +194,7 @@ SIZES = (64, 128, 165, 512)
 
 
 def calibrate(chunks: int = CHUNKS, *, seed: int = SEED, workers: int = 1) -> Tables:
-    """Return what comes out where the answer is known, from ``chunks`` times 80 batches, on so many processes.
+    """Return what comes out where the answer is known, from ``chunks`` times 250 batches, on so many processes.
 
     Each chunk has a stream of its own: the first ones are the same however many there are. Each table says how many
     cases are behind a row.
@@ -245,7 +245,7 @@ def _chunk_records(stream: np.random.SeedSequence) -> Tables:
         ),
         "updates": coverage_records(count=2, seed=next(seeds)),
         "singles": single_records(count=PER_CHUNK // 10, seed=next(seeds)),
-        "chances": chance_records(count=4, seed=next(seeds)),
+        "chances": chance_records(count=2, seed=next(seeds)),
         "soundness": soundness_records(count=PER_CHUNK // 16, seed=next(seeds)),
     }
 

@@ -13,8 +13,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from analysis_helpers import entropy_trend, err_rel_standard_error
+from analysis_helpers import err_rel_standard_error
 from analysis_helpers._checks import FloatArray
+from analysis_helpers.inference.trend import fit_trend
 from analysis_helpers.runs import Run
 from analysis_helpers.synthetic.policy import (
     Policy,
@@ -168,7 +169,7 @@ def _curvature(policy: Policy, direction: FloatArray) -> float:
 
 
 def _spreads(run: Run, change: float, step: float) -> tuple[float, float, float]:
-    trend = float(entropy_trend({"run": run})["curvature_se"].iloc[0]) * ASKED * _UNIT / step * math.sqrt(run.n)
+    trend = fit_trend(run).curvature.estimate.se * ASKED * _UNIT / step * math.sqrt(run.n)  # of sampling alone
     matched, ratio = (
         err_rel_standard_error(run, ASKED, 1, reference=change, estimator=name) for name in ("matched", "ratio")
     )
@@ -238,8 +239,8 @@ def chosen(mean: float, tau: float, size: int = 32) -> Population:
     are as nonlinear, of short sequences with steps as large as it takes.
     """
     few, much = (
-        replace(WORLDS[DIFFERING], n=512, step=0.009, pool=600),
-        replace(WORLDS["short sequences"], n=128, step=mean / 8, weights=blended, pool=500),
+        replace(WORLDS[DIFFERING], n=1024, step=0.009, pool=600),
+        replace(WORLDS["short sequences"], n=512, step=mean / 8, weights=blended, pool=500),
     )
     world = few if mean <= 0.05 else much
     errors = population(world).errors("trend")
