@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis_helpers.execution import RunOptions, find_notebooks, run_notebooks
-from analysis_helpers.execution.engine import Execution, Job, Status, package_digest
+from analysis_helpers.execution.engine import UNFINISHED, Execution, Job, Status, package_digest
 from analysis_helpers.execution.sweep import Kind, Values
 
 PARAMETERS = """eta: float = 1e-6  # step size
@@ -64,7 +64,7 @@ class Copies:
     def __call__(self, jobs: Sequence[Job], folder: Path, options: RunOptions) -> Iterator[Execution]:
         """Yield each job as if it had run."""
         for job in reversed(jobs):
-            target = folder / f"{job.name}.ipynb"
+            target = folder / f"{job.name}{UNFINISHED}"
             target.write_bytes(job.source.read_bytes())
             ended: tuple[Status, str] = (self.status, self.reason) if self.named in job.name else ("done", "")
             yield Execution(job, *ended, target, 1.0, ("1.2.3", package_digest()))

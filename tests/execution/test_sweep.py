@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from analysis_helpers import __version__
 from analysis_helpers.__main__ import main
-from analysis_helpers.execution.engine import Execution, Job, package_digest
+from analysis_helpers.execution.engine import UNFINISHED, Execution, Job, package_digest
 from analysis_helpers.execution.pages import write_index
 from analysis_helpers.execution.sweep import STAMP, Kind, find_notebooks, plan
 from analysis_helpers.notebook.display import RESULT_MIME
@@ -46,6 +46,11 @@ def statuses(*arguments: Any) -> list[str]:
 
 def text(page: Path) -> str:
     return page.read_text(encoding="utf-8")
+
+
+def stored(out: Path) -> list[Path]:
+    """Return the notebooks that have finished."""
+    return [path for path in out.glob("notebooks/*.ipynb") if not path.name.endswith(UNFINISHED)]
 
 
 def notices(page: Path) -> list[str]:
@@ -291,10 +296,10 @@ def test_a_killed_sweep_is_resumed_by_the_same_command(tmp_path: Path, folder: P
     )
     place = tmp_path / "out" / "notebooks"
     process = start(*out)
-    wait_until(lambda: len(list(place.glob("*.ipynb"))) >= moment if moment else place.exists())
+    wait_until(lambda: len(stored(tmp_path / "out")) >= moment if moment else place.exists())
     process.kill()
     process.communicate()
-    finished = list(place.glob("*.ipynb"))
+    finished = stored(tmp_path / "out")
     assert all(STAMP in nbformat.read(path, as_version=4).metadata for path in finished)
     for again in (start(*out), start(*afresh)):
         _, log = again.communicate(timeout=300)
