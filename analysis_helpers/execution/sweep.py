@@ -234,10 +234,10 @@ def _run(jobs: Sequence[Job], out: Path, options: RunOptions) -> Generator[Execu
 
 def _warm_up(options: RunOptions) -> None:
     """Start what imports while the first notebooks run."""
-    from .kernels import warm_up
+    from .kernels import CAN_FORK, fork_server
 
-    if not options.cold and options.scheduler is None:
-        warm_up()
+    if CAN_FORK and not options.cold and options.scheduler is None:
+        fork_server()
     import_module("papermill")  # now, and not in several threads at once
     Thread(target=page_exporter).start()  # not in this thread, where Ctrl-C could leave it half imported
 
