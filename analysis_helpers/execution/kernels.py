@@ -189,7 +189,5 @@ def _become_kernel(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
     random.seed()
     np.random.seed()  # noqa: NPY002 (the state that all forks would share)
     sys.argv[1:] = arguments
-    app: Any = IPKernelApp.instance(parent_handle=os.getppid(), matplotlib="inline")
-    app.initialize(arguments)
-    app.start()
+    IPKernelApp.launch_instance(parent_handle=os.getppid(), matplotlib="inline")
     sys.exit()

@@ -9,7 +9,6 @@ Parameters are checked before anything runs. Other files are never touched.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import sys
@@ -124,14 +123,13 @@ def plan(kind: Kind, notebooks: Sequence[Path], values: Values) -> tuple[list[Jo
     Raises
     ------
     ValueError
-        If a parameter is in no notebook, or a value of the wrong type or against a rule; one sentence, with a
-        suggestion.
+        If a parameter is in no notebook, or a value of the wrong type or against a rule.
     """
     cells = {path.resolve(): read_notebook(path)["cells"] for path in notebooks}
     defaults = {path: _defaults(of_notebook) for path, of_notebook in cells.items()}
     _check_names(kind, values, set().union(*defaults.values()))
     swept = [name for name in values if name != "data_root" and kind == "sweep"]
-    jobs: dict[str, Job] = {}
+    jobs: list[Job] = []
     skipped: list[Execution] = []
     for path, declared in defaults.items():
         names = [name for name in values if _takes(declared, name)]
@@ -141,10 +139,9 @@ def plan(kind: Kind, notebooks: Sequence[Path], values: Values) -> tuple[list[Jo
         if reason:
             skipped.append(Execution(Job(path, {}, path.stem), "skipped", reason))
             continue
-        for combination in product(*(values[name] for name in names)):
-            job = _job(kind, path, cells[path], declared, dict(zip(names, combination, strict=True)))
-            jobs.setdefault(job.name, job)
-    return list(jobs.values()), skipped
+        combinations = product(*([(name, value) for value in values[name]] for name in names))
+        jobs += [_job(kind, path, cells[path], declared, dict(combination)) for combination in combinations]
+    return list({job.name: job for job in jobs}.values()), skipped
 
 
 def _defaults(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -162,9 +159,7 @@ def _check_names(kind: Kind, values: Values, known: set[str]) -> None:
         if len(of_name) > 1 and (kind == "report" or name == "data_root"):
             raise ValueError(f"a {kind} takes one value of {name}, got {', '.join(map(str, of_name))}")
         if not _takes(known, name):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
-            raise ValueError(f"no notebook has the parameter {name}; {hint}")
+            checked_choice(name, "parameter", sorted(known))
 
 
 def _job(kind: Kind, path: Path, cells: Sequence[Any], declared: Mapping[str, Any], chosen: dict[str, object]) -> Job:
