@@ -27,23 +27,23 @@ def executed(source: Path, out: Path, **options: Any) -> Execution:
     return execution
 
 
-def test_a_cell_that_raises_is_named_by_its_error_and_what_is_not_recorded_skips_the_notebook(tmp_path: Path) -> None:
-    not_recorded = (
-        "from analysis_helpers._checks import NotRecordedError\nraise NotRecordedError('runs', 'score', 'is needed')"
-    )
-    for cell, status in ((not_recorded, "skipped"), ("raise ValueError('NotRecordedError: no')", "failed")):
-        execution = executed(write_notebook(tmp_path / f"{status}.ipynb", "print('before')", cell), tmp_path / "out")
-        assert execution.status == status
-        assert printed(execution.path) == "before\n"
-    assert execution.reason == "ValueError: NotRecordedError: no"
-
-
-def test_a_kernel_that_dies_is_an_error_of_its_notebook(tmp_path: Path) -> None:
-    source = write_notebook(tmp_path / "dead.ipynb", "print('first cell')", "import os\nos._exit(1)")
-    execution = executed(source, tmp_path / "out")
-    assert execution.status == "failed"
-    assert execution.reason.startswith("DeadKernelError")
-    assert printed(execution.path) == "first cell\n"
+@pytest.mark.parametrize(
+    ("cell", "status", "reason"),
+    [
+        (
+            "from analysis_helpers import _checks\nraise _checks.NotRecordedError('runs', 'j', 'no')",
+            "skipped",
+            "runs: ",
+        ),
+        ("raise ValueError('NotRecordedError: no')", "failed", "ValueError: NotRecordedError: no"),
+        ("import os\nos._exit(1)", "failed", "DeadKernelError"),
+    ],
+)
+def test_a_notebook_that_stops_keeps_what_ran_and_says_why(tmp_path: Path, cell: str, status: str, reason: str) -> None:
+    execution = executed(write_notebook(tmp_path / "a.ipynb", "print('before')", cell), tmp_path / "out")
+    assert execution.status == status
+    assert execution.reason.startswith(reason)
+    assert printed(execution.path) == "before\n"
 
 
 # Leaves something behind in every place that a process has, and prints what was there.
