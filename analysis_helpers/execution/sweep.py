@@ -3,7 +3,7 @@
 A report is a sweep with one combination. The folder holds ``index.html``, ``results.csv`` (every estimate),
 ``runlog.csv`` (status of each notebook), and of each notebook ``pages/NAME.html``, ``figures/NAME.png`` and, last,
 ``notebooks/NAME.ipynb``, with a stamp that says what it was made from: the same command runs only what has changed or
-did not finish. What ran of a notebook that stopped is ``notebooks/NAME.unfinished.ipynb``, and its page says so.
+did not finish. What ran of a notebook that failed is ``notebooks/NAME.unfinished.ipynb``, and its page says so.
 Parameters are checked before anything runs. Other files are never touched.
 """
 

@@ -129,9 +129,7 @@ def test_names_are_safe_and_unique_whatever_the_parameters(folder: Path, label: 
         assert not set(name) & set("<>\"'\n/\\ ")
 
 
-def test_a_notebook_that_needs_an_extra_is_skipped_with_the_command_that_installs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_notebook_that_needs_an_extra_is_skipped_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_notebook(tmp_path / "a.ipynb", "from analysis_helpers.measure import sample")
     monkeypatch.setattr("analysis_helpers.execution.sweep.find_spec", lambda name: None)
     [row] = run_copies("report", tmp_path, tmp_path / "out").to_dict("records")
@@ -226,9 +224,7 @@ def test_the_digest_of_the_package_follows_nested_modules_data_and_templates(tmp
 
 @pytest.mark.parametrize("kind", ["report", "sweep"])
 @pytest.mark.parametrize("name", ["results.csv", "index.html", "pages/mine.html", "notebooks/tiny.ipynb"])
-def test_what_was_not_written_by_the_same_kind_is_neither_replaced_nor_deleted(
-    tmp_path: Path, folder: Path, kind: Kind, name: str
-) -> None:
+def test_files_of_other_origin_are_left_alone(tmp_path: Path, folder: Path, kind: Kind, name: str) -> None:
     out, mine = tmp_path / "out", tmp_path / "out" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
@@ -240,9 +236,7 @@ def test_what_was_not_written_by_the_same_kind_is_neither_replaced_nor_deleted(
         run_copies(kind, folder, out, {"eta": ["1e-6"]})
 
 
-def test_a_page_that_cannot_be_made_is_an_error_of_its_notebook(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_notebook_without_a_page_has_failed(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis_helpers.execution.pages.page_exporter", lambda: 1 / 0)
     [row] = run_copies("report", folder, tmp_path / "out").to_dict("records")
     assert row["status"] == "failed"

@@ -109,9 +109,7 @@ def test_every_control_shows_its_choice_once(shown: Shown, start: Parameters) ->
     assert explorer.controls["subset_size"].max == 256
 
 
-def test_errors_and_warnings_take_the_place_of_results_or_stand_below_them(
-    start: Parameters, tmp_path: Path, sample_root: Path
-) -> None:
+def test_errors_replace_results_and_warnings_stand_below(start: Parameters, tmp_path: Path, sample_root: Path) -> None:
     (tmp_path / "E_2048").mkdir()
     for run in (sample_root / "E_2048").iterdir():
         (tmp_path / "E_2048" / run.name).symlink_to(run)

@@ -143,9 +143,7 @@ def test_what_is_not_in_the_data_is_refused() -> None:
     assert caught.value._render_traceback_() == [f"ParameterError: {caught.value}"]  # in one line
 
 
-def test_a_relative_data_root_lies_here_or_beside_the_notebooks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_data_root_lies_here_or_beside_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert notebooks_folder() == REPOSITORY / "notebooks"
     monkeypatch.chdir(tmp_path)
     assert resolve_data_root("../data_samples").resolve() == (REPOSITORY / "data_samples").resolve()
