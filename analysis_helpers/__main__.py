@@ -204,18 +204,7 @@ def simulate(root: Path) -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the responses.")
 @click.option("--out", type=_PATH, help="Folder that the batch folder goes into.")
 def measure_command(
-    demo: Path | None,
-    model: str | None,
-    prompts: str | None,
-    before: str | None,
-    after: str | None,
-    lr: float | None,
-    etas: tuple[float, ...],
-    sequences: int,
-    device: str,
-    seed: int,
-    out: Path | None,
-    **drawn: Any,
+    demo: Path | None, out: Path | None, etas: tuple[float, ...], sequences: int, microbatch: int, **options: Any
 ) -> None:
     """Measure a causal language model: sample responses, and write the run of the step between two of its states.
 
@@ -232,16 +221,18 @@ def measure_command(
                 write_run(demo / f"E_{n}" / name / RESULTS_FILE, run)
         click.echo(verdict(runs[1024], demo_etas[2], 128, small_runs=runs[128]))
         return
-    if model is None or prompts is None or after is None or lr is None or not etas or out is None:
+    needed = ("model", "prompts", "before", "after", "lr", "device")
+    model, prompts, before, after, lr, device = map(options.pop, needed)
+    if out is None or not all((model, prompts, after, lr, etas)):
         raise click.UsageError("give --model, --prompts, --after, --lr, --eta and --out, or --demo")
     policy, rows, eos = measure.load_policy(model, prompts)
-    old, new = (policy if name is None else measure.load_model(name) for name in (before, after))
+    old, new = (measure.load_model(name) if name else policy for name in (before, after))
     v = measure.difference(old.state_dict(), new.state_dict(), lr)
-    chosen = measure.drawn_prompts(rows, sequences, seed)
+    drawn = measure.drawn_prompts(rows, sequences, options["seed"])
     try:
-        batch = measure.sample(policy.to(device), chosen, eos=eos, seed=seed, **drawn)
+        batch = measure.sample(policy.to(device), drawn, eos=eos, microbatch=microbatch, **options)
         with notes_on_runs() as notes:
-            run = measure.measure(policy, batch, v, etas, microbatch=drawn["microbatch"])
+            run = measure.measure(policy, batch, v, etas, microbatch=microbatch)
     except (RuntimeError, AssertionError) as error:  # of PyTorch: there is no such device, or too little memory
         raise click.ClickException(str(error)) from None
     path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())

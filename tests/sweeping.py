@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis_helpers.execution import RunOptions, find_notebooks, run_notebooks
-from analysis_helpers.execution.engine import Execution, Job, Status, package_digest
+from analysis_helpers.execution.engine import UNFINISHED, Execution, Job, Status, package_digest
 from analysis_helpers.execution.sweep import Kind, Values
 
 PARAMETERS = """eta: float = 1e-6  # step size
@@ -37,11 +37,7 @@ figure, ax = plt.subplots()"""
 
 
 def write_notebook(
-    path: Path,
-    *cells: str,
-    parameters: str = PARAMETERS,
-    title: str = "# A question",
-    figure: bool = False,
+    path: Path, *cells: str, parameters: str = PARAMETERS, title: str = "# A question", figure: bool = False
 ) -> Path:
     """Write a notebook with a parameters cell and code cells, or the usual ones; without a figure it starts quickly."""
     made = [nbformat.v4.new_markdown_cell(title)]
@@ -55,27 +51,24 @@ def write_notebook(
     return path
 
 
-class Copies:
-    """Stands for `run_jobs`: copies notebooks with their stored outputs, in reverse order; those named fail."""
+def run_copies(kind: Kind, place: Path, out: Path, values: Values | None = None, *ended: Any) -> pd.DataFrame:
+    """Make a report or sweep of notebooks as they are stored, without kernels, and return its log.
 
-    def __init__(self, status: Status = "done", named: str = "", reason: str = "") -> None:
-        self.status, self.named, self.reason = status, named, reason
+    ``ended`` is a status, what is in the name of those notebooks that end with it, and the reason.
+    """
+    status, stem, reason = [*(ended or ["done"]), "", ""][:3]
 
-    def __call__(self, jobs: Sequence[Job], folder: Path, options: RunOptions) -> Iterator[Execution]:
-        """Yield each job as if it had run."""
+    def copied(jobs: Sequence[Job], folder: Path, options: RunOptions) -> Iterator[Execution]:
         for job in reversed(jobs):
-            target = folder / f"{job.name}.ipynb"
+            target = folder / f"{job.name}{UNFINISHED}"
             target.write_bytes(job.source.read_bytes())
-            ended: tuple[Status, str] = (self.status, self.reason) if self.named in job.name else ("done", "")
-            yield Execution(job, *ended, target, 1.0, ("1.2.3", package_digest()))
+            how: tuple[Status, str] = (status, reason) if stem in job.name else ("done", "")
+            yield Execution(job, *how, target, 1.0, ("1.2.3", package_digest()))
 
-
-def run_copies(kind: Kind, folder: Path, out: Path, values: Values | None = None, *ended: Any) -> pd.DataFrame:
-    """Make a report or sweep without kernels, and return its log; ``ended`` are the arguments of `Copies`."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("analysis_helpers.execution.sweep.run_jobs", Copies(*ended))
+        patched.setattr("analysis_helpers.execution.sweep.run_jobs", copied)
         patched.setattr("analysis_helpers.execution.sweep._warm_up", lambda options: None)
-        run_notebooks(kind, find_notebooks(folder), values or {}, out, RunOptions())
+        run_notebooks(kind, find_notebooks(place), values or {}, out, RunOptions())
     return runlog(out)
 
 

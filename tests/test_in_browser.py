@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,47 +46,43 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-class Visit:
-    """A page that was opened, with what it asked for and what it complained of."""
-
-    def __init__(self, browser: Any, path: Path, width: int) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900})
-        self.asked: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        self.page.goto(path.as_uri())
-        self.page.wait_for_load_state("networkidle")
+@contextmanager
+def opened(browser: Any, path: Path, width: int = WIDTHS[0]) -> Iterator[Any]:
+    """Open a page, which fits its width, asks nothing of a network and reports no error."""
+    page, urls, errors = browser.new_page(viewport={"width": width, "height": 900}), list[str](), list[str]()
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto(path.as_uri())
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    yield page
+    assert errors == []
+    assert all(url.startswith(("file://", "data:")) for url in urls)
+    page.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_page_of_a_sweep_fits_its_width_and_shows_maps_figures_and_errors(
-    browser: Any, sweep: Path, width: int
-) -> None:
-    visit = Visit(browser, sweep / "index.html", width)
-    assert all(url.startswith(("file://", "data:")) for url in visit.asked)
-    assert visit.complaints == []
-    assert visit.page.locator("script").count() == 0
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
-    maps = visit.page.locator("table.map")
-    assert maps.count() == 4  # each question, and whether a batch is enough for it
-    cells = maps.first.locator("td").all_inner_texts()
-    assert len(cells) == 4
-    assert set(cells) <= {"yes", "no", "cannot tell"}
-    figures = visit.page.locator("figure img")
-    assert figures.count() == 1  # the same in all four reruns
-    figures.scroll_into_view_if_needed()
-    visit.page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth > 100)")
-    failed = visit.page.locator("tr.failed")
-    assert failed.count() == 4
-    assert "<script>alert(1)</script>" in failed.first.inner_text()
-    for link in visit.page.locator("table a").all():
-        page = browser.new_page()
-        assert page.goto(visit.page.evaluate("link => link.href", link.element_handle())).ok
-        assert page.title()
-        page.close()
-    visit.page.close()
+def test_the_page_of_a_sweep_shows_maps_figures_and_errors(browser: Any, sweep: Path, width: int) -> None:
+    with opened(browser, sweep / "index.html", width) as page:
+        assert page.locator("script").count() == 0
+        maps = page.locator("table.map")
+        assert maps.count() == 4  # each question, and whether a batch is enough for it
+        cells = maps.first.locator("td").all_inner_texts()
+        assert len(cells) == 4
+        assert set(cells) <= {"yes", "no", "cannot tell"}
+        figures = page.locator("figure img")
+        assert figures.count() == 1  # the same in all four reruns
+        figures.scroll_into_view_if_needed()
+        page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth > 100)")
+        failed = page.locator("tr.failed")
+        assert failed.count() == 4
+        assert "<script>alert(1)</script>" in failed.first.inner_text()
+        for link in page.locator("table a").all():
+            target = browser.new_page()
+            assert target.goto(page.evaluate("link => link.href", link.element_handle())).ok
+            assert target.title()
+            target.close()
 
 
 # Numbers of which a part stands on another line than the rest.
@@ -111,29 +108,24 @@ IMAGES = """() => [...document.images].map(image => {
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_page_of_a_report_fits_its_width_and_asks_for_nothing(browser: Any, report: Path, width: int) -> None:
+def test_every_page_of_a_report_shows_its_figures_and_breaks_no_number(browser: Any, report: Path, width: int) -> None:
     pages = list(report.rglob("*.html"))
     assert len(pages) > 8
     for path in pages:
-        opened = Visit(browser, path, width)
-        assert opened.complaints == []
-        assert all(url.startswith(("file://", "data:")) for url in opened.asked)
-        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-        for loaded, inside, alt in opened.page.evaluate(IMAGES):
-            assert (loaded, inside) == (True, True)
-            assert re.search(r"\d", alt)
-        assert opened.page.evaluate(BROKEN) == []
-        opened.page.close()
+        with opened(browser, path, width) as page:
+            for loaded, inside, alt in page.evaluate(IMAGES):
+                assert (loaded, inside) == (True, True)
+                assert re.search(r"\d", alt)
+            assert page.evaluate(BROKEN) == []
 
 
 def test_a_report_begins_with_what_failed_and_folds_its_code(browser: Any, report: Path) -> None:
-    opened = Visit(browser, report / "index.html", 1280)
-    notice = opened.page.locator(".notice")
-    assert notice.count() == 1
-    assert notice.inner_text().startswith("05_")
-    assert notice.bounding_box()["y"] < opened.page.locator("h1").first.bounding_box()["y"] < 300
-    code = opened.page.locator(".jp-InputArea-editor").first
-    assert not code.is_visible()
-    opened.page.locator("summary").first.click()
-    assert code.is_visible()
-    opened.page.close()
+    with opened(browser, report / "index.html") as page:
+        notice = page.locator(".notice")
+        assert notice.count() == 1
+        assert notice.inner_text().startswith("05_")
+        assert notice.bounding_box()["y"] < page.locator("h1").first.bounding_box()["y"] < 300
+        code = page.locator(".jp-InputArea-editor").first
+        assert not code.is_visible()
+        page.locator("summary").first.click()
+        assert code.is_visible()

@@ -109,10 +109,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert version in call("--version").output
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("--eta", "small"), ("--eta", "-1"), ("--subset-size", "256.5"), ("--subset-size", "0")],
-)
+@pytest.mark.parametrize(("option", "value"), [("--eta", "-1"), ("--subset-size", "256.5")])
 def test_a_bad_option_is_refused_by_name_and_value_before_anything_runs(option: str, value: str) -> None:
     result = call("report", option, value)
     assert result.exit_code == 2

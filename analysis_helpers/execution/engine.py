@@ -26,6 +26,7 @@ from .._checks import NotRecordedError
 
 Status = Literal["done", "unchanged", "skipped", "failed"]
 WAIT_FOR_WORKERS = 60.0  # seconds
+UNFINISHED = ".unfinished.ipynb"  # ending of what ran of a notebook, until it is known to have finished
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def run_job(job: Job, target: Path, options: RunOptions) -> Execution:
     start = time.perf_counter()
     status: Status = "failed"
     try:
+        target.unlink(missing_ok=True)  # of an earlier run
         prepared = {"prepare_only": True, "progress_bar": False, "kernel_name": "python3"}
         notebook = papermill.execute_notebook(str(job.source), None, dict(job.parameters), **prepared)
         clear_outputs(notebook)
@@ -206,7 +208,7 @@ def _stop() -> None:
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path, options: RunOptions) -> Iterator[Execution]:
-    """Run jobs, their notebooks into ``folder``; yield how each ended, as soon as it is done.
+    """Run jobs, their notebooks into ``folder`` as unfinished; yield how each ended, as soon as it is done.
 
     If the caller stops early or is interrupted, no further job starts and running kernels are killed. On a cluster,
     workers must have this package installed and the same files under the same paths; a worker that dies repeatedly is
@@ -218,7 +220,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, options: RunOptions) -> Iterator
         If the scheduler cannot be reached, or has no workers.
     """
     with _executor(options) as executor:
-        futures = {executor.submit(run_job, job, folder / f"{job.name}.ipynb", options): job for job in jobs}
+        futures = {executor.submit(run_job, job, folder / f"{job.name}{UNFINISHED}", options): job for job in jobs}
         try:
             for future in as_completed(futures):
                 failure = future.exception()

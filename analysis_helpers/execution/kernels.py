@@ -31,7 +31,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets.config import Config
 
-_CAN_FORK = hasattr(os, "fork")  # Windows has none
+CAN_FORK = hasattr(os, "fork")  # Windows has none
 
 # Kernels run side by side, and sums are the same whatever the number of cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -96,7 +96,7 @@ async def run_cells(notebook: Any, folder: Path, *, forked: bool, svg: bool) -> 
     config = Config({"KernelManager": {"transport_encryption": "auto"}})
     own_interpreter = KernelSpecManager(kernel_dirs=[])  # and no kernel that is installed
     manager: Any = AsyncKernelManager(kernel_spec_manager=own_interpreter, config=config)
-    if forked and _CAN_FORK:
+    if forked and CAN_FORK:
         manager.provisioner = ForkedKernel(kernel_spec=manager.kernel_spec, parent=manager)
     client = NotebookClient(notebook, manager, store_widget_state=False)  # controls answer only to a kernel that runs
     with tempfile.TemporaryDirectory() as empty:  # in place of the settings of the user
@@ -135,27 +135,22 @@ async def _ready(manager: Any, client: Any) -> None:
 _lock = threading.Lock()
 
 
-def warm_up() -> None:
-    """Start the process that kernels are forked from; it imports while this one goes on."""
-    if _CAN_FORK:
-        _server()
-
-
 def _fork(request: dict[str, Any]) -> int:
     """Return the process ID of a new kernel; the process that it is a fork of is started where there is none yet."""
     with _lock:
-        server: Any = _server()
+        server: Any = fork_server()
         with suppress(BrokenPipeError):
             print(json.dumps(request), file=server.stdin, flush=True)
         reply = server.stdout.readline()
         if not reply:
-            _server.cache_clear()
+            fork_server.cache_clear()
             raise RuntimeError("the process that kernels are forked from has ended")
     return int(reply)
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
+def fork_server() -> subprocess.Popen[str]:
+    """Start the process that kernels are forked from, once; it imports while this one goes on."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     env = os.environ | _ONE_THREAD | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the debugger would print a warning
     server = subprocess.Popen([sys.executable, "-c", _SERVE], env=env, start_new_session=True, **pipes)
@@ -194,7 +189,5 @@ def _become_kernel(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
     random.seed()
     np.random.seed()  # noqa: NPY002 (the state that all forks would share)
     sys.argv[1:] = arguments
-    app: Any = IPKernelApp.instance(parent_handle=os.getppid(), matplotlib="inline")
-    app.initialize(arguments)
-    app.start()
+    IPKernelApp.launch_instance(parent_handle=os.getppid(), matplotlib="inline")
     sys.exit()

@@ -153,7 +153,7 @@ def runlog_table(executions: Sequence[Execution]) -> pd.DataFrame:
 
     Version and digest are those of the package where it ran.
     """
-    rows = [
+    return pd.DataFrame(
         {
             "file": execution.path.name,
             "notebook": execution.job.source.stem,
@@ -165,8 +165,7 @@ def runlog_table(executions: Sequence[Execution]) -> pd.DataFrame:
             "digest": execution.package[1][:12],
         }
         for execution in executions
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def _report_index(executions: Sequence[Execution], out: Path) -> str:
@@ -193,7 +192,7 @@ def _sweep_index(executions: Sequence[Execution], results: pd.DataFrame) -> str:
     values = {
         "counts": Counter(execution.status for execution in reruns),
         "skipped": [execution for execution in executions if execution.status == "skipped"],
-        "maps": [map for column, title in _MAPPED.items() if (map := _answer_map(results, column, title))],
+        "maps": [(title, table) for name, title in _MAPPED.items() if len(table := _answer_map(results, name))],
         "names": list(parameters),
         "data_root": data_root,
         "reruns": reruns,
@@ -203,15 +202,11 @@ def _sweep_index(executions: Sequence[Execution], results: pd.DataFrame) -> str:
     return _rendered("sweep.html", values)
 
 
-def _answer_map(results: pd.DataFrame, column: str, title: str) -> dict[str, Any] | None:
-    """Return the answers by eta (rows) and batch size (columns); None if no notebook of the sweep gives them."""
+def _answer_map(results: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the answers by eta (rows) and batch size (columns); empty if no notebook of the sweep gives them."""
     eta, size = f"{PARAMETER}eta", f"{PARAMETER}subset_size"
     answered = results.reindex(columns=[eta, size, column]).dropna()
-    if answered.empty:
-        return None
-    answers = answered.pivot_table(column, index=eta, columns=size, aggfunc=_counted, fill_value="")
-    rows = [{"eta": f"{eta:g}", "cells": cells} for eta, *cells in answers.itertuples()]
-    return {"title": title, "sizes": [f"{n:,.0f}" for n in answers.columns], "rows": rows}
+    return answered.pivot_table(column, index=eta, columns=size, aggfunc=_counted, fill_value="")
 
 
 def _counted(answers: pd.Series[str]) -> str:

@@ -3,25 +3,22 @@
 A report is a sweep with one combination. The folder holds ``index.html``, ``results.csv`` (every estimate),
 ``runlog.csv`` (status of each notebook), and of each notebook ``pages/NAME.html``, ``figures/NAME.png`` and, last,
 ``notebooks/NAME.ipynb``, with a stamp that says what it was made from: the same command runs only what has changed or
-did not finish. What ran of a notebook that stopped is ``notebooks/NAME.unfinished.ipynb``, and its page says so.
+did not finish. What ran of a notebook that failed is ``notebooks/NAME.unfinished.ipynb``, and its page says so.
 Parameters are checked before anything runs. Other files are never touched.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-import shutil
 import sys
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain, product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any, Literal
 
@@ -31,7 +28,7 @@ from tqdm import tqdm
 from .._checks import checked_choice
 from ..notebook import assigned, convert_parameter, data_state, notebooks_folder, read_parameters, shown
 from ..runs import write_in_one_step
-from .engine import Execution, Job, RunOptions, clear_outputs, digest, log_line, package_digest, run_jobs
+from .engine import UNFINISHED, Execution, Job, RunOptions, clear_outputs, digest, log_line, package_digest, run_jobs
 from .pages import FIGURES, INDEX, PAGES, RESULTS, RUNLOG, page_exporter, read_notebook, write_index, write_page
 
 Kind = Literal["report", "sweep"]
@@ -39,7 +36,6 @@ Values = Mapping[str, Sequence[object]]  # parameter -> values, as text or in th
 NOTEBOOKS = "notebooks"
 STAMP = "analysis_helpers"
 _WRITTEN = (INDEX, RESULTS, RUNLOG, NOTEBOOKS, PAGES, FIGURES)
-_UNFINISHED, _WORKING = ".unfinished.ipynb", ".working-"
 _LONGEST_NAME = 100  # characters of a file name, so that endings fit whatever the file system
 
 
@@ -73,9 +69,9 @@ def run_notebooks(
     for execution in skipped:
         log_line(f"{execution.job.name}: skipped: {execution.reason}")
     ended: dict[str, Execution] = {}
-    with _working_folder(out, kind) as working:
+    with _locked(out, kind):
         try:
-            with closing(_logged(_run(jobs, out, working, options), len(jobs))) as executions:
+            with closing(_run(jobs, out, options)) as executions:
                 for execution in executions:
                     ended[execution.job.name] = execution
         finally:  # what ended is shown, also after an interrupt
@@ -127,14 +123,13 @@ def plan(kind: Kind, notebooks: Sequence[Path], values: Values) -> tuple[list[Jo
     Raises
     ------
     ValueError
-        If a parameter is in no notebook, or a value of the wrong type or against a rule; one sentence, with a
-        suggestion.
+        If a parameter is in no notebook, or a value of the wrong type or against a rule.
     """
     cells = {path.resolve(): read_notebook(path)["cells"] for path in notebooks}
     defaults = {path: _defaults(of_notebook) for path, of_notebook in cells.items()}
     _check_names(kind, values, set().union(*defaults.values()))
     swept = [name for name in values if name != "data_root" and kind == "sweep"]
-    jobs: dict[str, Job] = {}
+    jobs: list[Job] = []
     skipped: list[Execution] = []
     for path, declared in defaults.items():
         names = [name for name in values if _takes(declared, name)]
@@ -144,10 +139,9 @@ def plan(kind: Kind, notebooks: Sequence[Path], values: Values) -> tuple[list[Jo
         if reason:
             skipped.append(Execution(Job(path, {}, path.stem), "skipped", reason))
             continue
-        for combination in product(*(values[name] for name in names)):
-            job = _job(kind, path, cells[path], declared, dict(zip(names, combination, strict=True)))
-            jobs.setdefault(job.name, job)
-    return list(jobs.values()), skipped
+        combinations = product(*([(name, value) for value in values[name]] for name in names))
+        jobs += [_job(kind, path, cells[path], declared, dict(combination)) for combination in combinations]
+    return list({job.name: job for job in jobs}.values()), skipped
 
 
 def _defaults(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -165,9 +159,7 @@ def _check_names(kind: Kind, values: Values, known: set[str]) -> None:
         if len(of_name) > 1 and (kind == "report" or name == "data_root"):
             raise ValueError(f"a {kind} takes one value of {name}, got {', '.join(map(str, of_name))}")
         if not _takes(known, name):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
-            raise ValueError(f"no notebook has the parameter {name}; {hint}")
+            checked_choice(name, "parameter", sorted(known))
 
 
 def _job(kind: Kind, path: Path, cells: Sequence[Any], declared: Mapping[str, Any], chosen: dict[str, object]) -> Job:
@@ -198,8 +190,8 @@ def _file_name(notebook: str, parameters: Mapping[str, object]) -> str:
 
 
 @contextmanager
-def _working_folder(out: Path, kind: Kind) -> Iterator[Path]:
-    """Lock a folder for one report or sweep, mark it as one of its kind, and yield a place for what is unfinished.
+def _locked(out: Path, kind: Kind) -> Iterator[None]:
+    """Lock a folder for one report or sweep, and mark it as one of its kind.
 
     Where it is not marked yet, nothing that is to be written may exist.
     """
@@ -212,58 +204,48 @@ def _working_folder(out: Path, kind: Kind) -> Iterator[Path]:
             marker.write_text(f"A {kind} of analysis_helpers writes here.\n", encoding="utf-8")
             for name in (NOTEBOOKS, PAGES, FIGURES):
                 (out / name).mkdir(exist_ok=True)
-            for leftover in out.glob(f"{_WORKING}*"):  # of a process that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
-            with TemporaryDirectory(prefix=_WORKING, dir=out.resolve(), ignore_cleanup_errors=True) as working:
-                yield Path(working)
+            yield
     except Timeout:
         raise ValueError(f"another report or sweep is running in {out}; wait, or choose another folder") from None
 
 
-def _run(jobs: Sequence[Job], out: Path, working: Path, options: RunOptions) -> Iterator[Execution]:
-    """Yield how each job ended, unchanged ones first; what it left is in its place by then."""
+def _run(jobs: Sequence[Job], out: Path, options: RunOptions) -> Generator[Execution]:
+    """Yield how each job ended, unchanged ones first, and log it; what it left is in its place by then."""
     unchanged = {job.name: execution for job in jobs if (execution := _unchanged(job, out))}
     # The last notebooks take longest: begun first, they are not waited for alone.
     by_notebook = sorted(jobs, key=lambda job: job.source.name, reverse=True)
     waiting = [job for job in by_notebook if job.name not in unchanged]
-    names = {job.name for job in jobs}
     if waiting:
         _warm_up(options)
-    for execution in chain(unchanged.values(), run_jobs(waiting, working, options) if waiting else ()):
-        yield _stored(execution, out, names)
+    executions = chain(unchanged.values(), run_jobs(waiting, (out / NOTEBOOKS).resolve(), options) if waiting else ())
+    with tqdm(total=len(jobs), unit="notebook", file=sys.stderr, disable=None) as bar:  # on a terminal
+        for count, ended in enumerate(executions, 1):
+            execution = _stored(ended, out, {job.name for job in jobs})
+            details = f": {execution.reason}" if execution.reason else f" ({execution.seconds:.1f} s)"
+            log_line(f"[{count}/{len(jobs)}] {execution.job.name}: {execution.status}{details}")
+            bar.update()
+            yield execution
 
 
 def _warm_up(options: RunOptions) -> None:
     """Start what imports while the first notebooks run."""
-    from .kernels import warm_up
+    from .kernels import CAN_FORK, fork_server
 
-    if not options.cold and options.scheduler is None:
-        warm_up()
+    if CAN_FORK and not options.cold and options.scheduler is None:
+        fork_server()
     import_module("papermill")  # now, and not in several threads at once
     Thread(target=page_exporter).start()  # not in this thread, where Ctrl-C could leave it half imported
-
-
-def _logged(executions: Iterable[Execution], total: int) -> Generator[Execution]:
-    """Yield what ended and log it; with a progress bar on a terminal."""
-    with tqdm(total=total, unit="notebook", file=sys.stderr, disable=None) as bar:
-        for count, execution in enumerate(executions, 1):
-            details = f": {execution.reason}" if execution.reason else f" ({execution.seconds:.1f} s)"
-            log_line(f"[{count}/{total}] {execution.job.name}: {execution.status}{details}")
-            bar.update()
-            yield execution
 
 
 def _unchanged(job: Job, out: Path) -> Execution | None:
     """Return the execution of a job in an earlier run; None if it did not finish, or was made from something else."""
     path = out / NOTEBOOKS / f"{job.name}.ipynb"
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):  # there is no file or stamp, or it is damaged
         stamp = read_notebook(path)["metadata"][STAMP]
-        key, seconds, (version, package) = stamp["key"], stamp["seconds"], stamp["package"]
-    except (OSError, ValueError, KeyError, TypeError):  # there is no file or stamp, or it is damaged
-        return None
-    if (key, package) != (job.key, package_digest()):
-        return None
-    return Execution(job, "unchanged", path=path, seconds=seconds, package=(version, package))
+        version, package = stamp["package"]
+        if (stamp["key"], package) == (job.key, package_digest()):
+            return Execution(job, "unchanged", path=path, seconds=stamp["seconds"], package=(version, package))
+    return None
 
 
 def _stored(execution: Execution, out: Path, names: Collection[str]) -> Execution:
@@ -271,7 +253,7 @@ def _stored(execution: Execution, out: Path, names: Collection[str]) -> Executio
 
     The page of a notebook that failed is that of an earlier run, where there is one.
     """
-    finished, unfinished = (out / NOTEBOOKS / f"{execution.job.name}{ending}" for ending in (".ipynb", _UNFINISHED))
+    finished, unfinished = (out / NOTEBOOKS / f"{execution.job.name}{ending}" for ending in (".ipynb", UNFINISHED))
     if execution.status == "unchanged" and not unfinished.exists():
         return execution
     if execution.path.is_file():
@@ -283,8 +265,8 @@ def _stored(execution: Execution, out: Path, names: Collection[str]) -> Executio
     if problem and execution.complete:
         execution = replace(execution, status="failed", reason=problem)
     if execution.complete:
-        seconds = round(execution.seconds, 3)
-        notebook["metadata"][STAMP] = {"key": execution.job.key, "seconds": seconds, "package": execution.package}
+        stamp = {"key": execution.job.key, "seconds": execution.seconds, "package": execution.package}
+        notebook["metadata"][STAMP] = stamp
         execution = replace(execution, path=finished)
     write_in_one_step(execution.path, json.dumps(notebook, indent=1, ensure_ascii=False))
     if execution.complete:

@@ -1,7 +1,7 @@
 """What notebooks import: parameters, display, answers in brief, and the explorer."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .answers import (
     describe_comparison as describe_comparison,
@@ -29,9 +29,6 @@ from .parameters import (
     read_parameters as read_parameters,
     shown as shown,
 )
-
-if TYPE_CHECKING:
-    from .explorer import Explorer as Explorer, explore as explore
 
 
 def __getattr__(name: str) -> Any:

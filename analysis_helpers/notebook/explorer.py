@@ -18,14 +18,7 @@ import pandas as pd
 from .._checks import notes_on_runs
 from ..err_rel import Comparison
 from ..estimators import supported_estimators
-from ..inference import (
-    Verdict,
-    moments_over_runs,
-    required_batch_size,
-    subset_moments,
-    typical_standard_error,
-    verdict,
-)
+from ..inference import Verdict, moments_over_runs, required_batch_size, subset_moments, typical_standard_error, verdict
 from ..plots import plot_err_rel_comparison, png
 from ..published import compare_err_rel_distributions
 from ..runs import Runs, result_files, sound_runs
@@ -76,10 +69,10 @@ class Exploration:
 
     def result(self) -> pd.DataFrame:
         """Return the choice, the numbers and the two answers as one row."""
-        answers = {name: answer.answer for name, answer in self.verdict.answers.items()}
-        choice = {name: getattr(self.parameters, name) for name in ("eta", "subset_size", "estimator")}
-        numbers = {name: getattr(self, name) for name in ("mean", "sd", "fresh_error", "required_n")}
-        return pd.DataFrame([{**choice, **numbers, **answers}])
+        row = {name: getattr(self.parameters, name) for name in ("eta", "subset_size", "estimator")}
+        row |= {name: getattr(self, name) for name in ("mean", "sd", "fresh_error", "required_n")}
+        row |= {name: answer.answer for name, answer in self.verdict.answers.items()}
+        return pd.DataFrame([row])
 
 
 def explore(parameters: Parameters, large: Runs | None = None) -> Exploration:
@@ -109,18 +102,11 @@ def explore(parameters: Parameters, large: Runs | None = None) -> Exploration:
     reference = comparison.reference_total
     references = None if estimator == "partial_sum" else {eta: reference}  # None: each run's own total, as published
     moments = subset_moments(large, [eta], n, estimator=estimator, references=references)
-    mean, sd = moments_over_runs(moments)
+    error = typical_standard_error(large, eta, n, reference=reference)
     limits: Any = {"tolerance": parameters.tolerance, "probability": parameters.probability}
-    return Exploration(
-        parameters=parameters,
-        comparison=comparison,
-        moments=moments,
-        mean=mean,
-        sd=sd,
-        fresh_error=typical_standard_error(large, eta, n, reference=reference),
-        required_n=required_batch_size(large, eta, **limits),
-        verdict=verdict(large, eta, n, **limits, small_runs=small or None),
-    )
+    required_n = required_batch_size(large, eta, **limits)
+    answers = verdict(large, eta, n, **limits, small_runs=small or None)
+    return Exploration(parameters, comparison, moments, *moments_over_runs(moments), error, required_n, answers)
 
 
 class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
@@ -190,19 +176,16 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         control.value = next(value for value in preferred if value in values)
 
 
-def _controls(parameters: Parameters) -> dict[str, Any]:
+def _controls(start: Parameters) -> dict[str, Any]:
     wide = {"layout": {"width": "100%", "max_width": "52rem"}, "style": {"description_width": "8rem"}}
-    slider = {**wide, "continuous_update": False}
-    share = {**slider, "step": 0.01}
-    n, draws = parameters.subset_size, parameters.num_samples
-    tolerance, probability = parameters.tolerance, parameters.probability
-    return {
-        "large_batch": widgets.Dropdown(description="large batch", **wide),
-        "small_batch": widgets.Dropdown(description="actual runs", **wide),
-        "eta": widgets.Dropdown(description="eta", **wide),
-        "estimator": widgets.Dropdown(description="estimator", **wide),
-        "subset_size": widgets.IntSlider(n, 2, 1 << 24, description="subset size", **slider),
-        "num_samples": widgets.IntSlider(draws, 100, 20_000, 100, description="draws per run", **slider),
-        "tolerance": widgets.FloatSlider(tolerance, min=0.01, max=2, description="tolerance ±", **share),
-        "probability": widgets.FloatSlider(probability, min=0.5, max=0.99, description="probability", **share),
-    }
+    lists = {"large_batch": "large batch", "small_batch": "actual runs", "eta": "eta", "estimator": "estimator"}
+    controls: dict[str, Any] = {name: widgets.Dropdown(description=label, **wide) for name, label in lists.items()}
+    for name, label, slider, least, most, step in (
+        ("subset_size", "subset size", widgets.IntSlider, 2, 1 << 24, 1),
+        ("num_samples", "draws per run", widgets.IntSlider, 100, 20_000, 100),
+        ("tolerance", "tolerance ±", widgets.FloatSlider, 0.01, 2, 0.01),
+        ("probability", "probability", widgets.FloatSlider, 0.5, 0.99, 0.01),
+    ):
+        ends = {"min": least, "max": most, "step": step, "value": getattr(start, name)}
+        controls[name] = slider(**ends, description=label, continuous_update=False, **wide)
+    return controls

@@ -9,10 +9,9 @@ import ast
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import msgspec
 import pandas as pd
@@ -210,8 +209,7 @@ def assigned(source: str) -> dict[str, Any]:
 _CHOSEN = ("large_batch", "small_batch", "eta", "etas", "subset_size")
 
 
-@dataclass(frozen=True)
-class _Batch:
+class _Batch(NamedTuple):
     """What is known of the usable runs of a batch folder."""
 
     n: int  # sequences of a run: the median
@@ -219,12 +217,6 @@ class _Batch:
     etas: tuple[float, ...]
     shared_etas: list[float]  # measured on most sequences: those of all runs, if there are any
     has_common: bool  # whether all runs have these
-
-    @classmethod
-    def of(cls, runs: Runs) -> _Batch:
-        largest, common = max(run.n for run in runs.values()), runs.shared_etas[0]
-        everywhere = all(run.has_eta(common) for run in runs.values())
-        return cls(runs.median_n, largest, runs.etas, runs.shared_etas, everywhere)
 
 
 def data_state(root: Path) -> tuple[tuple[str, int, int], ...]:
@@ -246,17 +238,22 @@ def _batches(root: Path) -> tuple[dict[str, _Batch], list[str]]:
     """
     try:
         state = data_state(root)
-        batches = _described(root, state)
+        batches = _usable(root, state)
     except (RunError, OSError) as error:
         raise ParameterError(f"data_root must be a folder of batch folders with runs: {error}") from None
     return batches, sorted({name.split("/")[0] for name, *_ in state} - set(batches))
 
 
 @lru_cache(maxsize=8)
-def _described(root: Path, _: object) -> dict[str, _Batch]:
+def _usable(root: Path, _: object) -> dict[str, _Batch]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)  # notebooks warn about the runs that they skip
-        return {name: _Batch.of(runs) for name, runs in sound_batches(root).items()}
+        return {name: _described(runs) for name, runs in sound_batches(root).items()}
+
+
+def _described(runs: Runs) -> _Batch:
+    largest, shared = max(run.n for run in runs.values()), runs.shared_etas
+    return _Batch(runs.median_n, largest, runs.etas, shared, all(run.has_eta(shared[0]) for run in runs.values()))
 
 
 def _choices(

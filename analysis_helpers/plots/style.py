@@ -71,16 +71,9 @@ def panels(
     """
     if not count:
         return StatedFigure(), []
-    figure, axes = plt.subplots(
-        count,
-        FigureClass=StatedFigure,
-        figsize=(_WIDTH, height * count),
-        dpi=_DPI,
-        layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
-        sharex=share_x,
-        sharey=share_y,
-        squeeze=False,
-    )
+    look: Any = {"figsize": (_WIDTH, height * count), "dpi": _DPI, "FigureClass": StatedFigure}
+    look["layout"] = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure, axes = plt.subplots(count, sharex=share_x, sharey=share_y, squeeze=False, **look)
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelbottom=True)

@@ -127,20 +127,15 @@ class Sequences(Steps):
 
 
 def random_policy(
-    rng: np.random.Generator,
-    *,
-    num_prompts: int = 6,
-    num_tokens: int = 12,
-    end_logit: float = -0.5,
-    max_length: int = 150,
+    rng: np.random.Generator, shape: tuple[int, int] = (6, 12), *, end_logit: float = -0.5, max_length: int = 150
 ) -> Policy:
     """Return a policy with normally distributed logits: a common table, a deviation per prompt, and a rare end token.
 
-    ``end_logit`` is the mean logit of the end token.
+    ``shape`` is the number of prompts and of tokens, ``end_logit`` the mean logit of the end token.
     """
-    common = rng.normal(0.0, _LOGIT_SD, (1, num_tokens, num_tokens))
-    logits = common + rng.normal(0.0, _PROMPT_SD, (num_prompts, num_tokens, num_tokens))
-    logits[:, :, END] = end_logit + rng.normal(0.0, _PROMPT_SD, (num_prompts, num_tokens))
+    tokens = shape[1]
+    logits = rng.normal(0.0, _LOGIT_SD, (1, tokens, tokens)) + rng.normal(0.0, _PROMPT_SD, (*shape, tokens))
+    logits[:, :, END] = end_logit + rng.normal(0.0, _PROMPT_SD, shape)
     return Policy(logits, max_length)
 
 

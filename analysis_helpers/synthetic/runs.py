@@ -104,8 +104,8 @@ def synthetic_runs(
         direction, update_batch = update_direction(start, rng)
         batch = sample_sequences(sampler, num_sequences, rng)
         at = update_batch.baseline(start.state_entropies()[update_batch.places], start.max_length, baseline)
-        run = evaluate(start, direction, batch, etas, at, f"synthetic {name}")
-        runs[name] = run if record_logp else replace(run, logp=None)
+        run = evaluate(start, direction, batch, etas, at)
+        runs[name] = replace(run, source=f"synthetic {name}", logp=run.logp if record_logp else None)
     return Runs(runs)
 
 
@@ -142,12 +142,7 @@ def update_direction(policy: Policy, rng: np.random.Generator) -> tuple[FloatArr
 
 
 def evaluate(
-    policy: Policy,
-    direction: FloatArray,
-    batch: Sequences,
-    etas: Sequence[float],
-    baseline: FloatArray,
-    source: str = "synthetic run",
+    policy: Policy, direction: FloatArray, batch: Sequences, etas: Sequence[float], baseline: FloatArray
 ) -> Run:
     """Return the run of an evaluation batch: the true change by importance sampling, and the linear terms.
 
@@ -163,8 +158,6 @@ def evaluate(
         The evaluation batch.
     baseline
         b_t by position, shape ``(policy.max_length,)``, in nats; must not depend on ``batch``.
-    source
-        Name of the run in messages.
     """
     log_probs, entropies = policy.log_probs(), policy.state_entropies()
     probs = np.exp(log_probs)
@@ -183,7 +176,7 @@ def evaluate(
         wjlogp_sum=batch.sums(to_go * step_scores),
         jH_sum=batch.sums(entropy_slopes[state]),
         logp=batch.sums(log_probs[action]),
-        source=source,
+        source="synthetic run",
     )
 
 

@@ -27,23 +27,23 @@ def executed(source: Path, out: Path, **options: Any) -> Execution:
     return execution
 
 
-def test_a_cell_that_raises_is_named_by_its_error_and_what_is_not_recorded_skips_the_notebook(tmp_path: Path) -> None:
-    not_recorded = (
-        "from analysis_helpers._checks import NotRecordedError\nraise NotRecordedError('runs', 'score', 'is needed')"
-    )
-    for cell, status in ((not_recorded, "skipped"), ("raise ValueError('NotRecordedError: no')", "failed")):
-        execution = executed(write_notebook(tmp_path / f"{status}.ipynb", "print('before')", cell), tmp_path / "out")
-        assert execution.status == status
-        assert printed(execution.path) == "before\n"
-    assert execution.reason == "ValueError: NotRecordedError: no"
-
-
-def test_a_kernel_that_dies_is_an_error_of_its_notebook(tmp_path: Path) -> None:
-    source = write_notebook(tmp_path / "dead.ipynb", "print('first cell')", "import os\nos._exit(1)")
-    execution = executed(source, tmp_path / "out")
-    assert execution.status == "failed"
-    assert execution.reason.startswith("DeadKernelError")
-    assert printed(execution.path) == "first cell\n"
+@pytest.mark.parametrize(
+    ("cell", "status", "reason"),
+    [
+        (
+            "from analysis_helpers import _checks\nraise _checks.NotRecordedError('runs', 'j', 'no')",
+            "skipped",
+            "runs: ",
+        ),
+        ("raise ValueError('NotRecordedError: no')", "failed", "ValueError: NotRecordedError: no"),
+        ("import os\nos._exit(1)", "failed", "DeadKernelError"),
+    ],
+)
+def test_a_notebook_that_stops_keeps_what_ran_and_says_why(tmp_path: Path, cell: str, status: str, reason: str) -> None:
+    execution = executed(write_notebook(tmp_path / "a.ipynb", "print('before')", cell), tmp_path / "out")
+    assert execution.status == status
+    assert execution.reason.startswith(reason)
+    assert printed(execution.path) == "before\n"
 
 
 # Leaves something behind in every place that a process has, and prints what was there.
@@ -66,9 +66,7 @@ print(json.dumps([seen, os.environ["GIVEN"], numbers, os.getpid(), os.getsid(0),
 
 
 @pytest.mark.parametrize("cold", [False, True])
-def test_nothing_of_a_kernel_reaches_the_next_or_the_one_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cold: bool
-) -> None:
+def test_nothing_of_a_kernel_reaches_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cold: bool) -> None:
     source = write_notebook(tmp_path / "there" / "leaving.ipynb", LEAVES)
     drawn: list[float] = []
     for given in ("1", "2"):
@@ -93,9 +91,7 @@ def test_results_are_the_same_warm_and_cold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cold", [False, True])
-def test_a_kernel_runs_this_interpreter_whatever_kernel_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cold: bool
-) -> None:
+def test_a_kernel_always_runs_this_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cold: bool) -> None:
     described = {"argv": ["/bin/false", "{connection_file}"], "display_name": "another", "language": "python"}
     (tmp_path / "kernels" / "python3").mkdir(parents=True)
     (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(described))
@@ -176,9 +172,7 @@ def test_a_cluster_gives_the_same_results_and_survives_a_worker_that_dies(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_scheduler_without_workers_is_waited_for_and_then_given_up(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_scheduler_without_workers_is_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with refused("the Dask scheduler", address(tmp_path)):
         next(run_jobs([], tmp_path, RunOptions(scheduler=address(tmp_path), timeout=1)))
     assert "waiting 1 s" in capsys.readouterr().err

@@ -55,24 +55,17 @@ def test_results_are_those_of_the_functions_behind_it(
     errors = [ah.err_rel_standard_error(run, 1.6e-6, 256, reference=reference) for run in large_runs.values()]
     expected: dict[str, Any] = {"eta": 1.6e-6, "subset_size": 256, "estimator": "ratio"}
     expected |= {"mean": exploration.mean, "sd": exploration.sd}
-    expected["fresh_error"] = pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-12)
-    expected["required_n"] = ah.required_batch_size(large_runs, 1.6e-6, **limits)
+    expected |= {"fresh_error": pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-12)}
+    expected |= {"required_n": ah.required_batch_size(large_runs, 1.6e-6, **limits)}
     expected |= {"linear": verdict.linear.answer, "recorded": verdict.recorded.answer}
     assert exploration.result().to_dict("records") == [expected]
 
 
-def test_actual_runs_are_not_needed(start: Parameters) -> None:
-    assert not explored(start).comparison.actual.empty
-    assert explored(start, small_batch="").comparison.actual.empty
-
-
-@pytest.mark.parametrize(("size", "curves"), [(256, 1), (2048, 0)])
-def test_the_figure_shows_draws_tolerance_and_closed_form_but_of_all_sequences_at_once(
-    start: Parameters, size: int, curves: int
-) -> None:
+@pytest.mark.parametrize(("size", "curves"), [(256, 1), (2048, 0)])  # subsets of all sequences do not vary
+def test_the_figure_shows_draws_tolerance_and_closed_form(start: Parameters, size: int, curves: int) -> None:
     [ax] = explored(start, subset_size=size).plot().axes
     assert len([line for line in ax.lines if len(np.asarray(line.get_xdata())) > 2]) == curves
-    assert [patch.get_label() for patch in ax.patches if "tolerance" in str(patch.get_label())] == ["tolerance ±0.25"]
+    assert "tolerance ±0.25" in [patch.get_label() for patch in ax.patches]
 
 
 @pytest.fixture
@@ -92,6 +85,7 @@ def test_controls_start_at_the_parameters(shown: Shown, start: Parameters) -> No
     explorer, [exploration] = shown
     values = {name: control.value for name, control in explorer.controls.items()}
     assert values == {name: getattr(start, name) for name in values}
+    assert not exploration.comparison.actual.empty
     assert exploration.verdict == explored(start).verdict
     assert all(word in explorer.answer.value for word in exploration.verdict.table()["answer"])
     assert bytes(explorer.figure.value).startswith(b"\x89PNG")
@@ -111,12 +105,11 @@ def test_every_control_shows_its_choice_once(shown: Shown, start: Parameters) ->
         assert len(results) == 1 + count
         assert results[-1].verdict == expected.verdict
         assert results[-1].result().equals(expected.result())
+        assert results[-1].comparison.actual.empty  # without a small batch
     assert explorer.controls["subset_size"].max == 256
 
 
-def test_errors_and_warnings_take_the_place_of_results_or_stand_below_them(
-    start: Parameters, tmp_path: Path, sample_root: Path
-) -> None:
+def test_errors_replace_results_and_warnings_stand_below(start: Parameters, tmp_path: Path, sample_root: Path) -> None:
     (tmp_path / "E_2048").mkdir()
     for run in (sample_root / "E_2048").iterdir():
         (tmp_path / "E_2048" / run.name).symlink_to(run)

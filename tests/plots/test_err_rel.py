@@ -43,8 +43,7 @@ def test_a_comparison_is_a_histogram_of_60_bins_and_a_dashed_line_per_actual_run
     legend = ax.get_legend()
     assert legend is not None
     assert len(legend.get_texts()) == 5
-    assert ax.get_xlabel()
-    assert ax.get_ylabel()
+    assert all((ax.get_xlabel(), ax.get_ylabel()))
 
 
 @pytest.mark.parametrize(("size", "paler"), [(256, 0), (64, 4)])

@@ -39,7 +39,7 @@ def test_a_softmax_has_the_entropy_of_its_probabilities() -> None:
 
 
 def test_propagation_gives_the_sum_over_all_sequences() -> None:
-    policy = random_policy(np.random.default_rng(1), num_prompts=2, num_tokens=3, max_length=5)
+    policy = random_policy(np.random.default_rng(1), (2, 3), max_length=5)
     assert per_token_entropy(policy) == pytest.approx(enumerated_entropy(policy), rel=1e-12)
 
 
@@ -57,7 +57,7 @@ def test_the_derivative_is_the_limit_of_the_change_and_a_shift_of_all_logits_cha
 
 def test_samples_follow_the_transition_probabilities() -> None:
     # Each frequency is within 4.5 standard errors of its probability; 72 of them: fails with probability 5e-4.
-    policy = random_policy(np.random.default_rng(6), num_prompts=2, num_tokens=6)
+    policy = random_policy(np.random.default_rng(6), (2, 6))
     batch = sample_sequences(policy, 5_000, np.random.default_rng(7))
     counts = np.zeros(policy.logits.shape)
     np.add.at(counts, (*batch.places, batch.actions), 1)
