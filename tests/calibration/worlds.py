@@ -81,15 +81,15 @@ class World:
     pool: int = 60
 
 
-def _policy(**options: float) -> Callable[[], Policy]:
-    return lambda: random_policy(np.random.default_rng(3), **options)  # type: ignore[arg-type]
+def _policy(shape: tuple[int, int] = (6, 12), **options: float) -> Callable[[], Policy]:
+    return lambda: random_policy(np.random.default_rng(3), shape, **options)  # type: ignore[arg-type]
 
 
 def _of_many_prompts(deviation: float, length: int, end_logit: float = -9.0) -> Callable[[], Policy]:
     """Return a policy of 100 prompts: the shorter its sequences, the more they have in common within a prompt."""
 
     def policy() -> Policy:
-        few = random_policy(np.random.default_rng(3), num_prompts=1, end_logit=end_logit).logits
+        few = random_policy(np.random.default_rng(3), shape=(1, 12), end_logit=end_logit).logits
         rng = np.random.default_rng(4)
         return Policy(few + rng.normal(0, deviation, (_MANY_PROMPTS, *few.shape[1:])), length)
 
@@ -103,7 +103,7 @@ WORLDS = {
     "short sequences": World(SHORT, 0.02, pool=150),
     "short sequences, runs of 2048": World(SHORT, 0.02, 2048, pool=150),
     "large steps": World(short_policy, 0.018, pool=100),
-    "heavy tails": World(_policy(num_prompts=40, end_logit=2.0, max_length=30), 0.003, 512, on_few_prompts),
+    "heavy tails": World(_policy(shape=(40, 12), end_logit=2.0, max_length=30), 0.003, 512, on_few_prompts),
 } | {
     f"{prompts} shared prompts, correlation {correlation}": World(policy, step, 256, weights, prompts)
     for correlation, policy, weights, step in (
