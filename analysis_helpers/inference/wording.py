@@ -81,10 +81,10 @@ def low_to_high(low: float, high: float) -> str:
 
 
 def sizes(n: int | None, low: int | None, high: int | None) -> str:
-    """Return required sequences with their interval."""
-    if n is None:
-        return "-"
-    return f"at most {LEAST}" if high == LEAST else f"{n:,} ({low:,} to {high:,})"
+    """Return required sequences with their interval, where there is one."""
+    if high == LEAST:
+        return f"at most {LEAST}"
+    return "-" if n is None else f"{n:,}" if low is None else f"{n:,} ({low:,} to {high:,})"
 
 
 def counted(number: int, noun: str) -> str:

@@ -77,6 +77,8 @@ def test_the_answer_follows_from_mean_and_spread_over_updates(values: list[float
 def test_one_run_answers_for_its_own_update_and_knows_no_interval_of_a_size(large_runs: Runs) -> None:
     one = Runs({"run_01": large_runs["run_01"]})
     found = verdict(one, ETA, 256)
+    sizes = found.table()["batch for ±0.25"].tolist()
+    assert sizes == [f"{answer.required_n:,}" for answer in found.answers.values()]
     for answer in found.answers.values():
         assert answer.notes[0].code == "this_update"
         assert (answer.required_low, answer.required_high) == (None, None)
