@@ -345,8 +345,8 @@ def true_total(run: Run, eta: float) -> Estimate:
         unknown = Estimate(0.0, np.full(run.n, np.nan), run.n)
         total = _columns(run, eta, _TRUE).estimates[0] if known else unknown
         run.derived[key] = replace(total, value=measured.delta_h_true)
-    kept: Estimate = run.derived[key]
-    return kept
+    estimate: Estimate = run.derived[key]
+    return estimate
 
 
 def same_states(run: Run, eta: float) -> tuple[Estimate, Estimate]:

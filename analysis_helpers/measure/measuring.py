@@ -395,26 +395,26 @@ class _Policy(Module):
         """Return log pi of ``targets`` and entropy (nats), each after the token at a row and column of ``ids``."""
         head, states, logits = self._caught(ids)
         chunk = max(1, _CHUNK // logits.shape[-1])
-        found = []
+        parts = []
         for state, target in zip(states[rows, columns].split(chunk), targets.split(chunk), strict=True):
             values = head(state)
             log_probs = torch.log_softmax(values, dim=-1, dtype=torch.promote_types(values.dtype, torch.float32))
             entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-            found.append(torch.stack((log_probs.gather(1, target[:, None])[:, 0], entropy)))
-        return torch.cat(found, dim=1)
+            parts.append(torch.stack((log_probs.gather(1, target[:, None])[:, 0], entropy)))
+        return torch.cat(parts, dim=1)
 
     def _caught(self, ids: Tensor) -> tuple[Module, Tensor, Tensor]:
         """Return the output layer, what enters it, and the model's logits; or a layer that does nothing, and logits."""
-        kept: list[Tensor] = []
+        captured: list[Tensor] = []
 
         def keep(_: Module, inputs: tuple[Tensor, ...]) -> Tensor:
-            kept.append(inputs[0])
+            captured.append(inputs[0])
             return inputs[0][:, :1]
 
         head = None if self.whole else output_layer(self.model)
         with nullcontext() if head is None else head.register_forward_pre_hook(keep):
             logits = called(self.model, ids, {"use_cache": False}).logits
-        return (torch.nn.Identity(), logits, logits) if head is None else (head, kept[0], logits)
+        return (torch.nn.Identity(), logits, logits) if head is None else (head, captured[0], logits)
 
     def tokens(self, step: float, *, derivatives: bool = True) -> FloatArray:
         """Return log pi and entropy of every token at ``theta + step * v``, and the derivatives of both along v.
@@ -428,11 +428,11 @@ class _Policy(Module):
             with forward_ad.dual_level():
                 duals = {name: forward_ad.make_dual(moved[name], tangent) for name, tangent in tangents.items()}
                 try:
-                    found = functional_call(self, moved | duals, tuple(x.to(self.device) for x in given))
+                    result = functional_call(self, moved | duals, tuple(x.to(self.device) for x in given))
                 except NotImplementedError as error:
                     rule = "consist of operations that have a forward mode (experts_implementation: 'eager')"
                     raise ValueError(f"model must {rule}: {error}") from error
-                pair = forward_ad.unpack_dual(found)
+                pair = forward_ad.unpack_dual(result)
             out[:2, places] = pair.primal.double().cpu().numpy()
             if pair.tangent is not None:
                 out[2:, places] = pair.tangent.double().cpu().numpy()

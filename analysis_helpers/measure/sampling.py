@@ -304,13 +304,13 @@ def _digest(prompt: IntArray) -> int:
 @contextmanager
 def undisturbed(model: Module) -> Iterator[None]:
     """Inspect the model without dropout or gradients, with attention that has a forward mode; then restore it."""
-    found = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in model.modules()}
     try:
         model.train(False)
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        for module, training in found.items():
+        for module, training in modes.items():
             module.training = training
 
 
