@@ -19,9 +19,7 @@ from .parameters import Parameters
 RESULT_MIME = "application/vnd.analysis.result+json"
 RESULT_DIGITS = 10  # significant digits to which stored numbers agree across processors
 _NUMBER = re.compile(r"(?!.*, )([-+\d].*|unbounded)?$")  # or an interval, or nothing
-_UNBROKEN = re.compile(
-    r"\S*[-+]\d\S*( (to|±) \S+)?|\(\S+ to \S+\)"
-)  # numbers and intervals that are not broken over lines
+_UNBROKEN = re.compile(r"\S*[-+]\d\S*( (to|±) \S+)?|\(\S+ to \S+\)")  # numbers and intervals kept on one line
 _FEW_ROWS, _NO_ROWS = 2, "no rows"
 
 
