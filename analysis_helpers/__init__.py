@@ -1,8 +1,8 @@
 """Is the step linear, is the recorded change right, and is the batch large enough?
 
-The names that most people need; `analysis_helpers.inference`, `.runs` and `.plots` hold more. The README shows what
-they answer, and `notebooks/` how they are used. Importing this package imports NumPy, pandas and little else: plots,
-notebooks and their execution are imported where they are used.
+The names that most users need; `analysis_helpers.inference`, `.runs` and `.plots` have more. The README shows what they
+answer, and `notebooks/` how to use them. Importing this package imports NumPy, pandas and little else: plots, notebooks
+and their execution are imported on first use.
 """
 
 from importlib import import_module

@@ -27,12 +27,12 @@ class _Path(click.Path):
 
 
 class _Commands(click.Group):
-    """Commands that say in one sentence what is wrong."""
+    """Commands that report an error in one sentence."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # click ends without a word
+        except BrokenPipeError:  # click exits silently
             raise
         except (ImportError, ValueError, OSError) as error:
             raise click.ClickException(str(error)) from None
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _data_root(command: Any) -> Any:
-    """Add DATA_ROOT, as an argument or an option; the command gets None where it is not given."""
+    """Add DATA_ROOT, as an argument or an option; the command gets None if it is not given."""
 
     @click.argument("data_root", type=_FOLDER, required=False)
     @click.option("--data-root", "options", type=_FOLDER, multiple=True, help="The same as DATA_ROOT.")
@@ -81,10 +81,10 @@ def inventory_command(data_root: str | None) -> None:
 
 @main.command("verdict")
 @_data_root
-@click.option("--large-batch", help="Batch folder to answer from [default: most sequences a run].")
+@click.option("--large-batch", help="Batch folder of the large runs [default: most sequences per run].")
 @click.option("--small-batch", help="Batch folder of actual small runs [default: fewest].")
 @click.option("--eta", "etas", type=_POSITIVE, multiple=True, help="Step size; repeatable [default: smallest shared].")
-@click.option("-n", "--subset-size", help="Sequences of the batch in question [default: that of the small runs].")
+@click.option("-n", "--subset-size", help="Batch size to answer for, in sequences [default: that of the small runs].")
 @click.option("--tolerance", type=_POSITIVE, default=0.25, show_default=True, help="Tolerance on abs(err_rel).")
 @click.option("--probability", type=_PROBABILITY, default=0.9, show_default=True, help="How often it must be met.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list with a verdict for each eta.")
@@ -92,7 +92,7 @@ def verdict_command(data_root: str | None, etas: tuple[float, ...], as_json: boo
     """Answer from the runs below DATA_ROOT [default: sample data]: is the step linear, is the recorded change right?
 
     With --json a verdict has the fields of `Verdict` and `Answer`: doubts, notes, steps and unknown are codes with the
-    runs and numbers that they concern; a number that is not known is null.
+    runs and numbers that they concern; an unknown number is null.
     """
     step_sizes = {"etas": etas} if etas else {"eta": None}
     parameters = read_parameters({"data_root": data_root or _SAMPLES, **step_sizes, **others})
@@ -112,15 +112,15 @@ def verdict_command(data_root: str | None, etas: tuple[float, ...], as_json: boo
 
 
 def _running_options(command: Any) -> Any:
-    """Add what a report and a sweep have in common; the command returns kind and parameters, which are then run."""
+    """Add the options that report and sweep share; the command returns kind and parameters, which are then run."""
 
     @_data_root
     @click.option("-p", "--parameter", "others", multiple=True, nargs=2, help="Name and value of any parameter.")
     @click.option("--notebooks", type=_PATH, help="Folder of notebooks.")
-    @click.option("--workers", type=click.IntRange(1), help="Notebooks at once [default: the number of cores].")
-    @click.option("--timeout", type=_POSITIVE, default=3600, show_default=True, help="Seconds for a notebook.")
+    @click.option("--workers", type=click.IntRange(1), help="Notebooks run in parallel [default: the number of cores].")
+    @click.option("--timeout", type=_POSITIVE, default=3600, show_default=True, help="Seconds per notebook.")
     @click.option("--cold", is_flag=True, help="Start each kernel anew, not as a fork of a warm process.")
-    @click.option("--scheduler", help="Address of a Dask scheduler, as in tcp://host:8786, to run on its workers.")
+    @click.option("--scheduler", help="Address of a Dask scheduler to run on, such as tcp://host:8786.")
     @wraps(command)
     def run_command(
         data_root: str | None, others: Any, notebooks: Path | None, out: Path, names: Any = (), **options: Any
@@ -138,7 +138,7 @@ def _running_options(command: Any) -> Any:
             paths = find_notebooks(notebooks, names)
             index, failed = run_notebooks(kind, paths, values, out, RunOptions(**running))
         except KeyboardInterrupt:
-            click.echo(f"stopped; finished notebooks are in {out}, and the same command runs the others", err=True)
+            click.echo(f"stopped; finished notebooks are in {out}, repeat the command to run the others", err=True)
             sys.exit(130)
         click.echo(index)
         sys.exit(bool(failed))
@@ -158,8 +158,8 @@ def _running_options(command: Any) -> Any:
 def report_command(eta: tuple[float, ...], **parameters: Any) -> tuple[str, dict[str, list[Any]]]:
     """Run the notebooks on DATA_ROOT [default: sample data]; the last line is the path of the first page.
 
-    The same command again runs only what has changed. Exits with status 1 if a notebook failed; the first page says
-    which and why, and its page of an earlier run stays.
+    Repeating the command runs only what has changed. Exits with status 1 if a notebook failed; the first page says
+    which and why, and keeps its page from an earlier run.
     """
     values = {name: [value] for name, value in parameters.items() if value is not None}
     if eta:
@@ -176,7 +176,7 @@ def report_command(eta: tuple[float, ...], **parameters: Any) -> tuple[str, dict
 def sweep_command(**parameters: tuple[str, ...]) -> tuple[str, dict[str, list[Any]]]:
     """Run notebooks with every combination of parameters; the last line is the path of the first page.
 
-    The same command again resumes a sweep. Exits with status 1 if a notebook failed.
+    Repeating the command resumes a sweep. Exits with status 1 if a notebook failed.
     """
     return "sweep", {name: list(values) for name, values in parameters.items() if values}
 
@@ -190,25 +190,27 @@ def simulate(root: Path) -> None:
 
 
 @main.command("measure")
-@click.option("--demo", type=_PATH, help="Train a tiny model and measure it, into this folder.")
+@click.option("--demo", type=_PATH, help="Train and measure a tiny model; write its runs to this folder.")
 @click.option("--model", help="Name or folder of a causal language model: the policy that is sampled and measured.")
-@click.option("--prompts", type=_FILE, help="File with a prompt a line, as JSON.")
+@click.option("--prompts", type=_FILE, help="File with one prompt per line, as JSON.")
 @click.option("--before", help="The model before the step [default: --model].")
 @click.option("--after", help="The model after the step: the update direction is (after - before) / lr.")
 @click.option("--lr", type=_POSITIVE, help="Learning rate of that step.")
-@click.option("--eta", "etas", type=_POSITIVE, multiple=True, help="Step size; repeat it.")
+@click.option("--eta", "etas", type=_POSITIVE, multiple=True, help="Step size; repeatable.")
 @click.option("--sequences", type=click.IntRange(2), default=2048, show_default=True, help="Sequences in the batch.")
-@click.option("--max-new-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Longest response.")
-@click.option("--microbatch", type=click.IntRange(1), default=16, show_default=True, help="Sequences at once.")
-@click.option("--device", default="cpu", show_default=True, help="Where to measure, such as cuda.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Maximum tokens per response."
+)
+@click.option("--microbatch", type=click.IntRange(1), default=16, show_default=True, help="Sequences per forward pass.")
+@click.option("--device", default="cpu", show_default=True, help="Device to measure on, such as cuda.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the responses.")
-@click.option("--out", type=_PATH, help="Folder that the batch folder goes into.")
+@click.option("--out", type=_PATH, help="Folder to create the batch folder in.")
 def measure_command(
     demo: Path | None, out: Path | None, etas: tuple[float, ...], sequences: int, microbatch: int, **options: Any
 ) -> None:
     """Measure a causal language model: sample responses, and write the run of the step between two of its states.
 
-    The last line is the path of the run; with --demo, the verdict comes instead. Needs the extra "measure".
+    The last line is the path of the run; with --demo, the verdict is printed instead. Needs the extra "measure".
     """
     from . import measure
 

@@ -57,7 +57,7 @@ def fields_of(source: str) -> Iterator[None]:
 
 
 class NotRecordedError(RunError):
-    """No run records what is asked for; where a report runs a notebook, that notebook is skipped."""
+    """No run records a required field; a report skips a notebook that raises this."""
 
 
 class RunWarning(UserWarning):
@@ -95,7 +95,7 @@ def warn_skipped(reasons: Mapping[str, str], of: str = "") -> None:
 
 @contextmanager
 def notes_on_runs() -> Iterator[list[str]]:
-    """Collect the warnings about runs of this block in a list, each once; other warnings are shown as ever."""
+    """Collect the warnings about runs of this block in a list, each once; other warnings are shown as usual."""
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RunWarning)
@@ -180,7 +180,7 @@ def checked_logp(values: ArrayLike, name: str, tokens: FloatArray) -> FloatArray
 
 
 def checked_prompts(values: ArrayLike, name: str, tokens: NDArray[Any]) -> NDArray[Any]:
-    """Return one whole number or text a sequence."""
+    """Return one whole number or text per sequence."""
     array = np.array(values)
     if array.dtype.kind not in "iuU" or array.shape != tokens.shape:
         rule = f"must hold one whole number or text for each of the {len(tokens)} sequences"
@@ -207,7 +207,7 @@ def checked_total(array: FloatArray, name: str) -> float:
 
 
 def checked_number(value: float | None, name: str) -> float:
-    """Return a number, or raise a `FieldError` if it is none or not finite."""
+    """Return a number, or raise a `FieldError` if it is not a finite number."""
     try:
         number = float(np.float64(value))
     except (TypeError, ValueError, OverflowError):
@@ -233,7 +233,7 @@ def checked_eta(eta: float, name: str) -> float:
 def checked_count(value: object, name: str, *, most: int | None = None, what_most: str = "") -> int:
     """Return a whole number from 1 to ``most``, or raise a `ValueError` about the argument ``name``.
 
-    ``what_most`` says in the message what ``most`` is.
+    ``what_most`` describes ``most`` in the message.
 
     Examples
     --------

@@ -2,13 +2,14 @@
 
 Tables have one row per run, eta and subset. The reference is a fixed scale, never a subset's own true change: that can
 cross zero, and the quotient then has no mean. Unusable runs are skipped with a warning that names the run and the
-reason; none left is an error. For the standard error in closed form, without draws, use
+reason; if none is left, that is an error. For the standard error in closed form, without draws, use
 `analysis_helpers.err_rel_standard_error`.
 
-Only estimates made anew on the subset ("ratio", "matched") are comparable with an actual run of the subset's size. The
-partial sum of the published figures is not: it adds full-batch contributions without rescaling, so its mean is n/N of
-the full value; and it contains ``T_i * base_entropy`` with the base entropy of the full batch, so most of its spread is
-difference in base entropy between sequences, which an actual run subtracts. `explain_partial_sum` gives both numbers.
+Only estimates computed from the subset alone ("ratio", "matched") are comparable with an actual run of the subset's
+size. The partial sum of the published figures is not: it adds full-batch contributions without rescaling, so its mean
+is n/N of the full value; and it contains ``T_i * base_entropy`` with the base entropy of the full batch, so most of its
+spread comes from differences in base entropy between sequences, which an actual run subtracts. `explain_partial_sum`
+gives both numbers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Estimators of (true change, linear change), each a function of column sums over a set of sequences.
 
-Sampling makes sums; an estimator turns sums into the two estimates; its standard error follows from the gradient at the
+Sampling gives sums; an estimator maps sums to the two estimates; its standard error follows from the gradient at the
 full sums. So a new estimator is one function of sums and one entry in `ESTIMATORS`: subsets, standard errors,
 prediction and planning need no further code. Results are full-batch numbers and arrays; tables are made in
 `analysis_helpers.err_rel`.
@@ -26,7 +26,7 @@ FOR_MATCHED = ("linear", "score", "baseline_entropy")
 """What "matched" and "adjusted" need a run to record."""
 
 WEAK_REFERENCE = 3.0
-"""A reference total within this many of its standard errors of zero is warned about."""
+"""A reference total within this many of its standard errors of zero causes a warning."""
 
 _COMPLEX_STEP = 1e-20
 _ROUNDED = 1e-5  # of the mean: values that vary no more are equal, in columns of six digits
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class FullBatch:
-    """Constants of the full batch that an estimator uses beside the sums over its subset.
+    """Constants of the full batch that an estimator uses besides the sums over its subset.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class Estimate:
         return float(one[here] @ two[there]) / (len(one) * len(two))
 
     def without(self, control: Estimate) -> Estimate:
-        """Return what regression on a control variate, an estimate of 0 on the same rows, leaves of the estimate."""
+        """Return the estimate adjusted by regression on a control variate, an estimate of 0 on the same rows."""
         return self - control * self.slope_on(control)
 
     def slope_on(self, control: Estimate) -> float:
@@ -318,7 +318,7 @@ def mean_score(run: Run) -> Estimate:
 
 
 def equal_but_for_rounding(values: FloatArray) -> bool:
-    """Return whether values differ by no more than columns of six digits are rounded."""
+    """Return whether values differ by no more than the rounding of six-digit columns."""
     return bool(np.ptp(values) <= _ROUNDED * abs(values.mean()))
 
 
@@ -345,8 +345,8 @@ def true_total(run: Run, eta: float) -> Estimate:
         unknown = Estimate(0.0, np.full(run.n, np.nan), run.n)
         total = _columns(run, eta, _TRUE).estimates[0] if known else unknown
         run.derived[key] = replace(total, value=measured.delta_h_true)
-    kept: Estimate = run.derived[key]
-    return kept
+    estimate: Estimate = run.derived[key]
+    return estimate
 
 
 def same_states(run: Run, eta: float) -> tuple[Estimate, Estimate]:
@@ -397,7 +397,7 @@ def supported_estimators(runs: Mapping[str, Run]) -> list[EstimatorName]:
 
 
 def if_recorded(compute: Callable[[], float]) -> float:
-    """Return the number; NaN where a run does not record what it takes."""
+    """Return the number; NaN if a run lacks a field that it needs."""
     try:
         return compute()
     except RunError:
@@ -414,7 +414,7 @@ def second_order_spread(batch: Columns) -> float:
     """Return Q: the second-order term of ``linear - true`` on a fresh batch of n has the SD ``Q / n``.
 
     ``Q^2 = tr((K C)^2) / 2``, by the delta method for normal sums, with K the Hessian at the full sums over means of
-    rows and C the covariance of rows. It matters only where influence values nearly vanish.
+    rows and C the covariance of rows. It matters only if influence values nearly vanish.
     """
     rows = len(batch.values)
     covariance = rows**2 * np.cov(batch.values, rowvar=False)
@@ -482,7 +482,7 @@ def _built(run: Run, eta: float, chosen: Estimator) -> Columns:
     if run.prompt_ids is not None and not chosen.degree:
         prompts, prompt = np.unique(run.prompt_ids, return_inverse=True)
         assembled = [np.bincount(prompt, column).astype(np.float64) for column in assembled]
-    sums = np.array([column.sum() for column in assembled])  # far quicker than over the rows of ``values``
+    sums = np.array([column.sum() for column in assembled])  # far faster than over the rows of ``values``
     full = FullBatch(
         eta=measured.eta,
         tokens=run.total_tokens,
@@ -496,5 +496,5 @@ def _built(run: Run, eta: float, chosen: Estimator) -> Columns:
 
 def _recorded(values: _T | None, run: Run, support: str) -> _T:
     if values is None:
-        raise RunError(run.source, FIELDS_BEHIND[support], "is needed here and not recorded in this run")
+        raise RunError(run.source, FIELDS_BEHIND[support], "is needed here but not recorded in this run")
     return values

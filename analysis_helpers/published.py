@@ -1,6 +1,6 @@
 """The original's functions, with their published signatures and defaults.
 
-They come from the notebook "Batch Size Comparison Diagnostics" of the research code that these runs come from. Their
+They come from the notebook "Batch Size Comparison Diagnostics" of the research code that produced the runs. Their
 estimate on a subset, "partial_sum", adds full-batch contributions without rescaling; it is not comparable with an
 actual run (see `analysis_helpers.explain_partial_sum`). Everywhere else in this package the default is "ratio".
 """
@@ -24,8 +24,8 @@ from .subsampling import Sampler, Seed, subset_sums
 def reference_true_totals(runs: Mapping[str, Run]) -> dict[float, float]:
     """Return eta -> mean ``delta_h_true`` over the runs, in nats per token.
 
-    A run without one of the etas is skipped in that mean, with a warning. A mean too close to zero to divide by is
-    warned about.
+    A run without one of the etas is skipped in that mean, with a warning. A mean too close to zero to divide by causes
+    a warning.
 
     Raises
     ------
@@ -49,8 +49,8 @@ def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatA
     """Return the contributions of each sequence to the true and the linear change, shape ``(N,)``, in nats per token.
 
     ``true_i = w_i h_new_i / sum(w T) - T_i / sum(T) * base_entropy`` and ``linear_i = eta * gdotv_i``; they sum to the
-    totals. Summed over a subset they are "partial_sum", the published definition; "ratio" is the one to set beside
-    actual runs.
+    totals. Summed over a subset they are "partial_sum", the published definition; use "ratio" to compare with actual
+    runs.
 
     Parameters
     ----------
@@ -86,8 +86,8 @@ def per_sequence_contributions(run: Run, eta: float) -> tuple[FloatArray, FloatA
 def aggregate_err_rel(true_subset: ArrayLike, linear_subset: ArrayLike, true_total_full: float) -> float:
     """Return ``(sum(linear) - sum(true)) / true_total_full`` over a subset's contributions; NaN if the total is 0.
 
-    This partial sum is the published definition; the estimator "ratio" of `simulate_err_rel` is the one to set beside
-    actual runs.
+    This partial sum is the published definition; to compare with actual runs, use the estimator "ratio" of
+    `simulate_err_rel`.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def simulate_err_rel(
 ) -> FloatArray:
     """Return err_rel on random subsets of one run, shape ``(num_samples,)``.
 
-    "partial_sum", the default, is the published definition; "ratio" is the one to set beside actual runs.
+    "partial_sum", the default, is the published definition; use "ratio" to compare with actual runs.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def simulate_err_rel(
         subset taken as the whole batch) or "matched" (ratio, with the exact derivative as linear change).
     sampler
         "sequential": one ``Generator.choice(N, sample_size, replace=False)`` per subset. "disjoint": groups cut from
-        random permutations, faster; `analysis_helpers.subsampling.subset_sums` says what that does to Monte-Carlo
+        random permutations, faster; see `analysis_helpers.subsampling.subset_sums` for the effect on Monte-Carlo
         errors.
     reference
         What to divide by (nats per token); None: the run's own full-batch true total.
@@ -184,7 +184,7 @@ def simulate_err_rel_across_runs(
 ) -> pd.DataFrame:
     """Return a table of err_rel on random subsets of several runs: `simulate_err_rel` for each run and eta.
 
-    "partial_sum", the default, is the published definition; "ratio" is the one to set beside actual runs.
+    "partial_sum", the default, is the published definition; use "ratio" to compare with actual runs.
     Runs of equal size share their subsets, which are drawn once.
 
     Parameters
@@ -244,7 +244,7 @@ def sample_err_rel_across_runs(
 ) -> pd.DataFrame:
     """Return a table of err_rel on random subsets of several runs, drawn from one stream: eta, then run, then subset.
 
-    "partial_sum", the default, is the published definition; "ratio" is the one to set beside actual runs.
+    "partial_sum", the default, is the published definition; use "ratio" to compare with actual runs.
     Unlike in `simulate_err_rel_across_runs`, no two runs or etas share their subsets.
 
     Parameters
@@ -295,7 +295,7 @@ def collect_err_rel_across_runs(
 ) -> pd.DataFrame:
     """Return a table of the full-batch err_rel of each run at one eta, over a common reference total.
 
-    "partial_sum" is the published definition; "ratio" is the one to set beside actual runs. On the full batch they are
+    "partial_sum" is the published definition; use "ratio" to compare with actual runs. On the full batch they are
     equal, if the stored totals agree with the sequences.
 
     Parameters
@@ -371,7 +371,7 @@ def compare_err_rel_distributions(
 ) -> Comparison:
     """Return err_rel on random subsets of the large runs beside err_rel of actual small runs.
 
-    "partial_sum", the default, is the published definition; "ratio" is the one to set beside actual runs (see
+    "partial_sum", the default, is the published definition; use "ratio" to compare with actual runs (see
     `explain_partial_sum`). Subsets of "partial_sum" are divided by their own run's true total and the actual runs by
     the reference total of the large runs, as published; other estimators divide both by the reference total.
 

@@ -18,7 +18,7 @@ from ._checks import FloatArray, checked_choice, checked_count
 Sampler = Literal["sequential", "disjoint"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 Seed: TypeAlias = int | np.random.Generator
-"""What random draws start from."""
+"""Source of random draws."""
 
 Indices = NDArray[np.intp]  # one row per subset
 
@@ -39,10 +39,10 @@ def subset_sums(
     permutation share no sequence, so their estimates are correlated by about -1/(K - 1): the Monte-Carlo error of a
     *mean* over subsets is smaller than with independent draws (nearly zero if n divides N), that of an *SD* larger by
     sqrt(K/(K - 1)). If so few subsets are asked for that permutations would cost more, they are drawn independently.
-    Chunks of a fixed number of permutations have streams of their own, spawned from ``rng``.
+    Each chunk of a fixed number of permutations has its own stream, spawned from ``rng``.
 
-    Columns of several runs or etas may stand side by side; they then share their subsets. Scratch memory is a few MiB
-    whatever the number of subsets, and at most four numbers per sequence for large N.
+    Columns of several runs or etas may be placed side by side; they then share their subsets. Scratch memory is a few
+    MiB for any number of subsets, and at most four numbers per sequence for large N.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Execution of notebooks, each in a kernel of its own, here or on a Dask cluster.
 
 `run_jobs` works on threads of this process (kernels are processes already, so threads keep the cores busy) or on the
-workers of a cluster. An error inside a notebook, or of its kernel, is an error of that notebook only.
+workers of a cluster. An error in a notebook or its kernel affects only that notebook.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .._checks import NotRecordedError
 
 Status = Literal["done", "unchanged", "skipped", "failed"]
 WAIT_FOR_WORKERS = 60.0  # seconds
-UNFINISHED = ".unfinished.ipynb"  # ending of what ran of a notebook, until it is known to have finished
+UNFINISHED = ".unfinished.ipynb"  # ending of a notebook until it has finished
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Job:
     source
         The notebook.
     parameters
-        Name -> value, those that differ from its defaults.
+        Name -> value, for those that differ from its defaults.
     name
         File name of its results, without ending.
     key
-        Digest of what the results depend on, except for the package: parameters, notebook, and state of the data.
+        Digest of what the results depend on besides the package: parameters, notebook, and state of the data.
     """
 
     source: Path
@@ -58,11 +58,11 @@ class RunOptions:
     Attributes
     ----------
     workers
-        Notebooks at once; None: the number of cores.
+        Notebooks run in parallel; None: the number of cores.
     scheduler
         Address of a Dask scheduler to run on instead.
     timeout
-        Seconds that a notebook may take.
+        Time limit per notebook, in seconds.
     cold
         Whether to start kernels as usual, not as forks.
     svg
@@ -83,18 +83,18 @@ class Execution:
     Attributes
     ----------
     job
-        What was to be run.
+        The job.
     status
-        "done"; "unchanged": not run again, because nothing that it depends on has changed; "skipped": not run, or
+        "done"; "unchanged": not run again, as nothing that it depends on has changed; "skipped": not run, or
         stopped by a `NotRecordedError`; "failed".
     reason
         One sentence: the error, or why it was skipped.
     path
-        The executed notebook; if it stopped, up to the cell that stopped. No name: it was not run.
+        The executed notebook; if it failed, up to the failing cell. Without a name: it was not run.
     seconds
         Wall time.
     package
-        Version and digest of this package where it ran.
+        Version and digest of the package that ran it.
     earlier
         Whether notebook and page are those of an earlier run.
     """
@@ -109,18 +109,18 @@ class Execution:
 
     @property
     def complete(self) -> bool:
-        """Whether all cells have run, in this run or an earlier one."""
+        """Whether all cells ran, in this run or an earlier one."""
         return self.status in ("done", "unchanged")
 
 
 def log_line(line: str) -> None:
-    """Write a line to standard error, above a progress bar where there is one."""
+    """Write a line to standard error, above the progress bar, if any."""
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
 
 
 def digest(content: object) -> str:
-    """Return the digest of a nested content of lists and mappings; what JSON does not have stands as text."""
+    """Return the digest of nested lists and mappings; values that JSON lacks are written as text."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -144,9 +144,9 @@ _running: set[asyncio.Task[Any]] = set()
 
 
 def run_job(job: Job, target: Path, options: RunOptions) -> Execution:
-    """Return how a job ended, with its notebook at ``target``, as far as it came.
+    """Return how a job ended; its notebook, as far as it ran, is at ``target``.
 
-    Nothing that goes wrong in a notebook is raised: a full disk or a kernel that died is an error of that notebook.
+    No error of a notebook is raised: a full disk or a dead kernel is recorded as that notebook's failure.
     """
     import nbformat
     import papermill
@@ -168,7 +168,7 @@ def run_job(job: Job, target: Path, options: RunOptions) -> Execution:
 
 
 async def _run_until_timeout(notebook: Any, folder: Path, options: RunOptions) -> tuple[Status, str]:
-    """Run a notebook until it ends, is stopped or its time is up; return status and reason."""
+    """Run a notebook until it ends, is stopped or times out; return status and reason."""
     from nbclient.exceptions import CellExecutionError
 
     from .kernels import run_cells
@@ -197,7 +197,7 @@ def _sentence(failure: BaseException) -> str:
 
 
 def _stop() -> None:
-    """Stop the notebooks that run in this process, and kill their kernels."""
+    """Stop the notebooks running in this process, and kill their kernels."""
     while _running:
         with suppress(KeyError, RuntimeError):  # it ended meanwhile
             task = _running.pop()
@@ -208,11 +208,11 @@ def _stop() -> None:
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path, options: RunOptions) -> Iterator[Execution]:
-    """Run jobs, their notebooks into ``folder`` as unfinished; yield how each ended, as soon as it is done.
+    """Run jobs, writing unfinished notebooks to ``folder``; yield how each ended, as soon as it is done.
 
     If the caller stops early or is interrupted, no further job starts and running kernels are killed. On a cluster,
-    workers must have this package installed and the same files under the same paths; a worker that dies repeatedly is
-    an error of its job.
+    workers must have this package installed and the same files under the same paths; if workers die repeatedly on a
+    job, that job fails.
 
     Raises
     ------

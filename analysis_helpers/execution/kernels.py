@@ -1,7 +1,7 @@
-"""Kernels that start in a moment: forks of one process that has imported what notebooks need.
+"""Kernel provisioner that forks a preloaded process: kernels start fast.
 
 The process starts with the first kernel and ends with the program. It has one thread and no ZeroMQ context, so a fork
-of it is a process like any other, with its own working folder, environment, random numbers and signals.
+of it is an ordinary process, with its own working folder, environment, random numbers and signals.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ForkedKernel(LocalProvisioner):
 
 
 class _Process(psutil.Process):
-    """A process that is no child of this one, with what is asked of a `subprocess.Popen`; its exit code is unknown."""
+    """A process that is not a child of this one, with the interface of `subprocess.Popen`; its exit code is unknown."""
 
     stdin = stdout = stderr = None
 
@@ -71,7 +71,7 @@ class _Process(psutil.Process):
 
 
 async def run_cells(notebook: Any, folder: Path, *, forked: bool, svg: bool) -> None:
-    """Run the cells of a notebook in a kernel of its own; outputs go into the notebook, as far as it comes.
+    """Run the cells of a notebook in its own kernel; outputs are stored in the notebook, up to any failing cell.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ async def run_cells(notebook: Any, folder: Path, *, forked: bool, svg: bool) -> 
     folder
         Working folder of the kernel.
     forked
-        Whether the kernel is a fork, where the system can; else it is started as usual.
+        Whether to fork the kernel, if the system can; else it is started as usual.
     svg
         Whether figures are made as SVG too, not only as PNG.
 
@@ -119,7 +119,7 @@ async def run_cells(notebook: Any, folder: Path, *, forked: bool, svg: bool) -> 
 
 
 async def _ready(manager: Any, client: Any) -> None:
-    """Wait until the kernel replies, and what it publishes arrives."""
+    """Wait until the kernel replies and its published messages arrive."""
     while True:
         client.kernel_info()
         with suppress(Empty):
@@ -136,7 +136,7 @@ _lock = threading.Lock()
 
 
 def _fork(request: dict[str, Any]) -> int:
-    """Return the process ID of a new kernel; the process that it is a fork of is started where there is none yet."""
+    """Return the process ID of a new kernel; the process to fork is started if there is none yet."""
     with _lock:
         server: Any = fork_server()
         with suppress(BrokenPipeError):
@@ -150,7 +150,7 @@ def _fork(request: dict[str, Any]) -> int:
 
 @cache
 def fork_server() -> subprocess.Popen[str]:
-    """Start the process that kernels are forked from, once; it imports while this one goes on."""
+    """Start the process that kernels are forked from, once; it imports while this one continues."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     env = os.environ | _ONE_THREAD | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the debugger would print a warning
     server = subprocess.Popen([sys.executable, "-c", _SERVE], env=env, start_new_session=True, **pipes)
@@ -165,7 +165,7 @@ def serve() -> None:
             import_module(name)
     if threading.active_count() > 1:
         raise SystemExit("an import has started a thread, so no kernels can be forked")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system clears away kernels that ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps kernels that ended
     requests, replies = os.fdopen(os.dup(0)), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)

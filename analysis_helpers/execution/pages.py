@@ -1,7 +1,7 @@
-"""HTML pages of executed notebooks, and what a folder of them begins with: two tables and a first page.
+"""HTML pages of executed notebooks, two tables of their results, and a first page.
 
 The first page of a report is that of its first notebook, with links to the others. That of a sweep shows maps of the
-answers, the key figures (the first figure of the cells tagged ``key``) and all reruns. Pages load nothing from a
+answers, the key figures (the first figure of the cells tagged ``key``) and all reruns. Pages load nothing from the
 network.
 """
 
@@ -47,12 +47,12 @@ _MAPPED = {  # columns of results that are shown by step size and batch size
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
-    """Return a notebook as it is stored, without nbformat, whose import takes longer than an unchanged report.
+    """Return a stored notebook without nbformat, whose import takes longer than an unchanged report.
 
     Raises
     ------
     ValueError
-        If it is no notebook of format 4.
+        If it is not a notebook of format 4.
     """
     with suppress(ValueError, KeyError, TypeError):
         notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -62,14 +62,14 @@ def read_notebook(path: Path) -> dict[str, Any]:
 
 
 def write_page(execution: Execution, notebook: Mapping[str, Any], names: Collection[str], out: Path) -> str:
-    """Write the page and the key figure of an executed notebook; return what went wrong, empty if nothing did.
+    """Write the page and the key figure of an executed notebook; return the error, empty if there is none.
 
     Parameters
     ----------
     execution
-        How it ended, which the page says.
+        How it ended; shown on the page.
     notebook
-        What the page shows.
+        The notebook to show.
     names
         Names of the notebooks that have or will have a page; a link to any other file becomes text.
     out
@@ -81,7 +81,7 @@ def write_page(execution: Execution, notebook: Mapping[str, Any], names: Collect
     resources = {"metadata": {"name": name}, "execution": execution}
     try:
         page, _ = page_exporter().from_notebook_node(nbformat.reads(json.dumps(notebook), as_version=4), resources)
-    except Exception as failure:  # nbconvert and its templates raise many kinds; the other notebooks go on
+    except Exception as failure:  # nbconvert and its templates raise many kinds of errors; the other notebooks continue
         page, problem = _NO_PAGE, f"its page cannot be made ({type(failure).__name__}: {failure})"
     write_in_one_step(out / PAGES / f"{name}.html", _linked(page, names))
     if figure := key_figure(notebook):
@@ -131,8 +131,8 @@ def results_table(executions: Sequence[Execution]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns notebook, ``param.`` and the name of each parameter, then the estimates. It does not depend on the
-        place of the checkout: a data root is given relative to the folder of the notebook.
+        Columns notebook, ``param.`` and the name of each parameter, then the estimates. It does not depend on where the
+        checkout is: a data root is relative to the folder of the notebook.
     """
     rows: list[dict[str, Any]] = []
     for execution in filter(attrgetter("complete"), executions):
@@ -151,7 +151,7 @@ def results_table(executions: Sequence[Execution]) -> pd.DataFrame:
 def runlog_table(executions: Sequence[Execution]) -> pd.DataFrame:
     """Return a row per execution: file, notebook, parameters, status, seconds, reason, version, digest.
 
-    Version and digest are those of the package where it ran.
+    Version and digest are those of the package that ran it.
     """
     return pd.DataFrame(
         {
@@ -203,7 +203,7 @@ def _sweep_index(executions: Sequence[Execution], results: pd.DataFrame) -> str:
 
 
 def _answer_map(results: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the answers by eta (rows) and batch size (columns); empty if no notebook of the sweep gives them."""
+    """Return the answers by eta (rows) and batch size (columns); empty if no notebook of the sweep has them."""
     eta, size = f"{PARAMETER}eta", f"{PARAMETER}subset_size"
     answered = results.reindex(columns=[eta, size, column]).dropna()
     return answered.pivot_table(column, index=eta, columns=size, aggfunc=_counted, fill_value="")
@@ -222,7 +222,7 @@ def _rendered(template: str, values: Mapping[str, Any]) -> str:
 
 
 def _outputs(cells: Sequence[Any], kind: str) -> Iterator[Any]:
-    """Return the outputs of cells that are there as a kind of data."""
+    """Return the outputs of cells in a given media type."""
     outputs = (output for cell in cells for output in cell.get("outputs", ()))
     return (output for output in outputs if kind in output.get("data", {}))
 

@@ -2,9 +2,9 @@
 
 A report is a sweep with one combination. The folder holds ``index.html``, ``results.csv`` (every estimate),
 ``runlog.csv`` (status of each notebook), and of each notebook ``pages/NAME.html``, ``figures/NAME.png`` and, last,
-``notebooks/NAME.ipynb``, with a stamp that says what it was made from: the same command runs only what has changed or
-did not finish. What ran of a notebook that failed is ``notebooks/NAME.unfinished.ipynb``, and its page says so.
-Parameters are checked before anything runs. Other files are never touched.
+``notebooks/NAME.ipynb``, with a stamp of its inputs: repeating the command runs only what has changed or did not
+finish. A failed notebook is ``notebooks/NAME.unfinished.ipynb``, and its page says so. Parameters are checked before
+anything runs. Other files are never touched.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def run_notebooks(
 ) -> tuple[Path, int]:
     """Return the path of the first page of a report or sweep, and the number of notebooks that failed.
 
-    What ended before an interrupt is kept, and the first page shows it.
+    Notebooks finished before an interrupt are kept, and the first page shows them.
 
     Parameters
     ----------
     kind
-        "report": each notebook once, also those that have none of the parameters; "sweep": every combination.
+        "report": each notebook once, including those without any of the parameters; "sweep": every combination.
     notebooks
         From `find_notebooks`.
     values
@@ -62,7 +62,7 @@ def run_notebooks(
     Raises
     ------
     ValueError
-        If a parameter is unknown, a value wrong, or the folder in use; nothing has run then.
+        If a parameter is unknown, a value is invalid, or the folder is in use; nothing has run then.
     """
     jobs, skipped = plan(kind, notebooks, values)
     options = replace(options, svg=kind == "report")
@@ -74,7 +74,7 @@ def run_notebooks(
             with closing(_run(jobs, out, options)) as executions:
                 for execution in executions:
                     ended[execution.job.name] = execution
-        finally:  # what ended is shown, also after an interrupt
+        finally:  # finished notebooks are shown, also after an interrupt
             if ended or not jobs:
                 stopped = [Execution(job, "skipped", "stopped before it ended") for job in jobs]
                 in_order = [ended.get(execution.job.name, execution) for execution in stopped]
@@ -88,7 +88,7 @@ def find_notebooks(folder: Path | None = None, names: Sequence[str] = ()) -> lis
     Raises
     ------
     ValueError
-        If there are none, or none of a name; the message names the folder.
+        If there are none, or none with a given name; the message names the folder.
     """
     place = folder or notebooks_folder()
     paths = {path.stem: path for path in sorted(place.glob("*.ipynb"))}
@@ -98,7 +98,7 @@ def find_notebooks(folder: Path | None = None, names: Sequence[str] = ()) -> lis
 
 
 def missing_extra(path: Path) -> str:
-    """Return what a notebook needs that is not installed, with the command that installs it; empty where nothing is."""
+    """Return the missing dependencies of a notebook, with the command that installs them; empty if there are none."""
     needed = "analysis_helpers.measure" in path.read_text(encoding="utf-8")
     if not needed or all(map(find_spec, ("torch", "transformers"))):
         return ""
@@ -118,12 +118,12 @@ def plan(kind: Kind, notebooks: Sequence[Path], values: Values) -> tuple[list[Jo
     notebooks
         Paths of notebooks.
     values
-        Parameter -> values. ``eta`` also fills ``etas``. A notebook takes those that it has.
+        Parameter -> values. ``eta`` also fills ``etas``. A notebook gets those that it has.
 
     Raises
     ------
     ValueError
-        If a parameter is in no notebook, or a value of the wrong type or against a rule.
+        If no notebook has a parameter, or a value has the wrong type or breaks a rule.
     """
     cells = {path.resolve(): read_notebook(path)["cells"] for path in notebooks}
     defaults = {path: _defaults(of_notebook) for path, of_notebook in cells.items()}
@@ -193,7 +193,7 @@ def _file_name(notebook: str, parameters: Mapping[str, object]) -> str:
 def _locked(out: Path, kind: Kind) -> Iterator[None]:
     """Lock a folder for one report or sweep, and mark it as one of its kind.
 
-    Where it is not marked yet, nothing that is to be written may exist.
+    If it is not marked yet, no file to be written may exist.
     """
     out.mkdir(parents=True, exist_ok=True)
     marker = out / f".{kind}"
@@ -210,9 +210,9 @@ def _locked(out: Path, kind: Kind) -> Iterator[None]:
 
 
 def _run(jobs: Sequence[Job], out: Path, options: RunOptions) -> Generator[Execution]:
-    """Yield how each job ended, unchanged ones first, and log it; what it left is in its place by then."""
+    """Yield how each job ended, unchanged ones first, and log it; its files are in place by then."""
     unchanged = {job.name: execution for job in jobs if (execution := _unchanged(job, out))}
-    # The last notebooks take longest: begun first, they are not waited for alone.
+    # The last notebooks take longest: so they start first.
     by_notebook = sorted(jobs, key=lambda job: job.source.name, reverse=True)
     waiting = [job for job in by_notebook if job.name not in unchanged]
     if waiting:
@@ -228,7 +228,7 @@ def _run(jobs: Sequence[Job], out: Path, options: RunOptions) -> Generator[Execu
 
 
 def _warm_up(options: RunOptions) -> None:
-    """Start what imports while the first notebooks run."""
+    """Start imports while the first notebooks run."""
     from .kernels import CAN_FORK, fork_server
 
     if CAN_FORK and not options.cold and options.scheduler is None:
@@ -251,7 +251,7 @@ def _unchanged(job: Job, out: Path) -> Execution | None:
 def _stored(execution: Execution, out: Path, names: Collection[str]) -> Execution:
     """Write page, figure and, if it is finished, the notebook with a stamp.
 
-    The page of a notebook that failed is that of an earlier run, where there is one.
+    If a notebook failed, the page of its earlier run is kept, if there is one.
     """
     finished, unfinished = (out / NOTEBOOKS / f"{execution.job.name}{ending}" for ending in (".ipynb", UNFINISHED))
     if execution.status == "unchanged" and not unfinished.exists():

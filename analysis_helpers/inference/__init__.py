@@ -1,4 +1,4 @@
-"""What runs tell: standard errors, trend, decomposition, prediction, planning, health, verdict."""
+"""Inference from runs: standard errors, trend, decomposition, prediction, planning, health, verdict."""
 
 from .decomposition import decompose_err_rel as decompose_err_rel, decomposition_table as decomposition_table
 from .health import (

@@ -2,7 +2,7 @@
 
 *Yes* is a tolerance statement: with confidence 0.9, at least ``probability`` of updates have an error within the
 tolerance (Krishnamoorthy and Mathew, 2009). *No*: the 90 % interval of the mean error lies beyond it, or updates differ
-too much for any mean. Neither forecasts a word: more runs are answered by chances.
+too much for any mean. Whether more runs would reach an answer is given as probabilities.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .random_effects import CONFIDENCE, ENDS, chi_square, normal_quantile, reach
 AnswerWord = Literal["yes", "no", "cannot tell"]
 
 LIKELY = 0.5
-"""The chance of an answer for which more runs are asked."""
+"""The chance of an answer that the additional runs must reach."""
 
 _MORE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 _TAUS, _MEANS, _NEW, _SPREADS, _NODES = 20, 7, 5, 5, 50  # nodes of the quadrature
@@ -36,7 +36,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Chances:
-    """The probabilities of "yes" and of "no" after so many more runs like these."""
+    """The probabilities of "yes" and of "no" after this number of further runs like these."""
 
     more: int
     yes: float
@@ -66,7 +66,7 @@ def chances(estimate: PooledEstimate, goal: Goal) -> Chances | None:
     """Return the chances of an answer after the smallest number of more runs that reaches one half; None if none does.
 
     By quadrature over the joint confidence distribution of mean and tau, and over what further runs of the same size
-    would then give. One run says nothing about tau, so None.
+    would then give. With one run tau is unknown: None.
     """
     if len(estimate.values) == 1:
         return None

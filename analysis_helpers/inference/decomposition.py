@@ -1,6 +1,6 @@
 """The error of the linear approximation in two parts: that of the recorded linear terms, and nonlinearity of the step.
 
-The mean score is 0 in expectation on policy. It shows off-policy bias of the first part, and serves to remove it.
+The mean score is 0 in expectation on policy. It reveals off-policy bias of the first part, and helps to remove it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def decompose_err_rel(
 
     ``linear - true = (linear - matched) + (matched - true)``, where matched is the exact derivative of the
     importance-sampling estimate on the same sequences. The first part is noise and bias of the recorded linear terms;
-    the second is nonlinearity of the step, and numerics.
+    the second is nonlinearity of the step and numerical error.
 
-    With ``score_adjusted``, what the mean score explains is removed from every value by regression on the same run: a
-    control variate with known mean 0 (Owen, 2013, section 8.9). It removes off-policy bias to first order. Show it
-    beside the unadjusted values, never instead.
+    With ``score_adjusted``, the part that the mean score explains is removed from every value by regression on the same
+    run: a control variate with known mean 0 (Owen, 2013, section 8.9). It removes off-policy bias to first order. Show
+    it beside the unadjusted values, not in their place.
 
     Parameters
     ----------

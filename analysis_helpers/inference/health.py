@@ -1,4 +1,4 @@
-"""Is a run sound? Checks with a value, a limit, a flag and one sentence of what it means.
+"""Is a run sound? Each check has a value, a limit, a flag and one sentence on its meaning.
 
 A new check is one function and one entry in `CHECKS`: tables, verdicts and sentences follow. No flag does not mean that
 a batch is large enough: good weights say that importance sampling is sound, not that it is precise.
@@ -48,15 +48,15 @@ class Finding:
     Attributes
     ----------
     value, limit
-        The number found (NaN where it cannot be had), and what it is held against.
+        The number found (NaN if it cannot be computed), and the limit that it is compared with.
     flag
-        Whether the value is beyond the limit; None: where it is more severe.
+        Whether the value is beyond the limit; None: decided by its severity.
     detail
-        What is special about this run, as sentences.
+        Details about this run, as sentences.
     eta
-        The step size; NaN where the check is about the run as a whole.
+        The step size; NaN if the check concerns the run as a whole.
     check, run
-        Their names, filled in where the findings of several runs are listed.
+        Their names, filled in when the findings of several runs are listed.
     """
 
     value: float
@@ -70,7 +70,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """A check of health.
+    """A health check.
 
     Attributes
     ----------
@@ -79,11 +79,11 @@ class Check:
     find
         ``run -> findings``; it is called once for each run.
     takes
-        What a run must record; said where the value is missing.
+        What a run must record; shown if the value is missing.
     severity
         How bad a value is: the largest is shown as the worst.
     unsound
-        Whether a run that is flagged gives no answer, and must be fixed or left out.
+        Whether a flagged run gives no answer and must be fixed or left out.
     over_change
         Whether values are nats per token, to be divided by the mean true change of the runs that are checked together.
     """
@@ -114,7 +114,7 @@ def _excess(run: Run) -> list[Finding]:
 
 
 def _clear_z(run: Run) -> float:
-    """Return three standard errors; over few prompts, as many as Student's t exceeds as rarely."""
+    """Return three standard errors; with few prompts, the quantile of Student's t with the same tail probability."""
     prompts = math.inf if run.prompt_ids is None else len(np.unique(run.prompt_ids))
     return CLEAR_Z if math.isinf(prompts) or prompts < 2 else student_quantile(prompts - 1, _TAIL)
 
@@ -162,7 +162,7 @@ def _weights_agree(run: Run, measured: Measurement) -> Finding:
 
 
 def _log_weight_slope(run: Run) -> list[Finding]:
-    """Nonlinearity moves the slope in proportion to eta: what a smaller eta has of it, within its limit, is allowed."""
+    """Return findings; a deviation within its limit at a smaller eta may grow in proportion to eta: nonlinearity."""
     found: dict[float, Finding] = {}
     allowed = 0.0  # per unit eta
     for m in sorted(run.measurements, key=lambda each: each.eta):
@@ -357,9 +357,9 @@ OFF_POLICY_CHECKS = ("score_z", "log_probability_excess_z")
 def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     """Check the health of runs, one by one.
 
-    What each check is, and its limit, stands in its row (columns meaning, limit); `CHECKS` lists them. The tail of the
-    weights is that of Pareto-smoothed importance sampling (Vehtari et al., 2024). How often each is
-    raised on healthy runs, and on runs with a fault, is measured in ``notebooks/06_known_truth.ipynb``.
+    Each row states the meaning and the limit of its check; `CHECKS` lists all checks. The tail of the weights is that
+    of Pareto-smoothed importance sampling (Vehtari et al., 2024). The rates of flags on healthy runs and on faulty runs
+    are measured in ``notebooks/06_known_truth.ipynb``.
 
     Parameters
     ----------
@@ -369,8 +369,8 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns run, eta (missing where the check is about the run), check, value (missing where it cannot be had),
-        limit, flag (bool), meaning (one sentence).
+        Columns run, eta (missing if the check concerns the run as a whole), check, value (missing if it cannot be
+        computed), limit, flag (bool), meaning (one sentence).
 
     Raises
     ------
@@ -398,7 +398,7 @@ def _detail(finding: Finding) -> str:
 
 
 def findings(runs: Runs, etas: Sequence[float] | None = None) -> Iterator[Finding]:
-    """Return what each check finds on each run, at these step sizes and about the run as a whole; kept with the run."""
+    """Return the findings of each check on each run, at these step sizes and for the whole run; cached with the run."""
     change = cache(runs.mean_true_change)
     for name, run in runs.items():
         about = [eta for eta in run.etas if etas is None or any(same_eta(eta, each) for each in etas)]
@@ -414,7 +414,7 @@ def findings(runs: Runs, etas: Sequence[float] | None = None) -> Iterator[Findin
 
 
 def unsound_flags(checked: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return those findings, from `findings`, that make a run unsound: it must be fixed or left out."""
+    """Return the findings, from `findings`, that make a run unsound: it must be fixed or left out."""
     flagged = [each for each in checked if each.flag]
     slopes = [abs(each.value) for each in flagged if each.check == "log_weight_slope"]
     # All of them, where one is far off: they have the same fault.
@@ -423,7 +423,7 @@ def unsound_flags(checked: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def by_check(flagged: Iterable[Finding]) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Return for each check that is flagged the runs, and its name, the ends of its values and what is special."""
+    """Return for each flagged check the runs, and its name, the range of its values and their details."""
     groups: dict[str, list[Finding]] = {}
     for each in flagged:
         groups.setdefault(each.check, []).append(each)

@@ -1,8 +1,8 @@
 """Where the change of entropy comes from: the same states, or other states that the new policy visits.
 
-On the *same states* distributions become sharper or flatter where the old policy goes; the rest of the change is by
+On the *same states* as under the old policy, distributions become sharper or flatter; the rest of the change comes from
 *visiting other states*. Both changes, true and linear, split exactly, and each part is a function of column sums. The
-part on the same states carries no importance weights in its mean and no score: it is known many times better.
+part on the same states carries no importance weights in its mean and no score: it is many times more precise.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def change_by_origin(runs: Mapping[str, Run], etas: Sequence[float] | None = Non
     """Return the true and the linear change, split by origin, for each run and pooled.
 
     On the same states ``true = sum(h_new - h_base) / sum T`` and ``linear = eta sum jH / sum T``; the rest of each
-    total is by visiting other states. Pooled rows have the weights of the true total and its tau, so that parts add up
-    in every row; their standard errors hold differences between updates.
+    total comes from visiting other states. Pooled rows have the weights of the true total and its tau, so that parts
+    add up in every row; their standard errors include differences between updates.
 
     Parameters
     ----------

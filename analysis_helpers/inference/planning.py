@@ -1,4 +1,4 @@
-"""How large a batch reaches a goal, how well the runs at hand know that, and one large run or several small ones.
+"""How large a batch reaches a goal, how precise that plan is, and one large run compared with several small ones.
 
 Use it with a handful of runs of at least a few hundred sequences. The closed form behind it is first order; no plan is
 smaller than 64 sequences.
@@ -42,11 +42,11 @@ def required_batch_size(
     estimator: EstimatorName = "ratio",
     reference: float | None = None,
 ) -> int | None:
-    """Return the smallest batch that reaches a target, or None where no batch does.
+    """Return the smallest batch that reaches a target, or None if no batch does.
 
     With ``target_sd``, the standard error of err_rel on one fresh batch: ``S² / n <= target_sd²``, with S² averaged
     over the runs. With ``tolerance``, the prediction for a fresh run: ``P(|err_rel| <= tolerance) >= probability``;
-    this includes what no batch size takes away, the mean error and the spread between runs.
+    this includes the mean error and the spread between runs, which no batch size reduces.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def required_batch_size(
         If a run does not record what the estimator needs.
     ValueError
         If none or both targets are given, an argument is out of range, no run has the eta, or the estimator is
-        "partial_sum", which means nothing on a fresh batch.
+        "partial_sum", which is undefined on a fresh batch.
 
     Examples
     --------
@@ -93,9 +93,9 @@ def plan_batch_sizes(
 ) -> pd.DataFrame:
     """Return the batch required at each eta for err_rel of a fresh run within ``tolerance``, as `required_batch_size`.
 
-    The interval allows for how little the runs know. It says what other runs of the same number and sizes would have
-    said: each of 100 draws makes err_rel and S of every run anew from their estimated distributions and plans again (a
-    parametric bootstrap, whose draws have the seed); the interval holds the middle 90 % of these plans.
+    The interval is a parametric bootstrap over runs of the same number and sizes. Each of 100 draws replaces err_rel
+    and S of every run by values from their estimated distributions and plans again; the interval holds the middle 90 %
+    of these plans.
 
     Returns
     -------
@@ -166,8 +166,8 @@ def budget_table(
 ) -> pd.DataFrame:
     """Return what a budget of sequences buys as one large run or as several small ones, each with its own update.
 
-    The mean err_rel over k runs of n sequences has the variance ``(S²/n + tau²) / k``: where runs differ beyond
-    sampling, more runs say more about updates in general; where they do not, it is all the same.
+    The mean err_rel over k runs of n sequences has the variance ``(S²/n + tau²) / k``: if runs differ beyond sampling
+    noise, more runs give a more precise mean over updates; if not, splitting makes no difference.
 
     Returns
     -------
@@ -193,7 +193,7 @@ def budget_table(
 def estimator_table(
     runs: Mapping[str, Run], eta: float, n: int = 256, *, tolerance: float = 0.25, probability: float = 0.9
 ) -> pd.DataFrame:
-    """Return what each estimator of the error needs and gives: how to need fewer sequences.
+    """Return for each estimator of the error the fields that it needs, its precision, and the sequences required.
 
     Returns
     -------
@@ -201,7 +201,7 @@ def estimator_table(
         Columns estimator ("trend" and "matched" estimate nonlinearity, "adjusted" and "ratio" the error of the recorded
         linear change), needs (what a run must record), se (of one batch of n, in units of the true change), sequences,
         low, high (for the tolerance with the probability, and its 90 % interval; missing where no batch is large
-        enough). Estimators that the runs do not record are left out.
+        enough). Estimators whose fields the runs do not record are left out.
 
     Examples
     --------

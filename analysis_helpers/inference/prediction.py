@@ -23,12 +23,12 @@ from .random_effects import CONFIDENCE, ConfidenceDistribution, Pool, confidence
 from .standard_errors import err_rel_standard_error
 
 LEAST = 64  # sequences of a plan: below, the closed form is rough
-MOST = 2**62  # sequences; what takes more is called unreachable
+MOST = 2**62  # sequences; a target that needs more counts as unreachable
 
 
 @dataclass(frozen=True, eq=False)
 class PooledEstimate:
-    """What a set of runs says about an error at one eta; arrays have one entry a run.
+    """The estimate of an error at one eta from a set of runs; arrays have one entry per run.
 
     Attributes
     ----------
@@ -43,12 +43,11 @@ class PooledEstimate:
     kurtoses
         Fourth over squared second moment of the influence values: how well S is known.
     reference_error
-        Relative standard error of the reference, from sampling; 0 where it was given or this is not known.
+        Relative standard error of the reference, from sampling; 0 if the reference was given or its error is unknown.
     errors
         Name of the run -> its error, with influence values.
     common_error
-        SE that all runs share and that no number of runs takes away: of a model, and of prompts that runs have in
-        common.
+        SE that all runs share and that more runs do not reduce: of a model, and of prompts that runs have in common.
     shared_variance
         The part of each run's squared SE that runs share through their prompts.
     """
@@ -98,7 +97,7 @@ class PooledEstimate:
         """Squared standard errors of the runs' errors, from one variance per unit that all runs have in common.
 
         A run with a larger error also has a larger standard error of its own: weights by these would pull the mean to
-        0. What runs share through their prompts is taken out.
+        0. The error that runs share through their prompts is excluded.
         """
         rows = self.sizes if self.rows is None else self.rows
         own = self.spreads**2 / self.sizes
@@ -166,9 +165,9 @@ class Prediction:
     tau, se_mean
         SD between runs beyond sampling, and standard error of the mean (random effects).
     sampling_sd
-        What the sampling of n sequences alone gives, ``S / sqrt(n)``.
+        SD from the sampling of n sequences alone, ``S / sqrt(n)``.
     num_runs
-        Runs it rests on. With one, tau is not known and taken to be 0; there is no interval for the next update.
+        Runs used. With one, tau is unknown and set to 0; there is no interval for the next update.
     """
 
     eta: float
@@ -185,7 +184,7 @@ class Prediction:
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """Return the central interval that the next run falls into with probability ``level``.
 
-        NaN for the next update (infinite n) where there is one run: it does not show how updates differ.
+        NaN for the next update (infinite n) where there is one run: it does not show how much updates differ.
         """
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level!r}")
@@ -195,7 +194,7 @@ class Prediction:
         return low, high
 
     def pit(self, value: float) -> float:
-        """Return the probability of a run below ``value``: over actual runs uniform, where all is well."""
+        """Return the probability of a run below ``value``; over actual runs uniform if calibrated."""
         return float(self._distribution.below(value, self.sampling_sd**2))
 
     def probability_within(self, tolerance: float) -> float:
@@ -213,7 +212,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether actual runs, together, fell where they were predicted.
+    """Whether actual runs, together, agree with their prediction.
 
     Attributes
     ----------
@@ -221,7 +220,7 @@ class Agreement:
         How many actual runs.
     p_spread, p_mean
         P-values, averaged over the confidence distribution: of chi-square, small where runs scatter more than
-        predicted; of the mean z (two-sided), small where runs lie to one side.
+        predicted; of the mean z (two-sided), small if runs lie to one side.
     smallest_p
         The smallest p-value that a sign test of so few runs could reach, ``2^(1 - runs)``.
     """
@@ -243,8 +242,8 @@ def predict_err_rel(
     """Predict err_rel of a fresh run of n sequences from the large runs.
 
     The mixture over the confidence distribution of tau^2 (Nagashima, Noma and Furukawa, 2019) of normal distributions
-    ``N(m_b, SE_b^2 + tau_b^2 + S^2/n)``, with S^2 averaged over the runs. Where updates do not differ (tau = 0) its
-    intervals are wide.
+    ``N(m_b, SE_b^2 + tau_b^2 + S^2/n)``, with S^2 averaged over the runs. If updates do not differ (tau = 0), its
+    intervals are conservative.
 
     Parameters
     ----------
@@ -282,7 +281,7 @@ def predict_err_rel(
 def pooled_err_rel(
     runs: Mapping[str, Run], eta: float, *, reference: float | None = None, estimator: EstimatorName = "ratio"
 ) -> PooledEstimate:
-    """Return what the runs that have ``eta`` say about err_rel there; by default over their mean true total.
+    """Return the estimate of err_rel at ``eta`` from the runs that have it; by default over their mean true total.
 
     Raises
     ------
@@ -328,7 +327,7 @@ def predict(estimate: PooledEstimate, n: float) -> Prediction:
 
 def size_for(spread: float, target_sd: float) -> int:
     """Return the smallest n, from 64 to 2^62, with ``spread / sqrt(n) <= target_sd``; the largest if there is none."""
-    # Rounding must not ask for one sequence more where the target is met exactly.
+    # Rounding must not add a sequence if the target is met exactly.
     return max(LEAST, math.ceil(min(spread / target_sd, math.sqrt(MOST)) ** 2 * (1 - 1e-12)))
 
 
@@ -361,7 +360,7 @@ def check_prediction(
 
 
 def agreement_with_prediction(estimate: PooledEstimate, large: Runs, small: Runs) -> Agreement | None:
-    """Return whether actual runs, together, fell where the large runs predict; None if none is left."""
+    """Return whether actual runs, together, agree with the prediction from the large runs; None if none is left."""
     table = _checked(estimate, large, small)
     return None if table.empty else agreement_of(estimate, table["err_rel"].to_numpy(), table["n"].to_numpy())
 

@@ -1,7 +1,7 @@
-"""Values with known variances that differ by more than these: their mean, and the SD tau between them.
+"""Values with known variances that differ by more than these explain: their mean, and the SD tau between them.
 
 The random-effects model of meta-analysis: value r is ``mean + N(0, tau^2) + N(0, v_r)``. With a handful of values tau
-is hardly known, so predictions average over its confidence distribution instead of plugging in one value. Use `pool`
+is poorly known, so predictions average over its confidence distribution instead of plugging in one value. Use `pool`
 for a mean over runs, `confidence_distribution` for the next run. A single value has no tau.
 """
 
@@ -40,7 +40,7 @@ class Pool:
     count
         Number of values.
     common_error
-        The part of ``se`` that all values share, and that no number of values takes away.
+        The part of ``se`` that all values share, and that more values do not reduce.
     """
 
     mean: float
@@ -67,7 +67,7 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class ConfidenceDistribution:
-    """What values with known variances tell about their mean and tau: equally likely pairs, arrays of one shape.
+    """Confidence distribution of mean and tau from values with known variances: equally likely pairs, as arrays.
 
     Attributes
     ----------
@@ -183,7 +183,7 @@ def confidence_distribution(
     """Return the confidence distribution of mean and tau (Nagashima, Noma and Furukawa, 2019).
 
     For q_b the (b - 1/2)/B quantiles of chi-square on R - 1 degrees of freedom, tau_b^2 solves ``Q(tau^2) = q_b``; 0
-    where ``Q(0) <= q_b``. One value says nothing about tau: it is then taken to be 0.
+    where ``Q(0) <= q_b``. With one value tau is unknown and set to 0.
     """
     freedom, steps = max(len(values) - 1, 1), (np.arange(_NODES) + 0.5) / _NODES
     tau2 = between_variances(values, variances, chi_square(freedom, steps))
@@ -248,7 +248,7 @@ def between_variances(
     spread = float(np.ptp(values))
     if spread == 0:  # or a single value
         return np.zeros(len(targets))
-    variances = np.maximum(variances, 1e-30 * spread**2)  # what is known exactly would weigh without limit
+    variances = np.maximum(variances, 1e-30 * spread**2)  # exact values would get infinite weights
 
     # Newton's method on 1 / Q: concave in tau^2, so that steps from 0 never go too far.
     tau2 = np.zeros(len(targets))

@@ -1,4 +1,4 @@
-"""What the recorded sequences say about their own errors: standard errors in closed form.
+"""Standard errors in closed form, from the recorded sequences.
 
 Standard errors come from the estimator's gradient at the full sums, so every estimator has one. They describe sampling
 of sequences, with the update direction and the reference held fixed.
@@ -61,7 +61,7 @@ def err_rel_standard_error(
     RunError
         If the run does not record what the estimator needs.
     ValueError
-        If an argument is out of range, or a fresh batch is asked of "partial_sum", which has no meaning there.
+        If an argument is out of range, or a fresh batch is requested for "partial_sum", which is undefined there.
 
     Examples
     --------
@@ -170,8 +170,8 @@ def spread_by_size(
 ) -> pd.DataFrame:
     """Return the SD of err_rel against the number of sequences, by the ratio: in closed form and over draws.
 
-    Every SD is the root mean square over runs; err_rel is over the mean true total of the runs. Sizes that a run does
-    not exceed have no subsets and no draws. Without ``sizes``, powers of two around ``n`` and the runs are taken. Runs
+    Every SD is the root mean square over runs; err_rel is over the mean true total of the runs. Sizes not below that of
+    a run have no subsets and no draws. Without ``sizes``, powers of two around ``n`` and the runs are taken. Runs
     without the eta are skipped with a warning, and so are subsets without tokens in the SD over draws.
 
     Returns
@@ -210,7 +210,7 @@ def spread_by_size(
 
 
 def _drawn_spread(run: Run, eta: float, n: int, reference: float, num_samples: int, seed: Seed) -> float:
-    """Return the SD of err_rel over disjoint random subsets, those without tokens aside."""
+    """Return the SD of err_rel over disjoint random subsets, without those that have no tokens."""
     batch, rng = columns(run, eta), np.random.default_rng(seed)
     sums = subset_sums(batch.values, batch.rows_for(n), num_samples, rng, sampler="disjoint")
     return float(np.nanstd(batch.err_rel(sums, reference), ddof=1))

@@ -1,4 +1,4 @@
-"""Tables about runs: their stored totals, their health at a glance, and how far each change rests on few sequences."""
+"""Tables about runs: stored totals, health at a glance, and how much each change depends on few sequences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def health_of_batches(batches: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
 def over_batches(
     batches: Mapping[str, Mapping[str, Run]], table: Callable[[Runs, list[float]], pd.DataFrame]
 ) -> pd.DataFrame:
-    """Return ``table(runs, etas)`` of the first batch at all its step sizes, and of others where they reach further.
+    """Return ``table(runs, etas)`` of the first batch at all its step sizes, and of others at larger ones.
 
     Parameters
     ----------
@@ -139,8 +139,8 @@ def _correction(run: Run) -> str:
 def influence_table(runs: Mapping[str, Run], eta: float) -> pd.DataFrame:
     """Return the influence of each sequence (or prompt, where recorded) on both changes of its run at one eta.
 
-    The influence is what the change owes to it, to first order, times the number of rows; its SD over the root of that
-    number is the standard error of the change. What a run does not record is missing, with a warning.
+    The influence is its contribution to the change, to first order, times the number of rows; its SD over the root of
+    that number is the standard error of the change. What a run does not record is missing, with a warning.
 
     Parameters
     ----------
@@ -213,5 +213,5 @@ def influence_tails(influence: pd.DataFrame) -> pd.DataFrame:
 
 
 def _linear_error(run: Run, eta: float) -> float:
-    """Return the standard error of the linear total at ``eta``; NaN where it cannot be had."""
+    """Return the standard error of the linear total at ``eta``; NaN if it cannot be computed."""
     return if_recorded(lambda: columns(run, eta).estimates[1].se)

@@ -1,10 +1,10 @@
 """Is the step linear? The true change against eta, fitted as a straight line and a curvature.
 
-All etas of a run share sequences, so their errors are nearly perfectly correlated and cancel in the curvature: the best
-use of the data for nonlinearity. It needs at least two etas a run and no linear terms. It does not show whether the
-recorded linear change is right: see `analysis_helpers.inference.decomposition`.
+All etas of a run share sequences, so their errors are nearly perfectly correlated and largely cancel in the curvature,
+which makes it precise. It needs at least two etas a run and no linear terms. It does not show whether the recorded
+linear change is right: see `analysis_helpers.inference.decomposition`.
 
-A parabola describes the true change to about 1 % of it, no better. This *model error* is part of the covariance of each
+A parabola describes the true change to about 1 %. This *model error* is part of the covariance of each
 run; without it, nearly perfectly correlated errors give a fit weights that put the slope outside all data. It is common
 to the runs and does not shrink with n: pooling takes the sampling part, and adds the model error once.
 """
@@ -67,7 +67,7 @@ class Trend:
         Intercept of a fit that has one, over its standard error; NaN below three etas.
     is_offset
         Whether the intercept is a fault: with four etas or more, it removes the lack of fit, exceeds a tenth of the
-        smallest change and 4 standard errors. A change that does not vanish at eta 0 is not of the step.
+        smallest change and 4 standard errors. A change that does not vanish at eta 0 does not come from the step.
     """
 
     slope: Coefficient
@@ -178,7 +178,7 @@ def trend_table(runs: Mapping[str, Run]) -> pd.DataFrame:
 
 
 def nonlinearity(runs: Mapping[str, Run], etas: Sequence[float] | None = None) -> pd.DataFrame:
-    """Return how far a straight line misses the true change, by the trend over etas and by matched - true.
+    """Return how far a straight line is from the true change, by the trend over etas and by matched - true.
 
     By the trend it is ``-b eta / a``, with a and b pooled over runs; it is left out beyond the largest eta up to which
     a parabola describes the true change.
@@ -264,7 +264,7 @@ def pool_estimates(estimates: Iterable[Estimate]) -> Pool:
 def fit_trends(runs: Runs) -> TrendFits:
     """Return the fits of the runs that have two etas and record ``h_base``; others are skipped with a warning.
 
-    Offsets first: a run with one takes no part in the test of lack of fit, by which the largest etas are left out.
+    Offsets come first: a run with one is excluded from the test of lack of fit, by which the largest etas are left out.
     """
     needs = {name: _needed(run) for name, run in runs.items()}
     warn_skipped({name: f"a trend needs {need}" if need else "" for name, need in needs.items()})

@@ -1,11 +1,11 @@
 """Two questions about runs, each with its own answer and its own batch size.
 
 *Is the step linear?* Does the true change stay proportional to eta? *Is the recorded linear change right?* Does the
-number from derivatives agree with the true change? Answers are "yes", "no" and "cannot tell". Do not read a "yes" as
-more than it says: what these runs do not establish is listed with it.
+number from derivatives agree with the true change? Answers are "yes", "no" and "cannot tell". A verdict also lists what
+these runs do not establish.
 
-Three steps: `evidence_of` computes what the runs say at one eta, `decide` answers from it, and
-`analysis_helpers.inference.wording` puts the answers into words.
+Three steps: `evidence_of` computes the evidence at one eta, `decide` answers from it, and
+`analysis_helpers.inference.wording` makes the sentences.
 """
 
 from __future__ import annotations
@@ -44,24 +44,25 @@ class Answer:
     Attributes
     ----------
     answer
-        "yes" | "no" | "cannot tell": does the error of the next update lie within the tolerance, with the probability?
+        "yes" | "no" | "cannot tell": does the error of the next update lie within the tolerance, with the given
+        probability?
     estimator
-        What it rests on: "trend", "matched" or "ratio"; empty where nothing is recorded that could answer.
+        The estimator used: "trend", "matched" or "ratio"; empty if the runs record too little for any.
     mean, se
-        Mean error over updates and its standard error (random effects); like all numbers, NaN or None where a run is
+        Mean error over updates and its standard error (random effects). Like all numbers, NaN or None if a run is
         unsound.
     low, high
-        Where the error of the next update falls with the probability; NaN with one run.
+        Prediction interval, with that probability, of the error of the next update; NaN with one run.
     margin
-        How far the error on one batch of n is from its expectation at most, with the probability.
+        Largest distance of the error on one batch of n from its expectation, with that probability.
     enough
         Is that margin within the tolerance?
     required_n, required_low, required_high
-        Sequences at which the margin is the tolerance, with a 90 % interval; None where nothing is known.
+        Sequences at which the margin equals the tolerance, with a 90 % interval; None if unknown.
     doubts
         Why there is no "yes" or "no": codes, with the runs and numbers that they concern.
     notes
-        What else it rests on, alike.
+        Other reasons for the answer, in the same form.
     """
 
     answer: AnswerWord
@@ -86,7 +87,7 @@ class Answer:
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
-    """What the runs say at one eta.
+    """The verdict of the runs at one eta.
 
     Attributes
     ----------
@@ -95,7 +96,7 @@ class Verdict:
     linear, recorded
         The two answers.
     notes, steps, unknown
-        What concerns both, what would help, and what these runs do not show: codes, runs and numbers.
+        Notes on both answers, next steps, and what these runs do not establish: codes, runs and numbers.
     """
 
     eta: float
@@ -125,11 +126,11 @@ class Verdict:
 
     @property
     def not_established(self) -> tuple[str, ...]:
-        """What these runs do not show, a sentence each."""
+        """What these runs do not establish, a sentence each."""
         return tuple(map(words, self.unknown))
 
     def record(self) -> dict[str, Any]:
-        """Return the verdict as JSON has it: fields, codes and numbers, None for NaN and infinity."""
+        """Return the verdict as data for JSON: fields, codes and numbers, None for NaN and infinity."""
         record: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
         return record
 
@@ -161,7 +162,7 @@ class Verdict:
 
     @property
     def explanation(self) -> str:
-        """Why, what would help, and what is not shown, a line for each sentence."""
+        """Reasons, next steps, and what is not established, one sentence per line."""
         parts = {QUESTIONS[name]: answer.reasons for name, answer in self.answers.items()}
         parts |= {"Both": self.reasons, "Next": self.next_steps, "Not established": self.not_established}
         lines = ("\n  - ".join([heading, *sentences]) for heading, sentences in parts.items() if sentences)
@@ -183,14 +184,14 @@ def verdict(
     *linear* is answered by the trend over etas or by matched - true, whichever has the smaller fixed-effect standard
     error; *recorded* by the ratio, with the score-adjusted value beside it. "yes" is a tolerance statement: with
     confidence 0.9, at least ``probability`` of updates have an error within ``tolerance``. "no": the 90 % interval of
-    the mean error lies beyond it, or updates differ too much for any mean. One run answers for its own update, and
-    never gives a "yes". What runs share through their prompts is added once to the variance of their mean.
+    the mean error lies beyond it, or updates differ too much for any mean. One run describes only its own update and
+    never gives a "yes". The error that runs share through their prompts is added once to the variance of their mean.
 
-    "cannot tell" also where a run is unsound (`run_health`); for *linear* where its two estimates differ beyond z = 3
-    and by more than a fourth of the tolerance, or a parabola does not describe the changes and there is no score; for
-    *recorded* where the reference is within 3 standard errors
-    of 0, linear terms lack the denominator correction or are in another unit, or ``small_runs`` contradict their
-    prediction at p < 0.01. How often answers are false is measured in ``notebooks/06_known_truth.ipynb``.
+    The answer is also "cannot tell" if a run is unsound (`run_health`). For *linear*: if its two estimates differ
+    beyond z = 3 and by more than a fourth of the tolerance, or a parabola does not describe the changes and there is no
+    score. For *recorded*: if the reference is within 3 standard errors of 0, linear terms lack the denominator
+    correction or are in another unit, or ``small_runs`` contradict their prediction at p < 0.01. The rates of false
+    answers are measured in ``notebooks/06_known_truth.ipynb``.
 
     Parameters
     ----------
@@ -205,9 +206,9 @@ def verdict(
     probability
         How often a batch, or an update, must be within the tolerance.
     small_runs
-        Actual runs, to be set against their prediction.
+        Actual runs, to be compared with their prediction.
     etas
-        Step sizes that trend and health look at; None: all measured.
+        Step sizes used by trend and health checks; None: all measured.
 
     Raises
     ------
@@ -257,7 +258,7 @@ def verdict_map(
 ) -> pd.DataFrame:
     """Return the verdict at each eta, by `verdict_table`.
 
-    Without ``etas``, at all step sizes of the runs, and from the small runs alone where these reach further.
+    Without ``etas``, at all step sizes of the runs, and at larger ones that only the small runs have, from these.
 
     Examples
     --------
@@ -278,7 +279,7 @@ def verdict_map(
 
 
 def _restricted(runs: Runs, etas: Sequence[float]) -> Runs:
-    """Return the runs without what was measured at other step sizes."""
+    """Return the runs without the measurements at other step sizes."""
     measured = {
         name: tuple(m for m in run.measurements if any(same_eta(m.eta, eta) for eta in etas))
         for name, run in runs.items()
@@ -319,7 +320,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What runs that were measured at eta say there, each number computed once.
+    """The evidence at eta from runs measured there, each number computed once.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
-"""What answers rest on, as data, and the words for it: a code, the runs that it concerns, and its numbers.
+"""The basis of answers as data (a code, the runs that it concerns, its numbers), and the sentence for each code.
 
-Decisions read codes and numbers (`analysis_helpers.inference.verdicts`); sentences are made here alone, a template for
-each code. Changing a word changes no answer.
+Decisions read codes and numbers (`analysis_helpers.inference.verdicts`); sentences are made only here, from one
+template per code. Changing a sentence changes no answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Note:
     code
         What it is.
     runs
-        Names of the runs that it concerns; none: all.
+        Names of the runs that it concerns; empty: all.
     values
         Its numbers, and names such as that of a check, by name.
     """
@@ -50,7 +50,7 @@ class Doubt(Note):
 
 
 class _Values(dict[str, Any]):
-    """Values of a note; parts of sentences that follow from them are made where a template asks for one."""
+    """Values of a note; parts of sentences that follow from them are made when a template needs one."""
 
     def __missing__(self, name: str) -> Any:
         return _PARTS[name](self)
@@ -62,7 +62,7 @@ def words(note: Note) -> str:
 
 
 def explained(flagged: Iterable[Finding]) -> list[str]:
-    """Return for each check that is flagged its values, the runs, and its meaning."""
+    """Return for each flagged check its values, the runs, and its meaning."""
     return [_flag(_Values(values, runs=runs)) for runs, values in by_check(flagged)]
 
 
@@ -127,7 +127,7 @@ _BY = {"trend": "by the trend over etas", "matched": "by matched − true"}
 _WHETHER = {"linear": "whether the step is linear", "recorded": "whether the recorded linear change is right"}
 _OF_ONE = {
     "no": "this update's error is beyond the tolerance",
-    "cannot tell": "a yes takes more updates",
+    "cannot tell": "a yes needs more updates",
 }
 _PARTS: dict[str, Callable[[_Values], Any]] = {
     "of_one": lambda values: _OF_ONE[values["answer"]],
@@ -150,7 +150,7 @@ WORDS = {
     "unsound": "no answer: fix or exclude the run: {flag}",
     "skipped_step": "no answer: the step changed nothing in {names}: exclude the run",
     "nothing_recorded": (
-        "nonlinearity cannot be estimated: it takes two etas a run, or the score: measure more etas on the same "
+        "nonlinearity cannot be estimated without two etas per run or the score: measure more etas on the same "
         "sequences, or record the score"
     ),
     "linear_terms_missing": "linear terms by sequence (approx.per_sequence[].gdotv) are not recorded in {names}",
@@ -161,15 +161,15 @@ WORDS = {
     "estimates_differ": (
         "no answer: the trend and matched − true differ by {difference:+.2f}, {z:.1f} standard errors"
     ),
-    "weak_reference": "no answer: the reference, the mean true change, is known to ±{relative:.0%} only",
+    "weak_reference": "no answer: the reference, the mean true change, is known only to ±{relative:.0%}",
     "another_unit": (
         "no answer: the linear change is {times:,.0f} times the true one: gdotv or entropies may have another unit"
     ),
     "correction_unknown": "no answer: whether the linear terms include the denominator correction is not recorded",
-    "actual_run_unsound": "no answer: actual run {names} does not add up",
+    "actual_run_unsound": "no answer: the totals of actual run {names} do not add up",
     "actual_runs_contradict": "no answer: the actual runs contradict the prediction from the large runs",
     # reasons of an answer
-    "this_update": "one run answers for its own update: {of_one}",
+    "this_update": "one run describes only its own update: {of_one}",
     "parabola_up_to": "a parabola describes the true change up to eta {up_to:g}; larger ones are left out of the trend",
     "updates_differ": "updates differ too much for a yes: tau is at least {tau_low:.2g}",
     "nonlinearity": "nonlinearity {by}: {estimate}",
@@ -190,7 +190,7 @@ WORDS = {
     # next steps
     "fix_runs": "fix or exclude the runs named above",
     "fix_sampler": "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling",
-    "larger_etas": "measure larger etas on the same sequences: nonlinearity is then known better at every eta",
+    "larger_etas": "measure larger etas on the same sequences: this makes nonlinearity more precise at every eta",
     "use_matched": (
         "use the matched linear change, not the recorded one: ±{tolerance:g} takes {matched_n:,} sequences, "
         "{ratio_n:,} by the ratio"
@@ -198,14 +198,14 @@ WORDS = {
     "record_score": "record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv",
     "other_updates": "measure other updates (prompts may be the same): one run does not show {whether} in general",
     "more_runs": (
-        "{count:,} more run{s} like these: {either:.0%} chance of an answer to {whether} (yes {yes:.0%}, no {no:.0%})"
+        "{count:,} more run{s} like these: {either:.0%} chance of settling {whether} (yes {yes:.0%}, no {no:.0%})"
     ),
     "more_runs_in_vain": "more runs of this size are unlikely to settle {whether}",
     # not established
     "shared_prompts": (
-        "the mean on other prompts: runs share theirs, which makes {share:.0%} of a run's squared standard error common"
+        "the mean on other prompts: runs share prompts, and with them {share:.0%} of a run's squared standard error"
     ),
-    "few_prompts": "standard errors to more than a rough figure: a run has {prompts} prompts",
+    "few_prompts": "precise standard errors: a run has only {prompts} prompts",
     "tau": "how much updates differ; with {count:,} large run{s} tau is hardly known{bounds}",
     "other_etas": "agreement between etas: step sizes within a run share sequences and are not independent",
     "true_change_closer": "the true change to better than ±{relative:.0%}",

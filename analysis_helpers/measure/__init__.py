@@ -2,7 +2,7 @@
 
 Needs PyTorch and transformers, the extra ``measure``; no other part of the package imports them.
 
-**A loop of your own**, with any optimizer; the hook sees each step just before it is made::
+**Your own training loop**, with any optimizer; the hook runs just before each step::
 
     def before_step(optimizer, args, kwargs):
         v = direction_from_optimizer(model, optimizer)
@@ -20,12 +20,12 @@ pilot batch with the same seed everywhere, the merged run is exactly that of the
     batch = sample(model, prompts[rank::world_size], max_new_tokens=256, eos=eos, seed=[2, rank])
     write_run(f"shards/{rank:03d}/results.json", measure(model, batch, v, etas, baseline=baseline))
 
-and once, when all are done::
+and finally, when all processes have finished::
 
     write_run("my_runs/E_2048/run_01/results.json", merge_runs(load_runs("shards")))
 
 torchrun sets ``RANK`` and ``WORLD_SIZE``; in a Slurm array they are ``SLURM_ARRAY_TASK_ID`` and
-``SLURM_ARRAY_TASK_COUNT``; with Ray or Dask they are arguments of a task. The processes need not talk to each other.
+``SLURM_ARRAY_TASK_COUNT``; with Ray or Dask they are arguments of a task. The processes need not communicate.
 """
 
 try:

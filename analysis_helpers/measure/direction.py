@@ -20,17 +20,16 @@ def direction_from_optimizer(model: Module, optimizer: Optimizer) -> dict[str, T
 
     Call it after ``backward`` (and clipping), before ``step``. The step is made on copies, one parameter at a time, at
     learning rate 1 and in float64: parameters, optimizer state, hooks and schedule stay as they are. So v is exact to
-    float32, whatever the dtype of the model, where a step treats each parameter on its own and is proportional to the
-    learning rate, as for SGD, Adam (Kingma and Ba, 2015) and AdamW (Loshchilov and Hutter, 2019), weight decay
-    included.
+    float32 for any dtype of the model, if a step treats each parameter separately and is proportional to the learning
+    rate. This holds for SGD, Adam (Kingma and Ba, 2015) and AdamW (Loshchilov and Hutter, 2019), weight decay included.
 
     Parameters
     ----------
     model
         The model whose parameters the optimizer moves.
     optimizer
-        With gradients in place. Where groups have different learning rates, those relative to the first group's are
-        kept: eta is then the learning rate of the first group.
+        With gradients in place. If groups have different learning rates, their ratios to the first group's are kept,
+        and eta is the learning rate of the first group.
 
     Returns
     -------
@@ -41,7 +40,7 @@ def direction_from_optimizer(model: Module, optimizer: Optimizer) -> dict[str, T
     Raises
     ------
     ValueError
-        If no parameter has a gradient, or the optimizer moves parameters that the model has not.
+        If no parameter has a gradient, or the optimizer moves parameters that the model does not have.
 
     Examples
     --------
@@ -64,14 +63,15 @@ def direction_from_optimizer(model: Module, optimizer: Optimizer) -> dict[str, T
 
 
 def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: float) -> dict[str, Tensor]:
-    """Return ``(after - before) / lr`` for every tensor that moved: the direction of a step that was made.
+    """Return ``(after - before) / lr`` for every tensor that moved: the direction of a past step.
 
-    Prefer `direction_from_optimizer`: after a step, what each parameter's rounding swallowed is gone.
+    Prefer `direction_from_optimizer`: after a step, changes below parameter precision are lost.
 
     Parameters
     ----------
     before, after
-        Name -> tensor, as from ``state_dict()``: before and after one step. Clone the first, or it moves along.
+        Name -> tensor, as from ``state_dict()``: before and after one step. Clone `before`; training updates it in
+        place.
     lr
         Learning rate of the step.
 
@@ -83,9 +83,9 @@ def difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor], lr: fl
     Raises
     ------
     ValueError
-        If names or shapes differ, ``lr`` is not positive, nothing moved, or less than half of the elements did, in rows
-        that moved at all: then the step was made in bfloat16, or is smaller than the rounding of the parameters. Or if
-        only ``after`` was rounded to bfloat16.
+        If names or shapes differ, ``lr`` is not positive, nothing moved, only ``after`` was rounded to bfloat16, or
+        less than half of the elements moved in rows that moved at all. In the last case the step was made in bfloat16,
+        or is smaller than the rounding of the parameters.
 
     Examples
     --------

@@ -6,15 +6,15 @@ entropy of the *later* tokens of the sequence, T for its length and H for the ba
 
     linear change  = eta / sum T * sum over sequences of [ sum_t (G_t - b_t) j_t + sum_t D H_t - H T sum_t j_t ]
 
-for any baseline b_t that does not depend on the sequence, as E[j_t] = 0. It decides how many sequences it takes. The
-usual b_t, the mean of G_t, leaves the last term uncontrolled; here b_t is the mean of G_t - H T over the *other*
-sequences that are alive at position t, which is the best guess of all that j_t is multiplied with. (Baselines:
+for any baseline b_t that does not depend on the sequence, as E[j_t] = 0. The baseline determines how many sequences are
+needed. The usual b_t, the mean of G_t, leaves the last term uncontrolled; here b_t is the mean of G_t - H T over the
+*other* sequences that are alive at position t, which best predicts the factor of j_t. (Baselines:
 Greensmith, Bartlett and Baxter, 2004; leave-one-out: Kool, van Hoof and Welling, 2019; forward mode: Baydin et al.,
 2018.)
 
 Log weights and entropies after the step come from the same derivatives, taken in the middle of the step:
 log pi(theta + eta v) - log pi(theta) = eta * D log pi(theta + eta v / 2), up to a relative eta^2 / 24. Unlike the
-difference of two log-probabilities, this does not drown in rounding where the step is small.
+difference of two log-probabilities, this is not lost in rounding if the step is small.
 """
 
 from __future__ import annotations
@@ -68,32 +68,32 @@ def measure(
 ) -> Run:
     """Return the run that a batch of responses gives: true change at each eta, and linear terms with their parts.
 
-    The model is differentiated where it is (CPU or GPU) and left as it was found. Cost in forward passes over the
+    The model is differentiated on its own device (CPU or GPU) and left unchanged. Cost in forward passes over the
     batch: 3 to 5, and as many for each eta (twice that where two points are needed). Memory: the hidden states of a
-    microbatch and a chunk of logits, twice; parameters moved by v are held once more. Only logits of response tokens
-    are computed. A progress bar is shown where standard error is a terminal.
+    microbatch and a chunk of logits, twice; the updated parameters are stored as a second copy. Only logits of response
+    tokens are computed. A progress bar is shown if standard error is a terminal.
 
     Parameters
     ----------
     model
         The policy theta; see `sample` for what it must accept. Float32 is advised; log-softmax is computed in at least
-        that. Attention runs in PyTorch's own operations ("eager" or "sdpa", there the math kernel), as no faster
-        kernel has a forward mode. Operations made by ``torch.library.custom_op`` lose derivatives without a word:
-        where a model has some, compare with ``change="difference"``.
+        that. Attention runs in PyTorch's own operations ("eager" or "sdpa", there the math kernel), as no faster kernel
+        has a forward mode. Operations made by ``torch.library.custom_op`` silently drop derivatives: if a model has
+        some, compare with ``change="difference"``.
     batch
         Responses of this very policy, from `sample` or `Batch.from_sequences`.
     v
         Update direction, name of a parameter -> tensor of its shape, of any floating dtype and device: the parameters
-        move by ``eta * v``. Those that are not named stay. From `direction_from_optimizer` or `difference`.
+        move by ``eta * v``. Others do not move. From `direction_from_optimizer` or `difference`.
     etas
-        Step sizes. Larger ones on the same sequences tell curvature far more cheaply than more sequences.
+        Step sizes. Measuring curvature at larger ones on the same sequences is far cheaper than with more sequences.
     microbatch
-        Sequences at once; changes memory and speed, not the result.
+        Sequences per forward pass; changes memory and speed, not the result.
     change
-        "midpoint": log weights and entropies after the step by derivatives in the middle of it, or at the two points
-        of Gauss where the SD of log weights passes 0.2. "difference": by subtraction, an independent check where
-        float32 is exact enough: not with TF32, autocast or a 16-bit model. Only it sees the jumps of a mixture of
-        experts where a token changes experts.
+        "midpoint": log weights and entropies after the step by derivatives in the middle of it, or at the two points of
+        Gauss where the SD of log weights passes 0.2. "difference": by subtraction, an independent check where float32
+        is exact enough: not with TF32, autocast or a 16-bit model. Only it captures the jumps of a mixture of experts
+        when a token changes experts.
     baseline
         b_t by position (nats), shape of at least the longest response, that does not depend on this batch: then
         parts of a batch, measured by several processes, merge into exactly the run of the whole. From
@@ -108,9 +108,9 @@ def measure(
     Raises
     ------
     ValueError
-        If the model cannot be differentiated this way (quantised, an attention kernel without forward mode), v names
-        what the model has not or is not finite, eta is so small that the step is lost in rounding, or ``change`` asks
-        for a precision that is not there.
+        If the model cannot be differentiated this way (quantised, an attention kernel without forward mode), v names a
+        parameter that the model lacks or is not finite, eta is so small that the step is lost in rounding, or
+        ``change`` needs a higher precision than the model's.
 
     Warns
     -----
@@ -185,14 +185,14 @@ def entropy_baseline(
 ) -> FloatArray:
     """Return a baseline for `measure` from a batch that is not the one measured, shape ``(positions,)``, in nats.
 
-    A few hundred responses are plenty. Costs one forward pass. Raises ValueError as `measure` does.
+    A few hundred responses are enough. Costs one forward pass. Raises ValueError as `measure` does.
 
     Parameters
     ----------
     model, batch, microbatch
         As for `measure`.
     positions
-        Tokens of the longest response that may come: ``max_new_tokens``.
+        Tokens of the longest possible response: ``max_new_tokens``.
     kind
         "centred": the mean of ``G_t - H T`` over the sequences alive at position t, with H their per-token entropy;
         past the longest, ``-H (t + 1)``. "entropy_to_go": the mean of G_t, and 0: the usual one, for comparison.
@@ -213,7 +213,7 @@ def entropy_baseline(
 
 
 def _leave_one_out(steps: Steps, entropy: FloatArray) -> FloatArray:
-    """Return, for each token, the mean of ``G_t - H T`` over the others alive at its t; ``-H (t + 1)`` for none."""
+    """Return, for each token, the mean of ``G_t - H T`` over the others alive at its t; ``-H (t + 1)`` if none are."""
     per_token, positions = float(entropy.mean()), steps.positions
     values = steps.to_go(entropy) - per_token * np.repeat(steps.lengths, steps.lengths)
     sums = np.bincount(positions, values)[positions] - values
@@ -237,11 +237,10 @@ def fingerprint(v: Tensors) -> str:
 class MeasureEntropy(transformers.TrainerCallback):
     """Measures the entropy change of optimizer steps while a transformers or TRL trainer makes them.
 
-    Before every ``every``-th step it takes the direction of that step, samples a fresh batch from the model as it is,
-    and writes a run to ``out/E_<n>/step_<steps made>/results.json``. Training goes on as without it: the same random
-    numbers, the same weights. In a distributed training the first process measures, and the others wait for it in their
-    next exchange, no longer than its timeout; it needs all parameters (not sharded ones). It raises what `measure`
-    raises.
+    Before every ``every``-th step it takes the direction of that step, samples a fresh batch from the current model,
+    and writes a run to ``out/E_<n>/step_<steps made>/results.json``. Training is unaffected: same random numbers, same
+    weights. In distributed training the first process measures; the others wait for it at their next collective
+    operation, at most until its timeout. Parameters must not be sharded. It raises what `measure` raises.
 
     Parameters
     ----------
@@ -254,9 +253,9 @@ class MeasureEntropy(transformers.TrainerCallback):
     every
         Steps between two runs.
     out
-        Folder that the batch folder goes into.
+        Folder to create the batch folder in.
     max_new_tokens, eos, seed, microbatch
-        As for `sample`; every step has draws of its own, of prompts too.
+        As for `sample`; every step draws its own prompts and responses.
 
     Examples
     --------
@@ -304,10 +303,10 @@ def measured_steps(
     baseline: Literal["leave_one_out", "entropy_to_go"] = "leave_one_out",
     microbatch: int = 16,
 ) -> dict[str, Run]:
-    """Return runs of the first steps of a training that favours confident answers, run_01 and so on.
+    """Return runs of the first training steps that favour confident answers, named run_01 and so on.
 
     Each step is AdamW's at the largest eta, on the policy gradient of 256 responses (see `reinforce`); before it is
-    made, it is measured on a fresh batch. The model is trained on meanwhile.
+    made, it is measured on a fresh batch. The model is trained in the process.
 
     Parameters
     ----------
@@ -361,12 +360,12 @@ def reinforce(model: Module, batch: Batch, *, microbatch: int = 16) -> None:
 
 
 class _Policy(Module):
-    """A model and the N responses that it is asked about; as a module, it gives log pi and entropy of their tokens.
+    """A model and N responses; as a module, it returns log pi and entropy of their tokens.
 
-    Arrays hold the tokens of one response after those of another: a single long one does not make them large.
+    Arrays concatenate the tokens of the responses, so that a single long response does not make them large.
 
-    Hidden states are caught where they enter the output layer, which then sees one position a sequence; the response's
-    own go through it in chunks. Where the model changes logits after that layer, they are taken whole.
+    Hidden states are captured at the input of the output layer, which then gets one position per sequence; those of the
+    response pass through it in chunks. If the model changes logits after that layer, the full logits are used.
     """
 
     def __init__(self, model: Module, batch: Batch, microbatch: int, v: Tensors | None = None) -> None:
@@ -396,31 +395,31 @@ class _Policy(Module):
         """Return log pi of ``targets`` and entropy (nats), each after the token at a row and column of ``ids``."""
         head, states, logits = self._caught(ids)
         chunk = max(1, _CHUNK // logits.shape[-1])
-        found = []
+        parts = []
         for state, target in zip(states[rows, columns].split(chunk), targets.split(chunk), strict=True):
             values = head(state)
             log_probs = torch.log_softmax(values, dim=-1, dtype=torch.promote_types(values.dtype, torch.float32))
             entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-            found.append(torch.stack((log_probs.gather(1, target[:, None])[:, 0], entropy)))
-        return torch.cat(found, dim=1)
+            parts.append(torch.stack((log_probs.gather(1, target[:, None])[:, 0], entropy)))
+        return torch.cat(parts, dim=1)
 
     def _caught(self, ids: Tensor) -> tuple[Module, Tensor, Tensor]:
         """Return the output layer, what enters it, and the model's logits; or a layer that does nothing, and logits."""
-        kept: list[Tensor] = []
+        captured: list[Tensor] = []
 
         def keep(_: Module, inputs: tuple[Tensor, ...]) -> Tensor:
-            kept.append(inputs[0])
+            captured.append(inputs[0])
             return inputs[0][:, :1]
 
         head = None if self.whole else output_layer(self.model)
         with nullcontext() if head is None else head.register_forward_pre_hook(keep):
             logits = called(self.model, ids, {"use_cache": False}).logits
-        return (torch.nn.Identity(), logits, logits) if head is None else (head, kept[0], logits)
+        return (torch.nn.Identity(), logits, logits) if head is None else (head, captured[0], logits)
 
     def tokens(self, step: float, *, derivatives: bool = True) -> FloatArray:
         """Return log pi and entropy of every token at ``theta + step * v``, and the derivatives of both along v.
 
-        Shape ``(4, tokens)``; the derivatives are 0 where they are not asked for.
+        Shape ``(4, tokens)``; the derivatives are 0 if not requested.
         """
         moved, out = self._moved(step), np.zeros((4, self.steps.lengths.sum()))
         along = self.direction if derivatives else {}
@@ -429,18 +428,18 @@ class _Policy(Module):
             with forward_ad.dual_level():
                 duals = {name: forward_ad.make_dual(moved[name], tangent) for name, tangent in tangents.items()}
                 try:
-                    found = functional_call(self, moved | duals, tuple(x.to(self.device) for x in given))
+                    result = functional_call(self, moved | duals, tuple(x.to(self.device) for x in given))
                 except NotImplementedError as error:
                     rule = "consist of operations that have a forward mode (experts_implementation: 'eager')"
                     raise ValueError(f"model must {rule}: {error}") from error
-                pair = forward_ad.unpack_dual(found)
+                pair = forward_ad.unpack_dual(result)
             out[:2, places] = pair.primal.double().cpu().numpy()
             if pair.tangent is not None:
                 out[2:, places] = pair.tangent.double().cpu().numpy()
         return out
 
     def _moved(self, step: float) -> dict[str, Tensor]:
-        """Return the parameters that v names at ``theta + step * v``, or raise where rounding takes most of it."""
+        """Return the parameters that v names at ``theta + step * v``, or raise if rounding removes most of the step."""
         moved, lost, made = {}, 0.0, 0.0
         for name, values in self.direction.items():
             p = self.model.get_parameter(name).detach()
@@ -496,7 +495,7 @@ def _refuse_low_precision(model: Module) -> None:
     tf32 = torch.backends.cuda.matmul.fp32_precision.replace("none", torch.backends.fp32_precision) == "tf32"  # type: ignore[attr-defined]
     if p.dtype.itemsize < 4 or autocast or tf32:
         raise ValueError(
-            'change="difference" must not be asked for in low precision, where rounding drowns a difference of log-'
+            'change="difference" must not be used in low precision, where rounding exceeds a difference of log-'
             f"probabilities; got {p.dtype}, autocast {autocast}, TF32 {tf32} (which torch.set_float32_matmul_precision"
             '("high") turns on even after allow_tf32 = False): use change="midpoint"'
         )

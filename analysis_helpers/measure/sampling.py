@@ -1,4 +1,4 @@
-"""Responses sampled from a causal language model: models, prompts, batches, and looking without changing anything."""
+"""Responses sampled from a causal language model: models, prompts, batches, and inspection without side effects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Batch:
     prompt_lengths, token_counts
         Tokens of each prompt and of each response (its eos token counted), shape ``(N,)``.
     prompt_ids
-        Whole numbers or texts, shape ``(N,)``: equal where the prompt is the same, in this batch and in any other.
+        Whole numbers or texts, shape ``(N,)``: equal for equal prompts, in this batch and in any other.
     sampler_logp
         Log-probability of each response (nats) as the sampler computed it, shape ``(N,)``, or None.
     """
@@ -59,15 +59,15 @@ class Batch:
         prompt_ids: ArrayLike | None = None,
         sampler_logp: ArrayLike | None = None,
     ) -> Batch:
-        """Return the batch of sequences that some other sampler made, such as vLLM.
+        """Return the batch of sequences from another sampler, such as vLLM.
 
         The sequences must come from the very policy that will be differentiated: temperature 1, no top-k, no top-p.
 
         Parameters
         ----------
         ids
-            Token ids of each sequence, prompt first, response after it. Padding on the right is cut off; padding on
-            the left must not be there.
+            Token ids of each sequence, prompt first, response after it. Padding on the right is cut off; padding on the
+            left is not allowed.
         prompt_lengths, token_counts
             Tokens of each prompt (at least 1) and of each response (at least 1; the eos token belongs to it), shape
             ``(N,)``.
@@ -118,9 +118,9 @@ def sample(
     """Return one response to each prompt, drawn from the model's full softmax.
 
     No temperature, no top-k, no top-p: a response comes from exactly the policy that `measure` differentiates. Each
-    sequence has a random stream of its own, so responses do not depend on ``microbatch``. Tokens are drawn by inversion
-    of the cumulative distribution (Devroye, 1986), in float64.
-    The model's own state (training mode, hooks, PyTorch's random numbers) is left as it was found.
+    sequence has its own random stream, so responses do not depend on ``microbatch``. Tokens are drawn by inversion of
+    the cumulative distribution (Devroye, 1986), in float64. The model's own state (training mode, hooks, PyTorch's
+    random numbers) is left unchanged.
 
     Parameters
     ----------
@@ -130,19 +130,19 @@ def sample(
     prompts
         Token ids of each prompt, at least one; repeat a prompt for several responses to it.
     max_new_tokens
-        Tokens after which a response is cut.
+        Tokens after which a response is cut off.
     eos
-        Token id, or ids, that end a response; the token belongs to the response. None: nothing ends it.
+        Token id, or ids, that end a response; the token belongs to the response. None: no token ends it.
     seed
-        Seed of the draws, or several numbers that make one, such as ``[seed, rank]``.
+        Seed of the draws, or several numbers that form a seed, such as ``[seed, rank]``.
     microbatch
-        Sequences at once; prompts of one length go together, so that nothing is padded.
+        Sequences per forward pass; prompts of equal length are batched together, so that nothing is padded.
 
     Raises
     ------
     ValueError
-        If there is no prompt, a prompt is empty, a count is not a whole number of at least 1, or the model has not so
-        many tokens or positions.
+        If there is no prompt, a prompt is empty, a count is not a whole number of at least 1, or token ids or lengths
+        exceed what the model supports.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def sample(
 
 
 def drawn_prompts(prompts: Sequence[Sequence[int]], n: int, seed: int | Sequence[int]) -> list[Sequence[int]]:
-    """Return n prompts drawn at random, every one before any comes again: batches from a large pool share few."""
+    """Return n prompts drawn at random, none repeated before all are used: batches from a large pool share few."""
     rng = np.random.default_rng(seed)
     return [prompts[i] for _ in range(0, n, len(prompts)) for i in rng.permutation(len(prompts))][:n]
 
@@ -187,17 +187,17 @@ def load_policy(
     model
         Name or folder of a causal language model of transformers, with its tokenizer.
     prompts
-        File with a prompt a line, as JSON: ``{"prompt": "text"}``, or a conversation, for the chat template:
+        File with one prompt per line, as JSON: ``{"prompt": "text"}``, or a conversation, for the chat template:
         ``{"prompt": [{"role": "user", "content": "text"}]}``. "tiny" for both: a GPT-2 of 24 tokens with random
         weights, in float64, with its 10,648 prompts of four tokens; PyTorch is set to one thread,
-        as more only get in each other's way there.
+        as more threads are slower there.
 
     Raises
     ------
     ValueError
-        If a line holds no prompt, or an empty one, there are none, or the model names no token that ends a response.
+        If a line has no prompt or an empty one, there are no prompts, or the model names no token that ends a response.
     OSError
-        If a file or the model is not there.
+        If a file or the model is missing.
 
     Examples
     --------
@@ -230,8 +230,8 @@ def load_model(name: str | os.PathLike[str]) -> Any:
 def _tiny_model() -> Any:
     """Return a GPT-2 of 24 tokens and 28,288 parameters with random weights, in float64; token 0 ends a response.
 
-    Its distributions are uneven enough, and its responses different enough in length, to be worth measuring; in float64
-    its numbers are the same on every machine.
+    Its distributions and the lengths of its responses vary enough to be worth measuring; in float64 its numbers are the
+    same on every machine.
     """
     sizes: dict[str, Any] = {"vocab_size": 24, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
     config = transformers.GPT2Config(**sizes, initializer_range=0.3, bos_token_id=1, eos_token_id=0)
@@ -303,14 +303,14 @@ def _digest(prompt: IntArray) -> int:
 
 @contextmanager
 def undisturbed(model: Module) -> Iterator[None]:
-    """Look at the model: no dropout, no gradients, attention that has a forward mode; then leave it as it was found."""
-    found = {module: module.training for module in model.modules()}
+    """Inspect the model without dropout or gradients, with attention that has a forward mode; then restore it."""
+    modes = {module: module.training for module in model.modules()}
     try:
         model.train(False)
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        for module, training in found.items():
+        for module, training in modes.items():
             module.training = training
 
 

@@ -14,7 +14,7 @@ from ..err_rel import Comparison
 from ..inference import QUESTIONS, Verdict, counted, low_to_high, plus_minus, typical_standard_error, words
 from ..runs import Run
 
-_AS_ETA = 0.25  # an SD whose fall differs from the growth of eta by less than this share falls in proportion to it
+_AS_ETA = 0.25  # an SD counts as inversely proportional to eta if its fall differs from that by less than this share
 
 
 def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFrame, eta: float) -> list[str]:
@@ -46,7 +46,7 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
 
 
 def describe_verdict(verdict: Verdict) -> list[str]:
-    """Return why each answer is what it is, and what would help."""
+    """Return the reasons for each answer, and what would help."""
     sentences = []
     for question, answer in verdict.answers.items():
         one_run = [note for note in answer.notes if note.code in ("nonlinearity", "err_rel")][:1]

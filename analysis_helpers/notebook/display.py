@@ -19,7 +19,7 @@ from .parameters import Parameters
 RESULT_MIME = "application/vnd.analysis.result+json"
 RESULT_DIGITS = 10  # significant digits to which stored numbers agree across processors
 _NUMBER = re.compile(r"(?!.*, )([-+\d].*|unbounded)?$")  # or an interval, or nothing
-_UNBROKEN = re.compile(r"\S*[-+]\d\S*( (to|±) \S+)?|\(\S+ to \S+\)")  # numbers and intervals that no line cuts
+_UNBROKEN = re.compile(r"\S*[-+]\d\S*( (to|±) \S+)?|\(\S+ to \S+\)")  # numbers and intervals kept on one line
 _FEW_ROWS, _NO_ROWS = 2, "no rows"
 
 
@@ -33,7 +33,7 @@ class ReadableTable:
         return _NO_ROWS if self.table.empty else str(self.table.to_string(index=False))
 
     def to_html(self) -> str:
-        """Return the table as HTML; a page may turn one of class ``few`` into a line for each column."""
+        """Return the table as HTML; a page may show one of class ``few`` as one line per column."""
         if self.table.empty:
             return f"<p>{_NO_ROWS}</p>"
         words = [not all(map(_NUMBER.match, column)) for _, column in self.table.items()]
@@ -48,7 +48,7 @@ class ReadableTable:
 def readable(table: pd.DataFrame, digits: int = 3) -> ReadableTable:
     """Return a table with numbers as short text, to read and to compare with stored output on any machine.
 
-    A column in which nothing is known is left out.
+    A column without any value is left out.
 
     Examples
     --------

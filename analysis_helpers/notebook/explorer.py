@@ -1,7 +1,7 @@
 """Interactive exploration in JupyterLab: choose batch, eta, subset size and estimator; see verdict and figure.
 
-`explore` computes the results for one choice; `Explorer` puts controls over it and needs the extra ``lab``
-(ipywidgets). For fixed parameters use the functions of `analysis_helpers` directly.
+`explore` computes the results for one choice; `Explorer` adds controls and needs the extra ``lab`` (ipywidgets). For
+fixed parameters use the functions of `analysis_helpers` directly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .display import readable
 from .parameters import Parameters, shown
 
 FALLBACK = "<em>The controls appear here in JupyterLab, once this cell is run.</em>"
-"""Shown instead of the controls where a notebook is read without a kernel."""
+"""Shown instead of the controls if a notebook is read without a kernel."""
 
 _NEEDS = ("linear", "baseline_entropy")  # what a run must record to be explored
 
@@ -48,7 +48,7 @@ class Exploration:
     fresh_error
         Standard error of err_rel (the ratio) on one fresh batch of the subset's size.
     required_n
-        Sequences from which the ratio of one batch is within the tolerance; None if no size is enough.
+        Sequences that one batch needs for the ratio to be within the tolerance; None if no size is enough.
     verdict
         At the eta, for a batch of the subset's size.
     """
@@ -122,7 +122,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self._parameters, self._filling = parameters, False
         self._batches = sorted({path.parent.parent.name for path in result_files(parameters.root, depth=2)})
         self.controls = _controls(parameters)
-        # No output widget: where a notebook is executed without a frontend, papermill waits for it for ever.
+        # No output widget: without a frontend, papermill would wait for it forever.
         left = {"max_width": "100%", "align_self": "flex-start"}
         self.answer = widgets.HTML(layout=left).add_class("jp-RenderedHTMLCommon")  # a table as in any other output
         self.figure = widgets.Image(layout={**left, "height": "auto"})
@@ -136,8 +136,8 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         return {**super()._repr_mimebundle_(**kwargs), "text/html": FALLBACK}
 
     def _show(self, _: object = None) -> None:
-        """Show the results of what is chosen, or why there are none."""
-        if self._filling:  # half of the controls belong to the batch chosen before
+        """Show the results for the choice, or why there are none."""
+        if self._filling:  # half of the controls still belong to the previous batch
             return
         self._filling, results = True, [self.answer]
         with notes_on_runs() as notes:
@@ -157,10 +157,10 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self.children = [*self.controls.values(), *results]
 
     def _offer_what_is_there(self) -> Runs:
-        """Offer the batch folders, and what the runs of the large batch have; return those runs."""
+        """Set the options: the batch folders, and the etas and sizes of the large batch; return its runs."""
         self._offer("large_batch", self._batches)
         large = self.controls["large_batch"].value
-        others = [name for name in self._batches if name != large]  # a run does not confirm itself
+        others = [name for name in self._batches if name != large]  # a run is not compared with itself
         self._offer("small_batch", [*others, ""])
         runs = sound_runs(self._parameters.root / large, needs=_NEEDS)
         self._offer("eta", runs.etas)
@@ -169,7 +169,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         return runs
 
     def _offer(self, name: str, values: Sequence[Any]) -> None:
-        """Set the options of a control; its value stays if it is one of them, else it becomes the initial one."""
+        """Set the options of a control; its value is kept if it is one of them, else reset to the initial one."""
         control = self.controls[name]
         preferred = (control.value, getattr(self._parameters, name), values[-1])
         control.options = [(shown(value) or "none", value) for value in values]

@@ -43,9 +43,9 @@ _ABSENT: Any = UNSET
 
 
 class Parameters(msgspec.Struct, frozen=True):
-    """The parameters that a notebook may have, in the order of `table`; one that it does not have is ``UNSET``.
+    """The parameters that a notebook may have, in the order of `table`; those it lacks are ``UNSET``.
 
-    ``sources`` says in a few words where a value comes from, if it is not the notebook's own.
+    ``sources`` says where a value comes from, if it is not the notebook's own.
     """
 
     data_root: _Name = _ABSENT
@@ -77,7 +77,7 @@ class Parameters(msgspec.Struct, frozen=True):
         runs = sound_runs(self.root / self.large_batch, needs=needs)
         etas = [*([self.eta] if self.eta else []), *(self.etas or [])]
         for flag in explained(unsound_flags(findings(runs, etas))):
-            warn_about_runs(f"numbers here are not to be trusted; fix or exclude the run: {flag}")
+            warn_about_runs(f"these numbers are unreliable; fix or exclude the run: {flag}")
         return runs
 
     def small_runs(self, needs: Sequence[str] = ()) -> Runs:
@@ -101,7 +101,7 @@ def read_parameters(variables: Mapping[str, Any]) -> Parameters:
     """Return the notebook parameters among ``variables``, converted to their types and checked against the data.
 
     Papermill passes ``2e-6`` from the command line as text and ``1e3`` as a float; both are accepted. Those that are
-    None are chosen from the data: the batch folders with the most and the fewest sequences a run, the step sizes
+    None are chosen from the data: the batch folders with the most and the fewest sequences per run, the step sizes
     measured on most sequences (``eta``: the smallest), and the number of sequences of the small runs.
 
     Parameters
@@ -179,14 +179,14 @@ def resolve_data_root(data_root: str | Path) -> Path:
 
 
 def notebooks_folder() -> Path:
-    """Return the folder ``notebooks`` in the working folder, else that of the installed package or of its checkout."""
+    """Return the folder ``notebooks`` in the working folder, else that of the installed package or its checkout."""
     here = Path(__file__).resolve()
     places = [place / "notebooks" for place in (Path.cwd(), here.parents[1], here.parents[2])]
     return next(filter(Path.is_dir, places), places[0])
 
 
 def _as_list(value: object) -> object:
-    """Return the list that a text spells, or a list of the one value."""
+    """Return the list that a text represents, or a list of the one value."""
     with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # it is no literal
         value = ast.literal_eval(value) if isinstance(value, str) else value
     return [value] if isinstance(value, str | int | float) else value
@@ -210,7 +210,7 @@ _CHOSEN = ("large_batch", "small_batch", "eta", "etas", "subset_size")
 
 
 class _Batch(NamedTuple):
-    """What is known of the usable runs of a batch folder."""
+    """Summary of the usable runs of a batch folder."""
 
     n: int  # sequences of a run: the median
     largest: int
@@ -259,7 +259,7 @@ def _described(runs: Runs) -> _Batch:
 def _choices(
     values: Mapping[str, Any], batches: Mapping[str, _Batch], unusable: Iterable[str]
 ) -> dict[str, tuple[Any, str]]:
-    """Return what suits the data beside the values that are set: name -> value and where it comes from."""
+    """Return defaults that fit the data and the given values: name -> value and its source."""
     sizes = {name: batch.n for name, batch in batches.items()}
     large, small = _large_and_small(values, sizes)
     etas = shared_etas(batches[large].shared_etas, batches[small].shared_etas if small else [])
@@ -275,7 +275,7 @@ def _choices(
 
 
 def _large_and_small(values: Mapping[str, Any], sizes: Mapping[str, int]) -> tuple[str, str]:
-    """Return the two batches that are set, else those of most and of fewest sequences a run; "": no small one."""
+    """Return the two batches given, else those with the most and the fewest sequences per run; "": no small one."""
     for name in ("large_batch", "small_batch"):
         if values.get(name) and values[name] not in sizes:
             rule = f"must be a batch folder with usable runs (there: {', '.join(sizes)})"
@@ -286,7 +286,7 @@ def _large_and_small(values: Mapping[str, Any], sizes: Mapping[str, int]) -> tup
     if small is None:
         small = min((name for name in sizes if sizes[name] < sizes[large]), key=sizes.__getitem__, default="")
     if small == large:
-        raise ParameterError(f"small_batch must be another folder than large_batch, got {small!r} for both")
+        raise ParameterError(f"small_batch must differ from large_batch, got {small!r} for both")
     return large, small
 
 

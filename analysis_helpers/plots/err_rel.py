@@ -199,7 +199,7 @@ def _draw_closed_form(
 ) -> str:
     """Draw the mean over runs of normal densities (columns mean, sd), on the scale of the histogram of the values.
 
-    Return what the title says where the values spread otherwise, beyond their Monte-Carlo error.
+    Return a part of the title, if the spread of the values differs beyond Monte-Carlo error.
     """
     spread = moments[moments["sd"] > 0]
     if spread.empty:  # subsets of all sequences
@@ -220,7 +220,7 @@ def _spread(estimator: str, eta: float, values: pd.Series[float]) -> str:
 
 
 def _nearness(comparison: Comparison) -> str:
-    """Return what the title says of the actual runs."""
+    """Return the part of the title on the actual runs."""
     if comparison.estimator == "partial_sum":
         return "not comparable with actual runs"
     if comparison.actual.empty:

@@ -13,7 +13,7 @@ _NO_SIZE = "no size is enough"
 
 
 def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: float, eta: float) -> Figure:
-    """Return a figure of the error of one fresh batch against its size: from sampling alone, and in all.
+    """Return a figure of the error of one fresh batch against its size: from sampling alone, and in total.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
     style.band(right, n, table["low"], table["high"], f"{probability:.0%} prediction interval of a fresh run")
     style.tolerance_band(right, tolerance, upright=False)
     style.zero_line(right, upright=False)
-    # The scale holds the tolerance and the last interval, which the title gives.
+    # The scale includes the tolerance and the last interval, which the title gives.
     farthest, end = (float(part[["low", "high"]].abs().to_numpy().max()) for part in (table, table.iloc[-1:]))
     reach = max(min(farthest, 4 * tolerance), end)
     right.set_ylim(-1.05 * reach, 1.05 * reach)
@@ -47,7 +47,7 @@ def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: fl
 
 
 def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
-    """Return a figure of the required batch size per eta with its interval; it says where no size is enough.
+    """Return a figure of the required batch size per eta with its interval; it marks etas at which none is enough.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
 
 
 def plot_verdict_map(table: pd.DataFrame) -> Figure:
-    """Return a figure of the two answers at each eta, each with the sequences that one batch takes.
+    """Return a figure of the two answers at each eta, each with the sequences that one batch needs.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
-# From the palette of Okabe and Ito (2008), which colour-blind readers tell apart.
+# From the palette of Okabe and Ito (2008), which colour-blind readers can distinguish.
 COLOURS = {
     "partial_sum": "#0072B2",
     "ratio": "#009E73",
@@ -34,7 +34,7 @@ PARTS = {
     "linear_minus_matched": ("linear − matched", COLOURS["linear"]),
     "matched_minus_true": ("nonlinearity (matched − true)", COLOURS["matched"]),
 }
-ANSWER_COLOURS = {"yes": "#56B4E9", "cannot tell": "#E5E5E5", "no": "#F0A27F"}  # light: words stand on them
+ANSWER_COLOURS = {"yes": "#56B4E9", "cannot tell": "#E5E5E5", "no": "#F0A27F"}  # light: text is drawn on them
 SERIES = (("#332288", "o"), ("#882255", "s"), ("#999933", "D"))
 """Colour and marker of settings side by side, none of which is an estimator; from the muted palette of Tol (2021)."""
 TRUE_CHANGES = "(units of the true change)"
@@ -43,7 +43,7 @@ CHANGE_LABEL = "change of entropy\n(10⁻³ nats per token)"
 
 BACKGROUND = "white"
 BINS = 60  # as in the published figures
-_WIDTH = 5.2  # inches; on a phone, where a figure takes the width of the screen, its text can still be read
+_WIDTH = 5.2  # inches; text stays legible at the width of a phone
 _TITLE_WIDTH = 58  # characters
 _DPI = 110
 
@@ -67,7 +67,7 @@ def panels(
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure and its panels, one below the other, each of a height in inches and with its own tick labels.
 
-    Without a panel the figure is one that notebooks do not show.
+    Without panels, return a figure that notebooks do not show.
     """
     if not count:
         return StatedFigure(), []
@@ -83,8 +83,7 @@ def panels(
 def describe(ax: Axes, title: str, x: str = "", y: str = "", *, columns: int = 0, lines: int = 1) -> None:
     """Set the title, which states what the figure shows with its numbers, the axis labels with units, and the legend.
 
-    The legend, if it has ``columns``, stands below the axes, where it hides no data, and below tick labels of
-    ``lines``.
+    With ``columns``, the legend is placed below the axes, where it hides no data, and below tick labels of ``lines``.
     """
     unbroken = title.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     ax.set_title(textwrap.fill(unbroken, _TITLE_WIDTH, break_on_hyphens=False), fontsize=10)
@@ -101,7 +100,7 @@ def err_rel_label(estimator: str) -> str:
 
 
 def log_size_axis(ax: Axes) -> None:
-    """Make the x axis one of sequences, by powers of two."""
+    """Make the x axis logarithmic in sequences, with ticks at powers of two."""
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.tick_params(axis="x", labelsize=8)
@@ -141,7 +140,7 @@ def tolerance_band(ax: Axes, tolerance: float, *, upright: bool = True) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """Return the figure as PNG and close it, so that no notebook shows it a second time below the cell."""
+    """Return the figure as PNG and close it, so that notebooks do not show it twice."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)

@@ -57,7 +57,7 @@ def plot_verdict_rates(table: pd.DataFrame, setting: str, label: str) -> Figure:
     table
         Rows of table "answers" or "enough" of `analysis_helpers.synthetic.read_calibration`, one for each bar.
     setting
-        Column that tells them apart.
+        Column that distinguishes them.
     label
         What it is.
     """

@@ -1,7 +1,7 @@
 """Runs chosen together: an immutable mapping of name -> run, validated once, where it is made.
 
-Every function of the package that takes runs makes a `Runs` of them first; what it is handed on is a selection, which
-is not validated or compared again.
+Every function of the package that takes runs converts them to a `Runs` first; further functions get selections of it,
+which are not validated or compared again.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Runs(Mapping[str, Run]):
         Raises
         ------
         ValueError
-            If one is not measured or there twice, or ``etas`` is no list.
+            If one is not measured or given twice, or ``etas`` is not a list.
         """
         if etas is None:
             return list(self.etas)
@@ -164,7 +164,7 @@ class Runs(Mapping[str, Run]):
         return [name for name, run in self.items() if not set(needs) <= set(run.supports)]
 
     def beside(self, large: Runs, *, copies: bool = False) -> Runs:
-        """Return these, the actual runs to be held against large ones; copies of those are left out with a warning.
+        """Return these actual runs for comparison with large ones; copies of those are left out with a warning.
 
         Raises
         ------
@@ -182,7 +182,7 @@ class Runs(Mapping[str, Run]):
     def sound(self, folder: str, needs: Sequence[str] = ()) -> Runs:
         """Return the runs that add up and record what is needed; others are left out with a warning.
 
-        With the need "linear", runs without the denominator correction are left out where others have it.
+        With the need "linear", runs without the denominator correction are left out if others have it.
 
         Raises
         ------
@@ -230,7 +230,7 @@ class Runs(Mapping[str, Run]):
 
 
 def shared_etas(large: Sequence[float], small: Sequence[float] = ()) -> list[float]:
-    """Return the step sizes of large runs that small runs have too; all of them where these have none.
+    """Return the step sizes of large runs that small runs have too; all of them if there are none of these.
 
     Examples
     --------
@@ -241,7 +241,7 @@ def shared_etas(large: Sequence[float], small: Sequence[float] = ()) -> list[flo
 
 
 def default_n(large: int, small: int = 0) -> int:
-    """Return the sequences of the batch in question: those of the small runs, without these an eighth of the large.
+    """Return the default batch size: that of the small runs or, without these, an eighth of the large one.
 
     Examples
     --------
@@ -267,7 +267,7 @@ def _skipped_copies(runs: Mapping[str, Run]) -> dict[str, str]:
 
 
 def _require_alike(runs: Mapping[str, Run]) -> None:
-    """Refuse runs of which only some record the denominator correction: linear terms are other quantities with it."""
+    """Raise if only some runs record the denominator correction: linear terms with and without it differ."""
     corrected = {name: "score" in run.supports for name, run in runs.items() if "linear" in run.supports}
     if len(set(corrected.values())) > 1:
         without = ", ".join(name for name, has in corrected.items() if not has)

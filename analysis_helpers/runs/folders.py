@@ -1,9 +1,9 @@
-"""Runs in folders ``batch/run/results.json``: load them, write them, list what is there.
+"""Runs in folders ``batch/run/results.json``: load, write and list them.
 
 A file may be compressed, ``results.json.gz``. `load_runs` reads a batch folder as it is. `sound_runs` and
-`sound_batches` also skip runs whose totals do not add up or that lack a required field. `inventory` lists every run,
-wherever it lies, with what it supports and what is wrong with it, and raises for none of them. Hidden files and folders
-are skipped; a leading ``~`` is the home folder. A file is parsed once a process, unless it changes.
+`sound_batches` also skip runs whose totals do not add up or that lack a required field. `inventory` lists every run, in
+any place, with what it supports and its problems, and raises for none of them. Hidden files and folders are skipped; a
+leading ``~`` is the home folder. A file is parsed once per process, unless it changes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAMES = (RESULTS_FILE, f"{RESULTS_FILE}.gz")
 _NEARLY_NAMED = re.compile(r"results[\W\d_]*\.json(\.gz)?")  # such as results2.json
 _NUMBER = re.compile(r"\d+")
 _T = TypeVar("_T")
-_DEEPEST = 6  # folders below a data root that are looked into
+_DEEPEST = 6  # depth of folders searched below a data root
 _MOST_PARSED = 64  # files whose runs are kept in memory
 
 
@@ -44,15 +44,15 @@ def load_runs(
     ----------
     source
         A batch folder such as ``data_samples/E_2048`` (names: those of the run folders, in alphabetical order), or
-        paths of results files, wherever they lie (names: ``batch/run``, in the order given).
+        paths of results files in any place (names: ``batch/run``, in the order given).
     on_error
         "raise" stops at the first bad file; "skip" skips it with one warning.
 
     Raises
     ------
     RunError
-        If a file breaks a rule, no file could be loaded, or the folder is missing or holds no runs; the message then
-        says what was looked for and what is there.
+        If a file breaks a rule, no file could be loaded, or the folder is missing or has no runs; the message then says
+        what was expected and what is there.
     ValueError
         If ``on_error`` is unknown or two paths give the same key.
 
@@ -111,7 +111,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     file = Path(path).expanduser()
     try:
         state = file.stat()
-        if not stat.S_ISREG(state.st_mode):  # reading a pipe may never end
+        if not stat.S_ISREG(state.st_mode):  # reading from a pipe may never end
             raise RunError(str(file), "file", "must be a regular file")
         return _parsed(file, state.st_size, state.st_mtime_ns, state.st_ino)
     except (OSError, EOFError, zlib.error) as error:
@@ -120,7 +120,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 @lru_cache(maxsize=_MOST_PARSED)
 def _parsed(file: Path, *_: object) -> Run:
-    """Return the run of a file whose size, time of the last change and place on the disk are given."""
+    """Return the run of a file, given its size, time of last change and inode."""
     data = file.read_bytes()
     return parse_run(gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data, str(file))
 
@@ -157,7 +157,7 @@ def inventory(data_root: str | os.PathLike[str]) -> pd.DataFrame:
     DataFrame
         Columns batch, run, sequences (missing where the file cannot be used), etas, supports (see `Run.supports`),
         same_as (another row with the same content, or empty), problem (empty if there is none). A run that is not at
-        ``batch/run/results.json`` is not loaded from this data root; its problem says where it should lie.
+        ``batch/run/results.json`` is not loaded from this data root; its problem says where it should be.
 
     Raises
     ------
@@ -271,7 +271,7 @@ def write_in_one_step(path: Path, content: bytes | str) -> None:
 
 
 def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T], source: str = "") -> dict[str, _T]:
-    """Return what can be loaded, by name; the rest is skipped with a warning. None left is an error of the source."""
+    """Return the runs that load, by name; others are skipped with a warning. If none is left, raise for the source."""
     loaded: dict[str, _T] = {}
     reasons: dict[str, str] = {}
     for name, path in paths.items():
@@ -289,7 +289,7 @@ def _loaded(paths: Mapping[str, Path], load: Callable[[Path], _T], source: str =
 def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
     if isinstance(source, (str, os.PathLike)):
         place = Path(source).expanduser()
-        if not (os.access(place, os.F_OK) and place.is_file()):  # is_file raises where it may not look
+        if not (os.access(place, os.F_OK) and place.is_file()):  # is_file raises without permission
             files = {path.parent: path for path in result_files(place)}
             for folder in _unfilled(set(files), set(files)):
                 warn_about_runs(f"skipped {folder.name}: holds no {RESULTS_FILE}; {_listing(folder)}")
@@ -307,9 +307,9 @@ def _named_paths(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str
 
 
 def _json_files(root: Path, depth: int) -> list[Path]:
-    """Return what may be results files at most ``depth`` folders below; folders that link in a circle are not followed.
+    """Return possible results files at most ``depth`` folders below; circular links are not followed.
 
-    In a folder that cannot be read there may be one: reading it says why not.
+    An unreadable folder counts as possible: reading it then gives the reason.
     """
     files: list[Path] = []
     unreadable: list[OSError] = []
@@ -324,13 +324,13 @@ def _json_files(root: Path, depth: int) -> list[Path]:
 
 
 def _at_depth(files: Sequence[Path], root: Path, depth: int) -> list[Path]:
-    """Return the files that are loaded: one of each folder ``depth`` levels below."""
+    """Return the files to load: one from each folder ``depth`` levels below."""
     first = {path.parent: path for path in reversed(files) if path.name in _NAMES}  # of sorted files
     return sorted(path for path in first.values() if len(path.relative_to(root).parts) == depth + 1)
 
 
 def _listing(folder: Path, most: int = 8) -> str:
-    """Return what is in the nearest folder that can be read."""
+    """Return the contents of the nearest readable folder, as text."""
     place = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.access(p, os.R_OK) and p.is_dir())
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in place.iterdir())
     shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -338,7 +338,7 @@ def _listing(folder: Path, most: int = 8) -> str:
 
 
 def _unfilled(filled: set[Path], listed: set[Path]) -> list[Path]:
-    """Return folders beside filled ones that are named like them, but for digits, and are not listed."""
+    """Return unlisted folders beside filled ones whose names differ from theirs in digits only."""
     like = {_NUMBER.sub("0", str(folder)) for folder in filled}
     beside = (place for parent in {folder.parent for folder in filled} for place in parent.iterdir())
     folders = {place for place in beside if _NUMBER.sub("0", str(place)) in like} - listed

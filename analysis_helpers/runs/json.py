@@ -29,7 +29,7 @@ def _key(column: Column) -> str:
 
 
 def _fields_of(columns: Iterable[Column], kind: Any) -> list[tuple[str, Any] | tuple[str, Any, Any]]:
-    """Return the fields of a struct, required or None where not recorded."""
+    """Return the fields of a struct, required or None if not recorded."""
     return [(_key(c), kind(c)) if c.required else (_key(c), kind(c) | None, None) for c in columns]
 
 
@@ -37,7 +37,7 @@ def _number(column: Column) -> Any:
     return int | str if column.check is checked_prompts else float
 
 
-# Fields stand in the order of the files, which decodes fastest.
+# Fields are in the order of the files, which decodes fastest.
 _EXTRAS = [column for column in SEQUENCE_COLUMNS if column.path.startswith("extras.")]
 _PLAIN = [column for column in SEQUENCE_COLUMNS if column not in _EXTRAS]
 _ROW: dict[str, Any] = {"gc": False, "omit_defaults": True}
@@ -77,7 +77,7 @@ class TrueChange(msgspec.Struct):
 
 
 class Meta(msgspec.Struct, omit_defaults=True):
-    """What all linear terms have in common."""
+    """Data common to all linear terms."""
 
     scale: float | None = None
     T_total: Any = None  # written, and not read
@@ -118,7 +118,7 @@ def parse_run(data: bytes, source: str) -> Run:
         tokens, measurements = _measurements(results.true_.entries)
         arrays = _arrays(approx.per_sequence, tokens) if approx.per_sequence is not None else {}
         mean = meta.H_base_mean
-        if mean is None or not arrays.keys() >= {"gdotv", *SCORE_PARTS}:  # parts of a linear term say nothing alone
+        if mean is None or not arrays.keys() >= {"gdotv", *SCORE_PARTS}:  # parts of a linear term are useless alone
             mean, arrays = None, {name: values for name, values in arrays.items() if name not in SCORE_PARTS}
         elif not 0 < mean < np.inf:
             raise FieldError("approx.per_sequence_meta.H_base_mean", "must be positive and finite", mean)
@@ -145,7 +145,7 @@ def encode_run(run: Run) -> bytes:
 
 
 def _decode(data: bytes) -> Results:
-    """Return the fields in use. Python's JSON reader takes what msgspec refuses, such as NaN in a field not in use."""
+    """Return the fields in use. Python's JSON reader accepts what msgspec refuses, such as NaN in an unused field."""
     try:
         return _DECODER.decode(data)
     except (msgspec.DecodeError, RecursionError):
@@ -206,14 +206,14 @@ def _in_order(sequences: list[Any], tokens: FloatArray) -> list[Any]:
     lengths, counts = [s.length for s in sequences], tokens.tolist()
     if lengths != counts:
         for place, (length, count) in enumerate(zip(lengths, counts, strict=True)):
-            if length not in (count, None):  # the linear terms belong to other sequences than the entropies
+            if length not in (count, None):  # the linear terms and the entropies belong to different sequences
                 rule = f"must be the token count of that sequence, token_counts[{place}] = {count!r}"
                 raise FieldError(_field("length"), rule, length)
     return sequences
 
 
 def _arrays(sequences: list[Any], tokens: FloatArray) -> dict[str, Any]:
-    """Return the columns that the sequences record, by name; refuse one that only some sequences have."""
+    """Return the columns that the sequences record, by name; raise if only some sequences have one."""
     ordered = _in_order(sequences, tokens)
     none: Any = Extras()
     extras = [each.extras or none for each in ordered]
@@ -230,7 +230,7 @@ def _arrays(sequences: list[Any], tokens: FloatArray) -> dict[str, Any]:
 
 
 def _all_or_none(values: list[Any], name: str) -> bool:
-    """Return whether the sequences have that field; refuse one that only some have."""
+    """Return whether the sequences have that field; raise if only some have it."""
     present = len(values) - values.count(None)
     if 0 < present < len(values):
         rule = "must be recorded for all sequences or for none"
@@ -251,7 +251,7 @@ def _floats(values: list[float]) -> FloatArray:
 
 
 def _results(run: Run) -> Results:
-    """Return what is written of a run, with arrays for lists of numbers."""
+    """Return the content to write for a run, with arrays for lists of numbers."""
     tokens = run.token_counts.astype(np.int64)  # counts are whole, as in real files
     extras = {_key(column): getattr(run, column.name) for column in _EXTRAS}
     if run.denom_corr_unscaled is not None:

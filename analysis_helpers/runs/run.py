@@ -113,7 +113,7 @@ class Measurement:
 
     @property
     def unchanged(self) -> bool:
-        """Whether entropies and weights are those before the step: it was skipped."""
+        """Whether entropies and weights did not change: the step was skipped."""
         same = self.h_base is not None and np.array_equal(self.h_new, self.h_base)
         return same and float(np.ptp(self.weights)) <= 1e-12 * float(self.weights.max())
 
@@ -156,7 +156,7 @@ class Run:
     scale
         Stored factor between a linear term and its parts, 1 / (tokens of the batch); None where not recorded.
     direction
-        Fingerprint of the update direction: the same where the direction is; None where not recorded.
+        Fingerprint of the update direction: equal for equal directions; None if not recorded.
     source
         Origin of the run, for messages; not compared.
     gdotv, wjlogp_sum, jH_sum, denom_corr_unscaled, logp, sampler_logp, prompt_ids
@@ -188,7 +188,7 @@ class Run:
     logp: FloatArray | None = _column(
         "sum_logp", "log-probability under the policy that is differentiated (nats)", checked_logp, support="logp"
     )
-    sampler_logp: FloatArray | None = _column("sampler_logp", "the same by the sampler that drew it", checked_logp)
+    sampler_logp: FloatArray | None = _column("sampler_logp", "the same, as computed by the sampler", checked_logp)
     prompt_ids: NDArray[Any] | None = _column(
         "prompt_id", "prompt, a whole number or text, the same in all runs", checked_prompts, support="prompts"
     )
@@ -223,7 +223,7 @@ class Run:
         delta_h_per_lr
             Linear change per unit eta, where there are no per-sequence terms.
         direction
-            Fingerprint of the update direction, by which `merge_runs` knows shards of one batch.
+            Fingerprint of the update direction, by which `merge_runs` recognises shards of one batch.
         source
             Name of the run in messages.
         {columns}
@@ -339,27 +339,27 @@ class Run:
 
     @cached_property
     def problems(self) -> tuple[str, ...]:
-        """What does not add up, one sentence each: stored totals against those from the sequences.
+        """Stored totals that disagree with those from the sequences, one sentence each.
 
         The tolerance is relative to the sum of *absolute* contributions: totals are small differences of large numbers,
-        so single precision or six digits cost more of the total.
+        so single precision or six digits cause a larger error relative to the total.
         """
         return tuple(dict.fromkeys(_disagreements(self)))
 
     @cached_property
     def derived(self) -> dict[object, Any]:
-        """What has been computed from the run, by key: a run never changes, so nothing is computed twice."""
+        """Cache of results computed from the run, by key: a run never changes."""
         return {}
 
     @cached_property
     def totals(self) -> tuple[float, ...]:
-        """Numbers that tell most runs apart; runs of the same content share them."""
+        """Numbers that differ between most runs; runs of the same content share them."""
         changes = [number for m in self.measurements for number in (m.eta, m.delta_h_true, m.base_entropy)]
         return (self.n, self.delta_h_per_lr, *changes)
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the content: the same for runs that are equal."""
+        """Digest of the content: the same for equal runs."""
         return sha256(b"|".join(_bytes_of(self))).hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -410,7 +410,7 @@ def _measured(
 
 
 def require_run(run: object) -> None:
-    """Raise a `ValueError` if ``run`` is not a single run; it says what was given."""
+    """Raise a `ValueError` if ``run`` is not a single run; the message says what was given."""
     if not isinstance(run, Run):
         one = f": give one of them, such as runs[{next(iter(run))!r}]" if isinstance(run, Mapping) and run else ""
         raise ValueError(f"run must be a single Run, as from read_run, got {kind_of(run)}{one}")
@@ -435,14 +435,14 @@ def check_distinct_etas(etas: Iterable[float], name: str) -> None:
 def merge_runs(runs: Mapping[str, Run]) -> Run:
     """Return the run whose sequences are those of all the runs, in their order: shards of one batch.
 
-    Totals, weights and corrections are made anew. Where the shards were measured with one fixed baseline, the result is
+    Totals, weights and corrections are recomputed. If the shards were measured with one fixed baseline, the result is
     the run of the whole batch.
 
     Parameters
     ----------
     runs
-        Name -> run, as from `load_runs`: same etas, same update direction, and recorded are ``h_base``, log weights and
-        the parts of the linear term.
+        Name -> run, as from `load_runs`: same etas, same update direction, with ``h_base``, log weights and the parts
+        of the linear term recorded.
 
     Raises
     ------
@@ -520,7 +520,7 @@ def _disagreements(run: Run) -> list[str]:
 
 
 def skipped_steps(run: Run) -> list[str]:
-    """Return in a sentence the steps of a run that changed nothing; nothing if there are none."""
+    """Return a sentence on the steps of a run that changed nothing; an empty list if there are none."""
     etas = ", ".join(repr(m.eta) for m in run.measurements if m.unchanged)
     return [f"at eta {etas} nothing changed: the step was skipped"] if etas else []
 

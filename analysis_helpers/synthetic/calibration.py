@@ -1,6 +1,6 @@
-"""The stored calibration of the suite: what it says, against known truth, over 10,000 batches.
+"""The stored calibration: results of the package against known truth, over 10,000 batches.
 
-``make calibration`` makes it anew from batches of a small policy (see ``tests/calibration``).
+``make calibration`` recomputes it from batches of a small policy (see ``tests/calibration``).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""A tiny language-model policy whose entropy, and every change of it, is known exactly.
+"""A tiny language-model policy whose entropy, and every change in it, is known exactly.
 
 Use it to check estimators against the truth or to teach what they estimate. It does not model any real network: a
 first-order Markov chain over a dozen tokens, just rich enough that sequences differ in length and entropy.
 
 Sequences start in state 0 ("start"). At each step the policy, given the prompt and the previous token, draws a token by
 a softmax. Token 0 ends the sequence; any other token becomes the next state. A sequence is cut after ``max_length``
-tokens, the end token counted. With so few states, expectations follow by propagating state probabilities, without
+tokens, the end token counted. With so few states, expectations are computed by propagating state probabilities, without
 sampling.
 """
 
@@ -60,7 +60,7 @@ class Policy:
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """Where the steps of N sequences stand in arrays that hold one sequence after another.
+    """Positions of the steps of N sequences in arrays that concatenate the sequences.
 
     Attributes
     ----------
@@ -93,9 +93,9 @@ class Steps:
         """Return the baseline b_t of linear terms by position, shape ``(size,)``, in nats.
 
         With the entropy-to-go G_t, the length T of a sequence and the per-token entropy H of all: "entropy_to_go" is
-        the mean of ``G_t`` over the sequences that reach position t, 0 past the longest; "centred" that of
-        ``G_t - H T``, ``-H (t + 1)`` past the longest: the whole of what the score of a token is multiplied with in the
-        linear term, denominator correction included.
+        the mean of ``G_t`` over the sequences that reach position t, 0 past the longest; "centred" that of ``G_t - H
+        T``, ``-H (t + 1)`` past the longest: the full factor of a token's score in the linear term, including the
+        denominator correction.
         """
         mean = float(entropies.mean()) if kind == "centred" else 0.0
         values = self.to_go(entropies) - mean * np.repeat(self.lengths, self.lengths)

@@ -1,8 +1,8 @@
 """Runs of a tiny policy whose true answer is known, for tests, teaching and as sample data.
 
-Each run does what a real one does: it samples an update batch, forms an Adam-like policy-gradient direction from a
-reward that favours confident answers, samples an evaluation batch, and records the true change by importance sampling
-and the linear terms in the entropy-to-go form. Unlike in a real run, sequences are exactly on-policy unless a
+Each run follows the procedure of a real one: it samples an update batch, forms an Adam-like policy-gradient direction
+from a reward that favours confident answers, samples an evaluation batch, and records the true change by importance
+sampling and the linear terms in the entropy-to-go form. Unlike in a real run, sequences are exactly on-policy unless a
 ``sampling_temperature`` is given.
 """
 
@@ -73,9 +73,9 @@ def synthetic_runs(
         The policy; None: `default_policy`.
     baseline
         Of the linear terms, from the update batch: "entropy_to_go", as in published runs, or "centred", as
-        `analysis_helpers.measure` takes it (see `Steps.baseline`). Changes their noise, and nothing else.
+        `analysis_helpers.measure` does (see `Steps.baseline`). It changes only their noise.
     sampling_temperature
-        Divides the logits while the evaluation batch is sampled, and only then: other than 1 gives off-policy runs
+        Divides the logits only while the evaluation batch is sampled: a value other than 1 gives off-policy runs
         (sampler-trainer mismatch).
     record_logp
         Whether to record the log-probability of each sequence.
@@ -83,7 +83,7 @@ def synthetic_runs(
     Raises
     ------
     ValueError
-        If a count is not a whole number of at least 1, or the temperature not positive.
+        If a count is not a whole number of at least 1, or the temperature is not positive.
     RunError
         If an eta is not positive.
 
@@ -115,7 +115,7 @@ def update_directions(policy: Policy, num_runs: int, *, seed: int) -> dict[str, 
 
 
 def _streams(num_runs: int, seed: int) -> dict[str, np.random.Generator]:
-    """Return the random stream of each run by the run's name; the first are the same for any number."""
+    """Return the random stream of each run by the run's name; the first streams are the same for any number of runs."""
     seeds = np.random.SeedSequence(seed).spawn(checked_count(num_runs, "num_runs"))
     return {f"run_{k:02d}": np.random.default_rng(each) for k, each in enumerate(seeds, start=1)}
 
@@ -204,7 +204,7 @@ def write_sample_data(root: str | os.PathLike[str]) -> None:
         runs = synthetic_runs(4, size, etas, seed=seed, policy=policy, record_logp=True)
         rng = np.random.default_rng([seed, 1])
         for name, direction in update_directions(policy, 4, seed=seed).items():
-            noise = {eta: rng.normal(0.0, SAMPLE_NOISE, size) for eta in etas}  # as low-precision arithmetic leaves it
+            noise = {eta: rng.normal(0.0, SAMPLE_NOISE, size) for eta in etas}  # imitates low-precision arithmetic
             write_run(folder / f"E_{size}" / name / RESULTS_FILE, with_log_weights(runs[name], noise))
             changes = {repr(eta): entropy_change(policy, direction, eta) for eta in etas}
             exact[f"E_{size}/{name}"] = {"derivative": entropy_derivative(policy, direction), "change": changes}

@@ -136,7 +136,7 @@ def test_what_is_not_in_the_data_is_refused() -> None:
     with refused("subset_size must be at most 2,048", "4,000", error=ParameterError):
         read_parameters({**ROOT, **OPEN, "num_samples": 10, "subset_size": 4000})
     assert read_parameters({**ROOT, **OPEN, "subset_size": 4000}).subset_size == 4000  # a batch, not a subset
-    with refused("small_batch must be another folder than large_batch", "'E_256'", error=ParameterError):
+    with refused("small_batch must differ from large_batch", "'E_256'", error=ParameterError):
         read_parameters({**ROOT, **OPEN, "large_batch": "E_256", "small_batch": "E_256"})
     with pytest.raises(ParameterError, match="E_2048, E_256") as caught:
         read_parameters({**ROOT, "large_batch": "E_4096"})
