@@ -19,7 +19,7 @@ def read_calibration() -> dict[str, pd.DataFrame]:
     Examples
     --------
     >>> sorted(read_calibration())[:3]
-    ['answers', 'coverage', 'enough']
+    ['answers', 'chances', 'contradictions']
     """
     tables = json.loads(CALIBRATION_FILE.read_text(encoding="utf-8"))["tables"]
     return {name: pd.DataFrame(table["rows"], columns=table["columns"]) for name, table in tables.items()}

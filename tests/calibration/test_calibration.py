@@ -2,16 +2,18 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis_helpers.inference.health import CHECKS
-from analysis_helpers.synthetic import flag_overview, read_calibration
+from analysis_helpers.synthetic import answer_overview, flag_overview, read_calibration
 from analysis_helpers.synthetic.calibration import CALIBRATION_FILE
 from tests.calibration import calibration
 from tests.calibration.records import LEVELS
+from tests.conftest import REPOSITORY
 
 STORED = read_calibration()
 CONTENT = json.loads(CALIBRATION_FILE.read_text(encoding="utf-8"))
@@ -148,6 +150,13 @@ def test_false_answers_are_rare() -> None:
     assert enough.loc[enough["truth"] == "yes", "no"].max() < 0.02
     equal, different = STORED["contradictions"]["contradicted"]
     assert max(equal, different) <= 0.01 + 4 * math.sqrt(0.01 / 1250)
+
+
+def test_the_readme_states_the_power_of_a_yes() -> None:
+    overview = answer_overview(STORED["answers"]).set_index(["question", "runs"])["true_yes"]
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    power = [round(100 * overview[question, 4]) for question in ("linear", "recorded")]
+    assert re.findall(r"in (\d+) % \(question 1\) and (\d+) %", readme) == [tuple(map(str, power))]
 
 
 def test_chances_of_an_answer_come_true_about_as_often_as_they_say() -> None:

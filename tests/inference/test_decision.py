@@ -47,6 +47,7 @@ def test_at_the_border_no_number_of_runs_is_likely_to_give_an_answer() -> None:
     assert chances(pilot([0.0]), GOAL) is None  # one run does not show how updates differ
 
 
+@pytest.mark.slow  # half a minute of quadratures
 def test_chances_come_true_as_often_as_they_say() -> None:
     """Of 300 cases told about one half, a share between 0.35 and 0.75 comes true; by chance beyond with p < 1e-6."""
     rng, se = np.random.default_rng(2), 0.1

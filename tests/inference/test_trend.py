@@ -211,7 +211,8 @@ def test_intervals_of_the_curvature_hold_the_truth_as_often_as_they_say(n: int) 
     h = 1e-6
     truth = (exact_change(h) + exact_change(-h)) / h**2 / 2
     fits = [fit_trend(batch_of(made, k * n, n)) for k in range(count)]
-    z = np.array([(fit.curvature.value - truth) / fit.curvature.se for fit in fits])
+    # The step of this world is a parabola to far better than the model error, so sampling alone is held to the truth.
+    z = np.array([(fit.curvature.value - truth) / fit.curvature.estimate.se for fit in fits])
     assert np.mean(np.abs(z) <= 1.6449) == pytest.approx(0.90, abs=0.02 + 1.5 * 0.012)
 
 
