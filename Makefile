@@ -95,7 +95,7 @@ pictures: $(READY) ## Make the pictures of the README anew (needs Chromium)
 samples: $(READY) ## Make data_samples anew
 	$(RUN) -m analysis_helpers simulate data_samples
 
-calibration: $(READY) ## Hold the suite against known truth over 10,000 batches (minutes)
+calibration: $(READY) ## Hold the suite against known truth over 10,000 batches (half an hour)
 	$(RUN) -m tests.calibration
 
 constraints: ## Pin the newest versions that fit, in constraints.txt

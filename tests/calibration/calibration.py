@@ -1,6 +1,6 @@
 """Calibration over 10,000 batches whose answer is known: what the package states against what comes out.
 
-`calibrate` takes minutes, so its summary is stored with the package: `read_calibration` reads it, ``make calibration``
+`calibrate` takes half an hour of one core, so its summary is stored with the package: `read_calibration` reads it, ``make calibration``
 makes it anew. Batches are drawn in chunks, each from a stream of its own, so that the numbers are the same whatever the
 number of processes, and any one chunk can be had again on its own.
 
