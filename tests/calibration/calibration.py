@@ -1,8 +1,8 @@
 """Calibration over 10,000 batches whose answer is known: what the package states against what comes out.
 
-`calibrate` takes half an hour of one core, so its summary is stored with the package: `read_calibration` reads it, ``make calibration``
-makes it anew. Batches are drawn in chunks, each from a stream of its own, so that the numbers are the same whatever the
-number of processes, and any one chunk can be had again on its own.
+`calibrate` takes half an hour of one core, so its summary is stored with the package: `read_calibration` reads it,
+``make calibration`` writes it. Batches are drawn in chunks, each from a stream of its own, so that the numbers are the
+same for any number of processes, and any one chunk can be drawn again on its own.
 
 Flags of health are counted on healthy runs, and on runs with a fault injected to measure each check's detection rate.
 Each fault is as strong as its name says; a weaker one is detected less often.
