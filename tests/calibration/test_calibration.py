@@ -21,10 +21,13 @@ SAMPLING = ("score_z", "log_probability_excess_z")
 
 
 @pytest.mark.slow  # a chunk takes a minute; pinned numbers of the same records notice most changes
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_first_chunk_made_anew_here_or_elsewhere_is_the_one_stored_to_the_last_digit(workers: int) -> None:
-    made = calibration.calibrate(1, seed=CONTENT["seed"], workers=workers)
-    assert calibration.stored(made) == CONTENT["first_chunk"]
+def test_the_first_chunk_made_anew_is_the_one_stored_to_the_last_digit() -> None:
+    assert calibration.stored(calibration.calibrate(1, seed=CONTENT["seed"])) == CONTENT["first_chunk"]
+
+
+@pytest.mark.slow  # four chunks
+def test_the_number_of_processes_changes_nothing() -> None:
+    assert calibration.stored(calibration.calibrate(2, workers=2)) == calibration.stored(calibration.calibrate(2))
 
 
 def test_it_rests_on_ten_thousand_batches() -> None:
