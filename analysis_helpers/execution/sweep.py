@@ -218,13 +218,17 @@ def _run(jobs: Sequence[Job], out: Path, options: RunOptions) -> Generator[Execu
     if waiting:
         _warm_up(options)
     executions = chain(unchanged.values(), run_jobs(waiting, (out / NOTEBOOKS).resolve(), options) if waiting else ())
+    complete: list[str] = []
     with tqdm(total=len(jobs), unit="notebook", file=sys.stderr, disable=None) as bar:  # on a terminal
         for count, ended in enumerate(executions, 1):
             execution = _stored(ended, out, {job.name for job in jobs})
             details = f": {execution.reason}" if execution.reason else f" ({execution.seconds:.1f} s)"
             log_line(f"[{count}/{len(jobs)}] {execution.job.name}: {execution.status}{details}")
             bar.update()
+            complete += [execution.job.name] if execution.complete else []
             yield execution
+    for name in complete:  # a cluster whose worker dies may run a notebook again after its result has arrived
+        (out / NOTEBOOKS / f"{name}{UNFINISHED}").unlink(missing_ok=True)
 
 
 def _warm_up(options: RunOptions) -> None:

@@ -91,6 +91,7 @@ class Approx(msgspec.Struct, omit_defaults=True):
     per_sequence: list[Sequence] | None = None  # type: ignore[valid-type]
     per_sequence_meta: Meta | None = None
     direction: str | None = None  # fingerprint of the update direction
+    vocabulary: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class Results(msgspec.Struct, rename={"true_": "true"}):
@@ -129,6 +130,7 @@ def parse_run(data: bytes, source: str) -> Run:
             h_base_mean=mean,
             scale=None if meta.scale is None else checked_number(meta.scale, "approx.per_sequence_meta.scale"),
             direction=approx.direction,
+            vocabulary=approx.vocabulary,
             source=source,
             **arrays,
         )
@@ -259,7 +261,7 @@ def _results(run: Run) -> Results:
     columns = {_key(column): getattr(run, column.name) for column in _PLAIN} | {"extras": _rows(_Written, extras)}
     place = {"index": np.arange(run.n), "length": tokens}
     meta = Meta(run.scale, run.total_tokens, run.h_base_mean)
-    approx = Approx(run.delta_h_per_lr, _rows(Sequence, columns, place), meta, run.direction)
+    approx = Approx(run.delta_h_per_lr, _rows(Sequence, columns, place), meta, run.direction, run.vocabulary)
     entries = []
     for m in run.measurements:
         arrays = {column.path: getattr(m, column.name) for column in MEASURED_COLUMNS}

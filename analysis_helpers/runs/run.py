@@ -26,6 +26,7 @@ from .._checks import (
     FieldError,
     FloatArray,
     RunError,
+    checked_count,
     checked_entropies,
     checked_eta,
     checked_logp,
@@ -157,9 +158,11 @@ class Run:
         Stored factor between a linear term and its parts, 1 / (tokens of the batch); None where not recorded.
     direction
         Fingerprint of the update direction: equal for equal directions; None if not recorded.
+    vocabulary
+        Tokens that the policy chooses from at each position; None if not recorded.
     source
         Origin of the run, for messages; not compared.
-    gdotv, wjlogp_sum, jH_sum, denom_corr_unscaled, logp, sampler_logp, prompt_ids
+    gdotv, wjlogp_sum, jH_sum, denom_corr_unscaled, logp, sampler_logp, min_logp, prompt_ids
         Arrays of shape ``(N,)``, as `SEQUENCE_COLUMNS` describes them; None where not recorded. The three parts of the
         derivative sum to ``gdotv / scale``. Sequences of one prompt are not independent.
     """
@@ -170,6 +173,7 @@ class Run:
     h_base_mean: float | None = None
     scale: float | None = None
     direction: str | None = None
+    vocabulary: int | None = None
     source: str = field(default="run in memory", compare=False)
     gdotv: FloatArray | None = _column(
         "gdotv", "linear terms, which sum to the linear change per unit eta (nats per token)", support="linear"
@@ -189,6 +193,9 @@ class Run:
         "sum_logp", "log-probability under the policy that is differentiated (nats)", checked_logp, support="logp"
     )
     sampler_logp: FloatArray | None = _column("sampler_logp", "the same, as computed by the sampler", checked_logp)
+    min_logp: FloatArray | None = _column(
+        "min_logp", "lowest log-probability of one of its tokens (nats)", checked_logp
+    )
     prompt_ids: NDArray[Any] | None = _column(
         "prompt_id", "prompt, a whole number or text, the same in all runs", checked_prompts, support="prompts"
     )
@@ -204,6 +211,7 @@ class Run:
         score: ArrayLike | None = None,
         delta_h_per_lr: float | None = None,
         direction: str | None = None,
+        vocabulary: int | None = None,
         source: str = "run in memory",
         **columns: ArrayLike | None,
     ) -> Run:
@@ -224,6 +232,8 @@ class Run:
             Linear change per unit eta, where there are no per-sequence terms.
         direction
             Fingerprint of the update direction, by which `merge_runs` recognises shards of one batch.
+        vocabulary
+            Tokens that the policy chooses from at each position.
         source
             Name of the run in messages.
         {columns}
@@ -278,6 +288,7 @@ class Run:
                 h_base_mean=entropy,
                 scale=1.0 / total,
                 direction=direction,
+                vocabulary=None if vocabulary is None else checked_count(vocabulary, "vocabulary"),
                 source=source,
                 **arrays,
             )
@@ -488,6 +499,7 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
         log_weights={eta: measured("log_weights", eta) for eta in first.etas},
         score=joined(FIELDS_BEHIND["score"], lambda run: run.score),
         direction=first.direction,
+        vocabulary=first.vocabulary,
         source=" + ".join(runs),
         **{
             name: joined(column.path, attrgetter(name), required=False)

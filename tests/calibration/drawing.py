@@ -21,6 +21,7 @@ from analysis_helpers.inference.decision import Goal
 from analysis_helpers.inference.prediction import pooled_err_rel
 from analysis_helpers.inference.verdicts import enough
 from analysis_helpers.runs import Run
+from analysis_helpers.runs.run import SEQUENCE_COLUMNS
 from analysis_helpers.synthetic.policy import (
     Policy,
     entropy_change,
@@ -94,9 +95,10 @@ def batch_of(run: Run, first: int, size: int) -> Run:
         score=np.asarray(run.score)[part],
         source=run.source,
         direction=run.direction,
+        vocabulary=run.vocabulary,
         **{
             name: values[part]
-            for name in ("wjlogp_sum", "jH_sum", "logp", "sampler_logp", "prompt_ids")
+            for name in {column.name for column in SEQUENCE_COLUMNS} - {"gdotv", "denom_corr_unscaled"}  # made anew
             if (values := getattr(run, name)) is not None
         },
     )

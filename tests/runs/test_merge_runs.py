@@ -16,8 +16,8 @@ from tests.calibration.drawing import batch_of
 def whole_run(size: int = 60) -> Run:
     run = synthetic_runs(1, size)["run_01"]
     rng = np.random.default_rng(0)
-    recorded: dict[str, Any] = {name: -rng.exponential(size=size) for name in ("logp", "sampler_logp")}
-    return replace(run, direction="1f3a", prompt_ids=np.arange(size) // 4, **recorded)
+    recorded: dict[str, Any] = {name: -rng.exponential(size=size) for name in ("logp", "sampler_logp", "min_logp")}
+    return replace(run, direction="1f3a", vocabulary=24, prompt_ids=np.arange(size) // 4, **recorded)
 
 
 def test_merged_shards_are_the_whole_run(tmp_path: Path) -> None:
@@ -25,14 +25,15 @@ def test_merged_shards_are_the_whole_run(tmp_path: Path) -> None:
     shards = {name: batch_of(run, *where) for name, where in {"0": (0, 7), "1": (7, 33), "2": (40, 20)}.items()}
     shards["1"] = replace(shards["1"], measurements=shards["1"].measurements[::-1])  # etas in any order
     merged = merge_runs(shards)
-    for name in ("token_counts", "gdotv", "logp", "sampler_logp", "prompt_ids"):
+    for name in ("token_counts", "gdotv", "logp", "sampler_logp", "min_logp", "prompt_ids"):
         np.testing.assert_allclose(getattr(merged, name), getattr(run, name), rtol=1e-12)
     for m, wanted in zip(merged.measurements, run.measurements, strict=True):
         assert m.delta_h_true == pytest.approx(wanted.delta_h_true, rel=1e-12)
         assert m.ess == pytest.approx(wanted.ess, rel=1e-12)
         np.testing.assert_allclose(m.weights, wanted.weights, rtol=1e-12)
     assert merged.delta_h_per_lr == pytest.approx(run.delta_h_per_lr, rel=1e-12)
-    assert (merged.direction, merged.supports, merged.source) == ("1f3a", run.supports, "0 + 1 + 2")
+    assert (merged.direction, merged.vocabulary, merged.source) == ("1f3a", 24, "0 + 1 + 2")
+    assert merged.supports == run.supports
     write_run(tmp_path / "results.json", merged)
     assert read_run(tmp_path / "results.json") == merged
 

@@ -75,7 +75,7 @@ def test_bad_arrays_are_refused_by_field_rule_and_value(changed: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    "name", ["token_counts", "h_base", "h_new", "log_weights", "gdotv", "logp", "sampler_logp", *PARTS]
+    "name", ["token_counts", "h_base", "h_new", "log_weights", "gdotv", "logp", "sampler_logp", "min_logp", *PARTS]
 )
 def test_every_array_is_held_against_the_number_of_sequences_by_its_name(name: str) -> None:
     by_eta = name in ("h_new", "log_weights")
