@@ -336,6 +336,22 @@ def mean_log_probability_excess(run: Run) -> Estimate:
     return _columns(run, run.etas[0], _MEAN_EXCESS).estimates[1]
 
 
+def support_bound(min_logp: FloatArray, token_counts: FloatArray) -> float:
+    """Return a lower bound of the number of tokens that the sampler could draw at a position.
+
+    For a token drawn from k tokens, ``E[1 / pi] = k / (probability of these)``; ``min_logp``, shape ``(N,)``, is the
+    lowest log-probability of a token in each sequence (nats). A rough figure: the sum has a heavy tail.
+
+    Examples
+    --------
+    Four tokens drawn evenly from four:
+
+    >>> round(support_bound(np.log([0.25] * 4), np.ones(4)), 9)
+    4.0
+    """
+    return float(np.exp(-min_logp).sum() / token_counts.sum())
+
+
 def true_total(run: Run, eta: float) -> Estimate:
     """Return the stored true change at ``eta`` (nats per token); without ``h_base``, influence values are NaN."""
     measured = run.measurement(eta)

@@ -61,7 +61,9 @@ ARGUMENTS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: ah.verdict(RUNS, E, 2.5), "n must be a whole number", "2.5"),  # type: ignore[arg-type]
     (lambda: ah.synthetic_runs(0, 10), "num_runs must be a whole number", "0"),
     (lambda: ah.synthetic_runs(1, 10, baseline=ODD), "baseline must be one of 'entropy_to_go', 'centred'", "'odd'"),
-    (lambda: ah.synthetic_runs(1, 10, sampling_temperature=0), "sampling_temperature must be positive", "0"),
+    (lambda: ah.synthetic_runs(1, 10, sampling_temperature=0), "temperature must be positive", "0"),
+    (lambda: ah.synthetic_runs(1, 10, sampling_top_p=1.5), "top_p must be positive and at most 1", "1.5"),
+    (lambda: ah.synthetic_runs(1, 10, sampling_top_k=0), "top_k must be a whole number of at least 1", "0"),
 ]
 WITHOUT_LINEAR = "run in memory: approx.per_sequence[].gdotv"
 DATA: list[tuple[Callable[[], object], str]] = [

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from ..estimators import (
     equal_but_for_rounding,
     mean_log_probability_excess,
     mean_score,
+    support_bound,
     true_total,
 )
 from ..runs import Measurement, Run, Runs
@@ -37,6 +38,7 @@ MOST_OFFSET_Z, MOST_OFFSET_Z_OF_TWO = 4.0, 6.0
 MOST_WEIGHT_DISAGREEMENT = 0.01
 MOST_SLOPE_ERROR, WRONG_SLOPE = 0.2, 0.5  # the latter is further off than nonlinearity brings it
 MOST_ENTROPY_MISMATCH = 0.25
+LEAST_SUPPORT, FULL_SUPPORT = 100, 300  # tokens: a sampler that truncates draws from fewer than the former
 _MOST_PARETO_K = 0.7
 _FEWEST_FOR_TAIL = 100  # sequences; below, healthy weights would often be flagged (7 % at 64, 30 % at 32)
 
@@ -86,6 +88,8 @@ class Check:
         Whether a flagged run gives no answer and must be fixed or left out.
     over_change
         Whether values are nats per token, to be divided by the mean true change of the runs that are checked together.
+    together
+        The value of all runs that are checked together, which replaces that of each; None: each has its own.
     """
 
     meaning: str
@@ -94,6 +98,7 @@ class Check:
     severity: Callable[[float], float] = abs
     unsound: bool = False
     over_change: bool = False
+    together: Callable[[Runs], float] | None = None
 
 
 def _at_each_eta(find: Callable[[Run, Measurement], Finding]) -> Callable[[Run], Iterable[Finding]]:
@@ -126,6 +131,20 @@ def _entropy_mismatch(run: Run) -> list[Finding]:
     ratio = float(h_base.sum() / -run.logp.sum())
     error = mean_log_probability_excess(run).se / -float(np.mean(run.logp))
     return [Finding(ratio - 1, MOST_ENTROPY_MISMATCH + 4 * error)]
+
+
+def _support(run: Run) -> list[Finding]:
+    # No flag of its own: a small vocabulary has few tokens too. One run alone gives a rough figure.
+    return [Finding(math.nan if run.min_logp is None else 0.0, LEAST_SUPPORT, flag=False)]
+
+
+def support_of(runs: Runs) -> float:
+    """Return the bound on the tokens that the sampler could draw, from all runs that record it; NaN if none does."""
+    recorded = [run for run in runs.values() if run.min_logp is not None]
+    if not recorded:
+        return math.nan
+    lowest, tokens = ([getattr(run, name) for run in recorded] for name in ("min_logp", "token_counts"))
+    return support_bound(np.concatenate(lowest), np.concatenate(tokens))
 
 
 def _offset(run: Run) -> list[Finding]:
@@ -301,6 +320,13 @@ CHECKS = {
         _excess,
         "sum_logp and h_base",
     ),
+    "support": Check(
+        "Tokens that the sampler could draw at a position, at least; few explain off-policy sequences: it truncates.",
+        _support,
+        "min_logp",
+        severity=lambda value: -value,
+        together=support_of,
+    ),
     "entropy_mismatch": Check(
         "Sum of entropies over that of −log pi, minus 1; far from 0: other tokens, units (0.44: bits) or temperature.",
         _entropy_mismatch,
@@ -352,6 +378,7 @@ CHECKS = {
     ),
 }
 OFF_POLICY_CHECKS = ("score_z", "log_probability_excess_z")
+SamplerCause = Literal["truncated", "not truncated", "either", "unknown"]
 
 
 def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
@@ -382,7 +409,7 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     >>> from analysis_helpers import synthetic_runs
     >>> table = run_health(synthetic_runs(2, 512))
     >>> int(table["flag"].sum()), table["check"].nunique()
-    (0, 13)
+    (0, 14)
     """
     rows = [
         (each.run, each.eta, each.check, each.value, each.limit, each.flag, f"{_detail(each)} {meaning}".strip())
@@ -400,6 +427,7 @@ def _detail(finding: Finding) -> str:
 def findings(runs: Runs, etas: Sequence[float] | None = None) -> Iterator[Finding]:
     """Return the findings of each check on each run, at these step sizes and for the whole run; cached with the run."""
     change = cache(runs.mean_true_change)
+    together = {name: check.together(runs) for name, check in CHECKS.items() if check.together}
     for name, run in runs.items():
         about = [eta for eta in run.etas if etas is None or any(same_eta(eta, each) for each in etas)]
         for check_name, check in CHECKS.items():
@@ -410,7 +438,26 @@ def findings(runs: Runs, etas: Sequence[float] | None = None) -> Iterator[Findin
                     scale = abs(change(each.eta)) if check.over_change else 1.0
                     value = each.value / scale if scale else each.value * math.inf
                     flag = check.severity(value) > check.severity(each.limit) if each.flag is None else each.flag
+                    value = math.nan if math.isnan(value) else together.get(check_name, value)
                     yield replace(each, value=value, flag=flag, check=check_name, run=name)
+
+
+def cause_of_off_policy(support: float, vocabulary: int | None) -> SamplerCause:
+    """Return what a bound on the tokens that the sampler could draw says of why sequences are off-policy.
+
+    "not truncated": temperature, precision or another model version. Small vocabularies do not tell them apart.
+
+    Examples
+    --------
+    >>> cause_of_off_policy(36.0, 151_936), cause_of_off_policy(5_300.0, None), cause_of_off_policy(7.0, 24)
+    ('truncated', 'not truncated', 'either')
+    """
+    if math.isnan(support):
+        return "unknown"
+    if support > FULL_SUPPORT:
+        return "not truncated"
+    enough_tokens = vocabulary is None or vocabulary > FULL_SUPPORT
+    return "truncated" if support < LEAST_SUPPORT and enough_tokens else "either"
 
 
 def unsound_flags(checked: Iterable[Finding]) -> tuple[Finding, ...]:

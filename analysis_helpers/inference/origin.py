@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, warn_skipped
-from ..estimators import Estimate, columns, same_states, true_total
+from ..estimators import WEAK_REFERENCE, Estimate, columns, same_states, true_total
 from ..runs import Run, Runs
 from .prediction import PooledEstimate
+from .random_effects import Pool
 
 Part = Literal["same states", "other states", "total"]
 _NAMES = ("true", "linear", "error")
@@ -99,3 +101,62 @@ def _pooled(estimates: Sequence[Estimate], weights: FloatArray) -> tuple[float, 
     mean = float(weights @ values)
     between = float(weights @ (values - mean) ** 2) / max(len(values) - 1, 1)
     return mean, math.sqrt(max(between, float(weights**2 @ errors**2))) if math.isfinite(mean) else math.nan
+
+
+@dataclass(frozen=True)
+class SameStatesError:
+    """Error of the linear change on the same states, relative to the true change there, pooled over runs.
+
+    Attributes
+    ----------
+    errors
+        Eta -> the error there: that of the derivative, and curvature, which is in proportion to eta.
+    derivative
+        The error extrapolated to eta 0, where there is no curvature; None with one eta.
+    """
+
+    errors: Mapping[float, Pool]
+    derivative: Pool | None
+
+    @property
+    def beyond_curvature(self) -> bool:
+        """Whether more than a fourth of the error at the first eta is that of the derivative."""
+        if self.derivative is None:
+            return False
+        low, high = self.derivative.interval
+        first = next(iter(self.errors.values()))
+        return low * high > 0 and abs(self.derivative.mean) > abs(first.mean) / 4
+
+
+def same_states_error(runs: Runs, eta: float) -> SameStatesError | None:
+    """Return the error on the same states at ``eta`` and at one more step size; None where it is not recorded.
+
+    All runs must have the eta. The other one is the next that all have: larger ones come first.
+    """
+    others = [each for each in runs.etas if each != eta and all(run.has_eta(each) for run in runs.values())]
+    etas = [eta, *sorted(others, key=lambda each: (each < eta, abs(each - eta)))[:1]]
+    if runs.lacking("score", "baseline_entropy"):
+        return None
+    found = {each: {name: _relative_error(run, each) for name, run in runs.items()} for each in etas}
+    if any(math.isnan(error.value) for errors in found.values() for error in errors.values()):
+        return None
+    pooled = {each: PooledEstimate.of(each, 1.0, errors).pooled for each, errors in found.items()}
+    if len(etas) == 1:
+        return SameStatesError(pooled, None)
+    one, two = etas
+    extrapolated = {
+        name: at_one * (two / (two - one)) - found[two][name] * (one / (two - one))
+        for name, at_one in found[one].items()
+    }
+    return SameStatesError(pooled, PooledEstimate.of(eta, 1.0, extrapolated).pooled)
+
+
+def _relative_error(run: Run, eta: float) -> Estimate:
+    """Return ``linear / true - 1`` on the same states; NaN where the true change there is not clear of 0."""
+    true, linear = same_states(run, eta)
+    ratio = linear.value / true.value if abs(true.z) > WEAK_REFERENCE else math.nan
+    return (
+        replace((linear - true * ratio) * (1 / true.value), value=ratio - 1)
+        if math.isfinite(ratio)
+        else true * math.nan
+    )

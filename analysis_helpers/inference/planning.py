@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import check_goal, checked_count
-from ..estimators import ESTIMATORS, EstimatorName, supported_estimators
+from ..estimators import ESTIMATORS, EstimatorName, same_states, supported_estimators
 from ..runs import Run, Runs
 from ..subsampling import Seed
 from .prediction import LEAST, MOST, PooledEstimate, pooled_err_rel, predict, size_for
@@ -28,6 +28,7 @@ _NEEDS = {
     "matched": "the score",
     "adjusted": "the score; on-policy sequences",
     "ratio": "linear terms by sequence",
+    "same states": "the score",
 }
 _DRAWS = 100  # replicates behind the interval of a plan
 
@@ -199,15 +200,16 @@ def estimator_table(
     -------
     DataFrame
         Columns estimator ("trend" and "matched" estimate nonlinearity, "adjusted" and "ratio" the error of the recorded
-        linear change), needs (what a run must record), se (of one batch of n, in units of the true change), sequences,
-        low, high (for the tolerance with the probability, and its 90 % interval; missing where no batch is large
-        enough). Estimators whose fields the runs do not record are left out.
+        linear change, "same states" its part there: see `change_by_origin`), needs (what a run must record), se (of one
+        batch of n, in units of the true change), sequences, low, high (for the tolerance with the probability, and its
+        90 % interval; missing where no batch is large enough). Estimators whose fields the runs do not record are left
+        out.
 
     Examples
     --------
     >>> from analysis_helpers import synthetic_runs
     >>> estimator_table(synthetic_runs(3, 512), 1.6e-6)["estimator"].tolist()
-    ['trend', 'matched', 'adjusted', 'ratio']
+    ['trend', 'matched', 'adjusted', 'ratio', 'same states']
     """
     collection = Runs.of(runs)
     step = collection.eta(eta)
@@ -215,6 +217,11 @@ def estimator_table(
     for estimator in reversed(supported_estimators(collection)):  # the most precise first
         if estimator not in estimates and not ESTIMATORS[estimator].degree:
             estimates[estimator] = pooled_err_rel(collection, step, estimator=estimator)
+    if able := collection.at(step).recording("score", "baseline_entropy"):
+        reference = abs(collection.mean_true_change(step))
+        errors = {name: same_states(run, step) for name, run in able.items()}
+        relative = {name: (linear - true) * (1 / reference) for name, (true, linear) in errors.items()}
+        estimates["same states"] = PooledEstimate.of(step, reference, relative)
     target, size = tolerance / normal_quantile(probability), checked_count(n, "n")
     rows = []
     for name, estimate in estimates.items():

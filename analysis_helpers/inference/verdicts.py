@@ -24,7 +24,17 @@ from .._checks import check_goal, checked_count, same_eta
 from ..estimators import Estimate, columns, true_total
 from ..runs import Run, Runs, default_n, shared_etas
 from .decision import AnswerWord, Goal, chances, within
-from .health import CLEAR_Z, OFF_POLICY_CHECKS, Finding, by_check, findings, unsound_flags
+from .health import (
+    CLEAR_Z,
+    OFF_POLICY_CHECKS,
+    Finding,
+    by_check,
+    cause_of_off_policy,
+    findings,
+    support_of,
+    unsound_flags,
+)
+from .origin import SameStatesError, same_states_error
 from .prediction import LEAST, Agreement, PooledEstimate, agreement_of, pooled_err_rel, predict, size_for
 from .random_effects import Pool, between_variances, normal_quantile
 from .trend import disagreement, nonlinearity_estimates, pool_estimates, trends_of
@@ -340,6 +350,8 @@ class Evidence:
         err_rel by these estimators; None where runs do not record what it takes.
     agreement
         Whether the small runs fell where the ratio predicts; None without them.
+    same_states
+        The error of the linear change on the same states; None where it is not recorded.
     change, small_change, change_p
         Mean true change of large and small runs (None where no run has its standard error), and the p-value of no
         difference.
@@ -356,6 +368,7 @@ class Evidence:
     ratio: PooledEstimate | None
     adjusted: PooledEstimate | None
     agreement: Agreement | None
+    same_states: SameStatesError | None
     change: Pool | None
     small_change: Pool | None
     change_p: float
@@ -373,9 +386,10 @@ def evidence_of(runs: Runs, small_runs: Runs, eta: float) -> Evidence:
     ratio = None if missing else pooled_err_rel(runs, eta)
     adjusted = pooled_err_rel(runs, eta, estimator="adjusted") if ratio and not runs.lacking("score") else None
     agreement = _agreement(ratio, runs, small_runs) if ratio else None
+    same = None if missing or unsound else same_states_error(runs, eta)
     totals = [_true_totals(each, eta) for each in (runs, small_runs)]
     changes = [pool_estimates(each) if each else None for each in totals]
-    estimates = (nonlinearity, ratio, adjusted, agreement, changes[0], changes[1], _p_value(*totals))
+    estimates = (nonlinearity, ratio, adjusted, agreement, same, changes[0], changes[1], _p_value(*totals))
     return Evidence(runs, small_runs, eta, flagged, unsound, up_to, missing, *estimates)
 
 
@@ -472,9 +486,12 @@ def recorded_answer(evidence: Evidence, goal: Goal) -> Answer:
         notes.append(Note("actual_runs", values=values))
         if min(agreement.p_spread, agreement.p_mean) < SURPRISING:
             doubts.append(Doubt("actual_runs_contradict", values=values))
-    if off_policy := _off_policy(evidence):
-        checks = ", ".join(dict.fromkeys(each.check for each in off_policy))
-        notes.append(Note("off_policy", tuple(dict.fromkeys(each.run for each in off_policy)), {"checks": checks}))
+    if same := evidence.same_states:
+        errors = {each: _mean(error) for each, error in same.errors.items()}
+        derivative = _mean(same.derivative) if same.derivative else None
+        told: dict[str, Any] = {"errors": errors, "derivative": derivative, "beyond_curvature": same.beyond_curvature}
+        notes.append(Note("same_states", values=told))
+    notes += _off_policy(evidence)
     return answered("ratio", ratio, goal, doubts, notes)
 
 
@@ -525,8 +542,8 @@ def _notes(evidence: Evidence) -> Iterator[Note]:
 
 def _steps(evidence: Evidence, goal: Goal, linear: Answer, recorded: Answer) -> Iterator[Note]:
     """Return what would help, from the numbers."""
-    if _off_policy(evidence):
-        yield Note("fix_sampler")
+    for each in _off_policy(evidence):
+        yield replace(each, code="fix_sampler")
     trend, matched = evidence.nonlinearity.get("trend"), evidence.nonlinearity.get("matched")
     few = max(len(run.etas) for run in evidence.runs.values()) < _FEW_ETAS
     weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
@@ -582,8 +599,17 @@ def _unknown(evidence: Evidence, goal: Goal) -> Iterator[Note]:
         yield Note("small_misfit", values={"count": agreement.num_runs, "smallest_p": agreement.smallest_p})
 
 
-def _off_policy(evidence: Evidence) -> list[Finding]:
-    return [each for each in evidence.flags if each.check in OFF_POLICY_CHECKS]
+def _off_policy(evidence: Evidence) -> list[Note]:
+    """Return a note on off-policy sequences and their cause, if any run has them."""
+    flagged = [each for each in evidence.flags if each.check in OFF_POLICY_CHECKS]
+    names = tuple(dict.fromkeys(each.run for each in flagged))
+    if not flagged:
+        return []
+    support, vocabularies = support_of(evidence.runs), [run.vocabulary for run in evidence.runs.values()]
+    vocabulary = min((size for size in vocabularies if size), default=None)
+    checks = ", ".join(dict.fromkeys(each.check for each in flagged))
+    cause = cause_of_off_policy(support, vocabulary)
+    return [Note("off_policy", names, {"checks": checks, "support": support, "vocabulary": vocabulary, "cause": cause})]
 
 
 def _mean(pooled: Pool) -> dict[str, float]:

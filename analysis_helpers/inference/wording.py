@@ -129,6 +129,46 @@ _OF_ONE = {
     "no": "this update's error is beyond the tolerance",
     "cannot tell": "a yes needs more updates",
 }
+
+
+def _same_states(values: _Values) -> str:
+    at_etas = ", ".join(f"{_per_cent(error)} at {eta:g}" for eta, error in values["errors"].items())
+    if values["derivative"] is None:
+        return f"{at_etas}; at one eta this includes curvature"
+    source = "an error of the derivative" if values["beyond_curvature"] else "curvature"
+    return f"{at_etas}: {source}, as extrapolated to eta 0 it is {_per_cent(values['derivative'])}"
+
+
+def _per_cent(error: Mapping[str, float]) -> str:
+    return f"{error['mean']:+z.1%} ± {error['se']:.1%}"
+
+
+_MISMATCH = "the sampler had another temperature or precision, or was another version of the model"
+_CAUSES = {
+    "truncated": (
+        ": the sampler drew from about {support:.0f}{of_vocabulary} tokens at each position{if_larger}; matched and "
+        "the true change are hardly affected (1 % in simulation), the recorded linear change can be far off"
+    ),
+    "not truncated": (
+        ": {mismatch}, as it drew from at least {support:,.0f} tokens at each position; every change is one of other "
+        "sequences, the recorded linear change is affected most"
+    ),
+    "either": ": the sampler truncates, or {mismatch} (at least {support:.0f} tokens at each position)",
+    "unknown": "; min_logp, which shows whether the sampler truncates, is not recorded",
+}
+_ALL_TOKENS = (
+    "draw from all tokens: transformers' generate keeps 50 (top_k) unless told otherwise: pass top_k=0, top_p=1.0, "
+    "min_p=None, temperature=1.0; TRL: GRPOConfig(top_k=0, top_p=1.0, min_p=None); vLLM: SamplingParams(top_k=-1, "
+    "top_p=1.0, min_p=0.0), and --generation-config vllm for a server, as the model's generation_config.json may set "
+    "others"
+)
+_SAME_POLICY = "sample at temperature 1 (or measure at the temperature of sampling), from the same weights and dtype"
+_REMEDIES = {
+    "truncated": _ALL_TOKENS,
+    "not truncated": _SAME_POLICY,
+    "either": f"{_SAME_POLICY}; {_ALL_TOKENS}",
+    "unknown": f"{_SAME_POLICY}; {_ALL_TOKENS}",
+}
 _PARTS: dict[str, Callable[[_Values], Any]] = {
     "of_one": lambda values: _OF_ONE[values["answer"]],
     "either": lambda values: values["yes"] + values["no"],
@@ -143,6 +183,14 @@ _PARTS: dict[str, Callable[[_Values], Any]] = {
     "beside": _beside,
     "bounds": _bounds,
     "flag": _flag,
+    "same_states": _same_states,
+    "cause_words": lambda values: _CAUSES[values["cause"]].format_map(values),
+    "remedy": lambda values: _REMEDIES[values["cause"]],
+    "mismatch": lambda _: _MISMATCH,
+    "of_vocabulary": lambda values: f" of {values['vocabulary']:,}" if values["vocabulary"] else "",
+    "if_larger": lambda values: (
+        ": it truncates" if values["vocabulary"] else "; if the vocabulary is larger, it truncates"
+    ),
 }
 
 WORDS = {
@@ -179,7 +227,8 @@ WORDS = {
         "{count:,} actual run{s} against the prediction: p = {p_spread:.2g} for their spread, {p_mean:.2g} for their "
         "mean"
     ),
-    "off_policy": "sequences are off-policy (sampler-trainer mismatch) by {checks}",
+    "same_states": "on the same states the recorded linear change is off by {same_states}",
+    "off_policy": "sequences are off-policy (sampler-trainer mismatch) by {checks}{cause_words}",
     "batch": (
         "one batch of {n} is off by at most {margin:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f}) in "
         "{probability:.0%} of cases"
@@ -189,7 +238,7 @@ WORDS = {
     "health": "health: {flag}",
     # next steps
     "fix_runs": "fix or exclude the runs named above",
-    "fix_sampler": "fix the sampler: with on-policy sequences the recorded linear change has no bias from sampling",
+    "fix_sampler": "fix the sampler, for an unbiased recorded linear change: {remedy}",
     "larger_etas": "measure larger etas on the same sequences: this makes nonlinearity more precise at every eta",
     "use_matched": (
         "use the matched linear change, not the recorded one: ±{tolerance:g} takes {matched_n:,} sequences, "

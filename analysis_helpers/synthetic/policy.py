@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .._checks import FloatArray
+from .._checks import FloatArray, checked_count
 
 IntArray = NDArray[np.intp]
 Baseline = Literal["entropy_to_go", "centred"]
@@ -127,16 +127,64 @@ class Sequences(Steps):
 
 
 def random_policy(
-    rng: np.random.Generator, shape: tuple[int, int] = (6, 12), *, end_logit: float = -0.5, max_length: int = 150
+    rng: np.random.Generator,
+    shape: tuple[int, int] = (6, 12),
+    *,
+    end_logit: float = -0.5,
+    max_length: int = 150,
+    logit_sd: float = _LOGIT_SD,
 ) -> Policy:
     """Return a policy with normally distributed logits: a common table, a deviation per prompt, and a rare end token.
 
-    ``shape`` is the number of prompts and of tokens, ``end_logit`` the mean logit of the end token.
+    ``shape`` is the number of prompts and of tokens, ``end_logit`` the mean logit of the end token, ``logit_sd`` the SD
+    of the common table.
     """
     tokens = shape[1]
-    logits = rng.normal(0.0, _LOGIT_SD, (1, tokens, tokens)) + rng.normal(0.0, _PROMPT_SD, (*shape, tokens))
+    logits = rng.normal(0.0, logit_sd, (1, tokens, tokens)) + rng.normal(0.0, _PROMPT_SD, (*shape, tokens))
     logits[:, :, END] = end_logit + rng.normal(0.0, _PROMPT_SD, shape)
     return Policy(logits, max_length)
+
+
+def sampler_of(policy: Policy, *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Policy:
+    """Return the policy that a sampler with these options draws from, applied in this order.
+
+    Parameters
+    ----------
+    policy
+        The policy as it is differentiated.
+    temperature
+        Divides the logits.
+    top_k
+        Tokens kept at each position, the most probable ones; None: all.
+    top_p
+        Probability kept at each position: the fewest tokens, most probable first, that have it together.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> skewed = Policy(np.log([[[0.6, 0.3, 0.1]] * 3]), max_length=5)
+    >>> np.exp(sampler_of(skewed, top_k=2).log_probs())[0, 0].round(3).tolist()
+    [0.667, 0.333, 0.0]
+    """
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"temperature must be positive, got {temperature!r}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be positive and at most 1, got {top_p!r}")
+    scaled = Policy(policy.logits / temperature, policy.max_length)
+    probs = np.exp(scaled.log_probs())
+    descending = np.argsort(-probs, axis=-1, kind="stable")
+    rank = np.argsort(descending, axis=-1)
+    before = np.take_along_axis(probs, descending, axis=-1)
+    before = np.take_along_axis(np.cumsum(before, axis=-1) - before, rank, axis=-1)  # probability of likelier tokens
+    kept = before < top_p if top_p < 1 else np.full(probs.shape, True)
+    if top_k is not None:
+        kept &= rank < checked_count(top_k, "top_k")
+    return Policy(np.where(kept, scaled.logits, -np.inf), policy.max_length)
 
 
 def per_token_entropy(policy: Policy) -> float:

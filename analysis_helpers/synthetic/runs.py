@@ -2,8 +2,8 @@
 
 Each run follows the procedure of a real one: it samples an update batch, forms an Adam-like policy-gradient direction
 from a reward that favours confident answers, samples an evaluation batch, and records the true change by importance
-sampling and the linear terms in the entropy-to-go form. Unlike in a real run, sequences are exactly on-policy unless a
-``sampling_temperature`` is given.
+sampling and the linear terms in the entropy-to-go form. Sequences are exactly on-policy unless an option of the sampler
+says otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from .policy import (
     per_token_entropy,
     random_policy,
     sample_sequences,
+    sampler_of,
 )
 
 SAMPLE_ETAS = (1.6e-6, 3.2e-6)
@@ -46,6 +47,15 @@ def default_policy() -> Policy:
     return random_policy(np.random.default_rng(_POLICY_SEED))
 
 
+def wide_policy() -> Policy:
+    """Return a policy that chooses from 1,000 tokens, of which a sampler may keep few.
+
+    About 1.4 nats per token and 56 tokens per sequence; the 50 most probable tokens have all but a few thousandths.
+    """
+    rng = np.random.default_rng(_POLICY_SEED)
+    return random_policy(rng, (1, 1000), end_logit=12.0, max_length=60, logit_sd=5.7)
+
+
 def synthetic_runs(
     num_runs: int = 4,
     num_sequences: int = 2048,
@@ -55,6 +65,8 @@ def synthetic_runs(
     policy: Policy | None = None,
     baseline: Baseline = "entropy_to_go",
     sampling_temperature: float = 1.0,
+    sampling_top_k: int | None = None,
+    sampling_top_p: float = 1.0,
     record_logp: bool = False,
 ) -> Runs:
     """Return runs of a policy whose entropy is known, named run_01, run_02 and so on.
@@ -74,16 +86,16 @@ def synthetic_runs(
     baseline
         Of the linear terms, from the update batch: "entropy_to_go", as in published runs, or "centred", as
         `analysis_helpers.measure` does (see `Steps.baseline`). It changes only their noise.
-    sampling_temperature
-        Divides the logits only while the evaluation batch is sampled: a value other than 1 gives off-policy runs
-        (sampler-trainer mismatch).
+    sampling_temperature, sampling_top_k, sampling_top_p
+        Options of the sampler of the evaluation batch (see `sampler_of`): values other than these defaults give
+        off-policy runs (sampler-trainer mismatch).
     record_logp
-        Whether to record the log-probability of each sequence.
+        Whether to record the log-probability of each sequence, and the lowest of a token.
 
     Raises
     ------
     ValueError
-        If a count is not a whole number of at least 1, or the temperature is not positive.
+        If a count is not a whole number of at least 1, or an option of the sampler is out of range.
     RunError
         If an eta is not positive.
 
@@ -95,17 +107,16 @@ def synthetic_runs(
     """
     checked_count(num_sequences, "num_sequences")
     checked_choice(baseline, "baseline", get_args(Baseline))
-    if not 0 < sampling_temperature < np.inf:
-        raise ValueError(f"sampling_temperature must be positive, got {sampling_temperature!r}")
     start = default_policy() if policy is None else policy
-    sampler = Policy(start.logits / sampling_temperature, start.max_length)
+    sampler = sampler_of(start, temperature=sampling_temperature, top_k=sampling_top_k, top_p=sampling_top_p)
     runs = {}
     for name, rng in _streams(num_runs, seed).items():
         direction, update_batch = update_direction(start, rng)
         batch = sample_sequences(sampler, num_sequences, rng)
         at = update_batch.baseline(start.state_entropies()[update_batch.places], start.max_length, baseline)
         run = evaluate(start, direction, batch, etas, at)
-        runs[name] = replace(run, source=f"synthetic {name}", logp=run.logp if record_logp else None)
+        recorded: dict[str, Any] = {} if record_logp else {"logp": None, "min_logp": None}
+        runs[name] = replace(run, source=f"synthetic {name}", **recorded)
     return Runs(runs)
 
 
@@ -176,6 +187,8 @@ def evaluate(
         wjlogp_sum=batch.sums(to_go * step_scores),
         jH_sum=batch.sums(entropy_slopes[state]),
         logp=batch.sums(log_probs[action]),
+        min_logp=np.minimum.reduceat(log_probs[action], batch.starts),
+        vocabulary=log_probs.shape[-1],
         source="synthetic run",
     )
 

@@ -13,9 +13,10 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ from tests.calibration.records import (
     plan_records,
     plan_table,
 )
+from tests.calibration.samplers import sampler_records, sampler_table
 
 
 def with_log_weights(run: Run, change: FloatArray) -> Run:
@@ -193,80 +195,90 @@ GOALS = (Goal(target_sd=0.25), Goal(tolerance=0.8))
 SIZES = (64, 128, 165, 512)
 
 
-def calibrate(chunks: int = CHUNKS, *, seed: int = SEED, workers: int = 1) -> Tables:
+EIGHTH = PER_CHUNK // 8
+# Table -> what draws its records, each with a seed of its own. What is slow, or beside the main figures, comes from
+# fewer batches.
+_DRAWS: dict[str, tuple[Callable[[int], pd.DataFrame], ...]] = {
+    "pits": (
+        lambda seed: pit_records([0.0, _sampling_sd()], fresh_size=FRESH, count=PER_CHUNK, seed=seed),
+        lambda seed: pit_records([0.0], fresh_size=LARGE, count=EIGHTH, seed=seed),
+    ),
+    "flags": (
+        lambda seed: flag_records(HEALTHY, count=PER_CHUNK // 2, seed=seed),
+        lambda seed: flag_records(FAULTY, count=EIGHTH, seed=seed),
+    ),
+    "estimates": (lambda seed: estimate_records([64, 256], count=PER_CHUNK, seed=seed),),
+    "plans": (lambda seed: plan_records(GOALS, count=PER_CHUNK // 16, seed=seed),),
+    "enough": (lambda seed: enough_records(SIZES, tau=0.2, count=EIGHTH, seed=seed),),
+    "contradictions": (lambda seed: contradiction_records([0.0, _sampling_sd()], count=EIGHTH, seed=seed),),
+    "answers": (
+        lambda seed: answer_records(count=2, seed=seed),
+        lambda seed: world_answer_records(count=1, seed=seed),
+    ),
+    "updates": (lambda seed: coverage_records(count=2, seed=seed),),
+    "singles": (lambda seed: single_records(count=PER_CHUNK // 10, seed=seed),),
+    "chances": (lambda seed: chance_records(count=2, seed=seed),),
+    "soundness": (lambda seed: soundness_records(count=PER_CHUNK // 16, seed=seed),),
+    "samplers": (lambda seed: sampler_records(count=2, seed=seed),),
+}
+RECORDS = tuple(_DRAWS)
+
+
+def _sampling_sd() -> float:
+    return true_spread() / math.sqrt(FRESH)
+
+
+def calibrate(chunks: int = CHUNKS, *, seed: int = SEED, workers: int = 1, records: Sequence[str] = RECORDS) -> Tables:
     """Return what comes out where the answer is known, from ``chunks`` times 250 batches, on so many processes.
 
-    Each chunk has a stream of its own: the first ones are the same however many there are. Each table says how many
-    cases are behind a row.
+    Each chunk has a stream of its own: the first ones are the same however many there are, and whatever ``records`` are
+    drawn. Each table says how many cases are behind a row.
     """
     streams = np.random.SeedSequence(seed).spawn(checked_count(chunks, "chunks"))
+    draw = partial(chunk_records, records=records)
     if checked_count(workers, "workers") == 1:
-        found = [chunk_records(stream) for stream in streams]
+        found = [draw(stream) for stream in streams]
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            found = list(pool.map(chunk_records, streams))
-    return summary({name: pd.concat([each[name] for each in found], ignore_index=True) for name in found[0]})
+            found = list(pool.map(draw, streams))
+    return summary({name: pd.concat([each[name] for each in found], ignore_index=True) for name in records})
 
 
-def chunk_records(stream: np.random.SeedSequence) -> Tables:
-    """Return what the batches of one chunk say, one by one.
-
-    What is slow, or beside the main figures, comes from fewer: flags on healthy runs from half as many of each size;
-    batch sizes and contradictions, with four large runs each, and flags on faulty runs from an eighth; plans, answers,
-    intervals and soundness in the worlds of `tests.calibration.worlds` from 1 to 8 of each setting.
-    """
+def chunk_records(stream: np.random.SeedSequence, records: Sequence[str] = RECORDS) -> Tables:
+    """Return what the batches of one chunk say, one by one."""
+    seeds = iter(map(int, stream.generate_state(sum(map(len, _DRAWS.values())))))
+    seeds_of = {name: [next(seeds) for _ in draws] for name, draws in _DRAWS.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)  # a weak reference is one of the things to be measured
-        return _chunk_records(stream)
+        return {
+            name: pd.concat(
+                [draw(seed) for draw, seed in zip(_DRAWS[name], seeds_of[name], strict=True)], ignore_index=True
+            )
+            for name in records
+        }
 
 
-def _chunk_records(stream: np.random.SeedSequence) -> Tables:
-    seeds = iter(int(state) for state in stream.generate_state(14))
-    sampling_sd = true_spread() / math.sqrt(FRESH)
-    eighth = PER_CHUNK // 8
-    pits = [
-        pit_records([0.0, sampling_sd], fresh_size=FRESH, count=PER_CHUNK, seed=next(seeds)),
-        pit_records([0.0], fresh_size=LARGE, count=eighth, seed=next(seeds)),
-    ]
-    flags = [
-        flag_records(HEALTHY, count=PER_CHUNK // 2, seed=next(seeds)),
-        flag_records(FAULTY, count=eighth, seed=next(seeds)),
-    ]
-    return {
-        "estimates": estimate_records([64, 256], count=PER_CHUNK, seed=next(seeds)),
-        "pits": pd.concat(pits, ignore_index=True),
-        "plans": plan_records(GOALS, count=PER_CHUNK // 16, seed=next(seeds)),
-        "enough": enough_records(SIZES, tau=0.2, count=eighth, seed=next(seeds)),
-        "flags": pd.concat(flags, ignore_index=True),
-        "contradictions": contradiction_records([0.0, sampling_sd], count=eighth, seed=next(seeds)),
-        "answers": pd.concat(
-            [answer_records(count=2, seed=next(seeds)), world_answer_records(count=1, seed=next(seeds))],
-            ignore_index=True,
-        ),
-        "updates": coverage_records(count=2, seed=next(seeds)),
-        "singles": single_records(count=PER_CHUNK // 10, seed=next(seeds)),
-        "chances": chance_records(count=2, seed=next(seeds)),
-        "soundness": soundness_records(count=PER_CHUNK // 16, seed=next(seeds)),
-    }
+# Table -> the records that it is made from, and how.
+_SUMMARIES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
+    "estimates": ("estimates", lambda records: bias_table(records)),
+    "coverage": ("pits", lambda records: _counted(coverage_table(records), records, ["tau", "n"])),
+    "pit": ("pits", lambda records: pit_table(records[records["n"] == FRESH])),
+    "plans": ("plans", lambda records: _counted(plan_table(records), records, ["target_sd", "tolerance"])),
+    "enough": ("enough", lambda records: answer_table(records, ["n", "within", "truth"])),
+    "flags": ("flags", lambda records: flag_table(records)),
+    "chances": ("chances", chance_table),
+    "contradictions": ("contradictions", lambda records: contradiction_table(records)),
+    "answers": ("answers", answer_table),
+    "updates": ("updates", coverage_of_means_table),
+    "singles": ("singles", single_table),
+    "soundness": ("soundness", soundness_table),
+    "samplers": ("samplers", sampler_table),
+}
 
 
 def summary(records: Tables) -> Tables:
-    """Return the tables of `calibrate`, from the records of all chunks."""
-    pits = records["pits"]
-    return {
-        "estimates": bias_table(records["estimates"]),
-        "coverage": _counted(coverage_table(pits), pits, ["tau", "n"]),
-        "pit": pit_table(pits[pits["n"] == FRESH]),
-        "plans": _counted(plan_table(records["plans"]), records["plans"], ["target_sd", "tolerance"]),
-        "enough": answer_table(records["enough"], ["n", "within", "truth"]),
-        "flags": flag_table(records["flags"]),
-        "chances": chance_table(records["chances"]),
-        "contradictions": contradiction_table(records["contradictions"]),
-        "answers": answer_table(records["answers"]),
-        "updates": coverage_of_means_table(records["updates"]),
-        "singles": single_table(records["singles"]),
-        "soundness": soundness_table(records["soundness"]),
-    }
+    """Return the tables of `calibrate` that these records of all chunks give."""
+    return {name: made(records[source]) for name, (source, made) in _SUMMARIES.items() if source in records}
 
 
 def bias_table(records: pd.DataFrame) -> pd.DataFrame:
@@ -311,16 +323,26 @@ def contradiction_table(records: pd.DataFrame) -> pd.DataFrame:
     return found.agg(cases="size", contradicted="mean").reset_index()
 
 
-def write_calibration(path: Path, *, chunks: int = CHUNKS, seed: int = SEED, workers: int = 1) -> None:
-    """Make a calibration and write its summary to ``path``."""
+def write_calibration(
+    path: Path, *, chunks: int = CHUNKS, seed: int = SEED, workers: int = 1, records: Sequence[str] = RECORDS
+) -> None:
+    """Make a calibration and write its summary to ``path``; tables of other ``records`` are kept as they are there."""
     from analysis_helpers import __version__
 
+    kept: dict[str, Any] = {"first_chunk": {}, "tables": {}}
+    if set(records) < set(RECORDS):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    made = {
+        "first_chunk": stored(calibrate(1, seed=seed, records=records)),
+        "tables": stored(calibrate(chunks, seed=seed, workers=workers, records=records)),
+    }
     content = {
         "version": __version__,
         "seed": seed,
         "batches": chunks * PER_CHUNK,
-        "first_chunk": stored(calibrate(1, seed=seed)),
-        "tables": stored(calibrate(chunks, seed=seed, workers=workers)),
+        **{
+            part: {name: tables.get(name, kept[part].get(name)) for name in _SUMMARIES} for part, tables in made.items()
+        },
     }
     text = json.dumps({**content, "digest": digest(content)}, separators=(",", ":"), allow_nan=False)
     write_in_one_step(path, text.replace("],[", "],\n[") + "\n")  # a row a line, so that a change can be read

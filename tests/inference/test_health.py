@@ -111,6 +111,7 @@ def test_what_a_run_does_not_record_is_missing_and_not_flagged() -> None:
         "log_weight_slope",
         "log_probability_excess_z",
         "entropy_mismatch",
+        "support",
     }
     assert set(missing["check"]) == {*by_sequence, "offset_z", "pareto_k"}
     assert not missing["flag"].any()

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from analysis_helpers import synthetic_runs
+from analysis_helpers import Runs, synthetic_runs
 from analysis_helpers._checks import FloatArray, RunWarning
-from analysis_helpers.inference.origin import change_by_origin
+from analysis_helpers.inference.origin import change_by_origin, same_states_error
+from analysis_helpers.inference.random_effects import student_quantile
 from analysis_helpers.synthetic.policy import END, Policy, entropy_change
 from analysis_helpers.synthetic.runs import update_directions
 from tests.building import ETAS, altered, known, random_run, totals_only_run
@@ -55,13 +59,41 @@ def test_both_parts_are_those_of_the_exact_policy() -> None:
         assert rows[name, "same states"]["true_se"] < rows[name, "total"]["true_se"] / 2
 
 
-def test_intervals_of_the_part_on_the_same_states_hold_the_truth_as_often_as_they_say() -> None:
-    # 400 batches of 64: 0.90 +- 0.015, and two of these on either side.
-    made = world(400 * 64, 5)
-    whole = change_by_origin({"all": made}).iloc[0]
-    rows = [change_by_origin({"run": batch_of(made, 64 * k, 64)}).iloc[0] for k in range(400)]
-    z = [(row["true"] - whole["true"]) / row["true_se"] for row in rows]
-    assert np.mean(np.abs(z) <= 1.67) == pytest.approx(0.90, abs=0.03)  # t on 63 df
+@pytest.mark.parametrize("n", [64, 256])
+def test_intervals_of_both_parts_hold_the_truth_as_often_as_they_say(n: int) -> None:
+    # 1,000 batches: 0.88 to 0.92, and four binomial errors (0.038) on either side.
+    count, quantile = 1000, student_quantile(n - 1)
+    made = world(count * n, 5)
+    whole = change_by_origin({"all": made}).iloc[:3].set_index("part").to_dict("index")
+    rows = pd.concat([change_by_origin({"run": batch_of(made, n * k, n)}).iloc[:3] for k in range(count)])
+    for part, of_part in rows.groupby("part"):
+        for name in ("true", "linear"):
+            z = (of_part[name] - whole[part][name]) / of_part[f"{name}_se"]
+            assert 0.88 - 0.038 <= np.mean(np.abs(z) <= quantile) <= 0.92 + 0.038, (part, name)
+
+
+def test_the_error_on_the_same_states_is_told_apart_from_curvature() -> None:
+    runs = synthetic_runs(3, 256)
+    exact = known(same_states_error(runs, 1.6e-6))
+    assert list(exact.errors) == [1.6e-6, 3.2e-6]
+    # Exact derivatives: all of the error is curvature, which is in proportion to eta.
+    assert not exact.beyond_curvature
+    assert exact.errors[3.2e-6].mean == pytest.approx(2 * exact.errors[1.6e-6].mean, rel=0.05)
+    assert abs(known(exact.derivative).mean) < abs(exact.errors[1.6e-6].mean) / 50
+    wrong = Runs({name: replace(run, jH_sum=0.97 * known(run.jH_sum)) for name, run in runs.items()})
+    found = known(same_states_error(wrong, 3.2e-6))
+    assert list(found.errors) == [3.2e-6, 1.6e-6]
+    assert known(found.derivative).mean == pytest.approx(-0.03, abs=1e-4)
+    assert found.beyond_curvature
+
+
+def test_the_error_on_the_same_states_needs_the_score_and_two_etas_to_be_told_apart() -> None:
+    one = known(same_states_error(synthetic_runs(2, 128, [1.6e-6]), 1.6e-6))
+    assert one.derivative is None
+    assert not one.beyond_curvature
+    assert same_states_error(Runs({"run": totals_only_run()}), 1e-6) is None
+    flat = altered(random_run(), h_new=lambda h_new: h_new * 0 + known(random_run().measurements[0].h_base))
+    assert same_states_error(Runs({"run": flat}), ETAS[0]) is None  # no change to compare with
 
 
 def test_without_score_the_true_part_is_known_and_without_base_entropies_nothing() -> None:

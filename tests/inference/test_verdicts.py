@@ -5,18 +5,20 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from analysis_helpers import Run, Runs, load_runs, reference_true_totals, synthetic_runs, trusted_eta, verdict
 from analysis_helpers._checks import RunWarning
+from analysis_helpers.inference import run_health
 from analysis_helpers.inference.decision import Goal
+from analysis_helpers.inference.health import SamplerCause
 from analysis_helpers.inference.prediction import pooled_err_rel
 from analysis_helpers.inference.verdicts import Verdict, answered, enough, verdict_map, verdict_table
 from analysis_helpers.inference.wording import WORDS, Doubt, Note, words
-from analysis_helpers.synthetic.runs import with_log_weights
+from analysis_helpers.synthetic.runs import wide_policy, with_log_weights
 from tests.building import altered, in_prompts, known, pilot, random_run, totals_only_run, without_score
 from tests.calibration.drawing import shifted
 
@@ -213,8 +215,36 @@ def test_off_policy_sequences_are_a_reason_and_the_adjusted_value_stands_beside(
     found = verdict(runs, ETA, 256)
     notes = {note.code: note for note in found.recorded.notes}
     assert notes["off_policy"].runs == tuple(runs)
+    assert (notes["off_policy"].values["cause"], notes["off_policy"].values["vocabulary"]) == ("either", 12)
     assert abs(notes["score_adjusted"].values["mean"]) < abs(notes["err_rel"].values["mean"])
     assert "fix_sampler" in codes(found.steps)
+
+
+@pytest.mark.parametrize(
+    ("options", "causes"),
+    [({"sampling_top_k": 50}, {"truncated"}), ({"sampling_temperature": 0.95}, {"not truncated", "either"})],
+)
+def test_the_cause_of_off_policy_sequences_is_read_from_the_tokens_that_were_drawn(
+    options: dict[str, Any], causes: set[str]
+) -> None:
+    runs = synthetic_runs(2, 2048, [ETA], policy=wide_policy(), record_logp=True, **options)
+    found = verdict(runs, ETA, 256)
+    [note] = [note for note in found.recorded.notes if note.code == "off_policy"]
+    [step] = [step for step in found.steps if step.code == "fix_sampler"]
+    assert note.values["cause"] == step.values["cause"]
+    assert note.values["cause"] in causes
+    assert note.values["vocabulary"] == 1000
+    table = run_health(runs).query("check == 'support'")  # of all runs together, and never a flag of its own
+    assert table["value"].tolist() == pytest.approx([note.values["support"]] * 2)
+    assert not table["flag"].any()
+
+
+@pytest.mark.parametrize("code", get_args(SamplerCause))
+def test_every_cause_has_words(code: str) -> None:
+    told = {"checks": "score_z", "cause": code, "support": 36.0, "vocabulary": None}
+    sentences = [words(Note(of, ("run_01",), told)) for of in ("off_policy", "fix_sampler")]
+    assert all(sentences)
+    assert not set("{}") & set("".join(sentences))
 
 
 def test_what_runs_share_through_their_prompts_is_said_and_added_to_the_error_of_the_mean_once() -> None:
@@ -373,6 +403,8 @@ NUMBERS = "mean se tau small_mean small_se p tau_low relative z times margin low
 VALUES: dict[str, Any] = dict.fromkeys(f"{NUMBERS} tolerance probability".split(), 0.125)
 VALUES |= dict.fromkeys(("n", "count", "matched_n", "ratio_n"), 64) | {"answer": "no", "question": "linear"}
 VALUES |= {"yes": 0.5, "no": 0.25, "up_to": 1e-6, "difference": 0.5, "share": 0.5, "prompts": 25}
+VALUES |= {"cause": "truncated", "support": 36.0, "vocabulary": None, "beyond_curvature": True}
+VALUES |= {"errors": {1e-6: {"mean": -0.02, "se": 0.01}}, "derivative": {"mean": -0.03, "se": 0.01}}
 VALUES |= {
     "method": "trend",
     "tau_high": {"trend": 0.5},

@@ -11,6 +11,7 @@ from analysis_helpers.synthetic.policy import (
     per_token_entropy,
     random_policy,
     sample_sequences,
+    sampler_of,
 )
 
 
@@ -29,6 +30,28 @@ def enumerated_entropy(policy: Policy) -> float:
             entropy_sum += p * sum(entropies[prompt, s] for s in states)
             length_sum += p * length
     return entropy_sum / length_sum
+
+
+def test_a_sampler_keeps_the_likeliest_tokens_that_its_options_allow() -> None:
+    policy = Policy(np.log([[[0.5, 0.3, 0.15, 0.05]] * 4]))
+    for options, kept in (
+        ({}, [0.5, 0.3, 0.15, 0.05]),
+        ({"top_k": 3}, [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0]),
+        ({"top_p": 0.8}, [0.5 / 0.8, 0.3 / 0.8, 0, 0]),  # the second token reaches 0.8
+        ({"top_p": 0.81}, [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0]),
+        ({"top_k": 3, "top_p": 0.1}, [1, 0, 0, 0]),
+        ({"temperature": 0.5, "top_k": 2}, [0.25 / 0.34, 0.09 / 0.34, 0, 0]),
+    ):
+        sampler: Policy = sampler_of(policy, **options)  # type: ignore[arg-type]
+        assert np.exp(sampler.log_probs())[0, 0] == pytest.approx(kept, abs=1e-12)
+
+
+def test_one_over_the_probability_of_a_token_counts_the_tokens_that_a_sampler_keeps() -> None:
+    # E[1 / pi] = k / (mass kept) exactly, for every state: the identity behind the check `support`.
+    policy = random_policy(np.random.default_rng(1), (2, 8))
+    pi, drawn = np.exp(policy.log_probs()), np.exp(sampler_of(policy, top_k=3).log_probs())
+    mass = np.sum(pi * (drawn > 0), axis=-1)
+    assert np.sum(drawn / pi, axis=-1) == pytest.approx(3 / mass, rel=1e-12)
 
 
 def test_a_softmax_has_the_entropy_of_its_probabilities() -> None:
