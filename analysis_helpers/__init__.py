@@ -15,6 +15,7 @@ from .inference import (
     Answer as Answer,
     Prediction as Prediction,
     Verdict as Verdict,
+    change_by_origin as change_by_origin,
     check_prediction as check_prediction,
     decompose_err_rel as decompose_err_rel,
     entropy_trend as entropy_trend,

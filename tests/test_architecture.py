@@ -189,6 +189,7 @@ SIGNATURES = {
     "reference=None)",
     "entropy_trend": "(runs)",
     "nonlinearity": "(runs, etas=None)",
+    "change_by_origin": "(runs, etas=None)",
     "run_health": "(runs)",
     "verdict": "(large_runs, eta=None, n=None, *, tolerance=0.25, probability=0.9, small_runs=None, etas=None)",
     "trusted_eta": "(runs, *, tolerance=0.25, probability=0.9)",

@@ -94,6 +94,7 @@ TAKE_RUNS: dict[str, Callable[[Any], object]] = {
     "small_runs of compare_err_rel_distributions": lambda runs: ah.compare_err_rel_distributions(RUNS, runs, E),
     "influence_table": lambda runs: inference.influence_table(runs, E),
     "decompose_err_rel": lambda runs: ah.decompose_err_rel(runs, E),
+    "change_by_origin": lambda runs: ah.change_by_origin(runs, [E]),
     "decomposition_table": lambda runs: inference.decomposition_table(runs),
     "entropy_trend": ah.entropy_trend,
     "error_by_size": lambda runs: inference.error_by_size(runs, E, tolerance=0.5),

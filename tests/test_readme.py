@@ -29,7 +29,7 @@ def test_the_example_of_writing_a_run_writes_one(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     arrays: dict[str, Any] = {"lengths": [3, 4], "entropy_before": [1.5, 2.0], "entropy_after": [1.4, 1.9]}
     arrays |= {"score": [-1.0, 2.0], "score_part": [-1.0, -2.0], "direct_part": [-1.0, -2.0]}
-    arrays |= {"log_ratio": [0.0, 0.1], "logp": [-1.4, -2.1], "prompts": ["a", "b"]}
+    arrays |= {"log_ratio": [0.0, 0.1], "logp": [-1.4, -2.1], "lowest": [-1.0, -1.5], "prompts": ["a", "b"]}
     exec(WRITE_A_RUN, arrays)
     run = read_run("my_runs/E_128/run_01/results.json")
     assert {"linear", "score", "logp", "prompts"} <= set(run.supports)

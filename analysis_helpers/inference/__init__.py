@@ -2,10 +2,13 @@
 
 from .decomposition import decompose_err_rel as decompose_err_rel, decomposition_table as decomposition_table
 from .health import (
+    FULL_SUPPORT as FULL_SUPPORT,
+    LEAST_SUPPORT as LEAST_SUPPORT,
     findings as findings,
     run_health as run_health,
     unsound_flags as unsound_flags,
 )
+from .origin import change_by_origin as change_by_origin
 from .planning import (
     budget_table as budget_table,
     error_by_size as error_by_size,

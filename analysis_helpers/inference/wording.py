@@ -140,7 +140,8 @@ def _same_states(values: _Values) -> str:
 
 
 def _per_cent(error: Mapping[str, float]) -> str:
-    return f"{error['mean']:+z.1%} ± {error['se']:.1%}"
+    decimals = 1 if not 0 < error["se"] < 5e-4 else min(3, -2 - math.floor(math.log10(error["se"])))
+    return f"{error['mean']:+z.{decimals}%} ± {error['se']:.{decimals}%}"
 
 
 _MISMATCH = "the sampler had another temperature or precision, or was another version of the model"

@@ -7,7 +7,11 @@ from .err_rel import (
     plot_prediction as plot_prediction,
     plot_spread_by_size as plot_spread_by_size,
 )
-from .linearity import plot_nonlinearity as plot_nonlinearity, plot_trend as plot_trend
+from .linearity import (
+    plot_change_by_origin as plot_change_by_origin,
+    plot_nonlinearity as plot_nonlinearity,
+    plot_trend as plot_trend,
+)
 from .planning import (
     plot_budget as plot_budget,
     plot_error_by_size as plot_error_by_size,
@@ -20,7 +24,11 @@ from .runs import (
     plot_totals as plot_totals,
 )
 from .style import ANSWER_COLOURS as ANSWER_COLOURS, png as png
-from .validation import plot_calibration as plot_calibration, plot_verdict_rates as plot_verdict_rates
+from .validation import (
+    plot_calibration as plot_calibration,
+    plot_samplers as plot_samplers,
+    plot_verdict_rates as plot_verdict_rates,
+)
 
 __all__ = [name for name in globals() if name.startswith("plot_")]
 

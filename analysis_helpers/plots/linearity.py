@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .._checks import same_eta
 from ..inference import plus_minus
 from . import style
 
@@ -83,4 +85,40 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
     ax.set_ylim(-reach, reach)
     title = f"nonlinearity at eta {etas[-1]:g}: {'; '.join(estimates)}"
     style.describe(ax, title, "step size eta", f"nonlinearity (line − true)\n{style.TRUE_CHANGES}", columns=2)
+    return figure
+
+
+def plot_change_by_origin(table: pd.DataFrame, eta: float) -> Figure:
+    """Return a figure of the true and the linear change at one eta: on the same states, and by visiting other states.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.change_by_origin`.
+    eta
+        Step size.
+    """
+    if table.empty:
+        return style.panels(0)[0]
+    rows = table[table["eta"].map(partial(same_eta, eta))]
+    names = rows["run"].drop_duplicates().tolist()
+    drawn = [name for name in ("true", "linear") if rows[name].notna().all()]
+    figure, axes = style.panels(len(drawn), share_x=True, height=1.5 + 0.3 * len(names))
+    places = np.arange(len(names))
+    same, whole = (rows[rows["part"] == part].set_index("run") for part in ("same states", "total"))
+    for ax, name in zip(axes, drawn, strict=True):
+        part, total, error = 1e3 * same[name], 1e3 * whole[name], f"{name}_se"
+        look: dict[str, Any] = {"height": 0.6, "edgecolor": "black", "linewidth": 0.6}
+        ax.barh(places, part, color=style.COLOURS["adjusted"], label="on the same states", **look)
+        ax.barh(places, total - part, left=part, color="white", hatch="///", label="by visiting other states", **look)
+        bars: dict[str, Any] = {"fmt": "none", "ecolor": "black", "capsize": 2}
+        ax.errorbar(part, places + 0.12, xerr=1e3 * same[error], elinewidth=2.5, **bars)
+        ax.errorbar(total, places - 0.12, xerr=1e3 * whole[error], elinewidth=1, **bars)
+        ax.plot(total, places - 0.12, "D", color="black", markersize=3.5, label="total (lines: ± SE of part and total)")
+        ax.set_yticks(places, names)
+        ax.invert_yaxis()
+        style.zero_line(ax)
+        parts = f"{total['pooled']:+.2f}, of which {part['pooled']:+.2f} on the same states"
+        title = f"{name} change at eta {eta:g}, pooled: {parts}"
+        style.describe(ax, title, style.CHANGE_LABEL.replace("\n", " "), columns=2 if ax is axes[-1] else 0)
     return figure

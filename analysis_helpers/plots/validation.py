@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..inference import FULL_SUPPORT, LEAST_SUPPORT
 from . import style
 
 
@@ -75,4 +78,40 @@ def plot_verdict_rates(table: pd.DataFrame, setting: str, label: str) -> Figure:
     false = np.where(rows["truth"] == "yes", rows["no"], rows["yes"])
     title = f"false answers: at most {false.max():.0%} in any setting"
     style.describe(ax, title, label, "share of verdicts", columns=3, lines=2)
+    return figure
+
+
+def plot_samplers(table: pd.DataFrame) -> Figure:
+    """Return a figure of what samplers leave in runs: log-probability excess, support, and inflated linear change.
+
+    Parameters
+    ----------
+    table
+        Table "samplers" of `analysis_helpers.synthetic.read_calibration`.
+    """
+    names = table["sampler"].drop_duplicates().tolist()
+    figure, (excess, support, inflation) = style.panels(3, height=2.2)
+    for k, (n, rows) in enumerate(table.groupby("n")):
+        colour, marker = style.SERIES[k]
+        places = np.array([names.index(name) for name in rows["sampler"]]) + 0.2 * (k - 0.5)
+        look: dict[str, Any] = {"color": colour, "fmt": marker, "label": f"runs of {n:g}", "markersize": 5}
+        excess.errorbar(rows["excess"], places, **look)
+        ends = np.abs(rows[["support_low", "support_high"]].to_numpy().T - rows["support"].to_numpy())
+        support.errorbar(rows["support"], places, xerr=ends, **look)
+        inflation.errorbar(rows["linear"], places, xerr=2 * rows["linear_error"], **look)
+        inflation.plot(rows["matched"], places, "|", color="black", markersize=9, label="matched" if k == 0 else None)
+    for ax in (excess, support, inflation):
+        ax.set_yticks(range(len(names)), names)
+        ax.invert_yaxis()
+    style.zero_line(excess)
+    support.set_xscale("log")
+    support.axvspan(LEAST_SUPPORT, FULL_SUPPORT, color=style.COLOURS["guide"], alpha=0.25, label="either")
+    inflation.axvline(1, color=style.COLOURS["guide"], linewidth=0.8)
+    off = table[table["excess"] > table["excess"].iloc[0]]
+    cut = table[table["truncated"] > 0.5]
+    style.describe(excess, "sampled tokens are too probable", "log-probability excess (nats per token)")
+    found = f"{cut['support_low'].min():.0f} to {cut['support_high'].max():.0f} tokens where the sampler truncates"
+    style.describe(support, found, "support: tokens drawn at a position, at least (5 to 95% of runs)")
+    factor = f"the linear change is {off['linear'].min():.1f} to {off['linear'].max():.1f} times the exact one"
+    style.describe(inflation, factor, "linear change over the exact change (bars: 2 SE)", columns=3)
     return figure

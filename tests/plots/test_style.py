@@ -63,4 +63,5 @@ def test_completion_and_help_list_the_plots_alone() -> None:
 def test_without_rows_there_is_no_panel_and_nothing_that_a_notebook_would_show() -> None:
     assert plots.plot_decomposition(pd.DataFrame({"eta": []})).axes == []
     assert plots.plot_nonlinearity(pd.DataFrame(), tolerance=0.25).axes == []
+    assert plots.plot_change_by_origin(pd.DataFrame(), 1e-6).axes == []
     assert plt.get_fignums() == []

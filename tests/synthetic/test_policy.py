@@ -42,7 +42,7 @@ def test_a_sampler_keeps_the_likeliest_tokens_that_its_options_allow() -> None:
         ({"top_k": 3, "top_p": 0.1}, [1, 0, 0, 0]),
         ({"temperature": 0.5, "top_k": 2}, [0.25 / 0.34, 0.09 / 0.34, 0, 0]),
     ):
-        sampler: Policy = sampler_of(policy, **options)  # type: ignore[arg-type]
+        sampler: Policy = sampler_of(policy, **options)
         assert np.exp(sampler.log_probs())[0, 0] == pytest.approx(kept, abs=1e-12)
 
 
