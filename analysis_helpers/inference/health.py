@@ -470,7 +470,7 @@ def unsound_flags(checked: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def by_check(flagged: Iterable[Finding]) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Return for each flagged check the runs, and its name, the range of its values and their details."""
+    """Return for each flagged check the runs, and its name, the range of its values, the lowest limit and details."""
     groups: dict[str, list[Finding]] = {}
     for each in flagged:
         groups.setdefault(each.check, []).append(each)
@@ -478,6 +478,7 @@ def by_check(flagged: Iterable[Finding]) -> list[tuple[tuple[str, ...], dict[str
     for check, alike in groups.items():
         values = [each.value for each in alike]
         etas = sorted({each.eta for each in alike if not math.isnan(each.eta)})
-        numbers = {"check": check, "low": min(values), "high": max(values), "etas": etas, "detail": alike[0].detail}
-        grouped.append((tuple(dict.fromkeys(each.run for each in alike)), numbers))
+        numbers = {"check": check, "low": min(values), "high": max(values), "limit": min(each.limit for each in alike)}
+        runs = tuple(dict.fromkeys(each.run for each in alike))
+        grouped.append((runs, {**numbers, "etas": etas, "detail": alike[0].detail}))
     return grouped

@@ -38,7 +38,7 @@ from .origin import SameStatesError, same_states_error
 from .prediction import LEAST, Agreement, PooledEstimate, agreement_of, pooled_err_rel, predict, size_for
 from .random_effects import Pool, between_variances, normal_quantile
 from .trend import disagreement, nonlinearity_estimates, pool_estimates, trends_of
-from .wording import QUESTIONS, Doubt, Note, low_to_high, plus_minus, sizes, words
+from .wording import CONCERN_NO_ANSWER, QUESTIONS, Doubt, Note, low_to_high, plus_minus, sizes, words
 
 SURPRISING = 0.01  # actual runs with a p-value below contradict their prediction
 _FEW_RUNS = 10
@@ -537,7 +537,8 @@ def _notes(evidence: Evidence) -> Iterator[Note]:
         if small := evidence.small_change:
             values |= {"small_mean": small.mean, "small_se": small.se, "p": evidence.change_p}
         yield Note("true_change", values=values)
-    yield from (Note("health", *each) for each in by_check(evidence.flags))
+    concern = [flag for flag in evidence.flags if flag.check not in CONCERN_NO_ANSWER]
+    yield from (Note("health", *each) for each in by_check(concern))
 
 
 def _steps(evidence: Evidence, goal: Goal, linear: Answer, recorded: Answer) -> Iterator[Note]:

@@ -16,6 +16,15 @@ from .prediction import LEAST
 
 QUESTIONS = {"linear": "Is the step linear?", "recorded": "Is the recorded linear change right?"}
 
+CONCERN_NO_ANSWER = ("noise_share", "step_error")
+"""Checks whose flags say how precise a run is, which its standard errors hold already."""
+
+_CONSEQUENCES = {
+    "score_z": "The recorded linear change is biased.",
+    "log_probability_excess_z": "The recorded linear change is biased.",
+    "log_weight_slope": "Both answers: the true change may be that of another step size.",
+}
+
 DoubtCode = (
     Literal["unsound", "skipped_step", "nothing_recorded", "linear_terms_missing", "correction_missing"]
     | Literal["no_parabola", "estimates_differ", "weak_reference", "another_unit", "correction_unknown"]
@@ -80,9 +89,27 @@ def low_to_high(low: float, high: float) -> str:
     return "-" if math.isnan(low) else f"{low:+z.{decimals}f} to {high:+z.{decimals}f}"
 
 
+def percent(mean: float, se: float) -> str:
+    """Return a mean and its standard error, both shares, in per cent."""
+    decimals = _percent_decimals(2 * se)
+    return f"{mean:+z.{decimals}%} ± {se:.{decimals}%}"
+
+
+def percent_range(low: float, high: float) -> str:
+    """Return the ends of an interval of shares in per cent.
+
+    Examples
+    --------
+    >>> percent_range(-0.0483, 0.0214), percent_range(0.0002, 0.001)
+    ('-5% to +2%', '+0.02% to +0.10%')
+    """
+    decimals = _percent_decimals(high - low)
+    return f"{low:+z.{decimals}%} to {high:+z.{decimals}%}"
+
+
 def sizes(n: int | None, low: int | None, high: int | None) -> str:
     """Return required sequences with their interval, where there is one."""
-    if high == LEAST:
+    if LEAST == (n if high is None else high):
         return f"at most {LEAST}"
     return "-" if n is None else f"{n:,}" if low is None else f"{n:,} ({low:,} to {high:,})"
 
@@ -102,11 +129,15 @@ def _decimals(scale: float) -> int:
     return 2 if not 0 <= scale < 0.01 else min(6, 1 - math.floor(math.log10(scale))) if scale else 3
 
 
+def _percent_decimals(width: float) -> int:
+    return min(4, max(0, -math.floor(math.log10(100 * width)))) if 0 < width < math.inf else 0
+
+
 def _flag(values: _Values) -> str:
     ends = " to ".join(dict.fromkeys(f"{values[end]:.3g}" for end in ("low", "high")))
-    meaning = f"{values['detail']} {CHECKS[values['check']].meaning}".strip().rstrip(".")
+    meaning = f"{values['detail']} {CHECKS[values['check']].meaning} {_CONSEQUENCES.get(values['check'], '')}"
     at = f" at eta {', '.join(f'{eta:g}' for eta in values['etas'])}" if values["etas"] else ""
-    return f"{values['check']} {ends} in {values['names']}{at}. {meaning}"
+    return f"{values['check']} {ends} (limit {values['limit']:.3g}) in {values['names']}{at}. {meaning.strip().rstrip('.')}"
 
 
 def _milli(values: _Values, side: str = "") -> str:
@@ -180,6 +211,7 @@ _PARTS: dict[str, Callable[[_Values], Any]] = {
     "estimate": lambda values: plus_minus(values["mean"], values["se"]),
     "decimals": lambda values: _decimals(values["margin"]),
     "tau_share": lambda values: f", tau {values['tau'] / abs(values['mean']):.0%}" if "tau" in values else "",
+    "matched_size": lambda values: sizes(values["matched_n"], None, None),
     "milli": _milli,
     "beside": _beside,
     "bounds": _bounds,
@@ -196,8 +228,8 @@ _PARTS: dict[str, Callable[[_Values], Any]] = {
 
 WORDS = {
     # doubts
-    "unsound": "no answer: fix or exclude the run: {flag}",
-    "skipped_step": "no answer: the step changed nothing in {names}: exclude the run",
+    "unsound": "fix or exclude the run: {flag}",
+    "skipped_step": "the step changed nothing in {names}: exclude the run",
     "nothing_recorded": (
         "nonlinearity cannot be estimated without two etas per run or the score: measure more etas on the same "
         "sequences, or record the score"
@@ -207,16 +239,12 @@ WORDS = {
     "no_parabola": (
         "a parabola does not describe the true change beyond eta {up_to:g}: record the score, or measure smaller etas"
     ),
-    "estimates_differ": (
-        "no answer: the trend and matched − true differ by {difference:+.2f}, {z:.1f} standard errors"
-    ),
-    "weak_reference": "no answer: the reference, the mean true change, is known only to ±{relative:.0%}",
-    "another_unit": (
-        "no answer: the linear change is {times:,.0f} times the true one: gdotv or entropies may have another unit"
-    ),
-    "correction_unknown": "no answer: whether the linear terms include the denominator correction is not recorded",
-    "actual_run_unsound": "no answer: the totals of actual run {names} do not add up",
-    "actual_runs_contradict": "no answer: the actual runs contradict the prediction from the large runs",
+    "estimates_differ": ("the trend and matched − true differ by {difference:+.2f}, {z:.1f} standard errors"),
+    "weak_reference": "the reference, the mean true change, is known only to ±{relative:.0%}",
+    "another_unit": ("the linear change is {times:,.0f} times the true one: gdotv or entropies may have another unit"),
+    "correction_unknown": "whether the linear terms include the denominator correction is not recorded",
+    "actual_run_unsound": "the totals of actual run {names} do not add up",
+    "actual_runs_contradict": "the actual runs contradict the prediction from the large runs",
     # reasons of an answer
     "this_update": "one run describes only its own update: {of_one}",
     "parabola_up_to": "a parabola describes the true change up to eta {up_to:g}; larger ones are left out of the trend",
@@ -242,8 +270,8 @@ WORDS = {
     "fix_sampler": "fix the sampler, for an unbiased recorded linear change: {remedy}",
     "larger_etas": "measure larger etas on the same sequences: this makes nonlinearity more precise at every eta",
     "use_matched": (
-        "use the matched linear change, not the recorded one: ±{tolerance:g} takes {matched_n:,} sequences, "
-        "{ratio_n:,} by the ratio"
+        "use the matched linear change, not the recorded one: knowing its error to ±{tolerance:g} takes {matched_size} "
+        "sequences, not {ratio_n:,}"
     ),
     "record_score": "record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv",
     "other_updates": "measure other updates (prompts may be the same): one run does not show {whether} in general",

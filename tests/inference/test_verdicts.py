@@ -80,7 +80,8 @@ def test_one_run_answers_for_its_own_update_and_knows_no_interval_of_a_size(larg
     one = Runs({"run_01": large_runs["run_01"]})
     found = verdict(one, ETA, 256)
     sizes = found.table()["batch for ±0.25"].tolist()
-    assert sizes == [f"{answer.required_n:,}" for answer in found.answers.values()]
+    assert sizes == ["at most 64", f"{found.recorded.required_n:,}"]
+    assert found.linear.required_n == 64
     for answer in found.answers.values():
         assert answer.notes[0].code == "this_update"
         assert (answer.required_low, answer.required_high) == (None, None)
