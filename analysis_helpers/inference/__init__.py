@@ -4,6 +4,7 @@ from .decomposition import decompose_err_rel as decompose_err_rel, decomposition
 from .health import (
     FULL_SUPPORT as FULL_SUPPORT,
     LEAST_SUPPORT as LEAST_SUPPORT,
+    OFF_POLICY_CHECKS as OFF_POLICY_CHECKS,
     findings as findings,
     run_health as run_health,
     unsound_flags as unsound_flags,
@@ -42,6 +43,7 @@ from .trend import entropy_trend as entropy_trend, nonlinearity as nonlinearity,
 from .verdicts import (
     Answer as Answer,
     Verdict as Verdict,
+    errors_by_run as errors_by_run,
     trusted_eta as trusted_eta,
     verdict as verdict,
     verdict_map as verdict_map,
@@ -54,6 +56,9 @@ from .wording import (
     counted as counted,
     explained as explained,
     low_to_high as low_to_high,
+    percent as percent,
+    percent_range as percent_range,
     plus_minus as plus_minus,
+    sizes as sizes,
     words as words,
 )

@@ -36,7 +36,7 @@ from .health import (
 )
 from .origin import SameStatesError, same_states_error
 from .prediction import LEAST, Agreement, PooledEstimate, agreement_of, pooled_err_rel, predict, size_for
-from .random_effects import Pool, between_variances, normal_quantile
+from .random_effects import CONFIDENCE, Pool, between_variances, normal_quantile
 from .trend import disagreement, nonlinearity_estimates, pool_estimates, trends_of
 from .wording import CONCERN_NO_ANSWER, QUESTIONS, Doubt, Note, low_to_high, plus_minus, sizes, words
 
@@ -323,6 +323,66 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     counts = [f"{name}_required_{end}" for name in QUESTIONS for end in ("n", "low", "high")]
     table = table.drop(columns=[f"{name}_{part}" for name in QUESTIONS for part in ("doubts", "notes")])
     return table.astype(dict.fromkeys(counts, "Int64"))
+
+
+def errors_by_run(
+    found: Verdict, large_runs: Mapping[str, Run], small_runs: Mapping[str, Run] | None = None
+) -> pd.DataFrame:
+    """Return what each answer of a verdict rests on: the error of each run, their mean, and the next update.
+
+    Parameters
+    ----------
+    found
+        From `verdict`; its estimators are used.
+    large_runs, small_runs
+        The runs that it was made from.
+
+    Returns
+    -------
+    DataFrame
+        Columns question ("linear" | "recorded"), kind ("large run" | "mean" | "next update" | "small run"), run,
+        sequences (missing for mean and next update, which one run lacks), error, low, high (90 % interval; of the next
+        update with the verdict's probability), in units of the true change of the large runs.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> runs = synthetic_runs(3, 512)
+    >>> table = errors_by_run(verdict(runs, 1.6e-6, 64), runs)
+    >>> table.query("question == 'linear'")["kind"].tolist()
+    ['large run', 'large run', 'large run', 'mean', 'next update']
+    """
+    large, small = Runs.of(large_runs).at(found.eta), _small(small_runs).at(found.eta)
+    rows: list[tuple[object, ...]] = []
+    for question, answer in found.answers.items():
+        if math.isnan(answer.mean):
+            continue  # there is no estimate, or a run is unsound
+        estimate, *others = _estimates(question, answer.estimator, [large, small], found.eta)
+        rows += [(question, "large run", *row) for row in _error_of_each(estimate, estimate.reference)]
+        if not math.isnan(answer.low):
+            rows.append((question, "mean", "", None, answer.mean, *estimate.distribution.mean_interval))
+            middle = predict(estimate, math.inf).mean
+            rows.append((question, "next update", "", None, middle, answer.low, answer.high))
+        for other in others:
+            rows += [(question, "small run", *row) for row in _error_of_each(other, estimate.reference)]
+    names = ["question", "kind", "run", "sequences", "error", "low", "high"]
+    return pd.DataFrame(rows, columns=names).astype({"sequences": "Int64"})
+
+
+def _estimates(question: str, method: str, batches: Iterable[Runs], eta: float) -> list[PooledEstimate]:
+    """Return the error by one method from each batch of runs that allows it."""
+    able = [runs if question == "linear" else runs.recording("linear", "baseline_entropy") for runs in batches]
+    if question == "recorded":
+        return [pooled_err_rel(runs, eta) for runs in able if runs]
+    return [estimates[method] for runs in able if method in (estimates := nonlinearity_estimates(runs, eta))]
+
+
+def _error_of_each(estimate: PooledEstimate, reference: float) -> Iterator[tuple[object, ...]]:
+    """Yield name, sequences, error and 90 % interval of each run, in units of a reference."""
+    for name, error in estimate.errors.items():
+        scaled = error * (estimate.reference / reference)
+        reach = normal_quantile(CONFIDENCE) * scaled.se
+        yield name, error.n, scaled.value, scaled.value - reach, scaled.value + reach
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def percent_range(low: float, high: float) -> str:
 
 def sizes(n: int | None, low: int | None, high: int | None) -> str:
     """Return required sequences with their interval, where there is one."""
-    if LEAST == (n if high is None else high):
+    if (n if high is None else high) == LEAST:
         return f"at most {LEAST}"
     return "-" if n is None else f"{n:,}" if low is None else f"{n:,} ({low:,} to {high:,})"
 
@@ -135,9 +135,10 @@ def _percent_decimals(width: float) -> int:
 
 def _flag(values: _Values) -> str:
     ends = " to ".join(dict.fromkeys(f"{values[end]:.3g}" for end in ("low", "high")))
-    meaning = f"{values['detail']} {CHECKS[values['check']].meaning} {_CONSEQUENCES.get(values['check'], '')}"
     at = f" at eta {', '.join(f'{eta:g}' for eta in values['etas'])}" if values["etas"] else ""
-    return f"{values['check']} {ends} (limit {values['limit']:.3g}) in {values['names']}{at}. {meaning.strip().rstrip('.')}"
+    meaning = f"{values['detail']} {CHECKS[values['check']].meaning} {_CONSEQUENCES.get(values['check'], '')}"
+    where = f"(limit {values['limit']:.3g}) in {values['names']}{at}"
+    return f"{values['check']} {ends} {where}. {meaning.strip().rstrip('.')}"
 
 
 def _milli(values: _Values, side: str = "") -> str:
@@ -270,8 +271,8 @@ WORDS = {
     "fix_sampler": "fix the sampler, for an unbiased recorded linear change: {remedy}",
     "larger_etas": "measure larger etas on the same sequences: this makes nonlinearity more precise at every eta",
     "use_matched": (
-        "use the matched linear change, not the recorded one: knowing its error to ±{tolerance:g} takes {matched_size} "
-        "sequences, not {ratio_n:,}"
+        "use the matched linear change (the exact derivative on the same sequences), not the recorded one: knowing its "
+        "error to ±{tolerance:.0%} takes {matched_size} sequences, not {ratio_n:,}"
     ),
     "record_score": "record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv",
     "other_updates": "measure other updates (prompts may be the same): one run does not show {whether} in general",

@@ -15,6 +15,7 @@ from .linearity import (
 from .planning import (
     plot_budget as plot_budget,
     plot_error_by_size as plot_error_by_size,
+    plot_forest as plot_forest,
     plot_required_sizes as plot_required_sizes,
     plot_verdict_map as plot_verdict_map,
 )

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from ..inference import QUESTIONS, counted, low_to_high
+from ..inference import QUESTIONS, counted, low_to_high, percent_range, sizes
 from . import style
 
 _NO_SIZE = "no size is enough"
+_MOST_LINES, _MOST_ETAS = 40, 16
+_FOREST = {  # marker, width of the line and colour
+    "large run": ("o", 1.2, style.COLOURS["true"]),
+    "mean": ("D", 2.4, style.COLOURS["true"]),
+    "next update": ("|", 4.0, style.COLOURS["ratio"]),
+    "small run": ("s", 1.0, style.COLOURS["actual"]),
+}
 
 
 def plot_error_by_size(table: pd.DataFrame, *, tolerance: float, probability: float, eta: float) -> Figure:
@@ -85,26 +96,86 @@ def plot_required_sizes(plans: pd.DataFrame, *, goal: str) -> Figure:
     return figure
 
 
+def plot_forest(table: pd.DataFrame, *, tolerance: float) -> Figure:
+    """Return a forest plot for each question: a line per run with its interval, their mean, and the next update.
+
+    Of more than 40 runs of a kind, 40 are shown, spread evenly over their errors.
+
+    Parameters
+    ----------
+    table
+        From `analysis_helpers.inference.errors_by_run`.
+    tolerance
+        Drawn as a band.
+    """
+    panels = [(str(question), _thinned(rows)) for question, rows in table.groupby("question", sort=False)]
+    figure, axes = style.panels(len(panels), height=1.5 + 0.19 * max((len(rows) for _, rows in panels), default=0))
+    for ax, (question, rows) in zip(axes, panels, strict=True):
+        for place, row in enumerate(rows.to_dict("records")):
+            marker, width, colour = _FOREST[row["kind"]]
+            ends = [[row["error"] - row["low"]], [row["high"] - row["error"]]]
+            ax.errorbar(row["error"], place, xerr=ends, fmt=marker, color=colour, elinewidth=width, markersize=5)
+        style.tolerance_band(ax, tolerance)
+        style.zero_line(ax)
+        names = [_line_name(row) for row in rows.to_dict("records")]
+        ax.set_yticks(range(len(rows)), names, fontsize=8)
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        style.describe(
+            ax, _forest_title(question, rows), f"error (% of the true change); band: tolerance ±{tolerance:.0%}"
+        )
+    return figure
+
+
+def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows, of many runs of a kind some evenly over their errors."""
+    parts = []
+    for _, of_kind in rows.groupby("kind", sort=False):
+        if len(of_kind) > _MOST_LINES:
+            places = np.linspace(0, len(of_kind) - 1, _MOST_LINES).round().astype(int)
+            of_kind = of_kind.sort_values("error").iloc[places]
+        parts.append(of_kind)
+    return pd.concat(parts)
+
+
+def _line_name(row: dict[Hashable, Any]) -> str:
+    small = "actual " if row["kind"] == "small run" else ""
+    return f"{small}{row['run']} ({row['sequences']:,})" if row["run"] else str(row["kind"])
+
+
+def _forest_title(question: str, rows: pd.DataFrame) -> str:
+    of_next = rows[rows["kind"] == "next update"]
+    kind, last = ("next update", of_next) if len(of_next) else ("this update", rows.head(1))
+    [(low, high)] = last[["low", "high"]].to_numpy()
+    return f"{QUESTIONS[question]} Error of the {kind}: {percent_range(low, high)}".replace("the this", "this")
+
+
 def plot_verdict_map(table: pd.DataFrame) -> Figure:
-    """Return a figure of the two answers at each eta, each with the sequences that one batch needs.
+    """Return a figure of the two answers at each eta, each with the error of the next update and the batch it needs.
+
+    Of more than 16 etas, 16 are shown, evenly.
 
     Parameters
     ----------
     table
         From `analysis_helpers.verdict_map`.
     """
-    figure, (ax,) = style.panels(1)
+    places = np.unique(np.linspace(0, len(table) - 1, min(len(table), _MOST_ETAS)).round().astype(int))
+    shown = table.iloc[places]
+    figure, (ax,) = style.panels(1, height=1.2 + 0.42 * len(shown))
     for x, question in enumerate(QUESTIONS):
-        for y, row in enumerate(table.to_dict("records")):
-            answer, size = str(row[question]), row[f"{question}_required_n"]
-            colour, edge = style.ANSWER_COLOURS[answer], style.BACKGROUND
-            ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, facecolor=colour, edgecolor=edge, linewidth=2)
-            by = "" if pd.isna(size) else f"\n{counted(size, 'sequence')}, {row[f'{question}_estimator']}"
-            ax.text(x, y, f"{answer}{by}", ha="center", va="center", fontsize=8)
+        for y, row in enumerate(shown.to_dict("records")):
+            answer, edge = str(row[question]), style.COLOURS["guide"]
+            look: dict[str, Any] = {"facecolor": style.ANSWER_COLOURS[answer], "edgecolor": edge, "linewidth": 0.8}
+            ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, **look)
+            low, high, n = (row[f"{question}_{name}"] for name in ("low", "high", "required_n"))
+            interval = "" if pd.isna(low) else f" ({percent_range(low, high)})"
+            batch = "" if pd.isna(n) else f"\nbatch: {sizes(n, None, None)}, by {row[f'{question}_estimator']}"
+            ax.text(x, y, f"{answer}{interval}{batch}", ha="center", va="center", fontsize=8)
     questions = [question.replace(" linear change", "\nlinear change") for question in QUESTIONS.values()]
     ax.set_xticks(range(len(questions)), questions)
-    ax.set_yticks(range(len(table)), [f"{eta:g}" for eta in table["eta"]], fontsize=8)
-    ax.set(xlim=(-0.5, len(QUESTIONS) - 0.5), ylim=(-0.5, len(table) - 0.5))
+    ax.set_yticks(range(len(shown)), [f"{eta:g}" for eta in shown["eta"]], fontsize=8)
+    ax.set(xlim=(-0.5, len(QUESTIONS) - 0.5), ylim=(-0.5, len(shown) - 0.5))
     linear, recorded = (f"yes at {(table[name] == 'yes').sum()} of {len(table)} etas" for name in QUESTIONS)
     style.describe(ax, f"step linear: {linear}; recorded change right: {recorded}", y="step size eta")
     return figure

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -34,7 +35,8 @@ PARTS = {
     "linear_minus_matched": ("linear − matched", COLOURS["linear"]),
     "matched_minus_true": ("nonlinearity (matched − true)", COLOURS["matched"]),
 }
-ANSWER_COLOURS = {"yes": "#56B4E9", "cannot tell": "#E5E5E5", "no": "#F0A27F"}  # light: text is drawn on them
+ANSWER_COLOURS = {"yes": "#9CD2F2", "cannot tell": "#F4F4F4", "no": "#E0864A"}
+"""Light, as text is drawn on them, and apart in greyscale: "no" is darkest."""
 SERIES = (("#332288", "o"), ("#882255", "s"), ("#999933", "D"))
 """Colour and marker of settings side by side, none of which is an estimator; from the muted palette of Tol (2021)."""
 TRUE_CHANGES = "(units of the true change)"
@@ -136,7 +138,9 @@ def tolerance_band(ax: Axes, tolerance: float, *, upright: bool = True) -> None:
     """Shade where abs(err_rel) is within the tolerance; err_rel is on the x axis (``upright``) or on the y axis."""
     span = ax.axvspan if upright else ax.axhspan
     label = f"tolerance ±{tolerance:g}"
-    span(-tolerance, tolerance, color=COLOURS["guide"], alpha=0.18, linewidth=0, zorder=0, label=label)
+    # A dashed edge: in greyscale a shade alone looks like an interval.
+    look: Any = {"facecolor": to_rgba(COLOURS["guide"], 0.12), "edgecolor": COLOURS["guide"], "linestyle": "--"}
+    span(-tolerance, tolerance, linewidth=1.0, zorder=0, label=label, **look)
 
 
 def png(figure: Figure) -> bytes:

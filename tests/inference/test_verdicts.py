@@ -403,7 +403,7 @@ def test_a_record_is_json_with_codes_and_numbers_and_null_for_what_is_not_known(
 NUMBERS = "mean se tau small_mean small_se p tau_low relative z times margin low high p_spread p_mean smallest_p"
 VALUES: dict[str, Any] = dict.fromkeys(f"{NUMBERS} tolerance probability".split(), 0.125)
 VALUES |= dict.fromkeys(("n", "count", "matched_n", "ratio_n"), 64) | {"answer": "no", "question": "linear"}
-VALUES |= {"yes": 0.5, "no": 0.25, "up_to": 1e-6, "difference": 0.5, "share": 0.5, "prompts": 25}
+VALUES |= {"limit": 0.1, "yes": 0.5, "no": 0.25, "up_to": 1e-6, "difference": 0.5, "share": 0.5, "prompts": 25}
 VALUES |= {"cause": "truncated", "support": 36.0, "vocabulary": None, "beyond_curvature": True}
 VALUES |= {"errors": {1e-6: {"mean": -0.02, "se": 0.01}}, "derivative": {"mean": -0.03, "se": 0.01}}
 VALUES |= {

@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from analysis_helpers import Runs
-from analysis_helpers.inference import budget_table, error_by_size
+from analysis_helpers import Runs, verdict
+from analysis_helpers.inference import budget_table, error_by_size, errors_by_run
 from analysis_helpers.plots import (
     ANSWER_COLOURS,
     plot_budget,
     plot_error_by_size,
+    plot_forest,
     plot_required_sizes,
     plot_verdict_map,
 )
@@ -48,12 +49,42 @@ def test_required_sizes_are_marked_and_no_size_is_said(
 def test_every_cell_of_the_map_has_the_colour_of_its_answer_and_its_size() -> None:
     answers = {"linear": ["yes", "no"], "recorded": ["cannot tell", "no"]}
     sizes = {"linear_required_n": [1234, None], "recorded_required_n": [500, 700]}
-    table = pd.DataFrame({"eta": [1e-6, 2e-6], **answers, **sizes, "linear_estimator": "a", "recorded_estimator": "b"})
+    ends = {"linear_low": [-0.05, np.nan], "linear_high": [0.02, np.nan], "recorded_low": -0.25, "recorded_high": 0.78}
+    names = {"linear_estimator": "a", "recorded_estimator": "b"}
+    table = pd.DataFrame({"eta": [1e-6, 2e-6], **answers, **sizes, **ends, **names})
     [ax] = plot_verdict_map(table.astype({"linear_required_n": "Int64"})).axes
-    assert [re.findall(r"\d[\d,]*\d", text.get_text()) for text in ax.texts] == [["1,234"], [], ["500"], ["700"]]
+    found = [re.findall(r"[-+]?\d[\d,]*\b", text.get_text()) for text in ax.texts]
+    assert found == [["-5", "+2", "1,234"], [], ["-25", "+78", "500"], ["-25", "+78", "700"]]
     colours = [tuple(np.asarray(cell.get_facecolor())[0]) for cell in ax.collections]
     assert colours == [to_rgba(ANSWER_COLOURS[answer]) for answer in ("yes", "no", "cannot tell", "no")]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["1e-06", "2e-06"]
+
+
+def test_of_many_etas_the_map_shows_some_with_the_first_and_the_last() -> None:
+    columns = {f"{name}_{end}": 0.1 for name in ("linear", "recorded") for end in ("low", "high", "required_n")}
+    names = {"linear_estimator": "a", "recorded_estimator": "b", "linear": "yes", "recorded": "no"}
+    [ax] = plot_verdict_map(pd.DataFrame({"eta": np.arange(1, 51) * 1e-6, **columns, **names})).axes
+    labels = [float(label.get_text()) for label in ax.get_yticklabels()]
+    assert (len(labels), labels[0], labels[-1]) == (16, 1e-6, 5e-5)
+
+
+def test_a_forest_has_a_line_for_each_run_the_mean_and_the_next_update(large_runs: Runs, small_runs: Runs) -> None:
+    found = verdict(large_runs, 1.6e-6, small_runs=small_runs)
+    table = errors_by_run(found, large_runs, small_runs)
+    axes = plot_forest(table, tolerance=0.3).axes
+    for ax, (question, answer) in zip(axes, found.answers.items(), strict=True):
+        rows = table[table["question"] == question]
+        drawn = [line.get_segments()[0] for line in ax.collections if hasattr(line, "get_segments")]
+        ends = np.array([[low, high] for (low, _), (high, _) in drawn])
+        assert ends == pytest.approx(rows[["low", "high"]].to_numpy())
+        assert rows.loc[rows["kind"] == "next update", ["low", "high"]].to_numpy()[0].tolist() == [
+            answer.low,
+            answer.high,
+        ]
+        [band] = [patch for patch in ax.patches if "tolerance" in str(patch.get_label())]
+        assert band.get_extents().transformed(ax.transData.inverted()).intervalx == pytest.approx([-0.3, 0.3])
+    many = pd.concat([table[table["kind"] == "large run"]] * 250)
+    assert all(len(ax.get_yticks()) == 40 for ax in plot_forest(many, tolerance=0.3).axes)
 
 
 @pytest.mark.parametrize("count", [4, 1])
