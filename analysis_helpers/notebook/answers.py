@@ -11,9 +11,23 @@ import pandas as pd
 
 from .._checks import same_eta
 from ..err_rel import Comparison
-from ..inference import QUESTIONS, Verdict, counted, low_to_high, plus_minus, typical_standard_error, words
+from ..inference import (
+    OFF_POLICY_CHECKS,
+    QUESTIONS,
+    Answer,
+    Verdict,
+    counted,
+    percent,
+    percent_range,
+    plus_minus,
+    sizes,
+    typical_standard_error,
+    words,
+)
 from ..runs import Run
 
+_SUBJECTS = {"linear": "a straight line", "recorded": "the recorded linear change"}
+_OF_SAMPLER = ("off_policy",)  # codes of notes
 _AS_ETA = 0.25  # an SD counts as inversely proportional to eta if its fall differs from that by less than this share
 
 
@@ -46,15 +60,74 @@ def describe_runs(files: pd.DataFrame, totals: pd.DataFrame, health: pd.DataFram
 
 
 def describe_verdict(verdict: Verdict) -> list[str]:
-    """Return the reasons for each answer, and what would help."""
-    sentences = []
+    """Return each answer with the reason and the batch that it takes, and the next step."""
+    answers: list[str] = []
     for question, answer in verdict.answers.items():
-        one_run = [note for note in answer.notes if note.code in ("nonlinearity", "err_rel")][:1]
-        why = answer.doubts or (one_run if np.isnan(answer.low) else ())
-        update = f"the next update errs by {low_to_high(answer.low, answer.high)}, tolerance ±{verdict.tolerance:g}"
-        start = f"**{QUESTIONS[question]} {answer.answer.capitalize()}** (eta {verdict.eta:g})"
-        sentences.append(f"{start}: {'; '.join(map(words, why)) or update}.")
-    return [*sentences, f"Next: {'; '.join(verdict.next_steps)}."] if verdict.next_steps else sentences
+        at = "" if answers else f" (step size {verdict.eta:g})"
+        heading = f"**{QUESTIONS[question]} {answer.answer.capitalize()}{at}.**"
+        why, batch = _reason(question, answer, verdict), _batch(answer, verdict)
+        answers.append(f"{heading} {_sentences(why, batch)}")
+    nothing = "nothing more is needed at this step size"
+    return [*answers, f"**Do next:** {next(iter(verdict.next_steps), nothing)}."]
+
+
+def describe_sampler(verdict: Verdict) -> list[str]:
+    """Return what checks say about the distribution that sequences were sampled from."""
+    if notes := [note for note in verdict.recorded.notes if note.code in _OF_SAMPLER]:
+        return [words(note) for note in notes]
+    unknown = any(note.code == "entropies" for note in verdict.unknown)
+    return ["not checked: log-probabilities are not recorded" if unknown else "no check finds off-policy sequences"]
+
+
+def describe_health(verdict: Verdict) -> list[str]:
+    """Return the flagged checks that concern an answer; those of the sampler are in `describe_sampler`."""
+    notes = [note for note in verdict.notes if note.code == "health" and note.values["check"] not in OFF_POLICY_CHECKS]
+    doubts = {words(doubt) for answer in verdict.answers.values() for doubt in answer.doubts if doubt.code == "unsound"}
+    return [*sorted(doubts), *map(words, notes)] or ["no check that concerns an answer is flagged"]
+
+
+def describe_origin(table: pd.DataFrame, verdict: Verdict) -> list[str]:
+    """Return the mean true change, and where it comes from by `change_by_origin`."""
+    known = [words(note) for note in verdict.notes if note.code == "true_change"]
+    pooled = table[(table["run"] == "pooled") & table["true"].notna()].set_index("part")
+    if pooled.empty:
+        return [*known, "where it comes from is not known: h_base is not recorded"]
+    same, other = (
+        plus_minus(*(1e3 * pooled.loc[part, ["true", "true_se"]])) for part in ("same states", "other states")
+    )
+    return [*known, f"of this, {same} comes from the same states, {other} from visiting other states"]
+
+
+def _reason(question: str, answer: Answer, verdict: Verdict) -> str:
+    """Return one sentence: what is known of the error, or why there is no answer."""
+    allowed = f"the allowed ±{verdict.tolerance:.0%}"
+    misses = f"{_SUBJECTS[question]} misses the true change by"
+    mean = f"{misses} {percent(answer.mean, answer.se)}"
+    if answer.doubts:
+        return "; ".join(map(words, answer.doubts))
+    if np.isnan(answer.low):
+        alone = "; one run shows only its own update" if question == "linear" else ""
+        return f"in this update {mean}, against {allowed}{alone}"
+    if answer.answer == "no":
+        differ = [words(note) for note in answer.notes if note.code == "updates_differ"]
+        return "; ".join([f"on average {mean}, against {allowed}", *differ])
+    reach = f"{percent_range(answer.low, answer.high)} ({verdict.probability:.0%} interval)"
+    settled = "," if answer.answer == "yes" else ": these runs do not settle whether that is"
+    return f"at the next update {misses} {reach}{settled} within {allowed}"
+
+
+def _batch(answer: Answer, verdict: Verdict) -> str:
+    """Return one sentence: the batch that measures the error to within the tolerance; empty if none is known."""
+    if answer.required_n is None:
+        return ""
+    size = sizes(answer.required_n, answer.required_low, answer.required_high)
+    enough = {"yes": "are enough", "no": "are not enough", "cannot tell": "may be enough"}[answer.enough]
+    return f"one batch of {size} sequences measures this error to ±{verdict.tolerance:.0%}: {verdict.n:,} {enough}"
+
+
+def _sentences(*parts: str) -> str:
+    """Return parts as sentences, without empty ones."""
+    return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts if part)
 
 
 def describe_linearity(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
+from itertools import zip_longest
 from numbers import Integral
 from typing import Any
 
@@ -20,29 +22,65 @@ RESULT_MIME = "application/vnd.analysis.result+json"
 RESULT_DIGITS = 10  # significant digits to which stored numbers agree across processors
 _NUMBER = re.compile(r"(?!.*, )([-+\d].*|unbounded)?$")  # or an interval, or nothing
 _UNBROKEN = re.compile(r"\S*[-+]\d\S*( (to|±) \S+)?|\(\S+ to \S+\)")  # numbers and intervals kept on one line
-_FEW_ROWS, _NO_ROWS = 2, "no rows"
+_FEW_ROWS, _MOST_ROWS, _LONG_TEXT, _NO_ROWS = 2, 60, 40, "no rows"
 
 
 class ReadableTable:
-    """A table of short texts, displayed in full: numbers to the right and unbroken, words to the left."""
+    """A table of short texts: numbers to the right and unbroken, words to the left.
+
+    Of more than 60 rows, 60 are displayed, with a link to all as CSV; `whole` has them.
+    """
 
     def __init__(self, table: pd.DataFrame) -> None:
-        self.table = table
+        self.whole, self.table = table, table.head(_MOST_ROWS)
 
     def __repr__(self) -> str:
-        return _NO_ROWS if self.table.empty else str(self.table.to_string(index=False))
+        if self.table.empty:
+            return _NO_ROWS
+        more = len(self.whole) - len(self.table)
+        rest = [f"... and {counted(more, 'more row')}"] if more else []
+        return "\n".join([self.table.to_string(index=False), *rest])
 
     def to_html(self) -> str:
-        """Return the table as HTML; a page may show one of class ``few`` as one line per column."""
+        """Return the table as HTML; on narrow pages, one of class ``blocks`` may be shown as one block per row."""
         if self.table.empty:
             return f"<p>{_NO_ROWS}</p>"
+        names = list(self.table.columns)
         words = [not all(map(_NUMBER.match, column)) for _, column in self.table.items()]
-        head = _row("th", self.table.columns, words)
-        body = "\n".join(_row("td", row, words) for row in self.table.to_numpy())
-        few = f' class="few" style="--columns: {len(words)}"' if len(self.table) <= _FEW_ROWS else ""
-        return f"<table{few}>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        blocks = len(self.table) <= _FEW_ROWS or bool(self.table.map(len).gt(_LONG_TEXT).any(axis=None))
+        head = _row("th", names, words)
+        body = "\n".join(_row("td", row, words, names if blocks else ()) for row in self.table.to_numpy())
+        kind = ' class="blocks"' if blocks else ""
+        return f"<table{kind}>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>{self._rest()}"
+
+    def _rest(self) -> str:
+        if len(self.whole) == len(self.table):
+            return ""
+        address = f"data:text/csv;base64,{b64encode(self.whole.to_csv(index=False).encode()).decode()}"
+        link = f'<a download="table.csv" href="{address}">all {len(self.whole):,} rows (CSV)</a>'
+        return f"\n<p>{len(self.table)} rows shown; {link}</p>"
 
     _repr_html_ = to_html  # asked for by IPython
+
+
+class Listed:
+    """Sentences, given without capital and full stop, displayed as a list.
+
+    Examples
+    --------
+    >>> Listed(["one run", "two runs"])
+    - One run.
+    - Two runs.
+    """
+
+    def __init__(self, sentences: Iterable[str]) -> None:
+        self.sentences = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences] or ["Nothing."]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"- {sentence}" for sentence in self.sentences)
+
+    def _repr_html_(self) -> str:
+        return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in self.sentences)}</ul>"
 
 
 def readable(table: pd.DataFrame, digits: int = 3) -> ReadableTable:
@@ -121,11 +159,12 @@ def _noted(messages: Iterable[str]) -> list[str]:
     return [f"- **Note:** {message}." for message in messages]
 
 
-def _row(tag: str, texts: Iterable[str], words: Iterable[bool]) -> str:
+def _row(tag: str, texts: Iterable[str], words: Iterable[bool], labels: Sequence[str] = ()) -> str:
     """Return a row of cells, words aligned to the left; names at the top may break at underscores."""
     cells = []
-    for text, left in zip(texts, words, strict=True):
+    for text, left, label in zip_longest(texts, words, labels):
         style = " style='text-align: left'" if left else ""  # in the cell: JupyterLab and GitHub keep no style sheet
+        style += f' data-label="{escape(label)}"' if label else ""
         whole = _UNBROKEN.sub(r"<span style='white-space: nowrap'>\g<0></span>", escape(text))
         cells.append(f"<{tag}{style}>{whole.replace('_', '_<wbr>') if tag == 'th' else whole}</{tag}>")
     return f"<tr>{''.join(cells)}</tr>"

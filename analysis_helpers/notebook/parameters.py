@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -229,6 +230,15 @@ def data_state(root: Path) -> tuple[tuple[str, int, int], ...]:
     """
     files = [(path.relative_to(root).as_posix(), path.stat()) for path in result_files(root, depth=2)]
     return tuple((name, state.st_size, state.st_mtime_ns) for name, state in files)
+
+
+@lru_cache(maxsize=8)
+def data_digest(root: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    """Return a digest of the contents of the results files of a data root, listed by `data_state`."""
+    content = sha256()
+    for name, *_ in state:
+        content.update(name.encode() + sha256((root / name).read_bytes()).digest())
+    return content.hexdigest()
 
 
 def _batches(root: Path) -> tuple[dict[str, _Batch], list[str]]:

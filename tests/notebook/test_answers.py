@@ -1,5 +1,7 @@
 import re
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,11 +12,15 @@ from analysis_helpers.notebook import (
     describe_comparison,
     describe_distribution,
     describe_exploration,
+    describe_health,
     describe_linearity,
+    describe_origin,
     describe_plans,
     describe_runs,
+    describe_sampler,
     describe_verdict,
 )
+from analysis_helpers.synthetic.runs import with_log_weights
 from tests.building import totals_only_run
 
 ETAS = [1.6e-6, 3.2e-6]
@@ -90,12 +96,50 @@ def test_linearity_states_the_largest_eta_and_the_error_of_recorded_terms(large_
     assert round(pooled["linear_minus_matched"], 2) in numbers(said)
 
 
-def test_a_verdict_states_both_answers_and_an_exploration_its_spread(large_runs: Runs) -> None:
+def test_a_verdict_states_both_answers_in_per_cent_and_the_batch_that_each_takes(large_runs: Runs) -> None:
     found = ah.verdict(large_runs, ETAS[0], 64)
     sentences = describe_verdict(found)
-    for answer in found.answers.values():
-        assert answer.answer.capitalize() in " ".join(sentences)
-        assert {round(answer.low, 2), round(answer.high, 2)} <= set(numbers(sentences))
+    for sentence, answer in zip(sentences, found.answers.values(), strict=False):
+        assert answer.answer.capitalize() in sentence
+        assert {round(100 * answer.low), round(100 * answer.high), 25, 90, 64} <= set(numbers([sentence]))
+        assert answer.required_n in numbers([sentence])
     one_run = ah.verdict(dict(list(large_runs.items())[:1]), ETAS[0], 64)  # which does not show how updates differ
-    assert "next update" not in " ".join(describe_verdict(one_run))
+    said = describe_verdict(one_run)
+    assert "next update" not in " ".join(said)
+    assert round(100 * one_run.recorded.mean) in numbers([said[1]])
     assert {ETAS[0], 64, 0.1, 0.5} <= set(numbers(describe_exploration(0.1, 0.5, found)))
+
+
+def test_the_first_step_alone_is_what_to_do_next(large_runs: Runs) -> None:
+    for tolerance in (0.25, 9.0):
+        found = ah.verdict(large_runs, ETAS[0], 64, tolerance=tolerance)
+        assert (found.next_steps[:1] or ("nothing",))[0] in describe_verdict(found)[-1]
+
+
+def test_where_the_change_comes_from_adds_up(large_runs: Runs) -> None:
+    table = inference.change_by_origin(large_runs, ETAS[:1])
+    found = ah.verdict(large_runs, ETAS[0])
+    *_, said = describe_origin(table, found)
+    pooled = table[table["run"] == "pooled"].set_index("part")["true"] * 1e3
+    same, _, other, _ = numbers([said])
+    assert [same, other] == pytest.approx([pooled["same states"], pooled["other states"]], abs=0.006)
+    assert numbers(describe_origin(table.iloc[:0], found)[1:]) == []
+
+
+def test_the_sampler_and_checks_that_concern_an_answer_are_told_apart(large_runs: Runs, small_runs: Runs) -> None:
+    run = large_runs["run_01"]
+    sampled = replace(run, logp=np.asarray(run.logp) + 0.05 * run.token_counts)  # more likely than under the policy
+    runs = {**large_runs, "run_01": sampled}
+    found = ah.verdict(runs, ETAS[0])
+    assert "log_probability_excess_z" in describe_sampler(found)[0]
+    assert describe_health(found) == describe_health(ah.verdict(large_runs, ETAS[0]))
+    assert describe_sampler(ah.verdict(large_runs, ETAS[0])) != describe_sampler(found)
+    without = {name: replace(run, logp=None) for name, run in large_runs.items()}
+    assert "not checked" in describe_sampler(ah.verdict(without, ETAS[0]))[0]
+    noisy = ah.verdict(small_runs, 8e-7)  # flagged by noise_share and step_error, which concern no answer
+    assert describe_health(noisy) == describe_health(ah.verdict(large_runs, ETAS[0]))
+    still = {
+        name: with_log_weights(run, {m.eta: -2 * np.asarray(m.log_weights) for m in run.measurements})
+        for name, run in small_runs.items()
+    }
+    assert "log_weight_slope" in describe_health(ah.verdict(still, ETAS[0]))[0]

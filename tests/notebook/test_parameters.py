@@ -1,4 +1,6 @@
+import re
 import warnings
+from base64 import b64decode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,9 @@ def test_unsound_runs_are_warned_about_where_they_are_loaded(tmp_path: Path) -> 
     logs = {m.eta: -2 * np.asarray(m.log_weights) for m in run.measurements}  # reversed, when added
     for name, made in (("a", run), ("b", with_log_weights(run, logs))):
         write_run(tmp_path / "big" / name / "results.json", made)
-    with pytest.warns(RunWarning, match=r"fix or exclude the run: log_weight_slope -2\S* in b at eta"):
+    with pytest.warns(
+        RunWarning, match=r"fix or exclude the run: log_weight_slope -2\S* \(limit 0\.2\S*\) in b at eta"
+    ):
         assert list(read_parameters({"data_root": str(tmp_path), **OPEN}).large_runs()) == ["a", "b"]
     at_one = {m.eta: logs[m.eta] if m.eta == run.etas[1] else 0 * logs[m.eta] for m in run.measurements}
     write_run(tmp_path / "big" / "b" / "results.json", with_log_weights(run, at_one))
@@ -164,6 +168,16 @@ def test_readable_tables_hold_short_text() -> None:
     assert "no rows" in readable(pd.DataFrame({"x": []})).to_html()
     assert readable(pd.DataFrame({"x": [-0.0011, 4.7, 250.0]})).table["x"].tolist() == ["-0.00110", "4.70", "250"]
     assert readable(pd.DataFrame({"x": [1 / 3]}), digits=5).table["x"].iloc[0] == "0.33333"
+
+
+def test_of_a_long_table_the_first_rows_are_shown_and_all_are_behind_a_link() -> None:
+    shown = readable(pd.DataFrame({"n": range(1000), "text": "a & b"}))
+    html = shown.to_html()
+    assert html.count("<tr>") == 61
+    assert len(str(shown).splitlines()) == 62
+    [encoded] = re.findall(r'href="data:text/csv;base64,([^"]*)"', html)
+    assert b64decode(encoded).decode().splitlines()[-1] == "999,a & b"
+    assert "href" not in readable(pd.DataFrame({"n": range(60)})).to_html()
 
 
 def test_a_result_is_displayed_once_with_ten_digits(display: Mock) -> None:
