@@ -43,12 +43,16 @@ class Job:
         File name of its results, without ending.
     key
         Digest of what the results depend on besides the package: parameters, notebook, and state of the data.
+    data_root, data
+        The data root as it was given, and a digest of the data; empty if the notebook reads none.
     """
 
     source: Path
     parameters: Mapping[str, object]
     name: str
     key: str = ""
+    data_root: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -25,17 +25,20 @@ from jinja2 import Environment, PackageLoader
 from ..inference import QUESTIONS
 from ..notebook import RESULT_MIME, shown
 from ..runs import write_in_one_step
-from .engine import Execution
+from .engine import Execution, Job
 
 INDEX, RESULTS, RUNLOG = "index.html", "results.csv", "runlog.csv"
 PAGES, FIGURES = "pages", "figures"
 KEY_TAG = "key"
 PARAMETER = "param."  # before the name of a parameter, so that it is not taken for an estimate
+_DIGITS, _MOST_RERUNS = 12, 100  # of a digest; in the table of a sweep
+_PLACES = ("above", "below")
 _SVG, _PNG = "image/svg+xml", "image/png"
-_HEADER, _END_OF_HEADER = "<!-- header -->", "<!-- end of header -->"  # of a page; see templates/notebook.html
+REPEATED_TAG = "repeated"  # of cells that repeat what a page shows elsewhere, and are left out of it
+_HEADER, _END_OF_HEADER, _LINKS = "<!-- header -->", "<!-- end of header -->", "<!-- links -->"  # of notebook.html
 _NO_PAGE = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>No page</title></head>
-<body>{_HEADER}{_END_OF_HEADER}<p>No page could be made of this notebook.</p></body></html>
+<body>{_HEADER}{_END_OF_HEADER}<p>No page could be made of this notebook.</p>{_LINKS}</body></html>
 """
 _LINK = re.compile(r'<a href="(?![a-z]+:|#)([^"]*)">(.*?)</a>', re.DOTALL)  # to a file, in a text
 _MAPPED = {  # columns of results that are shown by step size and batch size
@@ -78,7 +81,7 @@ def write_page(execution: Execution, notebook: Mapping[str, Any], names: Collect
     import nbformat
 
     name, problem = execution.job.name, ""
-    resources = {"metadata": {"name": name}, "execution": execution}
+    resources = {"metadata": {"name": name}, "execution": execution, "made": _made(execution)}
     try:
         page, _ = page_exporter().from_notebook_node(nbformat.reads(json.dumps(notebook), as_version=4), resources)
     except Exception as failure:  # nbconvert and its templates raise many kinds of errors; the other notebooks continue
@@ -89,6 +92,14 @@ def write_page(execution: Execution, notebook: Mapping[str, Any], names: Collect
     return problem
 
 
+def _made(execution: Execution) -> str:
+    """Return the foot of a page: date, version, data root and digest of the data."""
+    job, (version, package) = execution.job, execution.package
+    made_by = f"analysis_helpers {version} (digest {package[:_DIGITS]})" if version else "not finished"
+    data = f" Data: {job.data_root} (digest {job.data[:_DIGITS]})." if job.data else ""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}; {made_by}.{data}"
+
+
 @cache
 def page_exporter() -> Any:
     """Return the exporter of pages, made once: importing nbconvert and compiling templates takes a second."""
@@ -96,7 +107,8 @@ def page_exporter() -> Any:
     from traitlets.config import Config
 
     shown = ["text/html", "text/markdown", _SVG, _PNG, "text/plain"]  # widgets need a kernel
-    config = Config({"NbConvertBase": {"display_data_priority": shown}})
+    left_out = {"enabled": True, "remove_cell_tags": [REPEATED_TAG]}
+    config = Config({"NbConvertBase": {"display_data_priority": shown}, "TagRemovePreprocessor": left_out})
     own: dict[str, Any] = {"extra_loaders": [PackageLoader("analysis_helpers")], "template_file": "notebook.html"}
     return HTMLExporter(config=config, require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="", **own)
 
@@ -131,17 +143,21 @@ def results_table(executions: Sequence[Execution]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns notebook, ``param.`` and the name of each parameter, then the estimates. It does not depend on where the
-        checkout is: a data root is relative to the folder of the notebook.
+        Columns notebook, ``param.`` and the name of each parameter, then the estimates. The data root is as it was
+        given. Of reruns with equal estimates there is one, without the parameters that did not matter.
     """
-    rows: list[dict[str, Any]] = []
+    equal: dict[tuple[str, str], list[dict[str, Any]]] = {}  # notebook and estimates -> parameters of the reruns
     for execution in filter(attrgetter("complete"), executions):
-        result, folder = collected_result(read_notebook(execution.path)), execution.job.source.parent
+        result = collected_result(read_notebook(execution.path))
         parameters = dict(result.get("parameters", {}))
         if "data_root" in parameters:
-            parameters["data_root"] = Path(os.path.relpath(folder / parameters["data_root"], folder)).as_posix()
-        first = {"notebook": execution.job.source.stem, **{f"{PARAMETER}{k}": v for k, v in parameters.items()}}
-        rows += [{**first, **row} for row in result.get("rows", [])]
+            parameters["data_root"] = execution.job.data_root or parameters["data_root"]
+        key = execution.job.source.stem, json.dumps(result.get("rows", []))
+        equal.setdefault(key, []).append({f"{PARAMETER}{name}": value for name, value in parameters.items()})
+    rows: list[dict[str, Any]] = []
+    for (notebook, estimates), (first, *others) in equal.items():
+        mattered = {name: value for name, value in first.items() if all(value == other.get(name) for other in others)}
+        rows += [{"notebook": notebook, **mattered, **row} for row in json.loads(estimates)]
     table = pd.DataFrame(rows)
     columns: list[str] = table.columns.tolist()
     of_parameters = sorted(name for name in columns if name.startswith(PARAMETER))
@@ -157,15 +173,19 @@ def runlog_table(executions: Sequence[Execution]) -> pd.DataFrame:
         {
             "file": execution.path.name,
             "notebook": execution.job.source.stem,
-            "parameters": json.dumps(execution.job.parameters, sort_keys=True),
+            "parameters": json.dumps(_as_given(execution.job), sort_keys=True),
             "status": execution.status,
             "seconds": round(execution.seconds, 3),
             "reason": execution.reason,
             "version": execution.package[0],
-            "digest": execution.package[1][:12],
+            "digest": execution.package[1][:_DIGITS],
         }
         for execution in executions
     )
+
+
+def _as_given(job: Job) -> dict[str, object]:
+    return {**job.parameters, **({"data_root": job.data_root} if "data_root" in job.parameters else {})}
 
 
 def _report_index(executions: Sequence[Execution], out: Path) -> str:
@@ -176,15 +196,15 @@ def _report_index(executions: Sequence[Execution], out: Path) -> str:
     page = (out / PAGES / f"{first}.html").read_text(encoding="utf-8") if first in pages else _NO_PAGE
     before, _, rest = page.partition(_HEADER)
     _, _, body = rest.partition(_END_OF_HEADER)
-    header = _rendered("report.html", {"executions": ordered, "pages": pages})
-    return before + header + _LINK.sub(rf'<a href="{PAGES}/\1">\2</a>', body)
+    above, below = (_rendered("report.html", {"executions": ordered, "pages": pages, "place": p}) for p in _PLACES)
+    return before + above + _LINK.sub(rf'<a href="{PAGES}/\1">\2</a>', body).replace(_LINKS, below)
 
 
 def _sweep_index(executions: Sequence[Execution], results: pd.DataFrame) -> str:
     """Return the first page of a sweep; it has no scripts."""
     reruns = [execution for execution in executions if execution.status != "skipped"]
     parameters = {name: value for execution in reruns for name, value in execution.job.parameters.items()}
-    data_root = parameters.pop("data_root", None)
+    parameters.pop("data_root", None)
     names_by_figure: dict[tuple[bytes, str], list[str]] = {}  # several reruns may share a figure
     for execution in filter(attrgetter("complete"), executions):
         if figure := key_figure(read_notebook(execution.path)):
@@ -194,8 +214,9 @@ def _sweep_index(executions: Sequence[Execution], results: pd.DataFrame) -> str:
         "skipped": [execution for execution in executions if execution.status == "skipped"],
         "maps": [(title, table) for name, title in _MAPPED.items() if len(table := _answer_map(results, name))],
         "names": list(parameters),
-        "data_root": data_root,
         "reruns": reruns,
+        "shown": reruns[:_MOST_RERUNS],
+        "made": list(dict.fromkeys(map(_made, reruns))),
         "figures": {names[0]: (text, len(names)) for (_, text), names in names_by_figure.items()},
         "text": shown,
     }

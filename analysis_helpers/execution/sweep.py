@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .._checks import checked_choice
-from ..notebook import assigned, convert_parameter, data_state, notebooks_folder, read_parameters, shown
+from ..notebook import assigned, convert_parameter, data_digest, data_state, notebooks_folder, read_parameters, shown
 from ..runs import write_in_one_step
 from .engine import UNFINISHED, Execution, Job, RunOptions, clear_outputs, digest, log_line, package_digest, run_jobs
 from .pages import FIGURES, INDEX, PAGES, RESULTS, RUNLOG, page_exporter, read_notebook, write_index, write_page
@@ -65,6 +65,7 @@ def run_notebooks(
         If a parameter is unknown, a value is invalid, or the folder is in use; nothing has run then.
     """
     jobs, skipped = plan(kind, notebooks, values)
+    names = {job.name for job in jobs}
     options = replace(options, svg=kind == "report")
     for execution in skipped:
         log_line(f"{execution.job.name}: skipped: {execution.reason}")
@@ -78,7 +79,8 @@ def run_notebooks(
             if ended or not jobs:
                 stopped = [Execution(job, "skipped", "stopped before it ended") for job in jobs]
                 in_order = [ended.get(execution.job.name, execution) for execution in stopped]
-                write_index(kind == "report", in_order + skipped, out)
+                others = [each for each in _earlier(out) if each.job.name not in names] if kind == "sweep" else []
+                write_index(kind == "report", in_order + skipped + others, out)
     return out / INDEX, sum(execution.status == "failed" for execution in ended.values())
 
 
@@ -171,9 +173,11 @@ def _job(kind: Kind, path: Path, cells: Sequence[Any], declared: Mapping[str, An
         values["data_root"] = str(parameters.root.resolve())
     # Outputs do not count.
     content = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells]
-    data = data_state(parameters.root) if "data_root" in declared else None
+    state = data_state(parameters.root) if "data_root" in declared else ()
     name = _file_name(path.stem, values) if kind == "sweep" else path.stem
-    return Job(path, values, name, digest([values, content, data]))
+    data_root = str(chosen.get("data_root", declared["data_root"])) if state else ""
+    data = data_digest(parameters.root, state) if state else ""
+    return Job(path, values, name, digest([values, content, state]), data_root, data)
 
 
 def _file_name(notebook: str, parameters: Mapping[str, object]) -> str:
@@ -252,6 +256,22 @@ def _unchanged(job: Job, out: Path) -> Execution | None:
     return None
 
 
+def _earlier(out: Path) -> Iterator[Execution]:
+    """Yield the finished reruns in a folder, those of which an input has changed as skipped."""
+    for path in sorted((out / NOTEBOOKS).glob("*.ipynb")):
+        execution = None
+        with suppress(OSError, ValueError, KeyError, TypeError):  # its source is gone, or it is no rerun
+            stamp = read_notebook(path)["metadata"][STAMP]
+            source, cells = Path(stamp["source"]), read_notebook(Path(stamp["source"]))["cells"]
+            job = _job("sweep", source, cells, _defaults(cells), dict(stamp["parameters"]))
+            execution = _unchanged(replace(job, data_root=stamp["data_root"]), out)
+        if execution is None and not path.name.endswith(UNFINISHED):
+            reason = "of an earlier sweep; its data, notebook or package has changed: repeat its command"
+            execution = Execution(Job(path, {}, path.stem), "skipped", reason)
+        if execution:
+            yield execution
+
+
 def _stored(execution: Execution, out: Path, names: Collection[str]) -> Execution:
     """Write page, figure and, if it is finished, the notebook with a stamp.
 
@@ -269,7 +289,9 @@ def _stored(execution: Execution, out: Path, names: Collection[str]) -> Executio
     if problem and execution.complete:
         execution = replace(execution, status="failed", reason=problem)
     if execution.complete:
-        stamp = {"key": execution.job.key, "seconds": execution.seconds, "package": execution.package}
+        job = execution.job
+        stamp = {"key": job.key, "seconds": execution.seconds, "package": execution.package}
+        stamp |= {"source": str(job.source), "parameters": job.parameters, "data_root": job.data_root}
         notebook["metadata"][STAMP] = stamp
         execution = replace(execution, path=finished)
     write_in_one_step(execution.path, json.dumps(notebook, indent=1, ensure_ascii=False))

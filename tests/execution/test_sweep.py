@@ -189,8 +189,7 @@ def test_what_changed_or_failed_runs_again_and_nothing_else(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     path, arguments = folder / "tiny.ipynb", (kind, folder, tmp_path / "out")
-    assert statuses(*arguments, {"eta": ["1e-6"]}, "failed") == ["failed"]
-    assert statuses(*arguments, {"eta": ["1e-6"]}) == ["done"]
+    assert statuses(*arguments, {"eta": ["2e-6"]}, "failed") == ["failed"]
     assert statuses(*arguments, {"eta": ["2e-6"]}) == ["done"]
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="stored")]
@@ -200,6 +199,22 @@ def test_what_changed_or_failed_runs_again_and_nothing_else(
     assert statuses(*arguments, {"eta": ["2e-6"]}) == ["done"]
     monkeypatch.setattr("analysis_helpers.execution.sweep.package_digest", lambda: "of another version")
     assert statuses(*arguments, {"eta": ["2e-6"]}) == ["done"]
+
+
+def test_a_second_sweep_of_other_values_adds_its_rows_and_leaves_out_what_has_changed_since(
+    tmp_path: Path, folder: Path
+) -> None:
+    path = write_notebook(folder / "tiny.ipynb", BODY, figure=True)
+    for eta in ("1e-6", "2e-6"):
+        assert sweep(tmp_path / "out", folder, "--eta", eta).exit_code == 0
+    assert pd.read_csv(tmp_path / "out" / "results.csv")["param.eta"].dropna().unique().tolist() == [2e-6, 1e-6]
+    assert runlog(tmp_path / "out")["status"].tolist() == ["done", "unchanged"]
+    pages = [f"pages/tiny_eta={eta}_etas={eta}.html" for eta in ("1e-06", "2e-06")]
+    assert set(pages) <= set(links(tmp_path / "out" / "index.html"))
+    write_notebook(path, BODY + "\n# changed")
+    log = run_copies("sweep", folder, tmp_path / "out", {"eta": ["2e-6"]})
+    assert log["status"].tolist() == ["done", "skipped"]
+    assert "changed" in log["reason"][1]
 
 
 def test_changed_data_run_again(tmp_path: Path) -> None:
@@ -299,10 +314,14 @@ def test_the_first_page_of_a_report_is_its_first_notebook_with_links_to_the_othe
     index = tmp_path / "index.html"
     pages = [f"pages/{name}.html" for name in runlog(tmp_path)[lambda log: log["status"] == "done"]["notebook"]]
     assert len(pages) >= 8
-    assert [link for link in links(index) if link.startswith("pages/")] == pages + pages[1:]  # header, table of 00
+    # In the text, in its table, and at the foot.
+    assert [link for link in links(index) if link.startswith("pages/")] == pages[1:2] + pages[1:] + pages
     assert notices(index) == []
     cells = nbformat.read(NOTEBOOKS[0], as_version=4).cells
-    assert text(index).count("<details") == [cell.cell_type for cell in cells].count("code")
+    tags = [cell.metadata.get("tags", []) for cell in cells if cell.cell_type == "code"]
+    folded = len([tag for tag in tags if "repeated" not in tag]) + len([tag for tag in tags if "folded" in tag])
+    assert text(index).count("<details") == folded
+    assert text(index).count("Is the step linear? Yes") == 1  # everything once
     for page in tmp_path.rglob("*.html"):
         local = [link for link in links(page) if ":" not in link]
         assert [link for link in local if not (page.parent / link).is_file()] == []
@@ -390,6 +409,37 @@ def test_results_have_a_row_an_estimate_with_ten_significant_digits(tmp_path: Pa
     log = runlog(tmp_path)[["status", "reason", "seconds", "version", "digest", "parameters"]]
     same = [1.235, "1.2.3", "0123456789ab", '{"eta": 1e-06, "label": "plain"}']
     assert log.to_numpy()[1:].tolist() == [["done", "", *same], ["failed", "ValueError: after the result", *same]]
+
+
+def test_equal_reruns_give_one_row_without_the_parameters_that_did_not_matter(tmp_path: Path) -> None:
+    made = [rerun(tmp_path, f"a{eta}", {"value": 1.0}, eta=eta, n=4) for eta in (1e-6, 2e-6)]
+    first_page(tmp_path, *made, rerun(tmp_path, "b", {"value": 2.0}, eta=1e-6, n=4))
+    rows = (tmp_path / "results.csv").read_text().splitlines()
+    assert rows == ["notebook,param.eta,param.n,value", "note,,4,1", "note,1e-06,4,2"]
+
+
+def test_the_data_root_is_as_it_was_given_in_tables_and_at_the_foot_of_each_page_with_a_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parameters = 'data_root: str = "."  # data'
+    result = {"notebook": "tiny", "parameters": {"data_root": str(tmp_path)}, "rows": [{"value": 1.0}]}
+    folder = write_notebook(tmp_path / "n" / "tiny.ipynb", f"{result}", parameters=parameters).parent
+    notebook = nbformat.read(folder / "tiny.ipynb", as_version=4)
+    notebook.cells[2].outputs = [nbformat.v4.new_output("display_data", {RESULT_MIME: result, "text/plain": ""})]
+    nbformat.write(notebook, folder / "tiny.ipynb")
+    feet = []
+    for content in ("{}", "{ }"):
+        (tmp_path / "d" / "E_1" / "r").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / "E_1" / "r" / "results.json").write_text(content)
+        run_copies("report", folder, tmp_path / "out", {"data_root": ["../" + tmp_path.name + "/d"]})
+        given = f"../{tmp_path.name}/d"
+        assert pd.read_csv(tmp_path / "out" / "results.csv")["param.data_root"].tolist() == [given]
+        assert given in runlog(tmp_path / "out")["parameters"][0]
+        pages = [text(path).partition("page-foot")[2] for path in (tmp_path / "out").rglob("*.html")]
+        assert all(given in foot and __version__ not in foot and "1.2.3" in foot for foot in pages)
+        feet += re.findall(r"\(digest (\w+)\)\.</p>", pages[0])
+    assert len(set(feet)) == 2  # of the contents
 
 
 def test_the_map_of_verdicts_comes_first_then_figures_then_the_table(tmp_path: Path) -> None:
