@@ -95,7 +95,7 @@ def test_the_check_of_health_follows_into_tables_sentences_and_verdicts(
     assert rows["value"].tolist() == [np.mean(r.token_counts == r.token_counts.max()) for r in small_runs.values()]
     overview = health_overview(table).set_index("check")
     assert overview.loc["cut_off_share", "flagged"] == "run_01; run_02; run_03; run_04"
-    assert "cut_off_share 0.59 to 0.613 in run_01" in " ".join(verdict(small_runs, 1.6e-6, 64).reasons)
+    assert "cut_off_share 0.59 to 0.613 (limit 0.1) in run_01" in " ".join(verdict(small_runs, 1.6e-6, 64).reasons)
     of_other_lengths = run_health({"run_01": random_run(200)}).set_index("check")
     assert not of_other_lengths.loc["cut_off_share", "flag"]
 
