@@ -2,8 +2,6 @@
 
 from .decomposition import decompose_err_rel as decompose_err_rel, decomposition_table as decomposition_table
 from .health import (
-    FULL_SUPPORT as FULL_SUPPORT,
-    LEAST_SUPPORT as LEAST_SUPPORT,
     OFF_POLICY_CHECKS as OFF_POLICY_CHECKS,
     findings as findings,
     run_health as run_health,

@@ -445,7 +445,8 @@ def findings(runs: Runs, etas: Sequence[float] | None = None) -> Iterator[Findin
 def cause_of_off_policy(support: float, vocabulary: int | None) -> SamplerCause:
     """Return what a bound on the tokens that the sampler could draw says of why sequences are off-policy.
 
-    "not truncated": temperature, precision or another model version. Small vocabularies do not tell them apart.
+    "not truncated": temperature, precision or another model version. In a vocabulary of a thousand tokens the bounds
+    are lower, and a small one does not tell the causes apart.
 
     Examples
     --------
@@ -454,10 +455,10 @@ def cause_of_off_policy(support: float, vocabulary: int | None) -> SamplerCause:
     """
     if math.isnan(support):
         return "unknown"
-    if support > FULL_SUPPORT:
+    size = math.inf if vocabulary is None else vocabulary
+    if support > min(FULL_SUPPORT, size / 5) and size > FULL_SUPPORT:
         return "not truncated"
-    enough_tokens = vocabulary is None or vocabulary > FULL_SUPPORT
-    return "truncated" if support < LEAST_SUPPORT and enough_tokens else "either"
+    return "truncated" if support < min(LEAST_SUPPORT, size / 15) and size > FULL_SUPPORT else "either"
 
 
 def unsound_flags(checked: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray
+from .._checks import FloatArray, frozen
 
 CONFIDENCE = 0.9
 """Level of the intervals of means, tau, spreads and plans."""
@@ -137,6 +138,13 @@ class ConfidenceDistribution:
 
 def reach_of_means(taus: FloatArray, tolerance: float, probability: float) -> FloatArray:
     """Return for each tau the largest mean at which ``P(|N(mean, tau^2)| <= tolerance) >= probability``; 0 for none."""
+    reach: FloatArray = np.interp(taus, *_reaches(tolerance, probability), right=0.0)
+    return reach
+
+
+@lru_cache(maxsize=8)  # the same tolerance is asked for again and again
+def _reaches(tolerance: float, probability: float) -> tuple[FloatArray, FloatArray]:
+    """Return a grid of taus, and for each the reach of `reach_of_means`."""
     from scipy.special import ndtr
 
     grid = np.linspace(0, tolerance / normal_quantile(probability), _REACHES)
@@ -146,8 +154,7 @@ def reach_of_means(taus: FloatArray, tolerance: float, probability: float) -> Fl
         middle = (low + high) / 2
         inside = ndtr((tolerance - middle) / sds) - ndtr((-tolerance - middle) / sds) >= probability
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    reach: FloatArray = np.interp(taus, grid, low, right=0.0)
-    return reach
+    return frozen(grid), frozen(low)
 
 
 def pool(values: FloatArray, variances: FloatArray, common_error: float = 0.0) -> Pool:

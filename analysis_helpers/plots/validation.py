@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..inference import FULL_SUPPORT, LEAST_SUPPORT
 from . import style
 
 
@@ -105,13 +104,12 @@ def plot_samplers(table: pd.DataFrame) -> Figure:
         ax.invert_yaxis()
     style.zero_line(excess)
     support.set_xscale("log")
-    support.axvspan(LEAST_SUPPORT, FULL_SUPPORT, color=style.COLOURS["guide"], alpha=0.25, label="either")
     inflation.axvline(1, color=style.COLOURS["guide"], linewidth=0.8)
     off = table[table["excess"] > table["excess"].iloc[0]]
     cut = table[table["truncated"] > 0.5]
     style.describe(excess, "sampled tokens are too probable", "log-probability excess (nats per token)")
     found = f"{cut['support_low'].min():.0f} to {cut['support_high'].max():.0f} tokens where the sampler truncates"
-    style.describe(support, found, "support: tokens drawn at a position, at least (5 to 95% of runs)")
+    style.describe(support, found, "support (tokens; bars: 5 to 95% of runs)")
     factor = f"the linear change is {off['linear'].min():.1f} to {off['linear'].max():.1f} times the exact one"
     style.describe(inflation, factor, "linear change over the exact change (bars: 2 SE)", columns=3)
     return figure

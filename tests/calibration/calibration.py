@@ -212,12 +212,12 @@ _DRAWS: dict[str, tuple[Callable[[int], pd.DataFrame], ...]] = {
     "enough": (lambda seed: enough_records(SIZES, tau=0.2, count=EIGHTH, seed=seed),),
     "contradictions": (lambda seed: contradiction_records([0.0, _sampling_sd()], count=EIGHTH, seed=seed),),
     "answers": (
-        lambda seed: answer_records(count=2, seed=seed),
-        lambda seed: world_answer_records(count=1, seed=seed),
+        lambda seed: answer_records(count=8, seed=seed),
+        lambda seed: world_answer_records(count=8, seed=seed),
     ),
-    "updates": (lambda seed: coverage_records(count=2, seed=seed),),
+    "updates": (lambda seed: coverage_records(count=8, seed=seed),),
     "singles": (lambda seed: single_records(count=PER_CHUNK // 10, seed=seed),),
-    "chances": (lambda seed: chance_records(count=2, seed=seed),),
+    "chances": (lambda seed: chance_records(count=13, seed=seed),),
     "soundness": (lambda seed: soundness_records(count=PER_CHUNK // 16, seed=seed),),
     "samplers": (lambda seed: sampler_records(count=2, seed=seed),),
 }

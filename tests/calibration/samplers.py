@@ -54,7 +54,9 @@ def sampler_records(*, count: int, seed: int) -> pd.DataFrame:
                     ETA * run.delta_h_per_lr,
                 )
                 shares = [value / change for value in estimates]
-                rows.append((sampler, n, excess, support, flagged, cause_of_off_policy(support, None), *shares))
+                rows.append(
+                    (sampler, n, excess, support, flagged, cause_of_off_policy(support, run.vocabulary), *shares)
+                )
     names = ["sampler", "n", "excess", "support", "flagged", "cause", "true", "matched", "linear"]
     return pd.DataFrame(rows, columns=names)
 
@@ -66,7 +68,7 @@ def sampler_table(records: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Columns sampler, n, runs, excess (mean), support_low, support, support_high (5, 50 and 95 %), flagged,
-        truncated, not_truncated (shares of runs: flagged, and so diagnosed where flagged), true, matched, linear (means
+        truncated, not_truncated (shares of runs: flagged, and flagged with that cause), true, matched, linear (means,
         over the exact change), linear_error (Monte-Carlo error).
     """
     groups = records.groupby(["sampler", "n"], sort=False)

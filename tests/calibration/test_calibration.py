@@ -185,6 +185,22 @@ def test_bias_is_in_units_of_the_true_change() -> None:
     assert table["batches"].tolist() == [2, 2]
 
 
+def test_a_truncating_sampler_is_told_from_another_temperature_and_biases_the_linear_change_alone() -> None:
+    table = STORED["samplers"].set_index(["sampler", "n"])
+    assert (table["runs"] == 2 * calibration.CHUNKS).all()
+    on_policy, large = table.loc["all tokens"], table.xs(2048, level="n")
+    assert (on_policy["flagged"] <= 0.01 + 4 * np.sqrt(0.01 / on_policy["runs"])).all()
+    assert (large["flagged"].drop("all tokens") == 1).all()  # found in every run of 2048
+    cut = ["top_k 50", "top_k 20", "top_p 0.995"]
+    assert (table["truncated"].loc[cut] == table["flagged"].loc[cut]).all()  # and always for its true cause
+    assert (table["truncated"].loc[["temperature 0.97"]] == 0).all()
+    assert table["support_high"].loc[cut].max() < 1000 / 15 < table["support_low"].drop(cut, level="sampler").min()
+    # True and matched changes are hardly affected, the linear change is clearly too large.
+    assert large.loc[cut, ["true", "matched"]].to_numpy() == pytest.approx(1, abs=0.03)
+    assert (large["linear"] > 1 + 2 * large["linear_error"]).drop("all tokens").all()
+    assert abs(large["linear"]["all tokens"] - 1) < 4 * large["linear_error"]["all tokens"]
+
+
 def test_every_check_has_a_fault_that_should_raise_it() -> None:
     wanted = {check for condition in calibration.FAULTY.values() for check in condition.wanted}
     assert wanted == set(CHECKS) - {"support"}  # which raises no flag: the table of samplers is about it

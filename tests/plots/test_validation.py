@@ -1,7 +1,10 @@
+import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.patches import StepPatch
 
-from analysis_helpers.plots import plot_calibration
+from analysis_helpers.plots import plot_calibration, plot_samplers
+from analysis_helpers.synthetic import read_calibration
 
 
 def test_a_calibration_is_drawn_as_coverage_and_percentiles_with_what_was_found() -> None:
@@ -15,3 +18,13 @@ def test_a_calibration_is_drawn_as_coverage_and_percentiles_with_what_was_found(
     assert all(share in right.get_title() for share in ("40.0%", "60.0%"))
     [stairs] = [patch for patch in right.patches if isinstance(patch, StepPatch)]
     assert stairs.get_data()[0].tolist() == [0.4, 0.6]
+
+
+def test_samplers_are_set_beside_each_other_by_excess_support_and_linear_change() -> None:
+    table = read_calibration()["samplers"]
+    excess, support, inflation = plot_samplers(table).axes
+    names = table["sampler"].drop_duplicates().tolist()
+    for ax, column in ((excess, "excess"), (support, "support"), (inflation, "linear")):
+        assert [label.get_text() for label in ax.get_yticklabels()] == names
+        drawn = np.concatenate([container[0].get_xdata() for container in ax.containers])
+        assert sorted(drawn) == pytest.approx(sorted(table[column]))
