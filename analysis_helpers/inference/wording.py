@@ -179,23 +179,22 @@ def _per_cent(error: Mapping[str, float]) -> str:
 _MISMATCH = "the sampler had another temperature or precision, or was another version of the model"
 _CAUSES = {
     "truncated": (
-        ": the sampler drew from about {support:.0f}{of_vocabulary} tokens at each position{if_larger}; matched and "
-        "the true change are hardly affected (1 % in simulation), the recorded linear change can be far off"
+        ": the sampler drew from about {support:.0f}{of_vocabulary} tokens at each position{if_larger}. Matched and "
+        "the true change are hardly affected (1 % in simulation), the recorded linear change can be far off. {options}"
     ),
     "not truncated": (
-        ": {mismatch}, as it drew from at least {support:,.0f} tokens at each position; every change is one of other "
-        "sequences, the recorded linear change is affected most"
+        ": {mismatch}, as it drew from at least {support:,.0f} tokens at each position. Every change is biased, the "
+        "recorded linear change most"
     ),
-    "either": ": the sampler truncates, or {mismatch} (at least {support:.0f} tokens at each position)",
-    "unknown": "; min_logp, which shows whether the sampler truncates, is not recorded",
+    "either": ": the sampler truncates, or {mismatch} (at least {support:.0f} tokens at each position). {options}",
+    "unknown": ". min_logp, which shows whether the sampler truncates, is not recorded. {options}",
 }
-_ALL_TOKENS = (
-    "draw from all tokens: transformers' generate keeps 50 (top_k) unless told otherwise: pass top_k=0, top_p=1.0, "
-    "min_p=None, temperature=1.0; TRL: GRPOConfig(top_k=0, top_p=1.0, min_p=None); vLLM: SamplingParams(top_k=-1, "
-    "top_p=1.0, min_p=0.0), and --generation-config vllm for a server, as the model's generation_config.json may set "
-    "others"
+_OPTIONS = (
+    "Options that keep all tokens: transformers, generate(top_k=0, top_p=1.0, min_p=0); TRL, GRPOConfig(top_k=0, "
+    "top_p=1.0); vLLM, SamplingParams(top_k=-1, top_p=1.0). A generation_config.json may set others"
 )
-_SAME_POLICY = "sample at temperature 1 (or measure at the temperature of sampling), from the same weights and dtype"
+_ALL_TOKENS = "sample from all tokens (transformers: top_k=0, top_p=1.0, min_p=0; it keeps 50 tokens by default)"
+_SAME_POLICY = "sample from the policy that is differentiated: same temperature, weights and dtype"
 _REMEDIES = {
     "truncated": _ALL_TOKENS,
     "not truncated": _SAME_POLICY,
@@ -221,6 +220,7 @@ _PARTS: dict[str, Callable[[_Values], Any]] = {
     "cause_words": lambda values: _CAUSES[values["cause"]].format_map(values),
     "remedy": lambda values: _REMEDIES[values["cause"]],
     "mismatch": lambda _: _MISMATCH,
+    "options": lambda _: _OPTIONS,
     "of_vocabulary": lambda values: f" of {values['vocabulary']:,}" if values["vocabulary"] else "",
     "if_larger": lambda values: (
         ": it truncates" if values["vocabulary"] else "; if the vocabulary is larger, it truncates"
@@ -268,7 +268,7 @@ WORDS = {
     "health": "health: {flag}",
     # next steps
     "fix_runs": "fix or exclude the runs named above",
-    "fix_sampler": "fix the sampler, for an unbiased recorded linear change: {remedy}",
+    "fix_sampler": "{remedy}: the recorded linear change then has no bias from sampling",
     "larger_etas": "measure larger etas on the same sequences: this makes nonlinearity more precise at every eta",
     "use_matched": (
         "use the matched linear change (the exact derivative on the same sequences), not the recorded one: knowing its "
@@ -285,7 +285,7 @@ WORDS = {
         "the mean on other prompts: runs share prompts, and with them {share:.0%} of a run's squared standard error"
     ),
     "few_prompts": "precise standard errors: a run has only {prompts} prompts",
-    "tau": "how much updates differ; with {count:,} large run{s} tau is hardly known{bounds}",
+    "tau": "how much updates differ; with {count:,} large run{s} tau is poorly known{bounds}",
     "other_etas": "agreement between etas: step sizes within a run share sequences and are not independent",
     "true_change_closer": "the true change to better than ±{relative:.0%}",
     "independence": "that sequences are independent (prompts sampled more than once?): no prompt ids are recorded",
