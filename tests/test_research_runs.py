@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import analysis_helpers as ah
 from analysis_helpers import Runs
 from analysis_helpers.inference.decomposition import pool_decomposition
+from analysis_helpers.inference.health import support_of
+from analysis_helpers.inference.origin import same_states_error
 from analysis_helpers.inference.prediction import agreement_with_prediction, pooled_err_rel
 from analysis_helpers.runs.json import encode_run, parse_run
 from tests.building import known
@@ -88,3 +91,28 @@ def test_health_shows_score_and_precision_floor(large: Runs) -> None:
     assert set(flagged["check"]) == {"score_z", "log_probability_excess_z", "noise_share"}
     assert flagged.loc[flagged["check"] == "noise_share", ["run", "eta"]].to_numpy().tolist() == [["run_02", 1.6e-6]]
     assert sorted(flagged.loc[flagged["check"] == "score_z", "run"]) == ["run_01", "run_02"]
+
+
+def test_the_sampler_kept_about_fifty_tokens(large: Runs, small: Runs) -> None:
+    supports = [support_of(Runs({name: run})) for runs in (large, small) for name, run in runs.items()]
+    assert supports == pytest.approx([23.8, 25.6, 50.9, 43.5, 27.7, 26.1, 15.9, 17.1], abs=0.06)
+    found = ah.verdict(large, ETAS[0], 256)
+    [note] = [note for note in found.recorded.notes if note.code == "off_policy"]
+    assert (note.values["cause"], round(note.values["support"])) == ("truncated", 36)
+
+
+def test_the_change_on_the_same_states_and_the_error_of_the_derivative_there(large: Runs, small: Runs) -> None:
+    tables = [ah.change_by_origin(runs, [ETAS[0]]).query("part == 'same states'") for runs in (large, small)]
+    same = pd.concat([table.iloc[:-1] for table in tables])
+    published = [-0.9031, -0.8826, -0.7959, -0.6709, -0.6988, -0.5730, -0.7611, -0.7659]
+    assert 1e3 * same["true"].to_numpy() == pytest.approx(published, abs=6e-5)
+    errors = [0.0092, 0.0083, 0.0081, 0.0072, 0.0186, 0.0171, 0.0237, 0.0214]
+    assert 1e3 * same["true_se"].to_numpy() == pytest.approx(errors, abs=2e-4)  # published with the gradient's
+    off = (same["error"] / same["true"]).to_numpy()[:4]
+    assert off == pytest.approx([-0.0222, -0.0275, -0.0139, -0.0350], abs=6e-5)
+    pooled = ah.change_by_origin(large, [ETAS[0]]).tail(3).set_index("part")[["true", "true_se"]]
+    assert 1e3 * pooled.loc["same states"].to_numpy() == pytest.approx([-0.81, 0.05], abs=0.006)
+    assert 1e3 * pooled["true"].to_numpy() == pytest.approx([-0.81, -0.41, -1.23], abs=0.006)
+    told = known(same_states_error(large, ETAS[0])).errors
+    stated = [number for each in told.values() for number in (each.mean, each.se)]
+    assert stated == pytest.approx([-0.025, 0.004, -0.018, 0.001], abs=6e-4)

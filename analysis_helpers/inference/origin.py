@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,6 @@ from ..runs import Run, Runs
 from .prediction import PooledEstimate
 from .random_effects import Pool
 
-Part = Literal["same states", "other states", "total"]
 _NAMES = ("true", "linear", "error")
 
 
