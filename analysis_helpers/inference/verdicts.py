@@ -618,15 +618,19 @@ def _steps(evidence: Evidence, goal: Goal, linear: Answer, recorded: Answer) -> 
     if evidence.adjusted is None:
         yield Note("record_score")
     behind = {"linear": (linear, evidence.nonlinearity.get(linear.estimator)), "recorded": (recorded, evidence.ratio)}
-    for question, (answer, estimate) in behind.items():
-        if answer.answer == "cannot tell" and estimate is not None and not answer.doubts:
-            yield _more_runs(question, estimate, goal)
+    unsettled = {
+        question: estimate
+        for question, (answer, estimate) in behind.items()
+        if answer.answer == "cannot tell" and estimate is not None and not answer.doubts
+    }
+    if unsettled and len(evidence.runs) == 1:
+        yield Note("other_updates")
+    else:
+        yield from (_more_runs(question, estimate, goal) for question, estimate in unsettled.items())
 
 
 def _more_runs(question: str, estimate: PooledEstimate, goal: Goal) -> Note:
     """Return the chances that more runs like these would give an answer."""
-    if len(estimate.values) == 1:
-        return Note("other_updates", values={"question": question})
     outlook = chances(estimate, goal)
     if outlook is None:
         return Note("more_runs_in_vain", values={"question": question})

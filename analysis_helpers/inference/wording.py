@@ -275,7 +275,7 @@ WORDS = {
         "error to ±{tolerance:.0%} takes {matched_size} sequences, not {ratio_n:,}"
     ),
     "record_score": "record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv",
-    "other_updates": "measure other updates (prompts may be the same): one run does not show {whether} in general",
+    "other_updates": "measure other updates (prompts may be the same): one run shows only its own",
     "more_runs": (
         "{count:,} more run{s} like these: {either:.0%} chance of settling {whether} (yes {yes:.0%}, no {no:.0%})"
     ),

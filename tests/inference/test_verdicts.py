@@ -88,7 +88,7 @@ def test_one_run_answers_for_its_own_update_and_knows_no_interval_of_a_size(larg
         assert answer.required_n is not None
         assert answer.answer == "cannot tell"
         assert math.isnan(answer.low)
-    assert codes(found.steps).count("other_updates") == 2
+    assert codes(found.steps).count("other_updates") == 1
     far = verdict(off_by(one, [3.0]), ETA, 256).recorded
     assert (far.answer, far.notes[0].values["answer"]) == ("no", "no")
 

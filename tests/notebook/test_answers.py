@@ -114,6 +114,7 @@ def test_the_first_step_alone_is_what_to_do_next(large_runs: Runs) -> None:
     for tolerance in (0.25, 9.0):
         found = ah.verdict(large_runs, ETAS[0], 64, tolerance=tolerance)
         assert (found.next_steps[:1] or ("nothing",))[0] in describe_verdict(found)[-1]
+        assert not set(found.next_steps[1:]) & set(describe_verdict(found))
 
 
 def test_where_the_change_comes_from_adds_up(large_runs: Runs) -> None:
