@@ -209,11 +209,11 @@ def describe_plans(
         The goal.
     """
     goal = f"±{tolerance:g} with probability {probability:.0%}"
-    by = ", ".join(f"{_size(row.sequences)} by {row.estimator}" for row in estimators.itertuples())
-    sizes = []
+    by = ", ".join(f"{sizes(row.sequences, None, None)} by {row.estimator}" for row in estimators.itertuples())
+    small = []
     for eta, n, low, high in plans[["eta", "n", "low", "high"]].itertuples(index=False):
         interval = "" if pd.isna(low) else f" ({_size(low)} to {_size(high)})"
-        sizes.append(f"{_size(n)} at eta {eta:g}{interval}")
+        small.append(f"{'no size is enough' if pd.isna(n) else _size(n)} at eta {eta:g}{interval}")
     ends = budget[budget["runs"].isin([budget["runs"].min(), budget["runs"].max()])].to_dict("records")
     splits = [
         f"{end['se']:.2g} in {counted(end['runs'], 'run')} ({end['se_low']:.2g} to {end['se_high']:.2g})"
@@ -221,8 +221,8 @@ def describe_plans(
     ]
     of_mean = f"{budget['sequences_each'].max():,} sequences (over the 90% interval of tau)"
     return [
-        f"Sequences to estimate the error to {goal}: {by}.",
-        f"Sequences for err_rel of a fresh run within ±{tolerance:g} of 0: {', '.join(sizes)}.",
+        f"Sequences to know the error to {goal}: {by}.",
+        f"For err_rel of a fresh run to lie within ±{tolerance:g} of zero: {', '.join(small)}.",
         f"SE of the mean err_rel from {of_mean}: {', '.join(splits)}.",
     ]
 

@@ -82,7 +82,7 @@ def test_plans_state_sizes_or_that_there_is_none(large_runs: Runs) -> None:
     assert {*map(float, plans["n"]), *map(float, estimators["sequences"])} <= set(found)
     none = inference.plan_batch_sizes(large_runs, ETAS[:1], tolerance=1e-6)
     said = " ".join(describe_plans(none, estimators, budget, 1e-6, 0.9))
-    assert "unbounded at eta" in said
+    assert "no size is enough at eta" in said
     assert "unbounded to" not in said
 
 
