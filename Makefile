@@ -80,8 +80,11 @@ lint: $(READY) ## Check style and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-lab: $(READY) ## Open JupyterLab on the notebooks, at the one to start with
-	$(RUN) -m jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb
+# In containers the user is often root, which JupyterLab refuses unless it is told.
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+lab: $(READY) ## Open JupyterLab on the notebooks; options by LAB_ARGS, as in LAB_ARGS="--no-browser --ip=0.0.0.0"
+	$(RUN) -m jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb $(ROOT) $(LAB_ARGS)
 
 notebooks: $(READY) ## Run the notebooks in place and store their outputs, all but the one that needs PyTorch
 	$(RUN) $(STORE) $(filter-out $(MEASURE_NOTEBOOK),$(wildcard notebooks/*.ipynb))

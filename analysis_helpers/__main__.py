@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
+from collections.abc import Hashable
 from functools import wraps
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import click
+import pandas as pd
 
 from . import __version__, inventory, verdict, write_run, write_sample_data
 from ._checks import notes_on_runs
-from .notebook import read_parameters, readable
+from .notebook import read_parameters, readable, shown
 from .runs import RESULTS_FILE
 
 
@@ -42,6 +46,7 @@ _PATH = _Path(path_type=Path)
 _FILE = _Path(exists=True, dir_okay=False)
 _FOLDER = _Path(exists=True, file_okay=False)
 _POSITIVE = click.FloatRange(0, min_open=True)
+_MANY_ETAS = 8
 _SAMPLES = "../data_samples"  # beside the notebooks
 _PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -75,8 +80,24 @@ def inventory_command(data_root: str | None) -> None:
     Exits with status 1 if a run has a problem.
     """
     table = inventory(read_parameters({"data_root": data_root or _SAMPLES}).root)
-    click.echo(readable(table))
+    width = shutil.get_terminal_size().columns
+    for row in table.to_dict("records"):
+        click.echo(fill(_of_run(row), width, subsequent_indent="    ", break_on_hyphens=False))
     sys.exit(bool((table["problem"] != "").any()))
+
+
+def _of_run(row: dict[Hashable, Any]) -> str:
+    """Return what the inventory says of a run."""
+    etas = row["etas"]
+    said = {
+        "{} sequences": "" if pd.isna(row["sequences"]) else f"{row['sequences']:,}",
+        "etas {}": shown(etas) if len(etas) <= _MANY_ETAS else f"{etas[0]:g} to {etas[-1]:g} ({len(etas)})",
+        "records {}": row["supports"],
+        "the same content as {}": row["same_as"],
+        "PROBLEM: {}": row["problem"],
+    }
+    name = f"{row['batch']}/{row['run']}".lstrip("/")
+    return f"{name}: {'; '.join(text.format(value) for text, value in said.items() if value)}"
 
 
 @main.command("verdict")

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import analysis_helpers
-from analysis_helpers import Runs, load_runs, verdict
+from analysis_helpers import Runs, load_runs, synthetic_runs, verdict, write_run
 from analysis_helpers.__main__ import main
 from analysis_helpers.execution.sweep import find_notebooks, missing_extra
 from analysis_helpers.runs.json import encode_run
@@ -28,7 +28,7 @@ def test_the_inventory_is_printed_and_a_problem_is_an_exit_status_of_1(
     monkeypatch.setenv("USERPROFILE", str(sample_root.parent))
     result = call("inventory", f"~/{sample_root.name}/")
     assert result.exit_code == 0
-    assert len(result.output.splitlines()) == 9
+    assert result.output.count("sequences;") == 8
     assert "1.6e-06, 3.2e-06" in result.output
     bad = tmp_path / "E_12" / "run_01" / "results.json"
     bad.parent.mkdir(parents=True)
@@ -54,6 +54,20 @@ def test_the_data_root_is_an_argument_or_an_option_and_one_folder(command: str, 
         assert result.exit_code == 2
         assert str(places[-1]) in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_lines_of_the_inventory_fit_the_terminal_whatever_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    etas = [1e-6 * k for k in range(1, 51)]
+    write_run(tmp_path / "E_64" / "run_01" / "results.json", synthetic_runs(1, 64, etas)["run_01"])
+    (tmp_path / "E_64" / "run_02").mkdir()
+    lines = call("inventory", tmp_path).output.splitlines()
+    assert max(map(len, lines)) <= 60
+    said = " ".join(map(str.strip, lines))
+    assert "E_64/run_01: 64 sequences; etas 1e-06 to 5e-05 (50)" in said
+    assert "E_64/run_02: PROBLEM: holds no results.json" in said
 
 
 def test_the_sample_data_are_the_default(sample_root: Path) -> None:

@@ -209,7 +209,8 @@ def describe_plans(
         The goal.
     """
     goal = f"±{tolerance:g} with probability {probability:.0%}"
-    by = ", ".join(f"{sizes(row.sequences, None, None)} by {row.estimator}" for row in estimators.itertuples())
+    needed = zip(estimators["sequences"].tolist(), estimators["estimator"], strict=True)
+    by = ", ".join(f"{sizes(n, None, None)} by {estimator}" for n, estimator in needed)
     small = []
     for eta, n, low, high in plans[["eta", "n", "low", "high"]].itertuples(index=False):
         interval = "" if pd.isna(low) else f" ({_size(low)} to {_size(high)})"

@@ -47,10 +47,11 @@ class ReadableTable:
             return f"<p>{_NO_ROWS}</p>"
         names = list(self.table.columns)
         words = [not all(map(_NUMBER.match, column)) for _, column in self.table.items()]
-        blocks = len(self.table) <= _FEW_ROWS or bool(self.table.map(len).gt(_LONG_TEXT).any(axis=None))
+        long = bool(self.table.map(len).gt(_LONG_TEXT).any(axis=None))
+        blocks = long or len(self.table) <= _FEW_ROWS
         head = _row("th", names, words)
         body = "\n".join(_row("td", row, words, names if blocks else ()) for row in self.table.to_numpy())
-        kind = ' class="blocks"' if blocks else ""
+        kind = f' class="blocks{" long" * long}"' if blocks else ""
         return f"<table{kind}>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>{self._rest()}"
 
     def _rest(self) -> str:
