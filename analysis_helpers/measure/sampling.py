@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import json
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from .._checks import FloatArray, checked_array, checked_count, checked_prompts
@@ -136,7 +138,7 @@ def sample(
     seed
         Seed of the draws, or several numbers that form a seed, such as ``[seed, rank]``.
     microbatch
-        Sequences per forward pass; prompts of equal length are batched together, so that nothing is padded.
+        Sequences per forward pass; prompts of similar length are batched together.
 
     Raises
     ------
@@ -159,13 +161,13 @@ def sample(
     rows = [_whole(prompt, f"prompts[{i}]", least=0) for i, prompt in enumerate(prompts)]
     lengths = np.array([len(row) for row in rows])
     ends = torch.tensor([] if eos is None else list(eos) if isinstance(eos, Collection) else [eos], dtype=torch.long)
-    alike = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
-    groups = [same[k : k + microbatch] for same in alike for k in range(0, len(same), microbatch)]
+    order = np.argsort(lengths, kind="stable")  # neighbours are of similar length
+    groups = [order[k : k + microbatch] for k in range(0, len(rows), microbatch)]
     sequences, counts, logp = list(rows), np.empty_like(lengths), np.empty(len(rows))
     with undisturbed(model):
         for group in tqdm(groups, desc="sampling", unit="microbatch", disable=None, leave=False):
             streams = np.array([np.random.default_rng([*entropy, i]).random(max_new_tokens) for i in group])
-            ids, counts[group], logp[group] = _generate(model, np.array([rows[i] for i in group]), streams, ends)
+            ids, counts[group], logp[group] = _generate(model, [rows[i] for i in group], streams, ends)
             for i, row in zip(group, ids, strict=True):
                 sequences[i] = row
     return Batch.from_sequences(sequences, lengths, counts, sampler_logp=logp)
@@ -257,31 +259,78 @@ def _prompt_ids(tokenizer: Any, line: bytes, where: str) -> list[int]:
 
 
 def _generate(
-    model: Module, prompts: IntArray, streams: FloatArray, ends: Tensor
-) -> tuple[IntArray, IntArray, FloatArray]:
-    """Return prompts with tokens drawn, how many of these are the response, and the log-probability of that."""
+    model: Module, prompts: Sequence[IntArray], streams: FloatArray, ends: Tensor
+) -> tuple[list[IntArray], IntArray, FloatArray]:
+    """Return prompts with responses, how many tokens these have, and their log-probabilities.
+
+    All rows are at the same position: longer prompts are read, token by token, while responses to shorter ones are
+    drawn. So nothing is padded, and the model needs no mask.
+    """
     device = next(model.parameters()).device
-    ids, draws, ends = (x.to(device) for x in (torch.from_numpy(prompts), torch.from_numpy(streams), ends))
-    fed, remembered = ids, dict[str, Any]()
-    alive, counts, logp = torch.ones_like(ids[:, 0], dtype=torch.bool), torch.zeros_like(ids[:, 0]), 0 * draws[:, 0]
+    draws, ends = torch.from_numpy(streams).to(device), ends.to(device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    first, most = int(lengths.min()), draws.shape[1]
+    ids = pad_sequence([torch.from_numpy(prompt) for prompt in prompts], batch_first=True).to(device)
+    ids = torch.nn.functional.pad(ids, (0, most))
+    counts, logp, cache = torch.zeros_like(lengths), 0 * draws[:, 0], _Cache(model)
+    rows, alive = torch.arange(len(prompts), device=device), torch.ones_like(lengths, dtype=torch.bool)
     head = output_layer(model)
     with nullcontext() if head is None else head.register_forward_pre_hook(lambda _, inputs: inputs[0][:, -1:]):
-        for draw in draws.T:
-            output = called(model, fed, {"use_cache": True, **remembered})
-            name = "cache" if hasattr(output, "cache") else "past_key_values"  # before transformers 5.x
-            remembered = {name: cache} if (cache := getattr(output, name, None)) is not None else {}
-            log_probs = torch.log_softmax(output.logits[:, -1].double(), dim=-1)
-            cumulative = log_probs.exp().cumsum(dim=-1)
-            token = torch.searchsorted(cumulative, draw[:, None] * cumulative[:, -1:], right=True)
-            token = token.clamp(max=log_probs.shape[-1] - 1)  # a draw next to 1 may round up to the total
-            counts += alive
-            logp += alive * log_probs.gather(1, token)[:, 0]
-            alive &= ~torch.isin(token[:, 0], ends)
-            ids = torch.cat((ids, token), dim=1)
+        for at in range(first, ids.shape[1]):
+            token, chance = _drawn(cache.logits(ids[rows, :at]), draws[rows, (at - lengths[rows]).clamp(0, most - 1)])
+            drawing = alive[rows] & (at >= lengths[rows])
+            ids[rows, at] = torch.where(drawing, token, ids[rows, at])
+            counts[rows] += drawing
+            logp[rows] += torch.where(drawing, chance, 0)
+            ended = drawing & (torch.isin(token, ends) | (counts[rows] == most))
+            if ended.any():
+                alive[rows] &= ~ended
+                rows = cache.without_finished(rows, alive)
             if not alive.any():
                 break
-            fed = token if remembered else ids
-    return ids.cpu().numpy(), counts.cpu().numpy(), logp.cpu().numpy()
+    kept = (lengths + counts).tolist()
+    return [row[:k] for row, k in zip(ids.cpu().numpy(), kept, strict=True)], counts.cpu().numpy(), logp.cpu().numpy()
+
+
+def _drawn(logits: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the token at ``draw`` of each row's cumulative distribution, and its log-probability."""
+    top = logits.amax(dim=-1, keepdim=True)
+    cumulative = logits.to(torch.float64, copy=True).sub_(top).exp_()
+    torch.cumsum(cumulative, dim=-1, out=cumulative)  # in place, as new memory takes longer than the sum
+    total = cumulative[:, -1]
+    # A draw next to 1 may round up to the total, and then to a token of probability 0.
+    place = torch.minimum(draw * total, torch.nextafter(total, torch.zeros_like(total)))
+    token = torch.searchsorted(cumulative, place[:, None], right=True)
+    return token[:, 0], (logits.gather(1, token).double() - top)[:, 0] - total.log()
+
+
+class _Cache:
+    """Keys and values of the tokens that a model has read, where it hands them out."""
+
+    def __init__(self, model: Module) -> None:
+        self.model, self.given, self.read = model, dict[str, Any](), 0
+        forward = getattr(model, "get_base_model", lambda: model)().forward  # of an adapter
+        self.takes_positions = "position_ids" in inspect.signature(forward).parameters
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Return the logits after the last of the tokens, the first of which the model may have read before."""
+        given = dict(self.given)
+        if self.given and self.takes_positions:  # some hybrids count from 0 again
+            given["position_ids"] = torch.arange(self.read, ids.shape[1], device=ids.device)[None]
+        output = called(self.model, ids[:, self.read :], {"use_cache": True, **given})
+        name = "cache" if hasattr(output, "cache") else "past_key_values"  # before transformers 5.x
+        if (cache := getattr(output, name, None)) is not None:
+            self.given, self.read = {name: cache}, ids.shape[1]
+        return cast(Tensor, output.logits[:, -1])
+
+    def without_finished(self, rows: Tensor, alive: Tensor) -> Tensor:
+        """Return the rows that go on, and forget the others; all rows where the cache cannot forget some."""
+        for cache in self.given.values():
+            layers = getattr(cache, "layers", ())
+            if type(cache) is not transformers.DynamicCache or any(hasattr(x, "conv_states") for x in layers):
+                return rows
+            cache.batch_select_indices(alive[rows].nonzero()[:, 0])
+        return rows[alive[rows]]
 
 
 def _whole(values: ArrayLike, name: str, *, least: int, size: int | None = None) -> IntArray:

@@ -22,8 +22,11 @@ from analysis_helpers.synthetic.policy import Policy, Sequences
 
 Tensors = Mapping[str, torch.Tensor]
 MODELS = ["gpt2", "llama", "qwen2"]
+HYBRIDS = ["bamba", "falcon_h1"]
 SIZES: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES |= {"num_key_value_heads": 1, "max_position_embeddings": 64, "initializer_range": 0.3}
+SIZES |= {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_d_ssm": 32}
+SIZES |= {"attn_layer_indices": [1]}
 TOKENS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 0, "pad_token_id": None}
 
 

@@ -14,7 +14,7 @@ from scipy.stats import chi2
 
 from analysis_helpers.measure import Batch, drawn_prompts, load_policy, measure, sample
 from tests.building import refused
-from tests.measure.models import MODELS, Plain, known, normal_direction, tiny, tokenizer
+from tests.measure.models import HYBRIDS, MODELS, Plain, known, normal_direction, tiny, tokenizer
 
 PROMPTS = [[1, 5], [1, 5], [3], [2, 4, 6], [1, 5], [2, 4, 6]]
 
@@ -30,6 +30,26 @@ def test_responses_do_not_depend_on_the_microbatch_nor_on_the_cache(name: str) -
     assert rows(sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=3)) == wanted
     assert rows(sample(Plain(model, 1e6), PROMPTS, max_new_tokens=12, eos=0, seed=3)) == wanted
     assert rows(sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=[3, 1])) != wanted
+
+
+def test_prompts_of_any_length_go_together_and_finished_responses_are_left_out() -> None:
+    model, prompts = tiny(), [[2] * k for k in range(1, 21)]
+    seen: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, __, given: seen.append(given["input_ids"].shape), with_kwargs=True)
+    batch = sample(model, prompts, max_new_tokens=8, eos=0, seed=3)
+    ends = batch.prompt_lengths + batch.token_counts
+    assert len(seen) == ends.max() - 1  # after the first token of each, one call for each position
+    assert seen == [(int((ends > at).sum()), 1) for at in range(1, ends.max())]
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_models_with_layers_of_another_kind_than_attention_read_the_same_positions(name: str) -> None:
+    """Their caches keep finished rows; some count positions from 0 again after the prompt."""
+    model = tiny(name).double()
+    batch = sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=3)
+    assert rows(batch) == rows(sample(model, PROMPTS, max_new_tokens=12, eos=0, seed=3, microbatch=1))
+    logp = known(measure(model, batch, normal_direction(model), [1e-6]).logp)
+    np.testing.assert_allclose(known(batch.sampler_logp), logp, atol=1e-3)
 
 
 def test_a_response_ends_with_its_first_eos_or_is_cut() -> None:
