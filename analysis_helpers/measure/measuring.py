@@ -371,7 +371,7 @@ class _Policy(Module):
     def __init__(self, model: Module, batch: Batch, microbatch: int, v: Tensors | None = None) -> None:
         super().__init__()
         _refuse_what_has_no_forward_mode(model)
-        self.model, self.direction, self.whole = model, v or {}, False
+        self.model, self.direction, self.whole, self.temperature = model, v or {}, False, batch.temperature
         self.device = next(model.parameters()).device
         self.steps, counts = Steps(batch.token_counts), batch.token_counts
         starts, positions = self.steps.starts, self.steps.positions
@@ -397,7 +397,9 @@ class _Policy(Module):
         chunk = max(1, _CHUNK // logits.shape[-1])
         parts = []
         for state, target in zip(states[rows, columns].split(chunk), targets.split(chunk), strict=True):
-            values = head(state)
+            values = head(state) / self.temperature
+            if torch.isneginf(values).any():  # of a padded vocabulary; 0 * inf is no entropy
+                values = values.clamp(min=torch.finfo(values.dtype).min)
             log_probs = torch.log_softmax(values, dim=-1, dtype=torch.promote_types(values.dtype, torch.float32))
             entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
             parts.append(torch.stack((log_probs.gather(1, target[:, None])[:, 0], entropy)))

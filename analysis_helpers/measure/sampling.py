@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from .._checks import FloatArray, checked_array, checked_count, checked_prompts
+from .._checks import FloatArray, checked_array, checked_count, checked_number, checked_prompts
 
 IntArray = NDArray[np.int64]
 
@@ -43,6 +43,8 @@ class Batch:
         Whole numbers or texts, shape ``(N,)``: equal for equal prompts, in this batch and in any other.
     sampler_logp
         Log-probability of each response (nats) as the sampler computed it, shape ``(N,)``, or None.
+    temperature
+        T of the policy ``softmax(logits / T)`` that the responses come from, and that `measure` differentiates.
     """
 
     sequences: tuple[IntArray, ...]
@@ -50,6 +52,7 @@ class Batch:
     token_counts: IntArray
     prompt_ids: NDArray[Any]
     sampler_logp: FloatArray | None = None
+    temperature: float = 1.0
 
     @classmethod
     def from_sequences(
@@ -60,10 +63,12 @@ class Batch:
         *,
         prompt_ids: ArrayLike | None = None,
         sampler_logp: ArrayLike | None = None,
+        temperature: float = 1.0,
     ) -> Batch:
-        """Return the batch of sequences from another sampler, such as vLLM.
+        """Return the batch of sequences from another sampler.
 
-        The sequences must come from the very policy that will be differentiated: temperature 1, no top-k, no top-p.
+        The sequences must come from the very policy that will be differentiated: no top-k, no top-p, no min-p, and the
+        temperature given.
 
         Parameters
         ----------
@@ -78,11 +83,14 @@ class Batch:
             process.
         sampler_logp
             The sampler's own log-probability of each response (nats), shape ``(N,)``.
+        temperature
+            T of the policy ``softmax(logits / T)`` that was sampled; 1 for the model as it is.
 
         Raises
         ------
         ValueError
-            If a response or prompt is empty, a sequence is shorter than its lengths say, or a number is not whole.
+            If a response or prompt is empty, a sequence is shorter than its lengths say, a number is not whole, or the
+            temperature is not positive.
 
         Examples
         --------
@@ -102,7 +110,7 @@ class Batch:
             prompt_ids = [_digest(row[:length]) for row, length in zip(rows, prompts, strict=True)]
         groups = checked_prompts(prompt_ids, "prompt_ids", counts)
         logp = None if sampler_logp is None else checked_array(sampler_logp, "sampler_logp", length=size)
-        return cls(sequences, prompts, counts, groups, logp)
+        return cls(sequences, prompts, counts, groups, logp, checked_temperature(temperature))
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -115,11 +123,12 @@ def sample(
     max_new_tokens: int,
     eos: int | Collection[int] | None,
     seed: int | Sequence[int],
+    temperature: float = 1.0,
     microbatch: int = 64,
 ) -> Batch:
     """Return one response to each prompt, drawn from the model's full softmax.
 
-    No temperature, no top-k, no top-p: a response comes from exactly the policy that `measure` differentiates. Each
+    No top-k, no top-p, no min-p: a response comes from exactly the policy that `measure` differentiates. Each
     sequence has its own random stream, so responses do not depend on ``microbatch``. Tokens are drawn by inversion of
     the cumulative distribution (Devroye, 1986), in float64. The model's own state (training mode, hooks, PyTorch's
     random numbers) is left unchanged.
@@ -137,6 +146,8 @@ def sample(
         Token id, or ids, that end a response; the token belongs to the response. None: no token ends it.
     seed
         Seed of the draws, or several numbers that form a seed, such as ``[seed, rank]``.
+    temperature
+        T of the policy ``softmax(logits / T)``; the batch records it, and `measure` measures this policy.
     microbatch
         Sequences per forward pass; prompts of similar length are batched together.
 
@@ -157,6 +168,7 @@ def sample(
     checked_count(len(prompts), "number of prompts")
     checked_count(max_new_tokens, "max_new_tokens")
     checked_count(microbatch, "microbatch")
+    checked_temperature(temperature)
     entropy = np.ravel(seed).tolist()
     rows = [_whole(prompt, f"prompts[{i}]", least=0) for i, prompt in enumerate(prompts)]
     lengths = np.array([len(row) for row in rows])
@@ -167,10 +179,10 @@ def sample(
     with undisturbed(model):
         for group in tqdm(groups, desc="sampling", unit="microbatch", disable=None, leave=False):
             streams = np.array([np.random.default_rng([*entropy, i]).random(max_new_tokens) for i in group])
-            ids, counts[group], logp[group] = _generate(model, [rows[i] for i in group], streams, ends)
+            ids, counts[group], logp[group] = _generate(model, [rows[i] for i in group], streams, ends, temperature)
             for i, row in zip(group, ids, strict=True):
                 sequences[i] = row
-    return Batch.from_sequences(sequences, lengths, counts, sampler_logp=logp)
+    return Batch.from_sequences(sequences, lengths, counts, sampler_logp=logp, temperature=temperature)
 
 
 def drawn_prompts(prompts: Sequence[Sequence[int]], n: int, seed: int | Sequence[int]) -> list[Sequence[int]]:
@@ -259,7 +271,7 @@ def _prompt_ids(tokenizer: Any, line: bytes, where: str) -> list[int]:
 
 
 def _generate(
-    model: Module, prompts: Sequence[IntArray], streams: FloatArray, ends: Tensor
+    model: Module, prompts: Sequence[IntArray], streams: FloatArray, ends: Tensor, temperature: float
 ) -> tuple[list[IntArray], IntArray, FloatArray]:
     """Return prompts with responses, how many tokens these have, and their log-probabilities.
 
@@ -277,7 +289,8 @@ def _generate(
     head = output_layer(model)
     with nullcontext() if head is None else head.register_forward_pre_hook(lambda _, inputs: inputs[0][:, -1:]):
         for at in range(first, ids.shape[1]):
-            token, chance = _drawn(cache.logits(ids[rows, :at]), draws[rows, (at - lengths[rows]).clamp(0, most - 1)])
+            logits = cache.logits(ids[rows, :at]) / temperature
+            token, chance = _drawn(logits, draws[rows, (at - lengths[rows]).clamp(0, most - 1)])
             drawing = alive[rows] & (at >= lengths[rows])
             ids[rows, at] = torch.where(drawing, token, ids[rows, at])
             counts[rows] += drawing
@@ -331,6 +344,13 @@ class _Cache:
                 return rows
             cache.batch_select_indices(alive[rows].nonzero()[:, 0])
         return rows[alive[rows]]
+
+
+def checked_temperature(temperature: float) -> float:
+    """Return a temperature, or raise a `ValueError` if it is not positive and finite."""
+    if checked_number(temperature, "temperature") <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature!r}")
+    return float(temperature)
 
 
 def _whole(values: ArrayLike, name: str, *, least: int, size: int | None = None) -> IntArray:

@@ -14,7 +14,7 @@ from scipy.stats import chi2
 
 from analysis_helpers.measure import Batch, drawn_prompts, load_policy, measure, sample
 from tests.building import refused
-from tests.measure.models import HYBRIDS, MODELS, Plain, known, normal_direction, tiny, tokenizer
+from tests.measure.models import HYBRIDS, MODELS, Plain, assert_same, known, normal_direction, tiny, tokenizer
 
 PROMPTS = [[1, 5], [1, 5], [3], [2, 4, 6], [1, 5], [2, 4, 6]]
 
@@ -77,6 +77,30 @@ def test_responses_come_from_the_softmax() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < chi2.isf(1e-4, 20)
 
 
+def test_a_temperature_is_that_of_the_model_with_its_logits_divided() -> None:
+    model, scaled = tiny().double(), tiny().double()
+    given: dict[str, Any] = {"max_new_tokens": 12, "eos": 0, "seed": 3}
+    scaled.lm_head.register_forward_hook(lambda _, __, logits: logits / 0.6)
+    batch, wanted = sample(model, PROMPTS, temperature=0.6, **given), sample(scaled, PROMPTS, **given)
+    assert rows(batch) == rows(wanted) != rows(sample(model, PROMPTS, **given))
+    v = normal_direction(model)
+    assert_same(measure(model, batch, v, [1e-6]), measure(scaled, wanted, v, [1e-6]), tolerance=1e-10)
+    np.testing.assert_allclose(known(batch.sampler_logp), known(wanted.sampler_logp), rtol=1e-10)
+    other = Batch.from_sequences(batch.sequences, batch.prompt_lengths, batch.token_counts, temperature=0.6)
+    assert_same(measure(model, other, v, [1e-6]), measure(scaled, wanted, v, [1e-6]), tolerance=1e-10)
+
+
+def test_a_vocabulary_padded_with_minus_infinity_is_that_without_the_padding() -> None:
+    model, padded = tiny().double(), tiny().double()
+    padding = torch.nn.functional.pad
+    padded.lm_head.register_forward_hook(lambda _, __, logits: padding(logits, (0, 5), value=-torch.inf))
+    batches = [sample(each, PROMPTS, max_new_tokens=12, eos=0, seed=3) for each in (model, padded)]
+    assert rows(batches[0]) == rows(batches[1])
+    v = normal_direction(model, 1e-2)
+    runs = [measure(each, batches[0], v, [1e-3, 0.3]) for each in (model, padded)]
+    assert_same(*runs, tolerance=1e-12)
+
+
 @pytest.mark.parametrize("cap", [2.0, 1e6])
 def test_the_log_probability_is_that_of_the_policy_as_it_is(cap: float) -> None:
     model = Plain(tiny().double(), cap)
@@ -129,6 +153,8 @@ def test_what_is_no_batch_is_refused() -> None:
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1"),
         ([[11]], {}, "must be below the size of the model's vocabulary, .*, got ids up to 11"),
         ([[1]], {"max_new_tokens": 66, "eos": None}, "prompt and response no longer than its positions"),
+        ([[1]], {"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ([[1]], {"temperature": float("nan")}, "temperature must be finite"),
         ([[1]], {"microbatch": 0}, "microbatch must be a whole number of at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
