@@ -115,6 +115,24 @@ def same_eta(one: float, other: float) -> bool:
         raise ValueError(f"eta must be a number such as 1.6e-06, got {one!r} and {other!r}") from None
 
 
+def as_array(values: Any) -> NDArray[Any]:
+    """Return an array of what holds one: a list, a pandas or pyarrow column, a tensor on any device, with its gradient.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> as_array(pd.Series(["a", "b"])).dtype.kind
+    'U'
+    """
+    if hasattr(values, "detach"):  # a tensor; NumPy has no bfloat16
+        values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
+    elif hasattr(values, "as_py"):  # a list in a column of lists
+        values = values.as_py()
+    array = np.asarray(values)
+    return np.array(array.tolist()) if array.dtype == object and array.ndim == 1 else array
+
+
 def frozen(values: FloatArray) -> FloatArray:
     """Return the array, made read-only."""
     values.flags.writeable = False
@@ -127,7 +145,7 @@ def checked_array(values: ArrayLike, name: str, *, length: int | None = None, lo
     ``lowest`` is 0 where no value may be negative, or a little less to allow for rounding.
     """
     try:
-        array = np.array(values, dtype=np.float64)
+        array = np.array(as_array(values), dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise FieldError(name, f"must hold numbers ({error})") from None
     if array.ndim != 1 or array.size == 0:
@@ -141,7 +159,7 @@ def checked_array(values: ArrayLike, name: str, *, length: int | None = None, lo
 
 def checked_tokens(values: ArrayLike, name: str) -> FloatArray:
     """Return token counts as a read-only float64 copy, or raise a `FieldError`: whole numbers, some positive."""
-    if np.asarray(values).dtype == bool:
+    if as_array(values).dtype == bool:
         raise FieldError(name, "must be counts of tokens", "True and False")
     array = checked_array(values, name, lowest=0.0)
     _refuse(array != np.floor(array), "must be whole numbers", array, name)
@@ -181,7 +199,7 @@ def checked_logp(values: ArrayLike, name: str, tokens: FloatArray) -> FloatArray
 
 def checked_prompts(values: ArrayLike, name: str, tokens: NDArray[Any]) -> NDArray[Any]:
     """Return one whole number or text per sequence."""
-    array = np.array(values)
+    array = np.array(as_array(values))
     if array.dtype.kind not in "iuU" or array.shape != tokens.shape:
         rule = f"must hold one whole number or text for each of the {len(tokens)} sequences"
         raise FieldError(name, rule, f"shape {array.shape} of {array.dtype}")

@@ -47,5 +47,7 @@ from .sampling import (
     drawn_prompts as drawn_prompts,
     load_model as load_model,
     load_policy as load_policy,
+    read_prompts as read_prompts,
+    read_responses as read_responses,
     sample as sample,
 )

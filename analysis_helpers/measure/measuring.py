@@ -49,6 +49,7 @@ from ..runs import RESULTS_FILE, Run, write_run
 from ..synthetic import Baseline, Steps
 from .direction import direction_from_optimizer
 from .sampling import Batch, called, drawn_prompts, output_layer, sample, undisturbed
+from .truncation import warn_if_truncated
 
 Tensors = Mapping[str, Tensor]
 
@@ -115,7 +116,8 @@ def measure(
     Warns
     -----
     RunWarning
-        If the effective sample size is below half of the batch at an eta.
+        If the effective sample size is below half of the batch at an eta, or the sampler of a batch from elsewhere
+        seems to have truncated (p < 0.0001).
 
     Examples
     --------
@@ -139,6 +141,8 @@ def measure(
     longest = batch.token_counts.max()
     if fixed is not None and len(fixed) < longest:
         raise ValueError(f"baseline must have a value for each of the {longest} positions, got {len(fixed)}")
+    if not batch.full_softmax:
+        warn_if_truncated(model, batch)
     h_new, log_weights = {}, {}
     with undisturbed(model):
         start = policy.tokens(0.0)

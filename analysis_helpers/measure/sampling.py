@@ -1,7 +1,8 @@
-"""Responses sampled from a causal language model: models, prompts, batches, and inspection without side effects."""
+"""Responses sampled from a causal language model, here or elsewhere; models, prompts, and looking at a model."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import inspect
 import itertools
@@ -9,7 +10,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,14 +25,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from .._checks import FloatArray, checked_array, checked_count, checked_number, checked_prompts
+from .._checks import (
+    FloatArray,
+    as_array,
+    checked_array,
+    checked_count,
+    checked_number,
+    checked_prompts,
+    warn_about_runs,
+)
 
 IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """N sequences of token ids, each a prompt and a response; made by `sample` or by `Batch.from_sequences`.
+    """N sequences of token ids, each a prompt and a response.
+
+    Made by `sample`; from those of another sampler by `from_sequences`, `from_vllm` or `read_responses`.
 
     Attributes
     ----------
@@ -45,6 +56,8 @@ class Batch:
         Log-probability of each response (nats) as the sampler computed it, shape ``(N,)``, or None.
     temperature
         T of the policy ``softmax(logits / T)`` that the responses come from, and that `measure` differentiates.
+    full_softmax
+        Whether responses are known to come from all tokens, as those of `sample`; `measure` tests others.
     """
 
     sequences: tuple[IntArray, ...]
@@ -53,6 +66,7 @@ class Batch:
     prompt_ids: NDArray[Any]
     sampler_logp: FloatArray | None = None
     temperature: float = 1.0
+    full_softmax: bool = False
 
     @classmethod
     def from_sequences(
@@ -111,6 +125,39 @@ class Batch:
         groups = checked_prompts(prompt_ids, "prompt_ids", counts)
         logp = None if sampler_logp is None else checked_array(sampler_logp, "sampler_logp", length=size)
         return cls(sequences, prompts, counts, groups, logp, checked_temperature(temperature))
+
+    @classmethod
+    def from_vllm(cls, outputs: Sequence[Any], *, temperature: float = 1.0) -> Batch:
+        """Return the batch of what ``LLM.generate`` of vLLM returned; several responses to a prompt are one each.
+
+        vLLM takes top-k, top-p and temperature from the model's ``generation_config.json`` where they are not given:
+        ``SamplingParams(temperature=1.0, top_k=-1, top_p=1.0, min_p=0.0, logprobs=0)``. With ``logprobs`` its own
+        log-probabilities are recorded; at another temperature than 1 they need
+        ``LLM(..., logprobs_mode="processed_logprobs")``.
+
+        Parameters
+        ----------
+        outputs
+            Each with ``prompt_token_ids`` and ``outputs``, and these with ``token_ids`` and ``cumulative_logprob``.
+        temperature
+            That of the ``SamplingParams``.
+
+        Raises
+        ------
+        ValueError
+            If a request was aborted, or what `from_sequences` refuses.
+        """
+        pairs = [(request.prompt_token_ids, each) for request in outputs for each in request.outputs]
+        if stopped := sum(getattr(each, "finish_reason", None) == "abort" for _, each in pairs):
+            raise ValueError(f"outputs must be complete, {stopped} were aborted")
+        logp = [each.cumulative_logprob for _, each in pairs]
+        return cls.from_sequences(
+            [[*prompt, *each.token_ids] for prompt, each in pairs],
+            [len(prompt) for prompt, _ in pairs],
+            [len(each.token_ids) for _, each in pairs],
+            sampler_logp=None if None in logp else logp,
+            temperature=temperature,
+        )
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -182,7 +229,8 @@ def sample(
             ids, counts[group], logp[group] = _generate(model, [rows[i] for i in group], streams, ends, temperature)
             for i, row in zip(group, ids, strict=True):
                 sequences[i] = row
-    return Batch.from_sequences(sequences, lengths, counts, sampler_logp=logp, temperature=temperature)
+    batch = Batch.from_sequences(sequences, lengths, counts, sampler_logp=logp, temperature=temperature)
+    return replace(batch, full_softmax=True)
 
 
 def drawn_prompts(prompts: Sequence[Sequence[int]], n: int, seed: int | Sequence[int]) -> list[Sequence[int]]:
@@ -201,15 +249,13 @@ def load_policy(
     model
         Name or folder of a causal language model of transformers, with its tokenizer.
     prompts
-        File with one prompt per line, as JSON: ``{"prompt": "text"}``, or a conversation, for the chat template:
-        ``{"prompt": [{"role": "user", "content": "text"}]}``. "tiny" for both: a GPT-2 of 24 tokens with random
-        weights, in float64, with its 10,648 prompts of four tokens; PyTorch is set to one thread,
-        as more threads are slower there.
+        File of prompts, see `read_prompts`. "tiny" for both: a GPT-2 of 24 tokens with random weights, in float64, with
+        its 10,648 prompts of four tokens; PyTorch is set to one thread, as more threads are slower there.
 
     Raises
     ------
     ValueError
-        If a line has no prompt or an empty one, there are no prompts, or the model names no token that ends a response.
+        If the file of prompts is refused, or the model names no token that ends a response.
     OSError
         If a file or the model is missing.
 
@@ -222,11 +268,7 @@ def load_policy(
     if str(model) == str(prompts) == "tiny":
         torch.set_num_threads(1)
         return _tiny_model(), [[1, *tokens] for tokens in itertools.product(range(2, 24), repeat=3)], [0]
-    lines = Path(prompts).read_bytes().splitlines()  # as text it would be cut at more than line ends
-    policy, tokenizer = load_model(model), transformers.AutoTokenizer.from_pretrained(model)
-    rows = [_prompt_ids(tokenizer, line, f"{prompts}, line {k}") for k, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
-        raise ValueError(f"prompts must hold at least one prompt, got none in {prompts}")
+    rows, policy = read_prompts(prompts, model), load_model(model)
     end = policy.generation_config.eos_token_id
     if end is None:
         raise ValueError("model must name the token that ends a response (eos_token_id of its generation config)")
@@ -254,20 +296,99 @@ def _tiny_model() -> Any:
         return transformers.GPT2LMHeadModel(config).train(False).double()
 
 
-def _prompt_ids(tokenizer: Any, line: bytes, where: str) -> list[int]:
-    try:
-        prompt = json.loads(line)["prompt"]
-    except (ValueError, TypeError, KeyError):
-        prompt = None
-    ids: list[int] = []
-    if isinstance(prompt, list):
-        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-    elif isinstance(prompt, str):
-        ids = tokenizer(prompt)["input_ids"]
-    if not ids:
-        rule = 'must be an object with "prompt", a text or a list of messages, of at least one token'
-        raise ValueError(f"{where}: {rule}, got {line[:60].decode(errors='replace')}")
-    return list(ids)
+def read_prompts(path: str | os.PathLike[str], model: str | os.PathLike[str]) -> list[list[int]]:
+    """Return the token ids of the prompts in a file, one per line, as JSON (UTF-8 or UTF-16).
+
+    A line is a text, ``{"prompt": "text"}`` or ``"text"``; a conversation, for the chat template:
+    ``{"prompt": [{"role": "user", "content": "text"}]}``; or token ids, ``{"prompt": [1, 15043, 3186]}``. The tokenizer
+    is that of the model.
+
+    Raises
+    ------
+    ValueError
+        If a line is none of these or has no token, or there are no prompts.
+    OSError
+        If the file or the tokenizer is missing.
+
+    Warns
+    -----
+    RunWarning
+        If prompts begin with the token that begins a text twice, or end with one that ends it.
+    """
+    tokenizer, rows = transformers.AutoTokenizer.from_pretrained(model), {}
+    for where, line in _json_lines(path):
+        rows[where] = _prompt_ids(tokenizer, line.get("prompt") if isinstance(line, dict) else line)
+        if not rows[where]:
+            rule = 'must be a text, or an object with "prompt": a text, a list of messages or of token ids, not empty'
+            raise ValueError(f"{where}: {rule}, got {json.dumps(line)[:60]}")
+    for fault, odd in (
+        ("begin twice with the token that begins a text", [tokenizer.bos_token_id] * 2),
+        ("end with the token that ends a text", [tokenizer.eos_token_id]),
+    ):
+        found = [w for w, ids in rows.items() if (ids[:2] if len(odd) == 2 else ids[-1:]) == odd != [None] * len(odd)]
+        if found:
+            warn_about_runs(f"{len(found)} of {len(rows)} prompts {fault} ({odd[0]}): {found[0]}")
+    return list(rows.values())
+
+
+def read_responses(path: str | os.PathLike[str], *, temperature: float = 1.0) -> Batch:
+    """Return the batch in a file of responses from another sampler, one per line, as JSON (UTF-8 or UTF-16).
+
+    A line has the token ids of prompt and response, and optionally the sampler's log-probability of the response
+    (nats): ``{"prompt": [1, 15043], "response": [3186, 2], "sampler_logp": -4.25}``.
+
+    Raises
+    ------
+    ValueError
+        If a line has other fields, some lines have a log-probability and some have not, or what `Batch.from_sequences`
+        refuses.
+    OSError
+        If the file is missing.
+    """
+    ids, lengths, logp = [], [], []
+    for where, line in _json_lines(path):
+        known = isinstance(line, dict) and {"prompt", "response"} <= line.keys() <= {
+            "prompt",
+            "response",
+            "sampler_logp",
+        }
+        if not known or not all(isinstance(line[name], list) for name in ("prompt", "response")):
+            rule = 'must be an object with lists of token ids, "prompt" and "response"; "sampler_logp" is optional'
+            raise ValueError(f"{where}: {rule}, got {json.dumps(line)[:60]}")
+        ids.append([*line["prompt"], *line["response"]])
+        lengths.append((len(line["prompt"]), len(line["response"])))
+        logp.append(line.get("sampler_logp"))
+    if 0 < logp.count(None) < len(logp):
+        raise ValueError(f"{path}: sampler_logp must be on every line or on none, missing on {logp.count(None)}")
+    prompts, counts = zip(*lengths, strict=True)
+    given = None if None in logp else logp
+    return Batch.from_sequences(ids, prompts, counts, sampler_logp=given, temperature=temperature)
+
+
+def _json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
+    """Yield where each line that is not blank stands, and its value; raise a ValueError if there is none."""
+    content = Path(path).read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    lines = content.decode("utf-16" if wide else "utf-8-sig").split("\n")  # splitlines would cut at more than line ends
+    if not any(map(str.strip, lines)):
+        raise ValueError(f"{path} must have at least one line")
+    for k, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {k}: must be JSON ({error}), got {line[:60]}") from None
+            yield f"{path}, line {k}", value
+
+
+def _prompt_ids(tokenizer: Any, prompt: Any) -> list[int]:
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    if not isinstance(prompt, list) or not prompt or all(type(token) is int for token in prompt):
+        return prompt if isinstance(prompt, list) else []
+    if not all(isinstance(message, dict) for message in prompt):
+        return []
+    return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
 def _generate(
@@ -354,7 +475,7 @@ def checked_temperature(temperature: float) -> float:
 
 
 def _whole(values: ArrayLike, name: str, *, least: int, size: int | None = None) -> IntArray:
-    array = np.asarray(values)
+    array = as_array(values)
     length = max(array.size, 1) if size is None else size
     if array.shape != (length,) or array.dtype.kind not in "iu" or array.min() < least:
         wanted = "at least one" if size is None else f"one for each of the {size} sequences"
@@ -394,6 +515,7 @@ def called(model: Module, ids: Tensor, options: Mapping[str, Any]) -> Any:
     try:
         output = model(input_ids=ids, **(options if hasattr(model, "generation_config") else {}))
     except IndexError as error:
-        rule = "must be below the size of the model's vocabulary, and prompt and response no longer than its positions"
-        raise ValueError(f"token ids {rule}, got ids up to {int(ids.max())} ({error})") from error
+        length = int(options["position_ids"].max()) + 1 if "position_ids" in options else ids.shape[1]
+        limits = f"token ids up to {int(ids.max())}, and {length} tokens of prompt and response"
+        raise ValueError(f"model must accept {limits}; it raised IndexError: {error}") from error
     return SimpleNamespace(logits=output) if isinstance(output, Tensor) else output

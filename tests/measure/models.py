@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def as_batch(policy: Policy, drawn: Sequences) -> Batch:
     actions = np.split(drawn.actions, np.cumsum(drawn.lengths)[:-1])
     first = policy.logits.shape[-1] + drawn.prompts
     ids = [np.concatenate(([p], row)) for p, row in zip(first, actions, strict=True)]
-    return Batch.from_sequences(ids, np.ones(len(ids), dtype=int), drawn.lengths)
+    return replace(Batch.from_sequences(ids, np.ones(len(ids), dtype=int), drawn.lengths), full_softmax=True)
 
 
 def normal_direction(model: torch.nn.Module, scale: float = 1.0, *, seed: int = 0) -> dict[str, torch.Tensor]:

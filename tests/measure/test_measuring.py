@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def test_memory_follows_the_tokens_where_one_response_is_long() -> None:
     v = {"0.weight": torch.eye(5)}
 
     def peak(counts: list[int]) -> int:
-        batch = Batch.from_sequences([[1] * (n + 1) for n in counts], [1] * 500, counts)
+        batch = replace(Batch.from_sequences([[1] * (n + 1) for n in counts], [1] * 500, counts), full_softmax=True)
         tracemalloc.start()
         try:
             measure(model, batch, v, [1e-3])
