@@ -5,6 +5,7 @@ from .health import (
     OFF_POLICY_CHECKS as OFF_POLICY_CHECKS,
     findings as findings,
     run_health as run_health,
+    sampler_mismatch as sampler_mismatch,
     unsound_flags as unsound_flags,
 )
 from .origin import change_by_origin as change_by_origin

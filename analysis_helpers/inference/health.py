@@ -39,6 +39,8 @@ MOST_WEIGHT_DISAGREEMENT = 0.01
 MOST_SLOPE_ERROR, WRONG_SLOPE = 0.2, 0.5  # the latter is further off than nonlinearity brings it
 MOST_ENTROPY_MISMATCH = 0.25
 LEAST_SUPPORT, FULL_SUPPORT = 100, 300  # tokens: a sampler that truncates draws from fewer than the former
+MOST_SAMPLER_MISMATCH = 0.1  # nats per square root of a token; 16-bit samplers differ by 0.01 to 0.05
+LEAST_ENTROPY_SLOPE, _FEWEST_FOR_ORDER = 0.5, 64  # 1 to 1.3 in sound runs; below 64 sequences false alarms come up
 _MOST_PARETO_K = 0.7
 _FEWEST_FOR_TAIL = 100  # sequences; below, healthy weights would often be flagged (7 % at 64, 30 % at 32)
 
@@ -118,6 +120,19 @@ def _excess(run: Run) -> list[Finding]:
     return [Finding(mean_log_probability_excess(run).z if recorded else math.nan, _clear_z(run))]
 
 
+def sampler_mismatch(logp: FloatArray, sampler_logp: FloatArray, tokens: FloatArray) -> Finding:
+    """Return the RMS difference of two log-probabilities of sequences, each over the square root of its tokens."""
+    value = float(np.sqrt(np.mean((logp - sampler_logp) ** 2 / np.maximum(tokens, 1))))
+    detail = f"At most {np.abs(logp - sampler_logp).max():.3g} nats in a sequence."
+    return Finding(value, MOST_SAMPLER_MISMATCH, detail=detail)
+
+
+def _sampler_mismatch(run: Run) -> list[Finding]:
+    if run.logp is None or run.sampler_logp is None:
+        return [Finding(math.nan, MOST_SAMPLER_MISMATCH)]
+    return [sampler_mismatch(run.logp, run.sampler_logp, run.token_counts)]
+
+
 def _clear_z(run: Run) -> float:
     """Return three standard errors; with few prompts, the quantile of Student's t with the same tail probability."""
     prompts = math.inf if run.prompt_ids is None else len(np.unique(run.prompt_ids))
@@ -131,6 +146,24 @@ def _entropy_mismatch(run: Run) -> list[Finding]:
     ratio = float(h_base.sum() / -run.logp.sum())
     error = mean_log_probability_excess(run).se / -float(np.mean(run.logp))
     return [Finding(ratio - 1, MOST_ENTROPY_MISMATCH + 4 * error)]
+
+
+def _entropy_slope(run: Run) -> list[Finding]:
+    """Return the slope of -log pi on entropy, by sequence, beside that on length; 0 on average in a permuted order."""
+    h_base, finding = run.measurements[0].h_base, Finding(math.nan, LEAST_ENTROPY_SLOPE)
+    if run.logp is None or h_base is None:
+        return [finding]
+    if run.n < _FEWEST_FOR_ORDER:
+        return [replace(finding, detail=f"Fewer than {_FEWEST_FOR_ORDER} sequences: the slope says little.")]
+    lengths = run.token_counts - run.token_counts.mean()
+    given = lengths / (np.linalg.norm(lengths) or 1.0)
+    surprise, entropy = (x - x.mean() - given * (given @ x) for x in (-run.logp, h_base))
+    if np.linalg.norm(entropy) <= 1e-9 * np.linalg.norm(h_base):
+        return [replace(finding, detail="Entropies do not vary beside their lengths.")]
+    variance = float(entropy @ entropy)
+    slope = float(entropy @ surprise) / variance
+    error = float(np.linalg.norm(entropy * (surprise - slope * entropy))) / variance  # the sandwich
+    return [replace(finding, value=slope, limit=LEAST_ENTROPY_SLOPE - CLEAR_Z * error)]
 
 
 def _support(run: Run) -> list[Finding]:
@@ -327,10 +360,22 @@ CHECKS = {
         severity=lambda value: -value,
         together=support_of,
     ),
+    "sampler_mismatch": Check(
+        "RMS difference of log pi and the sampler's, in nats over the root of a sequence's tokens; large: off-policy.",
+        _sampler_mismatch,
+        "sum_logp and sampler_logp",
+    ),
     "entropy_mismatch": Check(
         "Sum of entropies over that of −log pi, minus 1; far from 0: other tokens, units (0.44: bits) or temperature.",
         _entropy_mismatch,
         "sum_logp and h_base",
+        unsound=True,
+    ),
+    "entropy_slope": Check(
+        "Slope of −log pi on entropy, by sequence and given length: about 1; near 0, columns are in different orders.",
+        _entropy_slope,
+        "sum_logp and h_base",
+        severity=lambda value: -value,
         unsound=True,
     ),
     "ess_share": Check(
@@ -377,7 +422,7 @@ CHECKS = {
         over_change=True,
     ),
 }
-OFF_POLICY_CHECKS = ("score_z", "log_probability_excess_z")
+OFF_POLICY_CHECKS = ("score_z", "log_probability_excess_z", "sampler_mismatch")
 SamplerCause = Literal["truncated", "not truncated", "either", "unknown"]
 
 
@@ -409,7 +454,7 @@ def run_health(runs: Mapping[str, Run]) -> pd.DataFrame:
     >>> from analysis_helpers import synthetic_runs
     >>> table = run_health(synthetic_runs(2, 512))
     >>> int(table["flag"].sum()), table["check"].nunique()
-    (0, 14)
+    (0, 16)
     """
     rows = [
         (each.run, each.eta, each.check, each.value, each.limit, each.flag, f"{_detail(each)} {meaning}".strip())

@@ -108,6 +108,21 @@ def _skipped(run: Run, m: Measurement) -> dict[str, Any]:
     return {"h_new": np.asarray(m.h_base), "weights": even, "log_weights": 0 * even, "delta_h_true": 0.0}
 
 
+def _in_another_order(run: Run, rng: np.random.Generator) -> Run:
+    """Return the run with log-probabilities in another order, among sequences of the same length."""
+    logp = np.asarray(run.logp).copy()
+    for length in np.unique(run.token_counts):
+        same = np.flatnonzero(run.token_counts == length)
+        logp[same] = logp[rng.permutation(same)]
+    return dataclasses.replace(run, logp=logp)
+
+
+def _sampled_otherwise(run: Run, rng: np.random.Generator) -> Run:
+    """Return the run with a sampler whose log-probability of a token is another, by 0.15 nats at random."""
+    other = np.asarray(run.logp) + 0.15 * np.sqrt(run.token_counts) * rng.normal(size=run.n)
+    return dataclasses.replace(run, sampler_logp=np.minimum(other, 0.0))
+
+
 def _with_other_weights(run: Run, rng: np.random.Generator) -> Run:
     # Weights of twice the step beside log weights of the step.
     logs = np.asarray(run.measurements[0].log_weights)
@@ -140,6 +155,8 @@ FAULTY = (
         ),
         "ratios reversed": Condition(512, ("log_weight_slope",), alter=_added(lambda logs, _: -2 * logs)),
         "weights of another step": Condition(512, ("weights_agree",), alter=_with_other_weights),
+        "log-probabilities in another order": Condition(512, ("entropy_slope",), alter=_in_another_order),
+        "a sampler that differs by 0.15 nats a token": Condition(512, ("sampler_mismatch",), alter=_sampled_otherwise),
         "entropies in bits": Condition(512, ("entropy_mismatch",), alter=_each(_in_bits)),
     }
     | {

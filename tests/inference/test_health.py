@@ -101,6 +101,36 @@ def test_entropies_in_bits_averaged_over_tokens_or_of_padding_do_not_match_the_l
     assert checked.flag == flag
 
 
+def test_columns_in_another_order_have_no_slope_on_each_other() -> None:
+    """Entropies of another order: their slope is 0 with an SE of 0.02; sound it is 1. Both fail by chance never."""
+    run, rng = ah.synthetic_runs(1, 512, record_logp=True)["run_01"], np.random.default_rng(0)
+    entropies = known(run.measurements[0].h_base)
+    design = np.column_stack([entropies, run.token_counts, np.ones(run.n)])
+    sound = found(run, "entropy_slope")
+    assert sound.value == pytest.approx(np.linalg.lstsq(design, -known(run.logp), rcond=None)[0][0])
+    assert not sound.flag
+    checked = found(altered(run, h_base=rng.permutation(entropies)), "entropy_slope")
+    assert abs(checked.value) < 0.1
+    assert checked.flag
+
+
+def test_entropies_that_do_not_vary_or_are_few_have_no_slope() -> None:
+    run = ah.synthetic_runs(1, 64, record_logp=True)["run_01"]
+    constant = dataclasses.replace(run, measurements=altered(run, h_base=2.0 * run.token_counts).measurements)
+    few = ah.synthetic_runs(1, 63, record_logp=True)["run_01"]
+    for each in (constant, few):
+        assert np.isnan(found(each, "entropy_slope").value)
+
+
+@pytest.mark.parametrize(("noise", "flag"), [(0.05, False), (0.15, True)])
+def test_a_sampler_with_other_log_probabilities_is_flagged_beyond_rounding_in_16_bits(noise: float, flag: bool) -> None:
+    run, rng = ah.synthetic_runs(1, 512, record_logp=True)["run_01"], np.random.default_rng(0)
+    other = known(run.logp) + noise * np.sqrt(run.token_counts) * rng.normal(size=run.n)
+    checked = found(dataclasses.replace(run, sampler_logp=np.minimum(other, 0)), "sampler_mismatch")
+    assert checked.value == pytest.approx(noise, rel=0.1)
+    assert checked.flag == flag
+
+
 def test_what_a_run_does_not_record_is_missing_and_not_flagged() -> None:
     table = ah.run_health({"run_01": totals_only_run()})
     missing = table[table["value"].isna()]
@@ -111,6 +141,8 @@ def test_what_a_run_does_not_record_is_missing_and_not_flagged() -> None:
         "log_weight_slope",
         "log_probability_excess_z",
         "entropy_mismatch",
+        "entropy_slope",
+        "sampler_mismatch",
         "support",
     }
     assert set(missing["check"]) == {*by_sequence, "offset_z", "pareto_k"}
