@@ -1,16 +1,17 @@
 """Estimators of (true change, linear change), each a function of column sums over a set of sequences.
 
-Sampling gives sums; an estimator maps sums to the two estimates; its standard error follows from the gradient at the
-full sums. So a new estimator is one function of sums and one entry in `ESTIMATORS`: subsets, standard errors,
+Sampling gives sums; an estimator maps sums to the two estimates; its standard error follows from influence values, by
+leaving out one row at a time. So a new estimator is one function of sums and one entry in `ESTIMATORS`: subsets, standard errors,
 prediction and planning need no further code. Results are full-batch numbers and arrays; tables are made in
 `analysis_helpers.err_rel`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -390,11 +391,25 @@ def own_total(run: Run, eta: float, name: str) -> float:
     return reference_total({name: run}, eta, name)
 
 
+def shared_variance(estimates: Sequence[Estimate]) -> float:
+    """Return the covariance of the errors of two runs through the prompts that they share, averaged over pairs.
+
+    Not below 0, nor above the smallest squared standard error; 0 where no runs share prompts.
+    """
+    pairs = [one.covariance(other) for one, other in combinations(estimates, 2)]
+    if not any(pairs):
+        return 0.0
+    return min(max(float(np.mean(pairs)), 0.0), min(each.se**2 for each in estimates))
+
+
 def mean_total_error(runs: Iterable[Run], eta: float) -> float:
     """Return the sampling standard error of the mean true total over runs; NaN if no run records ``h_base``."""
-    errors = np.array([true_total(run, eta).se for run in runs])
-    recorded = errors[~np.isnan(errors)]  # a run without one counts as average
-    return float(np.sqrt(np.mean(recorded**2) / len(errors))) if len(recorded) else float("nan")
+    totals = [true_total(run, eta) for run in runs]
+    recorded = [total for total in totals if not np.isnan(total.se)]  # a run without one counts as average
+    if not recorded:
+        return float("nan")
+    shared = shared_variance(recorded)
+    return float(np.sqrt((np.mean([total.se**2 for total in recorded]) - shared) / len(totals) + shared))
 
 
 def reference_for(references: Mapping[float, float] | None, run: Run, eta: float, name: str) -> float:

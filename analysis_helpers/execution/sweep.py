@@ -165,7 +165,7 @@ def _check_names(kind: Kind, values: Values, known: set[str]) -> None:
 
 
 def _job(kind: Kind, path: Path, cells: Sequence[Any], declared: Mapping[str, Any], chosen: dict[str, object]) -> Job:
-    if "eta" in chosen:
+    if "eta" in chosen and "eta" not in declared:
         chosen.setdefault("etas", [chosen["eta"]])
     values = {name: convert_parameter(name, v, declared[name]) for name, v in chosen.items() if name in declared}
     parameters = read_parameters({**declared, **values})

@@ -181,19 +181,19 @@ def support_of(runs: Runs) -> float:
 
 
 def _offset(run: Run) -> list[Finding]:
-    several = len(run.etas) > 2
+    several = len(run.etas) > 3  # fewer leave no test of an intercept beside a parabola
     limit = MOST_OFFSET_Z if several else MOST_OFFSET_Z_OF_TWO
     if len(run.etas) < 2 or "baseline_entropy" not in run.supports or run.n < 2:
         return [Finding(math.nan, limit)]
     if several:
         trend = fit_trend(run)
         return [Finding(trend.offset_z, limit, trend.is_offset)]
-    one, two = sorted(run.etas)
+    one, two = sorted(run.etas)[:2]
     changes = true_total(run, one), true_total(run, two)
     offset = changes[0] * (two / (two - one)) - changes[1] * (one / (two - one))
     z = offset.value / offset.se if offset.se else 0.0
     large = abs(offset.value) > 0.5 * min(abs(change.value) for change in changes)
-    return [Finding(z, limit, large and abs(z) > limit)]
+    return [Finding(z, limit, large and abs(z) > limit, "Fewer than four etas: strong curvature looks alike.")]
 
 
 @_at_each_eta
@@ -410,7 +410,7 @@ CHECKS = {
         "log_weights, and the score or a run at twice the eta",
     ),
     "offset_z": Check(
-        "True change that does not vanish at eta 0, over its SE; large, entropies were measured differently.",
+        "True change left at eta 0, over its SE; if large: another temperature, dtype, mask or kernel after the step?",
         _offset,
         "two etas and h_base",
         unsound=True,

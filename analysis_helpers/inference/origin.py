@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, warn_skipped
-from ..estimators import WEAK_REFERENCE, Estimate, columns, same_states, true_total
+from ..estimators import WEAK_REFERENCE, Estimate, columns, same_states, shared_variance, true_total
 from ..runs import Run, Runs
 from .prediction import PooledEstimate
 from .random_effects import Pool
+from .trend import MODEL_ERROR
 
+Source = Literal["derivative", "curvature", "either"]
 _NAMES = ("true", "linear", "error")
 
 
@@ -41,7 +44,8 @@ def change_by_origin(runs: Mapping[str, Run], etas: Sequence[float] | None = Non
     -------
     DataFrame
         Columns run, eta, part ("same states" | "other states" | "total"), true, true_se, linear, linear_se, error,
-        error_se (error = linear - true; nats per token; missing without the score); last rows of each eta "pooled".
+        error_se (error = linear - true; nats per token; missing without the score, in pooled rows without that of any
+        run); last rows of each eta "pooled".
 
     Raises
     ------
@@ -59,8 +63,10 @@ def change_by_origin(runs: Mapping[str, Run], etas: Sequence[float] | None = Non
     able = collection.recording("baseline_entropy")
     warn_skipped(dict.fromkeys(collection.lacking("baseline_entropy"), "h_base is not recorded"))
     rows: list[tuple[object, ...]] = []
-    for eta in able.etas_of(etas) if able else []:
-        parts = {name: _parts(run, eta) for name, run in able.at(eta).items()}
+    for eta in collection.etas_of(etas):
+        parts = {name: _parts(run, eta) for name, run in able.items() if run.has_eta(eta)}
+        if not parts:
+            continue
         weights = _weights(eta, {name: split["total"][0] for name, split in parts.items()})
         for name, split in parts.items():
             rows += [(name, eta, part, *_numbers(estimates)) for part, estimates in split.items()]
@@ -94,11 +100,17 @@ def _weights(eta: float, totals: Mapping[str, Estimate]) -> FloatArray:
 
 
 def _pooled(estimates: Sequence[Estimate], weights: FloatArray) -> tuple[float, float]:
-    """Return the weighted mean, and its standard error by Hartung and Knapp, never below that of sampling alone."""
+    """Return the weighted mean, and its standard error by Hartung and Knapp, never below that of sampling alone.
+
+    The error that runs share through their prompts is added once.
+    """
     values, errors = np.array([(each.value, each.se) for each in estimates]).T
     mean = float(weights @ values)
+    if not math.isfinite(mean):
+        return mean, math.nan
+    shared = shared_variance(estimates)
     between = float(weights @ (values - mean) ** 2) / max(len(values) - 1, 1)
-    return mean, math.sqrt(max(between, float(weights**2 @ errors**2))) if math.isfinite(mean) else math.nan
+    return mean, math.sqrt(max(between, float(weights**2 @ (errors**2 - shared))) + shared)
 
 
 @dataclass(frozen=True)
@@ -117,22 +129,23 @@ class SameStatesError:
     derivative: Pool | None
 
     @property
-    def beyond_curvature(self) -> bool:
-        """Whether more than a fourth of the error at the first eta is that of the derivative."""
+    def source(self) -> Source:
+        """What the error is, as far as a straight line through two etas can tell: it is right to a percent."""
         if self.derivative is None:
-            return False
+            return "either"
         low, high = self.derivative.interval
-        first = next(iter(self.errors.values()))
-        return low * high > 0 and abs(self.derivative.mean) > abs(first.mean) / 4
+        if low > MODEL_ERROR or high < -MODEL_ERROR:
+            return "derivative"
+        return "curvature" if -MODEL_ERROR < low <= high < MODEL_ERROR else "either"
 
 
 def same_states_error(runs: Runs, eta: float) -> SameStatesError | None:
     """Return the error on the same states at ``eta`` and at one more step size; None where it is not recorded.
 
-    All runs must have the eta. The other one is the next that all have: larger ones come first.
+    All runs must have the eta. The other one is the smallest that all have, as an extrapolation from there is shortest.
     """
     others = [each for each in runs.etas if each != eta and all(run.has_eta(each) for run in runs.values())]
-    etas = [eta, *sorted(others, key=lambda each: (each < eta, abs(each - eta)))[:1]]
+    etas = [eta, *others[:1]]
     if runs.lacking("score", "baseline_entropy"):
         return None
     found = {each: {name: _relative_error(run, each) for name, run in runs.items()} for each in etas}

@@ -101,8 +101,8 @@ def plan_batch_sizes(
     Returns
     -------
     DataFrame
-        Columns eta, n, low, high (sequences; missing where no batch is large enough) and, where every run records its
-        prompts, prompts (for n sequences).
+        Columns eta, n, low, high (sequences; missing where no batch is large enough, low and high with one run) and,
+        where every run records its prompts, prompts (for n sequences).
 
     Examples
     --------
@@ -119,6 +119,8 @@ def plan_batch_sizes(
             for each in (estimate, *(_replicate(estimate, rng) for _ in range(_DRAWS)))
         )
         ends = np.quantile([np.inf if size is None else size for size in drawn], ENDS, method="nearest")
+        if len(estimate.values) == 1:  # which does not show how runs differ
+            ends = np.full(2, np.inf)
         rows.append((eta, n, *(int(end) if math.isfinite(end) else None for end in ends)))
     table = pd.DataFrame(rows, columns=["eta", "n", "low", "high"])
     table = table.astype(dict.fromkeys(("n", "low", "high"), "Int64"))
@@ -202,8 +204,8 @@ def estimator_table(
         Columns estimator ("trend" and "matched" estimate nonlinearity, "adjusted" and "ratio" the error of the recorded
         linear change, "same states" its part there: see `change_by_origin`), needs (what a run must record), se (of one
         batch of n, in units of the true change), sequences, low, high (for the tolerance with the probability, and its
-        90 % interval; missing where no batch is large enough). Estimators whose fields the runs do not record are left
-        out.
+        90 % interval; missing where no batch is large enough, the interval also with one run). Estimators whose fields
+        the runs do not record are left out.
 
     Examples
     --------
@@ -226,7 +228,9 @@ def estimator_table(
     rows = []
     for name, estimate in estimates.items():
         spreads = estimate.spread_interval
-        sizes = (_reachable_size(spread, target) for spread in spreads)
+        sizes: list[int | None] = [_reachable_size(spread, target) for spread in spreads]
+        if len(collection) == 1:  # which does not show how runs differ
+            sizes[1:] = None, None
         needs = _NEEDS.get(name) or ", ".join(ESTIMATORS[name].columns)  # type: ignore[index]
         rows.append((name, needs, spreads[0] / math.sqrt(size), *sizes))
     table = pd.DataFrame(rows, columns=["estimator", "needs", "se", "sequences", "low", "high"])

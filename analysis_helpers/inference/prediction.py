@@ -8,16 +8,15 @@ pooled here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from .._checks import FloatArray, RunError, checked_count
-from ..estimators import Estimate, EstimatorName, columns, mean_total_error, reference_total
+from ..estimators import Estimate, EstimatorName, columns, mean_total_error, reference_total, shared_variance
 from ..runs import FIELDS_BEHIND, Run, Runs
 from .random_effects import CONFIDENCE, ConfidenceDistribution, Pool, confidence_distribution, normal_quantile, pool
 from .standard_errors import err_rel_standard_error
@@ -99,9 +98,14 @@ class PooledEstimate:
         A run with a larger error also has a larger standard error of its own: weights by these would pull the mean to
         0. The error that runs share through their prompts is excluded.
         """
-        rows = self.sizes if self.rows is None else self.rows
+        rows = self.sizes if self.rows is None or any(e.prompts is None for e in self.errors.values()) else self.rows
         own = self.spreads**2 / self.sizes
         return np.maximum(float(np.mean(rows * own)) / rows - self.shared_variance, 0.0)
+
+    @property
+    def model_error(self) -> float:
+        """The part of ``common_error`` that is that of a model."""
+        return math.sqrt(max(self.common_error**2 - self.shared_variance, 0.0))
 
     @property
     def shared_share(self) -> float:
@@ -116,8 +120,14 @@ class PooledEstimate:
 
     @cached_property
     def pooled(self) -> Pool:
-        """The random-effects mean over the runs, and tau between them."""
-        return pool(self.values, self.variances, self.common_error)
+        """The random-effects mean over the runs, and tau between them.
+
+        Where standard errors truly differ, Q with a common variance is not chi-square, and tau would seem to differ
+        from 0: the lower end of its interval is the smaller of this one and that from the runs' own variances.
+        """
+        common = pool(self.values, self.variances, self.common_error)
+        own = np.maximum(self.spreads**2 / self.sizes - self.shared_variance, 0.0)
+        return replace(common, tau_low=min(common.tau_low, pool(self.values, own).tau_low))
 
     @cached_property
     def distribution(self) -> ConfidenceDistribution:
@@ -136,8 +146,9 @@ class PooledEstimate:
 
     @cached_property
     def log_spreads(self) -> Pool:
-        """The random-effects mean of the logarithms of S^2."""
-        return pool(2 * np.log(self.spreads), self.log_variances)
+        """The random-effects mean of the logarithms of S^2, of runs whose errors vary."""
+        vary = self.spreads > 0 if self.spreads.any() else np.full(len(self.spreads), True)
+        return pool(2 * np.log(np.maximum(self.spreads[vary], 1e-300)), self.log_variances[vary])
 
     @cached_property
     def spread_interval(self) -> tuple[float, float, float]:
@@ -386,17 +397,6 @@ def agreement_of(estimate: PooledEstimate, values: FloatArray, sizes: FloatArray
     z = (off / sds).sum(axis=1) / np.sqrt(variance_of_sum)
     p_spread = float(gammaincc(len(values) / 2, np.maximum(chi2, 0) / 2).mean())
     return Agreement(len(values), p_spread, float((2 * ndtr(-np.abs(z))).mean()), 2.0 ** (1 - len(values)))
-
-
-def shared_variance(estimates: Sequence[Estimate]) -> float:
-    """Return the covariance of the errors of two runs through the prompts that they share, averaged over pairs.
-
-    Not below 0, nor above the smallest squared standard error; 0 where no runs share prompts.
-    """
-    pairs = [one.covariance(other) for one, other in combinations(estimates, 2)]
-    if not any(pairs):
-        return 0.0
-    return min(max(float(np.mean(pairs)), 0.0), min(each.se**2 for each in estimates))
 
 
 def kurtosis(psi: FloatArray) -> float:

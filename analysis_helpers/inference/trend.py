@@ -12,7 +12,7 @@ to the runs and does not shrink with n: pooling takes the sampling part, and add
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from .._checks import FloatArray, NotRecordedError, warn_skipped
 from ..estimators import FOR_MATCHED, Estimate, true_total
 from ..runs import FIELDS_BEHIND, Run, Runs
 from .prediction import PooledEstimate, pooled_err_rel, predict
-from .random_effects import Pool, chi_square_p, pool
+from .random_effects import chi_square_p
 
 MODEL_ERROR = 0.01
 """SD of the true change about a parabola, as a share of the change along a straight line."""
@@ -109,7 +109,8 @@ class TrendFits:
     @property
     def lack_of_fit(self) -> tuple[float, int]:
         """Chi-square and degrees of freedom, summed over the runs; NaN and 0 with two etas."""
-        return sum(fit.chi2 for fit in self.fits.values()), sum(fit.df for fit in self.fits.values())
+        tested = [fit for fit in self.fits.values() if fit.df]
+        return sum(fit.chi2 for fit in tested) if tested else math.nan, sum(fit.df for fit in tested)
 
     def _pooled(self, coefficients: Sequence[Coefficient]) -> PooledEstimate:
         estimates = {name: each.estimate for name, each in zip(self.fits, coefficients, strict=True)}
@@ -237,28 +238,23 @@ def trend_nonlinearity(trends: TrendFits, eta: float) -> PooledEstimate:
     slope = trends.slope.pooled
     factor = -eta / slope.mean
     errors = {name: fit.curvature.estimate * factor for name, fit in trends.fits.items()}
-    common = trends.curvature.common_error * abs(factor)
+    common = trends.curvature.model_error * abs(factor)
     return PooledEstimate.of(eta, slope.mean * eta, errors, slope.se / abs(slope.mean), common_error=common)
 
 
 def disagreement(one: PooledEstimate, other: PooledEstimate) -> tuple[float, float]:
-    """Return the pooled difference of two estimates on the same runs, in units of the second, and its z.
+    """Return the pooled difference of two estimates on the runs of both, in units of the second, and its z.
 
-    NaN on other runs. The units of the two, the straight line and the true change, differ where the step is not linear.
+    NaN without such runs. The units of the two, the straight line and the true change, differ where the step is not
+    linear.
     """
-    if one.errors.keys() != other.errors.keys():
-        return math.nan, math.nan
     scale = one.reference / other.reference
-    errors = {name: error * scale - other.errors[name] for name, error in one.errors.items()}
-    common = math.hypot(one.common_error * scale, other.common_error)
+    errors = {name: each * scale - other.errors[name] for name, each in one.errors.items() if name in other.errors}
+    if not errors:
+        return math.nan, math.nan
+    common = math.hypot(one.model_error * scale, other.model_error)
     pooled = PooledEstimate.of(other.eta, other.reference, errors, common_error=common).pooled
     return pooled.mean, pooled.mean / pooled.se if pooled.se else 0.0
-
-
-def pool_estimates(estimates: Iterable[Estimate]) -> Pool:
-    """Return the random-effects mean of an estimate on each of several runs, with the variance of each."""
-    values, errors = np.array([(each.value, each.se) for each in estimates]).T
-    return pool(values, errors**2)
 
 
 def fit_trends(runs: Runs) -> TrendFits:

@@ -37,7 +37,7 @@ from .health import (
 from .origin import SameStatesError, same_states_error
 from .prediction import LEAST, Agreement, PooledEstimate, agreement_of, pooled_err_rel, predict, size_for
 from .random_effects import CONFIDENCE, Pool, between_variances, normal_quantile
-from .trend import disagreement, nonlinearity_estimates, pool_estimates, trends_of
+from .trend import disagreement, nonlinearity_estimates, trends_of
 from .wording import CONCERN_NO_ANSWER, QUESTIONS, Doubt, Note, low_to_high, plus_minus, sizes, words
 
 SURPRISING = 0.01  # actual runs with a p-value below contradict their prediction
@@ -218,7 +218,7 @@ def verdict(
     small_runs
         Actual runs, to be compared with their prediction.
     etas
-        Step sizes used by trend and health checks; None: all measured.
+        Step sizes used by trend and health checks, beside ``eta``; None: all measured.
 
     Raises
     ------
@@ -237,9 +237,9 @@ def verdict(
     check_goal(tolerance, probability)
     large, small = Runs.of(large_runs, "large_runs"), _small(small_runs)
     size = default_n(large.median_n, small.median_n if small else 0) if n is None else checked_count(n, "n")
-    step = shared_etas(large.shared_etas, small.shared_etas)[0] if eta is None else large.eta(eta)
     if etas is not None:
-        large = _restricted(large, [*large.etas_of(etas), step])
+        large = large.restricted(large.etas_of(etas) if eta is None else [*large.etas_of(etas), large.eta(eta)])
+    step = shared_etas(large.shared_etas, small.shared_etas)[0] if eta is None else large.eta(eta)
     return decide(evidence_of(large.at(step), small.at(step), step), Goal(size, tolerance, probability))
 
 
@@ -286,15 +286,6 @@ def verdict_map(
         further = [eta for eta in reaching.etas if eta > steps[-1] and not same_eta(eta, steps[-1])]
         verdicts += [verdict(of_eta, eta, n, **goal) for eta, of_eta in reaching.at_each(further).items()]
     return verdict_table(verdicts)
-
-
-def _restricted(runs: Runs, etas: Sequence[float]) -> Runs:
-    """Return the runs without the measurements at other step sizes."""
-    measured = {
-        name: tuple(m for m in run.measurements if any(same_eta(m.eta, eta) for eta in etas))
-        for name, run in runs.items()
-    }
-    return Runs({name: replace(runs[name], measurements=each) for name, each in measured.items() if each})
 
 
 def _small(runs: Mapping[str, Run] | None) -> Runs:
@@ -402,6 +393,8 @@ class Evidence:
         Doubts about both answers: runs that must be fixed or left out.
     up_to
         Largest eta up to which a parabola describes the true changes; infinite where it describes all.
+    tested
+        Whether there are enough step sizes up to there for a test of the parabola.
     missing
         Doubts that leave nothing to estimate: steps that changed nothing, or what err_rel takes and runs lack.
     nonlinearity
@@ -423,6 +416,7 @@ class Evidence:
     flags: tuple[Finding, ...]
     unsound: tuple[Doubt, ...]
     up_to: float
+    tested: bool
     missing: tuple[Doubt, ...]
     nonlinearity: Mapping[str, PooledEstimate]
     ratio: PooledEstimate | None
@@ -442,15 +436,25 @@ def evidence_of(runs: Runs, small_runs: Runs, eta: float) -> Evidence:
     missing = (Doubt("skipped_step", still),) if still else _unrecorded(runs)
     trends = None if still else trends_of(runs)
     up_to = trends.up_to if trends and trends.left_out else math.inf
+    tested = trends is not None and trends.lack_of_fit[1] > 0
     nonlinearity = {} if still else nonlinearity_estimates(runs, eta)
     ratio = None if missing else pooled_err_rel(runs, eta)
     adjusted = pooled_err_rel(runs, eta, estimator="adjusted") if ratio and not runs.lacking("score") else None
     agreement = _agreement(ratio, runs, small_runs) if ratio else None
     same = None if missing or unsound else same_states_error(runs, eta)
     totals = [_true_totals(each, eta) for each in (runs, small_runs)]
-    changes = [pool_estimates(each) if each else None for each in totals]
-    estimates = (nonlinearity, ratio, adjusted, agreement, same, changes[0], changes[1], _p_value(*totals))
-    return Evidence(runs, small_runs, eta, flagged, unsound, up_to, missing, *estimates)
+    changes = [PooledEstimate.of(eta, 1.0, each).pooled if each else None for each in totals]
+    estimates = (
+        nonlinearity,
+        ratio,
+        adjusted,
+        agreement,
+        same,
+        changes[0],
+        changes[1],
+        _p_value(*(list(each.values()) for each in totals)),
+    )
+    return Evidence(runs, small_runs, eta, flagged, unsound, up_to, tested, missing, *estimates)
 
 
 def _unrecorded(runs: Runs) -> tuple[Doubt, ...]:
@@ -469,10 +473,10 @@ def _agreement(ratio: PooledEstimate, runs: Runs, small_runs: Runs) -> Agreement
     return agreement_of(ratio, np.array(errors), np.array([run.n for run in actual.values()]))
 
 
-def _true_totals(runs: Runs, eta: float) -> list[Estimate]:
+def _true_totals(runs: Runs, eta: float) -> dict[str, Estimate]:
     """Return the true change of each run where its standard error is known."""
-    totals = [true_total(run, eta) for run in runs.values()]
-    return [total for total in totals if not math.isnan(total.se)]
+    totals = {name: true_total(run, eta) for name, run in runs.items()}
+    return {name: total for name, total in totals.items() if not math.isnan(total.se)}
 
 
 def _p_value(*groups: Sequence[Estimate]) -> float:
@@ -519,21 +523,23 @@ def linear_answer(evidence: Evidence, goal: Goal) -> Answer:
     differ = []
     if abs(z) > CLEAR_Z and abs(off) > goal.tolerance / 4:
         differ.append(Doubt("estimates_differ", values={"z": abs(z), "difference": off}))
+    weak = _weak_reference(evidence, estimates[chosen].reference_error if chosen == "trend" else 0.0)
     notes = [Note("nonlinearity", values={"method": name, **_mean(each.pooled)}) for name, each in estimates.items()]
     if math.isfinite(evidence.up_to):
-        notes.append(Note("parabola_up_to", values={"up_to": evidence.up_to}))
-    return answered(chosen, estimates[chosen], goal, [*evidence.unsound, *differ], notes)
+        code = "parabola_up_to" if evidence.tested else "parabola_untested"
+        notes.append(Note(code, values={"up_to": evidence.up_to}))
+    return answered(chosen, estimates[chosen], goal, [*evidence.unsound, *weak, *differ], notes)
 
 
 def recorded_answer(evidence: Evidence, goal: Goal) -> Answer:
     """Return the answer to the second question: is the recorded linear change right?"""
-    ratio, adjusted, agreement, change = evidence.ratio, evidence.adjusted, evidence.agreement, evidence.change
+    ratio, adjusted, agreement = evidence.ratio, evidence.adjusted, evidence.agreement
     if ratio is None:
         return Answer("cannot tell", doubts=evidence.missing)
     notes = [Note("err_rel", values=_mean(ratio.pooled))]
     doubts = [*evidence.unsound]
-    if change and change.se * CLEAR_Z > abs(change.mean):
-        doubts.append(Doubt("weak_reference", values={"relative": _relative(change)}))
+    if weak := _weak_reference(evidence):
+        doubts += weak
     elif abs(times := 1 + ratio.pooled.mean) > _ANOTHER_UNIT:
         doubts.append(Doubt("another_unit", values={"times": times}))
     if adjusted is None:
@@ -549,10 +555,20 @@ def recorded_answer(evidence: Evidence, goal: Goal) -> Answer:
     if same := evidence.same_states:
         errors = {each: _mean(error) for each, error in same.errors.items()}
         derivative = _mean(same.derivative) if same.derivative else None
-        told: dict[str, Any] = {"errors": errors, "derivative": derivative, "beyond_curvature": same.beyond_curvature}
+        told: dict[str, Any] = {"errors": errors, "derivative": derivative, "source": same.source}
         notes.append(Note("same_states", values=told))
     notes += _off_policy(evidence)
     return answered("ratio", ratio, goal, doubts, notes)
+
+
+def _weak_reference(evidence: Evidence, relative: float = 0.0) -> list[Doubt]:
+    """Return a doubt where the true change, by which errors are divided, is within three standard errors of 0.
+
+    ``relative`` is the relative standard error of the slope where it takes the place of the change.
+    """
+    change = evidence.change
+    worst = max(relative, _relative(change) if change and change.mean else 0.0)
+    return [Doubt("weak_reference", values={"relative": worst})] if worst * CLEAR_Z > 1 else []
 
 
 def answered(
@@ -569,6 +585,7 @@ def answered(
     fewest, largest = interval if pooled.count > 1 else (None, None)  # one run does not show how runs differ
     batch = {"n": goal.n, "margin": margin, "low": least, "high": most, "probability": goal.probability}
     if pooled.count == 1:
+        batch |= {"low": math.nan, "high": math.nan}
         notes = [Note("this_update", values={"answer": answer}), *notes]
     if answer == "no" and reach * pooled.tau_low > goal.tolerance:
         notes = [Note("updates_differ", values={"tau_low": pooled.tau_low}), *notes]
@@ -605,10 +622,13 @@ def _steps(evidence: Evidence, goal: Goal, linear: Answer, recorded: Answer) -> 
     """Return what would help, from the numbers."""
     for each in _off_policy(evidence):
         yield replace(each, code="fix_sampler")
+    if any(doubt.code == "weak_reference" for doubt in (*linear.doubts, *recorded.doubts)):
+        yield Note("clear_change")
     trend, matched = evidence.nonlinearity.get("trend"), evidence.nonlinearity.get("matched")
     few = max(len(run.etas) for run in evidence.runs.values()) < _FEW_ETAS
     weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
-    if few and weak and (linear.answer == "cannot tell" or linear.enough != "yes"):
+    undecided = linear.answer == "cannot tell" and len(evidence.runs) > 1  # of one run, more etas give no yes
+    if few and weak and (undecided or linear.enough != "yes"):
         yield Note("larger_etas")
     if recorded.answer == "cannot tell" and matched and not linear.doubts and recorded.required_n is not None:
         needed = size_for(matched.spread_interval[0], goal.tolerance / normal_quantile(goal.probability))
@@ -670,8 +690,8 @@ def _off_policy(evidence: Evidence) -> list[Note]:
     names = tuple(dict.fromkeys(each.run for each in flagged))
     if not flagged:
         return []
-    support, vocabularies = support_of(evidence.runs), [run.vocabulary for run in evidence.runs.values()]
-    vocabulary = min((size for size in vocabularies if size), default=None)
+    runs = evidence.runs.select(names)
+    support, vocabulary = support_of(runs), min((run.vocabulary or 0 for run in runs.values()), default=0) or None
     checks = ", ".join(dict.fromkeys(each.check for each in flagged))
     cause = cause_of_off_policy(support, vocabulary)
     return [Note("off_policy", names, {"checks": checks, "support": support, "vocabulary": vocabulary, "cause": cause})]

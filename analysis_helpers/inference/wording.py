@@ -163,12 +163,22 @@ _OF_ONE = {
 }
 
 
+def _margin_interval(values: _Values) -> str:
+    low, high, decimals = values["low"], values["high"], _decimals(values["margin"])
+    return "" if math.isnan(low) else f" ({low:.{decimals}f} to {high:.{decimals}f})"
+
+
 def _same_states(values: _Values) -> str:
     at_etas = ", ".join(f"{_per_cent(error)} at {eta:g}" for eta, error in values["errors"].items())
-    if values["derivative"] is None:
-        return f"{at_etas}; at one eta this includes curvature"
-    source = "an error of the derivative" if values["beyond_curvature"] else "curvature"
-    return f"{at_etas}: {source}, as extrapolated to eta 0 it is {_per_cent(values['derivative'])}"
+    extrapolated = f", {_per_cent(values['derivative'])} extrapolated to eta 0" if values["derivative"] else ""
+    return f"{at_etas}{extrapolated}: {_SOURCES[values['source']]}"
+
+
+_SOURCES = {
+    "derivative": "an error of the derivative",
+    "curvature": "curvature",
+    "either": "curvature or an error of the derivative",
+}
 
 
 def _per_cent(error: Mapping[str, float]) -> str:
@@ -180,7 +190,7 @@ _MISMATCH = "the sampler had another temperature or precision, or was another ve
 _CAUSES = {
     "truncated": (
         ": the sampler drew from about {support:.0f}{of_vocabulary} tokens at each position{if_larger}. Matched and "
-        "the true change are hardly affected (1 % in simulation), the recorded linear change can be far off. {options}"
+        "the true change are hardly affected (1 to 4 % in simulation), the recorded one can be far off. {options}"
     ),
     "not truncated": (
         ": {mismatch}, as it drew from at least {support:,.0f} tokens at each position. Every change is biased, the "
@@ -191,7 +201,8 @@ _CAUSES = {
 }
 _OPTIONS = (
     "Options that keep all tokens: transformers, generate(top_k=0, top_p=1.0, min_p=0); TRL, GRPOConfig(top_k=0, "
-    "top_p=1.0); vLLM, SamplingParams(top_k=-1, top_p=1.0). A generation_config.json may set others"
+    "top_p=1.0); vLLM, SamplingParams(top_k=-1, top_p=1.0). A model's generation_config.json may set "
+    "others, also temperature and repetition_penalty"
 )
 _ALL_TOKENS = "sample from all tokens (transformers: top_k=0, top_p=1.0, min_p=0; it keeps 50 tokens by default)"
 _SAME_POLICY = "sample from the policy that is differentiated: same temperature, weights and dtype"
@@ -209,7 +220,10 @@ _PARTS: dict[str, Callable[[_Values], Any]] = {
     "by": lambda values: _BY[values["method"]],
     "whether": lambda values: _WHETHER[values["question"]],
     "estimate": lambda values: plus_minus(values["mean"], values["se"]),
-    "decimals": lambda values: _decimals(values["margin"]),
+    "margin_text": lambda values: f"{values['margin']:.{_decimals(values['margin'])}f}",
+    "margin_interval": _margin_interval,
+    "poorly": lambda values: "not" if values["count"] == 1 else "poorly",
+    "over_updates": lambda values: ", mean by random effects" if "tau" in values else " of this update",
     "tau_share": lambda values: f", tau {values['tau'] / abs(values['mean']):.0%}" if "tau" in values else "",
     "matched_size": lambda values: sizes(values["matched_n"], None, None),
     "milli": _milli,
@@ -249,6 +263,9 @@ WORDS = {
     # reasons of an answer
     "this_update": "one run describes only its own update: {of_one}",
     "parabola_up_to": "a parabola describes the true change up to eta {up_to:g}; larger ones are left out of the trend",
+    "parabola_untested": (
+        "a parabola does not describe the true change at all etas; up to eta {up_to:g} too few are left to test it"
+    ),
     "updates_differ": "updates differ too much for a yes: tau is at least {tau_low:.2g}",
     "nonlinearity": "nonlinearity {by}: {estimate}",
     "err_rel": "err_rel by the ratio: {estimate}",
@@ -259,16 +276,16 @@ WORDS = {
     ),
     "same_states": "on the same states the recorded linear change is off by {same_states}",
     "off_policy": "sequences are off-policy (sampler-trainer mismatch) by {checks}{cause_words}",
-    "batch": (
-        "one batch of {n} is off by at most {margin:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f}) in "
-        "{probability:.0%} of cases"
-    ),
+    "batch": ("one batch of {n} is off by at most {margin_text}{margin_interval} in {probability:.0%} of cases"),
     # reasons of both answers
-    "true_change": "true change, mean by random effects: {milli} (10⁻³ nats per token{tau_share}){beside}",
+    "true_change": "true change{over_updates}: {milli} (10⁻³ nats per token{tau_share}){beside}",
     "health": "health: {flag}",
     # next steps
     "fix_runs": "fix or exclude the runs named above",
     "fix_sampler": "{remedy}: the recorded linear change then has no bias from sampling",
+    "clear_change": (
+        "measure updates whose true change is clear of 0, at larger etas or on more sequences: errors are divided by it"
+    ),
     "larger_etas": "measure larger etas on the same sequences: this makes nonlinearity more precise at every eta",
     "use_matched": (
         "use the matched linear change (the exact derivative on the same sequences), not the recorded one: knowing its "
@@ -285,7 +302,7 @@ WORDS = {
         "the mean on other prompts: runs share prompts, and with them {share:.0%} of a run's squared standard error"
     ),
     "few_prompts": "precise standard errors: a run has only {prompts} prompts",
-    "tau": "how much updates differ; with {count:,} large run{s} tau is poorly known{bounds}",
+    "tau": "how much updates differ; with {count:,} large run{s} tau is {poorly} known{bounds}",
     "other_etas": "agreement between etas: step sizes within a run share sequences and are not independent",
     "true_change_closer": "the true change to better than ±{relative:.0%}",
     "independence": "that sequences are independent (prompts sampled more than once?): no prompt ids are recorded",

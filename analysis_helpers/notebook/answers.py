@@ -67,7 +67,8 @@ def describe_verdict(verdict: Verdict) -> list[str]:
         heading = f"**{QUESTIONS[question]} {answer.answer.capitalize()}{at}.**"
         why, batch = _reason(question, answer, verdict), _batch(answer, verdict)
         answers.append(f"{heading} {_sentences(why, batch)}")
-    nothing = "nothing more is needed at this step size"
+    settled = all(answer.answer != "cannot tell" for answer in verdict.answers.values())
+    nothing = "nothing more is needed at this step size" if settled else "see the reasons below"
     return [*answers, f"**Do next:** {next(iter(verdict.next_steps), nothing)}."]
 
 
@@ -245,7 +246,7 @@ def describe_validation(rates: pd.DataFrame, updates: pd.DataFrame, estimates: p
         f"95% intervals of single estimates cover {covered.min():.1%} to {covered.max():.1%}.",
         f"90% intervals of the next update cover {held.min():.1%} to {held.max():.1%} where updates differ by an SE.",
         (
-            f'False "yes": at most {rates["false_yes"].max():.0%} in any setting; false "no": at most '
+            f'False "yes": at most {rates["false_yes"].max():.1%} in any setting; false "no": at most '
             f'{rates["false_no"].max():.1%}; a true "yes" is found in {power} (mean over settings).'
         ),
     ]

@@ -75,7 +75,7 @@ class Parameters(msgspec.Struct, frozen=True):
 
     def large_runs(self, needs: Sequence[str] = ()) -> Runs:
         """Return the runs of the large batch by `sound_runs`; warn about those that `run_health` finds unsound."""
-        runs = sound_runs(self.root / self.large_batch, needs=needs)
+        runs = self._restricted(sound_runs(self.root / self.large_batch, needs=needs))
         etas = [*([self.eta] if self.eta else []), *(self.etas or [])]
         for flag in explained(unsound_flags(findings(runs, etas))):
             warn_about_runs(f"these numbers are unreliable; fix or exclude the run: {flag}")
@@ -83,7 +83,12 @@ class Parameters(msgspec.Struct, frozen=True):
 
     def small_runs(self, needs: Sequence[str] = ()) -> Runs:
         """Return the runs of the small batch by `sound_runs`; none if there is no such batch."""
-        return sound_runs(self.root / self.small_batch, needs=needs) if self.small_batch else Runs({})
+        return self._restricted(sound_runs(self.root / self.small_batch, needs=needs)) if self.small_batch else Runs({})
+
+    def _restricted(self, runs: Runs) -> Runs:
+        """Return the runs at the step sizes that a notebook about one of them was given; by default at all."""
+        given = self.eta and self.etas and "etas" not in self.sources
+        return runs.restricted([*self.etas, self.eta]) if given else runs
 
     def recorded(self) -> dict[str, object]:
         """Return name -> value of the notebook's own parameters."""
@@ -272,14 +277,15 @@ def _choices(
     """Return defaults that fit the data and the given values: name -> value and its source."""
     sizes = {name: batch.n for name, batch in batches.items()}
     large, small = _large_and_small(values, sizes)
-    etas = shared_etas(batches[large].shared_etas, batches[small].shared_etas if small else [])
+    shared = shared_etas(batches[large].shared_etas, batches[small].shared_etas if small else [])
+    etas = values.get("etas") or shared
     source_of_n = f"that of {small}" if small else f"an eighth of {large}"
     which = "that the runs share" if batches[large].has_common else "measured on most sequences"
     return {
         "large_batch": (large, "; ".join(["most sequences a run", *(f"no usable run in {name}" for name in unusable)])),
         "small_batch": (small, "fewest sequences a run" if small else "none has fewer sequences"),
-        "eta": (etas[0], f"smallest {which}"),
-        "etas": (etas, f"all {which}"),
+        "eta": (min(etas), f"smallest {'of etas' if 'etas' in values else which}"),
+        "etas": (shared, f"all {which}"),
         "subset_size": (default_n(sizes[large], sizes.get(small, 0)), source_of_n),
     }
 

@@ -34,7 +34,14 @@ def plot_trend(trend: pd.DataFrame, totals: pd.DataFrame) -> Figure:
         label = "true change of a run ± SE, and its trend" if k == 0 else None
         values, errors = 1e3 * rows["true"], 1e3 * rows["true_se"]
         ax.errorbar(rows["eta"], values, errors, fmt="o", color=style.COLOURS["true"], markersize=4)
-        ax.plot(grid, 1e3 * (slope * grid + curvature * grid**2), color=style.COLOURS["true"], linewidth=1, label=label)
+        fitted = grid[grid <= 1.05 * trend["up_to"].max()]
+        ax.plot(
+            fitted,
+            1e3 * (slope * fitted + curvature * fitted**2),
+            color=style.COLOURS["true"],
+            linewidth=1,
+            label=label,
+        )
     line = 1e3 * pooled["slope"] * grid
     ax.plot(grid, line, color=style.COLOURS["linear"], linestyle="--", linewidth=1.8, label="pooled straight line")
     style.zero_line(ax, upright=False)

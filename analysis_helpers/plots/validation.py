@@ -75,7 +75,7 @@ def plot_verdict_rates(table: pd.DataFrame, setting: str, label: str) -> Figure:
     ax.set_xticks(range(len(rows)), names, fontsize=8)
     ax.yaxis.set_major_formatter("{x:.0%}")
     false = np.where(rows["truth"] == "yes", rows["no"], rows["yes"])
-    title = f"false answers: at most {false.max():.0%} in any setting"
+    title = f"false answers: at most {false.max():.0%} in the settings shown"
     style.describe(ax, title, label, "share of verdicts", columns=3, lines=2)
     return figure
 

@@ -7,6 +7,7 @@ which are not validated or compared again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from dataclasses import replace
 from functools import cached_property
 from statistics import median_low
 from typing import Any
@@ -152,6 +153,14 @@ class Runs(Mapping[str, Run]):
     def _mean_true_changes(self) -> dict[float, float]:
         measured = {eta: [run.measurement(eta) for run in self.values() if run.has_eta(eta)] for eta in self.etas}
         return {eta: float(np.mean([m.delta_h_true for m in each])) for eta, each in measured.items()}
+
+    def restricted(self, etas: Sequence[float]) -> Runs:
+        """Return the runs without the measurements at other step sizes; runs without any of these are left out."""
+        measured = {
+            name: tuple(m for m in run.measurements if any(same_eta(m.eta, eta) for eta in etas))
+            for name, run in self.items()
+        }
+        return Runs({name: replace(self[name], measurements=each) for name, each in measured.items() if each})
 
     # --- what runs record ---------------------------------------------------------------------------------------------
 

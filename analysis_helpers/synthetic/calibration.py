@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+_FEWEST_CASES = 50
 CALIBRATION_FILE = Path(__file__).parent.parent / "data" / "calibration.json"
 
 
@@ -33,6 +34,8 @@ def answer_overview(table: pd.DataFrame) -> pd.DataFrame:
     table
         The table "answers" of `read_calibration`: a row for each setting, with the true answer.
 
+    Settings with fewer than 50 cases, of updates that are rare, are left out.
+
     Returns
     -------
     DataFrame
@@ -44,6 +47,7 @@ def answer_overview(table: pd.DataFrame) -> pd.DataFrame:
     >>> answer_overview(read_calibration()["answers"])["runs"].unique().tolist()
     [1, 2, 3, 4, 8]
     """
+    table = table[table["cases"] >= _FEWEST_CASES]
     right, wrong = table["truth"] == "yes", table["truth"] == "no"
     rates = table[["question", "runs"]].assign(
         false_yes=table["yes"].where(wrong),

@@ -253,9 +253,12 @@ def _estimate(errors: FloatArray) -> PooledEstimate:
 
 
 def chance_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return what came true of the stated chances: columns low, high (of the chance), cases, stated, answered."""
+    """Return what came true of the stated chances.
+
+    Columns runs, tau, mean (the setting), low, high (of the chance), cases, stated, answered.
+    """
     low = pd.cut(records["chance"], list(CHANCE_BINS), labels=list(CHANCE_BINS[:-1]), include_lowest=True)
-    came = records.groupby(low.astype(float).rename("low"))
+    came = records.groupby(["runs", "tau", "mean", low.astype(float).rename("low")])
     table = came.agg(cases=("chance", "size"), stated=("chance", "mean"), answered=("answered", "mean")).reset_index()
-    table.insert(1, "high", table["low"].map(dict(pairwise(CHANCE_BINS))))
+    table.insert(4, "high", table["low"].map(dict(pairwise(CHANCE_BINS))))
     return table

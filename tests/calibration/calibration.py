@@ -166,6 +166,12 @@ FAULTY = (
         for share, n in ((0.02, 512), (0.005, 256), (0.002, 256))
     }
     | {
+        f"entropies 2.0% higher after the step, {count} etas": Condition(
+            512, ("offset_z",), etas=FIVE[:count], alter=_higher(0.02)
+        )
+        for count in (2, 3)
+    }
+    | {
         "a step that was skipped": Condition(512, ("unchanged",), alter=_each(_skipped)),
         "a step 400 times as large": Condition(512, ("ess_share",), etas=(400 * ETA,)),
         "weights with a Pareto tail of shape 1.5": Condition(
@@ -229,10 +235,10 @@ _DRAWS: dict[str, tuple[Callable[[int], pd.DataFrame], ...]] = {
     "enough": (lambda seed: enough_records(SIZES, tau=0.2, count=EIGHTH, seed=seed),),
     "contradictions": (lambda seed: contradiction_records([0.0, _sampling_sd()], count=EIGHTH, seed=seed),),
     "answers": (
-        lambda seed: answer_records(count=8, seed=seed),
-        lambda seed: world_answer_records(count=8, seed=seed),
+        lambda seed: answer_records(count=5, seed=seed),
+        lambda seed: world_answer_records(count=5, seed=seed),
     ),
-    "updates": (lambda seed: coverage_records(count=8, seed=seed),),
+    "updates": (lambda seed: coverage_records(count=5, seed=seed),),
     "singles": (lambda seed: single_records(count=PER_CHUNK // 10, seed=seed),),
     "chances": (lambda seed: chance_records(count=13, seed=seed),),
     "soundness": (lambda seed: soundness_records(count=PER_CHUNK // 16, seed=seed),),

@@ -80,6 +80,8 @@ def test_intervals_over_updates_hold_what_they_say() -> None:
     assert (table["next"] >= 0.86 - error / 2).all()  # a share of updates, not one of them
     far = table["tau"] >= 1  # differences between updates are at least the SE of a run
     assert (table["next"][far] <= 0.96 + error[far] / 2).all()
+    shared = table["world"].str.contains("shared prompts")
+    assert (table["mean"] <= 0.98 + 4 * np.sqrt(0.02 / table["cases"]))[shared].all()
 
 
 def test_intervals_of_single_runs_hold_what_they_say() -> None:
@@ -143,10 +145,9 @@ def test_entropies_a_little_too_large_are_noticed() -> None:
 
 def test_false_answers_are_rare() -> None:
     table = STORED["answers"]
-    error = 4 * np.sqrt(0.1 / table["cases"])
-    beyond = (table["truth"] == "no") & (table["mean"] >= 1.1)
-    assert (table["yes"] <= 0.12 + error)[beyond].all()
-    assert (table["no"] <= 0.12 + error)[(table["truth"] == "yes") & (table["mean"] <= 0.9)].all()
+    error = 4 * np.sqrt(0.12 * 0.88 / table["cases"])
+    assert (table["yes"] <= 0.12 + error)[table["truth"] == "no"].all()
+    assert (table["no"] <= 0.12 + error)[table["truth"] == "yes"].all()
     assert (table["yes"][table["runs"] == 1] == 0).all()
     assert table[["yes", "no", "cannot_tell"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-3)
     enough = STORED["enough"]
@@ -164,9 +165,11 @@ def test_the_readme_states_the_power_of_a_yes() -> None:
 
 
 def test_chances_of_an_answer_come_true_about_as_often_as_they_say() -> None:
-    likely = STORED["chances"].set_index("low").loc[0.3]
-    assert likely["cases"] > 500
-    assert 0.25 <= likely["answered"] <= 0.65
+    table = STORED["chances"]
+    likely = table[table["low"] == 0.3]
+    assert set(likely["runs"]) == {2, 3, 4, 8}
+    assert likely["cases"].sum() > 5000
+    assert 0.25 <= np.average(likely["answered"], weights=likely["cases"]) <= 0.65
 
 
 def test_no_number_was_changed_by_hand() -> None:

@@ -246,3 +246,19 @@ def test_over_few_prompts_a_mean_must_be_further_off_to_be_flagged() -> None:
     ]
     assert limits[0] == pytest.approx(9.2, abs=0.05)  # t on 3 df at the tail of three standard errors
     assert limits[1:] == pytest.approx([3.0, 3.0], abs=0.01)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_an_offset_is_found_at_any_number_of_etas(count: int) -> None:
+    etas = [1.6e-6 * 2**k for k in range(count)]
+    runs = ah.synthetic_runs(2, 512, etas)
+    raised = {}
+    for name, run in runs.items():
+        for m in run.measurements:
+            h_new = 1.02 * m.h_new
+            true = float(m.weights @ h_new / (m.weights @ run.token_counts)) - m.base_entropy
+            run = altered(run, m.eta, h_new=h_new, delta_h_true=true)
+        raised[name] = run
+    for made, share in ((runs, 0), (raised, 1)):
+        flags = ah.run_health(made).query("check == 'offset_z'")["flag"]
+        assert flags.mean() == share

@@ -8,7 +8,8 @@ from analysis_helpers import Runs, synthetic_runs
 from analysis_helpers._checks import FloatArray, RunWarning
 from analysis_helpers.inference.origin import change_by_origin, same_states_error
 from analysis_helpers.inference.random_effects import student_quantile
-from analysis_helpers.synthetic.policy import END, Policy, entropy_change
+from analysis_helpers.runs import Measurement
+from analysis_helpers.synthetic.policy import END, Policy, entropy_change, entropy_derivative
 from analysis_helpers.synthetic.runs import update_directions
 from tests.building import ETAS, altered, known, random_run, totals_only_run
 from tests.calibration.drawing import batch_of, short_policy, world
@@ -47,7 +48,7 @@ def test_the_part_on_the_same_states_by_hand() -> None:
 
 
 def test_both_parts_are_those_of_the_exact_policy() -> None:
-    # Three updates of 4,096 sequences: each number within 4 of its standard errors; fails with probability 4e-4.
+    # Three updates of 4,096 sequences: each number within 4 of its standard errors; fails with probability 1e-3.
     policy, eta = short_policy(), 3.2e-6
     table = change_by_origin(synthetic_runs(3, 4096, [eta], policy=policy, seed=8))
     rows = {(row["run"], row["part"]): row for row in table.to_dict("records")}
@@ -56,6 +57,12 @@ def test_both_parts_are_those_of_the_exact_policy() -> None:
         for part, exact in zip(PARTS, (same, total - same, total), strict=True):
             row = rows[name, part]
             assert row["true"] == pytest.approx(exact, abs=4 * row["true_se"])
+        step = 1e-4 * eta
+        same = exact_same_states(policy, direction, step) * eta / step  # to first order
+        total = entropy_derivative(policy, direction) * eta
+        for part, exact in zip(PARTS, (same, total - same, total), strict=True):
+            row = rows[name, part]
+            assert row["linear"] == pytest.approx(exact, abs=4 * row["linear_se"] + 1e-3 * abs(same))
         assert rows[name, "same states"]["true_se"] < rows[name, "total"]["true_se"] / 2
 
 
@@ -77,20 +84,37 @@ def test_the_error_on_the_same_states_is_told_apart_from_curvature() -> None:
     exact = known(same_states_error(runs, 1.6e-6))
     assert list(exact.errors) == [1.6e-6, 3.2e-6]
     # Exact derivatives: all of the error is curvature, which is in proportion to eta.
-    assert not exact.beyond_curvature
+    assert exact.source == "curvature"
     assert exact.errors[3.2e-6].mean == pytest.approx(2 * exact.errors[1.6e-6].mean, rel=0.05)
     assert abs(known(exact.derivative).mean) < abs(exact.errors[1.6e-6].mean) / 50
     wrong = Runs({name: replace(run, jH_sum=0.97 * known(run.jH_sum)) for name, run in runs.items()})
     found = known(same_states_error(wrong, 3.2e-6))
     assert list(found.errors) == [3.2e-6, 1.6e-6]
     assert known(found.derivative).mean == pytest.approx(-0.03, abs=1e-4)
-    assert found.beyond_curvature
+    assert found.source == "derivative"
+
+
+def test_the_error_of_runs_that_share_prompts_is_added_once() -> None:
+    # 16 prompts with 16 responses each, and a common effect of each prompt on the change: 200 groups of 4 runs.
+    rng, held = np.random.default_rng(3), []
+    prompts = np.repeat(np.arange(16), 16)
+    for _ in range(200):
+        common, runs = rng.normal(0, 0.3, 16), {}
+        for k in range(4):
+            base = random_run(256, seed=int(rng.integers(1 << 30)))
+            h_base = known(base.measurements[0].h_base)
+            h_new = h_base * (0.9 + 0.1 * common[prompts])
+            m = Measurement.from_log_weights(ETAS[0], base.token_counts, h_base, h_new, np.zeros(256))
+            runs[f"run_{k}"] = replace(base, measurements=(m,), prompt_ids=prompts)
+        pooled = change_by_origin(runs).tail(3).set_index("part").loc["total"]
+        held.append(abs(pooled["true"] + 0.1 * 0.6) <= 1.75 * pooled["true_se"])  # t on 15 df
+    assert np.mean(held) > 0.82
 
 
 def test_the_error_on_the_same_states_needs_the_score_and_two_etas_to_be_told_apart() -> None:
     one = known(same_states_error(synthetic_runs(2, 128, [1.6e-6]), 1.6e-6))
     assert one.derivative is None
-    assert not one.beyond_curvature
+    assert one.source == "either"
     assert same_states_error(Runs({"run": totals_only_run()}), 1e-6) is None
     flat = altered(random_run(), h_new=lambda h_new: h_new * 0 + known(random_run().measurements[0].h_base))
     assert same_states_error(Runs({"run": flat}), ETAS[0]) is None  # no change to compare with

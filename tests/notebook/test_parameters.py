@@ -119,18 +119,20 @@ def test_a_small_run_in_the_wrong_folder_chooses_nothing(tmp_path: Path) -> None
     assert (chosen.large_batch, chosen.small_batch, chosen.subset_size, chosen.eta) == ("big", "small", 48, 2e-6)
 
 
-def test_unsound_runs_are_warned_about_where_they_are_loaded(tmp_path: Path) -> None:
-    run = synthetic_runs(1, 128)["run_01"]
-    logs = {m.eta: -2 * np.asarray(m.log_weights) for m in run.measurements}  # reversed, when added
-    for name, made in (("a", run), ("b", with_log_weights(run, logs))):
+def test_unsound_runs_are_warned_about_and_a_step_size_may_be_left_out(tmp_path: Path) -> None:
+    run, other = synthetic_runs(2, 128).values()
+    logs = {m.eta: -2 * np.asarray(m.log_weights) for m in other.measurements}  # reversed, when added
+    for name, made in (("a", run), ("b", with_log_weights(other, logs))):
         write_run(tmp_path / "big" / name / "results.json", made)
     with pytest.warns(
         RunWarning, match=r"fix or exclude the run: log_weight_slope -2\S* \(limit 0\.2\S*\) in b at eta"
     ):
         assert list(read_parameters({"data_root": str(tmp_path), **OPEN}).large_runs()) == ["a", "b"]
-    at_one = {m.eta: logs[m.eta] if m.eta == run.etas[1] else 0 * logs[m.eta] for m in run.measurements}
-    write_run(tmp_path / "big" / "b" / "results.json", with_log_weights(run, at_one))
-    read_parameters({"data_root": str(tmp_path), **OPEN, "eta": run.etas[0], "etas": [run.etas[0]]}).large_runs()
+    at_one = {m.eta: logs[m.eta] if m.eta == run.etas[1] else 0 * logs[m.eta] for m in other.measurements}
+    write_run(tmp_path / "big" / "b" / "results.json", with_log_weights(other, at_one))
+    left = read_parameters({"data_root": str(tmp_path), **OPEN, "etas": [run.etas[0]]})
+    assert left.eta == run.etas[0]
+    assert left.large_runs().etas == (run.etas[0],)
 
 
 def test_what_is_not_in_the_data_is_refused() -> None:
