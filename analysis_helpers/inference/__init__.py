@@ -42,6 +42,7 @@ from .trend import entropy_trend as entropy_trend, nonlinearity as nonlinearity,
 from .verdicts import (
     Answer as Answer,
     Verdict as Verdict,
+    answers_alone as answers_alone,
     errors_by_run as errors_by_run,
     trusted_eta as trusted_eta,
     verdict as verdict,

@@ -234,13 +234,49 @@ def verdict(
     >>> answers.linear.answer, answers.recorded.answer
     ('yes', 'cannot tell')
     """
+    return decide(*_asked(large_runs, eta, n, tolerance, probability, small_runs, etas))
+
+
+def answers_alone(
+    large_runs: Mapping[str, Run],
+    eta: float | None = None,
+    n: int | None = None,
+    *,
+    tolerance: float = 0.25,
+    probability: float = 0.9,
+    small_runs: Mapping[str, Run] | None = None,
+) -> Verdict:
+    """Return `verdict` without notes, next steps and what is not established, which take most of its time.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> alone = answers_alone(synthetic_runs(3, 512), 1.6e-6, 64)
+    >>> alone.linear.answer, alone.steps
+    ('yes', ())
+    """
+    evidence, goal = _asked(large_runs, eta, n, tolerance, probability, small_runs)
+    answers = linear_answer(evidence, goal), recorded_answer(evidence, goal)
+    return Verdict(evidence.eta, goal.n, goal.tolerance, goal.probability, *answers, (), (), ())
+
+
+def _asked(
+    large_runs: Mapping[str, Run],
+    eta: float | None,
+    n: int | None,
+    tolerance: float,
+    probability: float,
+    small_runs: Mapping[str, Run] | None,
+    etas: Sequence[float] | None = None,
+) -> tuple[Evidence, Goal]:
+    """Return the evidence and the question for the arguments of `verdict`."""
     check_goal(tolerance, probability)
     large, small = Runs.of(large_runs, "large_runs"), _small(small_runs)
     size = default_n(large.median_n, small.median_n if small else 0) if n is None else checked_count(n, "n")
     if etas is not None:
         large = large.restricted(large.etas_of(etas) if eta is None else [*large.etas_of(etas), large.eta(eta)])
     step = shared_etas(large.shared_etas, small.shared_etas)[0] if eta is None else large.eta(eta)
-    return decide(evidence_of(large.at(step), small.at(step), step), Goal(size, tolerance, probability))
+    return evidence_of(large.at(step), small.at(step), step), Goal(size, tolerance, probability)
 
 
 def trusted_eta(runs: Mapping[str, Run], *, tolerance: float = 0.25, probability: float = 0.9) -> float | None:
@@ -280,11 +316,11 @@ def verdict_map(
     steps = collection.etas_of(etas)
     large, small = collection.at_each(steps), _small(small_runs).at_each(steps)
     goal: Any = {"tolerance": tolerance, "probability": probability}
-    verdicts = [verdict(large[eta], eta, n, small_runs=small[eta], **goal) for eta in steps]
+    verdicts = [answers_alone(large[eta], eta, n, small_runs=small[eta], **goal) for eta in steps]
     if etas is None and small_runs:
         reaching = _small(small_runs)
         further = [eta for eta in reaching.etas if eta > steps[-1] and not same_eta(eta, steps[-1])]
-        verdicts += [verdict(of_eta, eta, n, **goal) for eta, of_eta in reaching.at_each(further).items()]
+        verdicts += [answers_alone(of_eta, eta, n, **goal) for eta, of_eta in reaching.at_each(further).items()]
     return verdict_table(verdicts)
 
 

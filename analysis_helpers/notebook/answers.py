@@ -27,6 +27,7 @@ from ..inference import (
 from ..runs import Run
 
 _SUBJECTS = {"linear": "a straight line", "recorded": "the recorded linear change"}
+_NO_SIZE = "no size is enough"
 _OF_SAMPLER = ("off_policy",)  # codes of notes
 _AS_ETA = 0.25  # an SD counts as inversely proportional to eta if its fall differs from that by less than this share
 
@@ -211,11 +212,11 @@ def describe_plans(
     """
     goal = f"±{tolerance:g} with probability {probability:.0%}"
     needed = zip(estimators["sequences"].tolist(), estimators["estimator"], strict=True)
-    by = ", ".join(f"{sizes(n, None, None)} by {estimator}" for n, estimator in needed)
+    by = ", ".join(f"{_NO_SIZE if pd.isna(n) else sizes(n, None, None)} by {estimator}" for n, estimator in needed)
     small = []
     for eta, n, low, high in plans[["eta", "n", "low", "high"]].itertuples(index=False):
         interval = "" if pd.isna(low) else f" ({_size(low)} to {_size(high)})"
-        small.append(f"{'no size is enough' if pd.isna(n) else _size(n)} at eta {eta:g}{interval}")
+        small.append(f"{_NO_SIZE if pd.isna(n) else _size(n)} at eta {eta:g}{interval}")
     ends = budget[budget["runs"].isin([budget["runs"].min(), budget["runs"].max()])].to_dict("records")
     splits = [
         f"{end['se']:.2g} in {counted(end['runs'], 'run')} ({end['se_low']:.2g} to {end['se_high']:.2g})"
