@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from statistics import median
 from types import FrameType
@@ -23,6 +24,7 @@ import numpy as np
 from analysis_helpers import (
     Run,
     Runs,
+    compare_err_rel_distributions,
     err_rel_standard_error,
     inventory,
     load_runs,
@@ -34,6 +36,7 @@ from analysis_helpers import (
 )
 from analysis_helpers.estimators import columns
 from analysis_helpers.execution.sweep import find_notebooks, missing_extra
+from analysis_helpers.notebook import Explorer, read_parameters
 from analysis_helpers.runs.folders import _parsed
 from analysis_helpers.subsampling import subset_sums
 from tests.benchmarks import baselines
@@ -247,11 +250,48 @@ def starting(root: Path) -> list[Row]:
     return [Row(what, "import numpy, pandas", found, target) for what, found, target in rows]
 
 
+def explorer(root: Path) -> list[Row]:
+    """Change a control of the explorer, against making the same draws and a plain histogram of them."""
+    import matplotlib.pyplot as plt
+
+    chosen = {
+        "large_batch": "E_2048",
+        "small_batch": "E_256",
+        "eta": ETAS[0],
+        "subset_size": SIZE,
+        "estimator": "ratio",
+    }
+    chosen |= {"num_samples": 2000, "tolerance": 0.25, "probability": 0.9, "seed": 42}
+    given = read_parameters({"data_root": str(root), **chosen})
+    controls, large, small = Explorer(given), given.large_runs(), given.small_runs()
+
+    def update() -> None:
+        controls.controls["seed"].value += 1
+
+    def plain() -> None:
+        draws: Any = {"sample_size": SIZE, "num_samples": 2000, "estimator": "ratio"}
+        found = compare_err_rel_distributions(large, small, ETAS[0], **draws)
+        figure, ax = plt.subplots()
+        ax.hist(found.synthetic["err_rel"], bins=60)
+        figure.savefig(BytesIO(), format="png")
+        plt.close(figure)
+
+    return [Row("a change in the explorer", "the same draws, plain histogram", ratio_of(plain, update), 0.5)]
+
+
 def main() -> None:
     root = Path(os.environ.get("RESEARCH_RUNS") or REPOSITORY / "data_samples")
     runs = load_runs(root / "E_2048")
     draws = [*against_the_loop(runs), *against_peers(next(iter(runs.values()))), *large_batches()]
-    rows = [*loading(root), *many_runs(), *calls_of_a_verdict(), *starting(root.resolve()), *draws, *notebooks()]
+    rows = [
+        *loading(root),
+        *many_runs(),
+        *calls_of_a_verdict(),
+        *starting(root.resolve()),
+        *draws,
+        *explorer(root),
+        *notebooks(),
+    ]
     print(f"{'what':42} {'baseline':30} {'ratio':>8} {'target':>8}  met")
     for row in rows:
         met = "yes" if row.ratio >= row.target else "NO"
