@@ -135,7 +135,12 @@ def test_every_control_shows_its_choice_once(shown: Shown, start: Parameters) ->
 def test_two_etas_stand_side_by_side_on_one_scale(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     explorer, results = shown
     drawn: list[Any] = []
-    monkeypatch.setattr(explorer_module, "png", lambda figure: (drawn.append(figure), b"")[1])
+
+    def kept(figure: Any) -> bytes:
+        drawn.append(figure)
+        return b""
+
+    monkeypatch.setattr(explorer_module, "png", kept)
     explorer.controls["beside"].value = 3.2e-6
     assert [each.parameters.eta for each in results[-2:]] == [1.6e-6, 3.2e-6]
     assert [figure.layout.display for figure in explorer.figures] == [None, None]
