@@ -35,9 +35,8 @@ def _of_a_report(browser: Any, out: Path) -> None:
     command = [sys.executable, "-m", "analysis_helpers", "report", "--out", str(out)]
     subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     shutil.copy(out / "figures" / "02_batch_size_comparison.png", FIGURES / "comparison.png")
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page = browser.new_page(viewport={"width": 900, "height": 620})
     page.goto((out / "index.html").as_uri())
-    page.locator("#Answer-in-brief").evaluate("heading => heading.scrollIntoView()")
     page.screenshot(path=FIGURES / "report.png")
 
 
