@@ -98,6 +98,8 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
 def plot_change_by_origin(table: pd.DataFrame, eta: float) -> Figure:
     """Return a figure of the true and the linear change at one eta: on the same states, and by visiting other states.
 
+    Of more than 40 runs, 40 are shown, evenly.
+
     Parameters
     ----------
     table
@@ -109,10 +111,11 @@ def plot_change_by_origin(table: pd.DataFrame, eta: float) -> Figure:
         return style.panels(0)[0]
     rows = table[table["eta"].map(partial(same_eta, eta))]
     names = rows["run"].drop_duplicates().tolist()
+    names = [names[place] for place in style.evenly(len(names), 40)]
     drawn = [name for name in ("true", "linear") if rows[name].notna().all()]
     figure, axes = style.panels(len(drawn), share_x=True, height=1.5 + 0.3 * len(names))
     places = np.arange(len(names))
-    same, whole = (rows[rows["part"] == part].set_index("run") for part in ("same states", "total"))
+    same, whole = (rows[rows["part"] == part].set_index("run").loc[names] for part in ("same states", "total"))
     for ax, name in zip(axes, drawn, strict=True):
         part, total, error = 1e3 * same[name], 1e3 * whole[name], f"{name}_se"
         look: dict[str, Any] = {"height": 0.6, "edgecolor": "black", "linewidth": 0.6}

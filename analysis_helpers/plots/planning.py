@@ -108,9 +108,9 @@ def plot_forest(table: pd.DataFrame, *, tolerance: float) -> Figure:
     tolerance
         Drawn as a band.
     """
-    panels = [(str(question), _thinned(rows)) for question, rows in table.groupby("question", sort=False)]
-    figure, axes = style.panels(len(panels), height=1.5 + 0.19 * max((len(rows) for _, rows in panels), default=0))
-    for ax, (question, rows) in zip(axes, panels, strict=True):
+    panels = [(str(question), every, _thinned(every)) for question, every in table.groupby("question", sort=False)]
+    figure, axes = style.panels(len(panels), height=1.5 + 0.19 * max((len(rows) for *_, rows in panels), default=0))
+    for ax, (question, every, rows) in zip(axes, panels, strict=True):
         for place, row in enumerate(rows.to_dict("records")):
             marker, width, colour = _FOREST[row["kind"]]
             ends = [[row["error"] - row["low"]], [row["high"] - row["error"]]]
@@ -121,21 +121,18 @@ def plot_forest(table: pd.DataFrame, *, tolerance: float) -> Figure:
         ax.set_yticks(range(len(rows)), names, fontsize=8)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-        style.describe(
-            ax, _forest_title(question, rows), f"error (% of the true change); band: tolerance ±{tolerance:.0%}"
-        )
+        hidden = len(every) - len(rows)
+        note = f"; {counted(hidden, 'run')} not shown" if hidden else ""
+        label = f"error (% of the true change); band: tolerance ±{tolerance:.0%}{note}"
+        style.describe(ax, _forest_title(question, rows), label)
     return figure
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows, of many runs of a kind some evenly over their errors."""
-    parts = []
-    for _, of_kind in rows.groupby("kind", sort=False):
-        if len(of_kind) > _MOST_LINES:
-            places = np.linspace(0, len(of_kind) - 1, _MOST_LINES).round().astype(int)
-            of_kind = of_kind.sort_values("error").iloc[places]
-        parts.append(of_kind)
-    return pd.concat(parts)
+    parts = [of_kind for _, of_kind in rows.groupby("kind", sort=False)]
+    many = [part.sort_values("error") if len(part) > _MOST_LINES else part for part in parts]
+    return pd.concat([part.iloc[style.evenly(len(part), _MOST_LINES)] for part in many])
 
 
 def _line_name(row: dict[Hashable, Any]) -> str:
@@ -160,8 +157,7 @@ def plot_verdict_map(table: pd.DataFrame) -> Figure:
     table
         From `analysis_helpers.verdict_map`.
     """
-    places = np.unique(np.linspace(0, len(table) - 1, min(len(table), _MOST_ETAS)).round().astype(int))
-    shown = table.iloc[places]
+    shown = table.iloc[style.evenly(len(table), _MOST_ETAS)]
     figure, (ax,) = style.panels(1, height=1.2 + 0.42 * len(shown))
     for x, question in enumerate(QUESTIONS):
         for y, row in enumerate(shown.to_dict("records")):

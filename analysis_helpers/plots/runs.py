@@ -14,20 +14,23 @@ from ..inference import plus_minus
 from . import style
 
 _PAIR = (("o", -0.12), ("D", 0.12))  # marker and shift of two values side by side
+_MOST_PANELS = 8
 _POINTS: dict[str, Any] = {"markersize": 5.5, "elinewidth": 1.2}
 
 
 def plot_totals(totals: pd.DataFrame) -> Figure:
-    """Return a figure of the true and the linear total of each run, one panel per eta.
+    """Return a figure of the true and the linear total of each run, one panel per eta; of more than 8, evenly chosen.
 
     Parameters
     ----------
     totals
         From `analysis_helpers.run_totals`.
     """
-    groups = totals.groupby(["eta"])
-    figure, axes = style.panels(len(groups), height=2.4)
-    for ax, ((eta,), rows) in zip(axes, groups, strict=True):
+    etas = np.unique(totals["eta"])
+    shown = etas[style.evenly(len(etas), _MOST_PANELS)] if len(etas) else etas
+    figure, axes = style.panels(len(shown), height=2.4)
+    for ax, eta in zip(axes, shown, strict=True):
+        rows = totals[totals["eta"] == eta]
         places = np.arange(len(rows))
         for name, (marker, shift) in zip(("true", "linear"), _PAIR, strict=True):
             values, errors, colour = rows[name] * 1e3, rows[f"{name}_se"] * 1e3, style.COLOURS[name]

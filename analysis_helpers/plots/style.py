@@ -82,6 +82,12 @@ def panels(
     return figure, list(axes.flat)
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """Return at most so many of ``count`` places, evenly, with the first and the last."""
+    places: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    return places
+
+
 def describe(ax: Axes, title: str, x: str = "", y: str = "", *, columns: int = 0, lines: int = 1) -> None:
     """Set the title, which states what the figure shows with its numbers, the axis labels with units, and the legend.
 
