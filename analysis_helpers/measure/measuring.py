@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call
@@ -48,6 +49,7 @@ from .._checks import (
 from ..runs import RESULTS_FILE, Run, write_run
 from ..synthetic import Baseline, Steps
 from .direction import direction_from_optimizer
+from .resuming import Arrays, digest, resumed
 from .sampling import Batch, called, drawn_prompts, output_layer, sample, undisturbed
 from .truncation import warn_if_truncated
 
@@ -66,6 +68,7 @@ def measure(
     microbatch: int = 16,
     change: Literal["midpoint", "difference"] = "midpoint",
     baseline: FloatArray | None = None,
+    keep: str | os.PathLike[str] | None = None,
 ) -> Run:
     """Return the run that a batch of responses gives: true change at each eta, and linear terms with their parts.
 
@@ -99,6 +102,9 @@ def measure(
         b_t by position (nats), shape of at least the longest response, that does not depend on this batch: then
         parts of a batch, measured by several processes, merge into exactly the run of the whole. From
         `entropy_baseline`. None: leave-one-out, from the batch itself.
+    keep
+        Folder in which the values of each microbatch, by token, are written as they are computed: after a kill, the
+        same call goes on from there, with the same result. None: nowhere.
 
     Returns
     -------
@@ -133,6 +139,10 @@ def measure(
     if change == "difference":
         _refuse_low_precision(model)
     policy = _Policy(model, batch, microbatch, _checked_direction(model, v))
+    if keep is not None:
+        ids = np.concatenate(batch.sequences)
+        inputs = (model, fingerprint(policy.direction), ids, batch.prompt_lengths, batch.token_counts)
+        policy.kept = str(Path(keep) / f"pass-{digest(*inputs, batch.temperature, microbatch)}")
     sums = policy.steps.sums
     steps = [checked_eta(eta, "etas") for eta in etas]
     fixed = None if baseline is None else checked_array(baseline, "baseline")
@@ -376,6 +386,7 @@ class _Policy(Module):
         super().__init__()
         _refuse_what_has_no_forward_mode(model)
         self.model, self.direction, self.whole, self.temperature = model, v or {}, False, batch.temperature
+        self.kept: str | None = None  # how the names of files with computed values begin
         self.device = next(model.parameters()).device
         self.steps, counts = Steps(batch.token_counts), batch.token_counts
         starts, positions = self.steps.starts, self.steps.positions
@@ -430,18 +441,23 @@ class _Policy(Module):
         moved, out = self._moved(step), np.zeros((4, self.steps.lengths.sum()))
         along = self.direction if derivatives else {}
         tangents = {f"model.{name}": values.to(moved[f"model.{name}"]) for name, values in along.items()}
-        for places, given in tqdm(self.groups, desc=f"step {step:g}", unit="microbatch", disable=None, leave=False):
+
+        def computed(group: tuple[NDArray[np.int64], tuple[Tensor, ...]]) -> Arrays:
             with forward_ad.dual_level():
                 duals = {name: forward_ad.make_dual(moved[name], tangent) for name, tangent in tangents.items()}
                 try:
-                    result = functional_call(self, moved | duals, tuple(x.to(self.device) for x in given))
+                    result = functional_call(self, moved | duals, tuple(x.to(self.device) for x in group[1]))
                 except NotImplementedError as error:
                     rule = "consist of operations that have a forward mode (experts_implementation: 'eager')"
                     raise ValueError(f"model must {rule}: {error}") from error
                 pair = forward_ad.unpack_dual(result)
-            out[:2, places] = pair.primal.double().cpu().numpy()
-            if pair.tangent is not None:
-                out[2:, places] = pair.tangent.double().cpu().numpy()
+            parts = [pair.primal] if pair.tangent is None else [pair.primal, pair.tangent]
+            return (torch.cat(parts).double().cpu().numpy(),)
+
+        bar = tqdm(self.groups, desc=f"step {step:g}", unit="microbatch", disable=None, leave=False)
+        path = None if self.kept is None else Path(f"{self.kept}-{step!r}-{len(tangents)}.values")
+        for (places, _), [values] in resumed(path, bar, computed):
+            out[: len(values), places] = values
         return out
 
     def _moved(self, step: float) -> dict[str, Tensor]:

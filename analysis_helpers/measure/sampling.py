@@ -34,6 +34,7 @@ from .._checks import (
     checked_prompts,
     warn_about_runs,
 )
+from .resuming import Arrays, digest, resumed
 
 IntArray = NDArray[np.int64]
 
@@ -162,6 +163,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.sequences)
 
+    def part(self, chosen: slice) -> Batch:
+        """Return the batch of some of the sequences, such as every third."""
+        logp = None if self.sampler_logp is None else self.sampler_logp[chosen]
+        columns = self.prompt_lengths[chosen], self.token_counts[chosen], self.prompt_ids[chosen], logp
+        return Batch(self.sequences[chosen], *columns, self.temperature, self.full_softmax)
+
 
 def sample(
     model: Module,
@@ -172,6 +179,7 @@ def sample(
     seed: int | Sequence[int],
     temperature: float = 1.0,
     microbatch: int = 64,
+    keep: str | os.PathLike[str] | None = None,
 ) -> Batch:
     """Return one response to each prompt, drawn from the model's full softmax.
 
@@ -197,6 +205,9 @@ def sample(
         T of the policy ``softmax(logits / T)``; the batch records it, and `measure` measures this policy.
     microbatch
         Sequences per forward pass; prompts of similar length are batched together.
+    keep
+        Folder in which the responses of each microbatch are written as they end: after a kill, the same call goes on
+        from there, with the same result. None: nowhere.
 
     Raises
     ------
@@ -219,15 +230,23 @@ def sample(
     entropy = np.ravel(seed).tolist()
     rows = [_whole(prompt, f"prompts[{i}]", least=0) for i, prompt in enumerate(prompts)]
     lengths = np.array([len(row) for row in rows])
-    ends = torch.tensor([] if eos is None else list(eos) if isinstance(eos, Collection) else [eos], dtype=torch.long)
+    ends = [] if eos is None else sorted(map(int, eos)) if isinstance(eos, Collection) else [int(eos)]
     order = np.argsort(lengths, kind="stable")  # neighbours are of similar length
     groups = [order[k : k + microbatch] for k in range(0, len(rows), microbatch)]
+    given = (np.concatenate(rows), lengths, entropy, max_new_tokens, ends, temperature, microbatch)
+    path = None if keep is None else Path(keep) / f"sample-{digest(model, *given)}.values"
+
+    def drawn(group: IntArray) -> Arrays:
+        streams = np.array([np.random.default_rng([*entropy, i]).random(max_new_tokens) for i in group])
+        ids, *others = _generate(model, [rows[i] for i in group], streams, torch.tensor(ends).long(), temperature)
+        return np.concatenate(ids), *others
+
     sequences, counts, logp = list(rows), np.empty_like(lengths), np.empty(len(rows))
     with undisturbed(model):
-        for group in tqdm(groups, desc="sampling", unit="microbatch", disable=None, leave=False):
-            streams = np.array([np.random.default_rng([*entropy, i]).random(max_new_tokens) for i in group])
-            ids, counts[group], logp[group] = _generate(model, [rows[i] for i in group], streams, ends, temperature)
-            for i, row in zip(group, ids, strict=True):
+        bar = tqdm(groups, desc="sampling", unit="microbatch", disable=None, leave=False)
+        for group, (ids, counts[group], logp[group]) in resumed(path, bar, drawn):
+            parts = np.split(ids, np.cumsum(lengths[group] + counts[group])[:-1])
+            for i, row in zip(group, parts, strict=True):
                 sequences[i] = row
     batch = Batch.from_sequences(sequences, lengths, counts, sampler_logp=logp, temperature=temperature)
     return replace(batch, full_softmax=True)
@@ -269,10 +288,15 @@ def load_policy(
         torch.set_num_threads(1)
         return _tiny_model(), [[1, *tokens] for tokens in itertools.product(range(2, 24), repeat=3)], [0]
     rows, policy = read_prompts(prompts, model), load_model(model)
+    return policy, rows, ends_of(policy)
+
+
+def ends_of(policy: Any) -> list[int]:
+    """Return the ids that end a response, or raise a ValueError if the model names none."""
     end = policy.generation_config.eos_token_id
     if end is None:
         raise ValueError("model must name the token that ends a response (eos_token_id of its generation config)")
-    return policy, rows, [end] if isinstance(end, int) else list(end)
+    return [end] if isinstance(end, int) else list(end)
 
 
 def load_model(name: str | os.PathLike[str]) -> Any:
