@@ -1,4 +1,4 @@
-"""Command line: ``analysis-helpers inventory | verdict | report | sweep | simulate | measure``."""
+"""Command line: ``analysis-helpers inventory | verdict | report | sweep | simulate | measure | merge``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Hashable
+import warnings
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 import click
 import pandas as pd
 
-from . import __version__, inventory, verdict, write_run, write_sample_data
-from ._checks import notes_on_runs
+from . import __version__, inventory, load_runs, merge_runs, verdict, write_run, write_sample_data
+from ._checks import RunWarning, notes_on_runs
 from .notebook import read_parameters, readable, shown
 from .runs import RESULTS_FILE
 
@@ -213,7 +214,8 @@ def simulate(root: Path) -> None:
 @main.command("measure")
 @click.option("--demo", type=_PATH, help="Train and measure a tiny model; write its runs to this folder.")
 @click.option("--model", help="Name or folder of a causal language model: the policy that is sampled and measured.")
-@click.option("--prompts", type=_FILE, help="File with one prompt per line, as JSON.")
+@click.option("--prompts", type=_FILE, help="File of prompts to sample responses to.")
+@click.option("--responses", type=_FILE, help="File of responses of another sampler, instead.")
 @click.option("--before", help="The model before the step [default: --model].")
 @click.option("--after", help="The model after the step: the update direction is (after - before) / lr.")
 @click.option("--lr", type=_POSITIVE, help="Learning rate of that step.")
@@ -222,47 +224,95 @@ def simulate(root: Path) -> None:
 @click.option(
     "--max-new-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Maximum tokens per response."
 )
-@click.option("--microbatch", type=click.IntRange(1), default=16, show_default=True, help="Sequences per forward pass.")
+@click.option(
+    "--temperature", type=_POSITIVE, default=1.0, show_default=True, help="The policy is softmax(logits / T)."
+)
+@click.option(
+    "--sample-microbatch", type=click.IntRange(1), default=64, show_default=True, help="Responses sampled at once."
+)
+@click.option("--microbatch", type=click.IntRange(1), default=16, show_default=True, help="Responses measured at once.")
 @click.option("--device", default="cpu", show_default=True, help="Device to measure on, such as cuda.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the responses.")
+@click.option(
+    "--rank", type=click.IntRange(0), default=0, envvar="RANK", help="This process, of several [$RANK, or 0]."
+)
+@click.option(
+    "--world-size", type=click.IntRange(1), default=1, envvar="WORLD_SIZE", help="Processes [$WORLD_SIZE, or 1]."
+)
 @click.option("--out", type=_PATH, help="Folder to create the batch folder in.")
-def measure_command(
-    demo: Path | None, out: Path | None, etas: tuple[float, ...], sequences: int, microbatch: int, **options: Any
-) -> None:
+def measure_command(demo: Path | None, out: Path | None, **options: Any) -> None:
     """Measure a causal language model: sample responses, and write the run of the step between two of its states.
 
-    The last line is the path of the run; with --demo, the verdict is printed instead. Needs the extra "measure".
+    A line of --prompts is JSON: {"prompt": "text"}, or messages for the chat template, {"prompt": [{"role": "user",
+    "content": "text"}]}, or token ids, {"prompt": [1, 15043]}. A line of --responses has token ids, and optionally the
+    sampler's log-probability: {"prompt": [1, 15043], "response": [3186, 2], "sampler_logp": -4.25}.
+
+    The last line is the path of the run; with --demo, the verdict is printed instead. A command that was stopped goes
+    on where it was if it is repeated. Started several times, with --rank or by torchrun, each process measures a slice,
+    and the last one merges them. Needs the extra "measure".
     """
     from . import measure
 
     if demo is not None:
-        demo_etas, runs = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), {}
-        for n in (1024, 128):
-            tiny, rows, eos = measure.load_policy()
-            runs[n] = measure.measured_steps(tiny, rows, demo_etas, n, max_new_tokens=32, eos=eos, microbatch=256)
-            for name, run in runs[n].items():
-                write_run(demo / f"E_{n}" / name / RESULTS_FILE, run)
-        click.echo(verdict(runs[1024], demo_etas[2], 128, small_runs=runs[128]))
+        click.echo(_demo(demo))
         return
-    needed = ("model", "prompts", "before", "after", "lr", "device")
-    model, prompts, before, after, lr, device = map(options.pop, needed)
-    if out is None or not all((model, prompts, after, lr, etas)):
-        raise click.UsageError("give --model, --prompts, --after, --lr, --eta and --out, or --demo")
-    policy, rows, eos = measure.load_policy(model, prompts)
-    old, new = (measure.load_model(name) if name else policy for name in (before, after))
-    v = measure.difference(old.state_dict(), new.state_dict(), lr)
-    drawn = measure.drawn_prompts(rows, sequences, options["seed"])
+    needed = ("model", "after", "lr", "etas")
+    if (
+        out is None
+        or not all(options[name] for name in needed)
+        or bool(options["prompts"]) == bool(options["responses"])
+    ):
+        rule = "--model, --prompts (or --responses), --after, --lr, --eta and --out"
+        raise click.UsageError(f"give {rule}, or --demo")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        batch = measure.sample(policy.to(device), drawn, eos=eos, microbatch=microbatch, **options)
-        with notes_on_runs() as notes:
-            run = measure.measure(policy, batch, v, etas, microbatch=microbatch)
+        with _notes_at_once():
+            path = measure.Command(**options).run(out)
     except (RuntimeError, AssertionError) as error:  # of PyTorch: there is no such device, or too little memory
         raise click.ClickException(str(error)) from None
-    path = next(p for k in count(1) if not (p := out / f"E_{sequences}" / f"run_{k:02d}" / RESULTS_FILE).exists())
-    write_run(path, run)
-    for note in notes:
-        click.echo(f"Note: {note}.", err=True)
-    click.echo(path)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; repeat the command to go on ({out})", err=True)
+        sys.exit(130)
+    click.echo(path or "this process is done; the last one of the others merges the run")
+
+
+def _demo(root: Path) -> Any:
+    from . import measure
+
+    etas, runs = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4), {}
+    for n in (1024, 128):
+        tiny, rows, eos = measure.load_policy()
+        runs[n] = measure.measured_steps(tiny, rows, etas, n, max_new_tokens=32, eos=eos, microbatch=256)
+        for name, run in runs[n].items():
+            write_run(root / f"E_{n}" / name / RESULTS_FILE, run)
+    return verdict(runs[1024], etas[2], 128, small_runs=runs[128])
+
+
+@contextmanager
+def _notes_at_once() -> Iterator[None]:
+    """Print warnings about runs as they come, before what takes long."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        show = warnings.showwarning
+
+        def note(message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None) -> None:
+            if issubclass(category, RunWarning):
+                click.echo(f"Note: {message}.", err=True)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = note
+        yield
+
+
+@main.command("merge")
+@click.argument("parts", type=_FOLDER)
+@click.argument("run", type=_PATH)
+def merge_command(parts: Path, run: Path) -> None:
+    """Write the run whose sequences are those of the runs in PARTS, slices of one batch, to RUN/results.json."""
+    merged = merge_runs(load_runs(parts))
+    write_run(run / RESULTS_FILE, merged)
+    click.echo(run / RESULTS_FILE)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ ORDER = [
 ORDER += ["execution", "measure", "__init__", "__main__"]
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 EVERYWHERE = {"numpy", "analysis_helpers"}  # notebooks' own version is read late, by its name
-EXECUTION = ["dask", "filelock", "ipykernel", "jinja2", "jupyter_client", "markupsafe", "nbclient", "nbconvert"]
+EXECUTION = ["dask", "ipykernel", "jinja2", "jupyter_client", "markupsafe", "nbclient", "nbconvert"]
 EXECUTION += ["nbformat", "papermill", "psutil", "traitlets", "zmq"]
 # Libraries with a place of their own: a subpackage, or one module of it.
 PLACES = {
@@ -41,7 +41,7 @@ PLACES = {
     "click": {"__main__.py"},
     **{library: {"notebook"} for library in ("IPython", "ipywidgets")},
     **{library: {"execution"} for library in EXECUTION},
-    "tqdm": {"execution", "measure"},
+    **{library: {"execution", "measure"} for library in ("filelock", "tqdm")},
     "torch": {"measure"},
     "transformers": {"measure"},
 }

@@ -35,6 +35,7 @@ except ImportError as error:
     hint = 'measuring needs PyTorch and transformers: pip install ".[measure]" in a checkout'
     raise ImportError(f"{error}; {hint}", name=error.name) from error
 
+from .command import Command as Command
 from .direction import difference as difference, direction_from_optimizer as direction_from_optimizer
 from .measuring import (
     MeasureEntropy as MeasureEntropy,

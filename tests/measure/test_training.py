@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from analysis_helpers import load_runs, merge_runs, read_run
+from analysis_helpers import load_runs, merge_runs
 from analysis_helpers.__main__ import main
 from analysis_helpers.measure import Batch, MeasureEntropy, entropy_baseline, load_policy, measure, sample
 from analysis_helpers.measure.measuring import fingerprint, reinforce
@@ -119,35 +119,6 @@ def test_the_policy_gradient_favours_confident_answers() -> None:
 
 def call(*arguments: object) -> Any:
     return CliRunner().invoke(main, ["measure", *map(str, arguments)])
-
-
-@pytest.mark.filterwarnings("default:eta 10")  # the command says it in a note
-def test_saved_models_are_measured_from_the_command_line(tmp_path: Path) -> None:
-    model, prompts = tiny(), tmp_path / "prompts.jsonl"
-    model.save_pretrained(tmp_path / "before")
-    tokenizer().save_pretrained(tmp_path / "before")
-    reinforce(model, sample(model, [[1, 5]] * 64, max_new_tokens=8, eos=0, seed=0))
-    torch.optim.AdamW(model.parameters(), lr=1e-3).step()
-    model.save_pretrained(tmp_path / "after")
-    prompts.write_text('{"prompt": "<bos> d"}\n{"prompt": "<bos> e f"}\n', encoding="utf-8")
-    options = ["--model", tmp_path / "before", "--prompts", prompts, "--after", tmp_path / "after", "--lr", "1e-3"]
-    options += ["--eta", "1e-4", "--eta", "2e-4", "--sequences", 64, "--max-new-tokens", 8, "--out", tmp_path]
-    for k in (1, 2):
-        result = call(*options, "--seed", k)
-        assert result.exit_code == 0, result.output
-        path = tmp_path / "E_64" / f"run_{k:02d}" / "results.json"
-        assert result.stdout.splitlines()[-1] == str(path)
-    assert (read_run(path).n, read_run(path).etas) == (64, (1e-4, 2e-4))
-    back = call(*options, "--seed", 2, "--before", tmp_path / "after", "--after", tmp_path / "before")
-    assert read_run(back.stdout.splitlines()[-1]).delta_h_per_lr == pytest.approx(-read_run(path).delta_h_per_lr)
-    again = call(*options, "--after", tmp_path / "before")
-    assert again.exit_code == 1
-    assert "Error: before and after must differ" in again.output
-    far = call(*options, "--eta", "10")
-    assert "Note: eta 10: the effective sample size is" in far.stderr
-    result = call("--model", "x")
-    assert result.exit_code == 2
-    assert "give --model, --prompts, --after, --lr, --eta and --out, or --demo" in result.output
 
 
 def test_the_demo_reaches_a_verdict(tmp_path: Path) -> None:

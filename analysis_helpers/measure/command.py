@@ -1,0 +1,120 @@
+"""The command ``measure``: what can fail is tried before a model is loaded, and nothing that was computed is lost."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from .._checks import FloatArray
+from ..runs import Run
+from .direction import difference
+from .measuring import entropy_baseline, measure
+from .resuming import claimed
+from .sampling import Batch, drawn_prompts, ends_of, load_model, read_prompts, read_responses, sample
+
+_PILOT = 64  # responses from which several processes make the baseline that they share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Options of the command. Of several processes each measures a slice, and the last to finish merges them."""
+
+    model: str
+    prompts: str | None
+    responses: str | None
+    before: str | None
+    after: str
+    lr: float
+    etas: tuple[float, ...]
+    sequences: int
+    max_new_tokens: int
+    temperature: float
+    sample_microbatch: int
+    microbatch: int
+    device: str
+    seed: int
+    rank: int
+    world_size: int
+
+    def run(self, out: Path) -> Path | None:
+        """Write the run below ``out``, and return its path; None if other processes have not finished theirs.
+
+        Raises
+        ------
+        ValueError, OSError
+            As `read_prompts`, `read_responses`, `difference`, `sample` and `measure` do; or if prompt and response are
+            longer than the model's positions, or its parameters larger than the memory.
+        RuntimeError, AssertionError
+            Of PyTorch: there is no such device, or too little memory on it.
+        """
+        if self.rank >= self.world_size:
+            raise ValueError(f"rank must be below the world size, {self.world_size}, got {self.rank}")
+        if self.responses is not None:
+            given: Batch | list[Any] = read_responses(self.responses, temperature=self.temperature)
+        else:
+            given = drawn_prompts(read_prompts(str(self.prompts), self.model), self.sequences, self.seed)
+        torch.empty(0, device=self._device)
+        self._require_room(given)
+        command = {name: str(value) for name, value in asdict(self).items() if name != "rank" and value is not None}
+        with claimed(out / f"E_{len(given)}", command, self.rank) as claim:
+            return claim.finish(self._measured(given, claim.work), self.rank, self.world_size)
+
+    @property
+    def _device(self) -> str:
+        """Of several processes on a machine, as torchrun starts them, each has its own GPU."""
+        return self.device if self.device != "cuda" else f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+    def _require_room(self, given: Batch | list[Any]) -> None:
+        """Raise a ValueError if the responses exceed the model's positions, or its parameters the memory."""
+        config = transformers.AutoConfig.from_pretrained(self.model)
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None) or 2**63
+        prompt = max(map(len, given)) if isinstance(given, list) else 0
+        if isinstance(given, list) and prompt + self.max_new_tokens > positions:
+            rule = (
+                f"must be at most {positions - prompt}, for prompts of up to {prompt} tokens and {positions} positions"
+            )
+            raise ValueError(f"max_new_tokens {rule}, got {self.max_new_tokens}")
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        copies = 4 if self.before else 3  # the model, after (or moved), the direction
+        needed = 4 * copies * sum(p.numel() for p in model.parameters())
+        if self._device.startswith("cuda"):
+            memory = torch.cuda.mem_get_info(self._device)[1]
+        else:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory:
+            sizes = (
+                f"{needed / 2**30:,.1f} GiB for {copies} float32 copies of its parameters, got {memory / 2**30:,.1f}"
+            )
+            raise ValueError(f"memory of {self._device} must hold the model: {sizes} GiB")
+
+    def _measured(self, given: Batch | list[Any], work: Path) -> Run:
+        policy = load_model(self.model)
+        old = load_model(self.before) if self.before else policy
+        v = difference(old.state_dict(), load_model(self.after).state_dict(), self.lr)
+        del old
+        policy.to(self._device)
+        baseline = self._baseline(policy, given) if self.world_size > 1 else None
+        seed = [self.seed, self.rank] if self.world_size > 1 else self.seed
+        batch = self._responses(policy, given, slice(self.rank, None, self.world_size), seed, work)
+        return measure(policy, batch, v, self.etas, microbatch=self.microbatch, baseline=baseline, keep=work)
+
+    def _baseline(self, policy: Any, given: Batch | list[Any]) -> FloatArray:
+        """Return a baseline that all processes make alike, from responses that none measures if it samples them."""
+        pilot = self._responses(policy, given, slice(_PILOT), [self.seed, self.world_size], None)
+        positions = int(given.token_counts.max()) if isinstance(given, Batch) else self.max_new_tokens
+        return entropy_baseline(policy, pilot, positions, microbatch=self.microbatch)
+
+    def _responses(
+        self, policy: Any, given: Batch | list[Any], part: slice, seed: int | list[int], keep: Path | None
+    ) -> Batch:
+        if isinstance(given, Batch):
+            return given.part(part)
+        drawn: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
+        ends, microbatch = ends_of(policy), self.sample_microbatch
+        return sample(policy, given[part], eos=ends, seed=seed, microbatch=microbatch, keep=keep, **drawn)
