@@ -511,8 +511,10 @@ def _built(run: Run, eta: float, chosen: Estimator) -> Columns:
         assembled.append(assemble[name]())  # noqa: PERF401
     prompts = None
     if run.prompt_ids is not None and not chosen.degree:
-        prompts, prompt = np.unique(run.prompt_ids, return_inverse=True)
-        assembled = [np.bincount(prompt, column).astype(np.float64) for column in assembled]
+        several, prompt = np.unique(run.prompt_ids, return_inverse=True)
+        if len(several) > 1:  # given one prompt, its responses are independent
+            prompts = several
+            assembled = [np.bincount(prompt, column).astype(np.float64) for column in assembled]
     sums = np.array([column.sum() for column in assembled])  # far faster than over the rows of ``values``
     full = FullBatch(
         eta=measured.eta,

@@ -13,13 +13,12 @@ from analysis_helpers import inference
 from analysis_helpers.estimators import columns, reference_for
 from analysis_helpers.inference.prediction import pooled_err_rel
 from analysis_helpers.subsampling import subset_sums
-from tests.building import in_prompts, random_run, refused, totals_only_run
+from tests.building import random_run, refused, totals_only_run
 
 E = 1e-6
 RUN = random_run()
 RUNS = {"run_01": RUN, "run_02": random_run(seed=1)}
 TOTALS = {"run_02": totals_only_run()}
-ONE_PROMPT = {"run_01": in_prompts(RUN, 12)}
 PLAIN = {"run_09": random_run(score=False)}  # no denominator correction
 ODD: Any = "odd"
 RNG = np.random.default_rng(0)
@@ -71,8 +70,6 @@ DATA: list[tuple[Callable[[], object], str]] = [
     (lambda: ah.err_rel_standard_error(totals_only_run(), E, reference=-1.0), WITHOUT_LINEAR),
     (lambda: ah.predict_err_rel(TOTALS, E, 10), WITHOUT_LINEAR),
     (lambda: ah.decompose_err_rel(PLAIN, E), "run 0: approx.per_sequence[].extras.denom_corr_unscaled"),
-    (lambda: ah.decompose_err_rel(ONE_PROMPT, E), "run_01: approx.per_sequence[].prompt_id must hold at least two"),
-    (lambda: inference.decomposition_table(ONE_PROMPT, [E]), "run_01: approx.per_sequence[].prompt_id must"),
     (lambda: pooled_err_rel({**RUNS, **PLAIN}, E), "run_09: approx.per_sequence[].extras.denom_corr_unscaled"),
     (
         lambda: ah.check_prediction(RUNS, PLAIN, E),

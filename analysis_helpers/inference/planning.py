@@ -126,7 +126,7 @@ def plan_batch_sizes(
     table = table.astype(dict.fromkeys(("n", "low", "high"), "Int64"))
     prompts = [run.prompt_ids for run in runs.values()]
     shares = [len(np.unique(ids)) / len(ids) for ids in prompts if ids is not None]
-    if len(shares) < len(prompts):
+    if len(shares) < len(prompts) or any(len(np.unique(ids)) < 2 for ids in prompts if ids is not None):
         return table
     return table.assign(prompts=np.ceil(table["n"].astype(float) * np.mean(shares)).astype("Int64"))
 

@@ -15,9 +15,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from .._checks import FloatArray, RunError, checked_count
+from .._checks import FloatArray, checked_count
 from ..estimators import Estimate, EstimatorName, columns, mean_total_error, reference_total, shared_variance
-from ..runs import FIELDS_BEHIND, Run, Runs
+from ..runs import Run, Runs
 from .random_effects import CONFIDENCE, ConfidenceDistribution, Pool, confidence_distribution, normal_quantile, pool
 from .standard_errors import err_rel_standard_error
 
@@ -311,8 +311,6 @@ def pooled_err_rel(
         batch = columns(run, measured, estimator)
         if batch.estimator.degree:
             raise ValueError(f"estimator must be a mean, as 'ratio' is, on a fresh batch; got {estimator!r}")
-        if len(batch.values) < 2:
-            raise RunError(name, FIELDS_BEHIND["prompts"], "must hold at least two prompts", len(batch.values))
         errors[name] = batch.error * (1 / scale)
     relative = np.nan_to_num(mean_total_error(usable.values(), measured)) / abs(scale) if reference is None else 0.0
     return PooledEstimate.of(measured, scale, errors, float(relative))

@@ -288,7 +288,7 @@ def _needed(run: Run, etas: Sequence[float] | None = None) -> str:
     if "baseline_entropy" not in run.supports:
         return f"h_base ({FIELDS_BEHIND['baseline_entropy']})"
     if math.isnan(true_total(run, run.etas[0]).se):
-        return "at least two sequences, of at least two prompts where these are recorded"
+        return "at least two sequences"
     return "" if len(_measured(run, etas)) > 1 else "at least two etas"
 
 

@@ -708,7 +708,7 @@ def _unknown(evidence: Evidence, goal: Goal) -> Iterator[Note]:
         yield Note("shared_prompts", values={"share": shared})
     prompts = [len(np.unique(run.prompt_ids)) for run in runs.values() if run.prompt_ids is not None]
     if prompts and min(prompts) < _FEW_PROMPTS:
-        yield Note("few_prompts", values={"prompts": min(prompts)})
+        yield Note("few_prompts" if min(prompts) > 1 else "one_prompt", values={"prompts": min(prompts)})
     for need, code in (("prompts", "independence"), ("score", "log_weights"), ("logp", "entropies")):
         if without := runs.lacking(need):
             yield Note(code, tuple(without))

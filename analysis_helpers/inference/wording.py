@@ -302,6 +302,7 @@ WORDS = {
         "the mean on other prompts: runs share prompts, and with them {share:.0%} of a run's squared standard error"
     ),
     "few_prompts": "precise standard errors: a run has only {prompts} prompts",
+    "one_prompt": "anything about other prompts: all responses of a run are to one; given it they are independent",
     "tau": "how much updates differ; with {count:,} large run{s} tau is {poorly} known{bounds}",
     "other_etas": "agreement between etas: step sizes within a run share sequences and are not independent",
     "true_change_closer": "the true change to better than ±{relative:.0%}",

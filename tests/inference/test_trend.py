@@ -12,7 +12,6 @@ from analysis_helpers import (
     entropy_trend,
     load_runs,
     nonlinearity,
-    required_batch_size,
     run_health,
     synthetic_runs,
     verdict,
@@ -21,7 +20,7 @@ from analysis_helpers._checks import RunWarning
 from analysis_helpers.inference.trend import MODEL_ERROR, disagreement, fit_trend, fit_trends, nonlinearity_estimates
 from analysis_helpers.synthetic.policy import entropy_change, entropy_derivative
 from analysis_helpers.synthetic.runs import update_directions
-from tests.building import ETAS, altered, in_prompts, random_run, refused, totals_only_run
+from tests.building import ETAS, altered, random_run, refused, totals_only_run
 from tests.calibration.drawing import batch_of, exact_change, short_policy, world
 
 FIVE = [0.8e-6, 1.6e-6, 3.2e-6, 6.4e-6, 12.8e-6]
@@ -135,14 +134,10 @@ def test_a_run_without_base_entropies_is_refused_by_name() -> None:
         entropy_trend({"run_01": altered(random_run(), h_base=None)})
 
 
-def test_two_sequences_and_two_prompts_are_needed_and_said_to_be() -> None:
-    runs = {name: random_run(size, seed=1) for name, size in (("one", 1), ("many", 20))}
-    single, same_prompt = {"one": runs["one"]}, {"many": in_prompts(runs["many"], 20)}
-    for few in (single, same_prompt):
-        with pytest.warns(RunWarning, match="skipped"), refused(*few, "at least two sequences", error=RunError):
-            verdict(few, ETAS[0], 64)
-    with refused("many: approx.per_sequence[].prompt_id must hold at least two prompts", "got 1", error=RunError):
-        required_batch_size(same_prompt, ETAS[0], tolerance=0.5)
+def test_two_sequences_are_needed_and_said_to_be() -> None:
+    single = {"one": random_run(1, seed=1)}
+    with pytest.warns(RunWarning, match="skipped"), refused("one", "at least two sequences", error=RunError):
+        verdict(single, ETAS[0], 64)
 
 
 def test_with_two_etas_there_is_a_curvature_but_no_test_of_fit() -> None:

@@ -292,6 +292,16 @@ def test_every_cause_has_words(code: str) -> None:
     assert not set("{}") & set("".join(sentences))
 
 
+def test_responses_to_a_single_prompt_are_independent_given_it() -> None:
+    runs = {f"run_{k}": random_run(200, seed=k) for k in range(3)}
+    plain = verdict(runs, 1e-6, 64, tolerance=5.0)
+    single = verdict({name: in_prompts(run, run.n) for name, run in runs.items()}, 1e-6, 64, tolerance=5.0)
+    assert (single.linear.mean, single.recorded.se) == (plain.linear.mean, plain.recorded.se)
+    assert single.recorded.required_n == plain.recorded.required_n
+    assert {note.code for note in single.unknown} - {note.code for note in plain.unknown} == {"one_prompt"}
+    assert {note.code for note in plain.unknown} - {note.code for note in single.unknown} == {"independence"}
+
+
 def test_what_runs_share_through_their_prompts_is_said_and_added_to_the_error_of_the_mean_once() -> None:
     runs = {f"run_{k}": in_prompts(random_run(200, seed=k), 8) for k in range(3)}
     found = verdict(runs, 1e-6, 64, tolerance=5.0)
