@@ -1,9 +1,9 @@
 """Estimators of (true change, linear change), each a function of column sums over a set of sequences.
 
 Sampling gives sums; an estimator maps sums to the two estimates; its standard error follows from influence values, by
-leaving out one row at a time. So a new estimator is one function of sums and one entry in `ESTIMATORS`: subsets, standard errors,
-prediction and planning need no further code. Results are full-batch numbers and arrays; tables are made in
-`analysis_helpers.err_rel`.
+leaving out one row at a time. So a new estimator is one function of sums and one entry in `ESTIMATORS`: subsets,
+standard errors, prediction and planning need no further code. Results are full-batch numbers and arrays; tables are
+made in `analysis_helpers.err_rel`.
 """
 
 from __future__ import annotations

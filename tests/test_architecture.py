@@ -34,7 +34,17 @@ EXECUTION = ["dask", "ipykernel", "jinja2", "jupyter_client", "markupsafe", "nbc
 EXECUTION += ["nbformat", "papermill", "psutil", "traitlets", "zmq"]
 # Libraries with a place of their own: a subpackage, or one module of it.
 PLACES = {
-    "pandas": {"runs/folders.py", "err_rel", "published", "inference", "synthetic", "plots", "notebook", "execution"},
+    "pandas": {
+        "runs/folders.py",
+        "err_rel",
+        "published",
+        "inference",
+        "synthetic",
+        "plots",
+        "notebook",
+        "execution",
+        "__main__.py",
+    },
     "msgspec": {"runs/json.py", "notebook"},
     "scipy": {"inference"},
     "matplotlib": {"plots"},

@@ -1,7 +1,8 @@
 """Standard errors in closed form, from the recorded sequences.
 
-Standard errors come from influence values, so every estimator has one: by leaving out one row at a time or, for subsets,
-from the gradient at the full sums. They describe sampling of sequences, with update direction and reference held fixed.
+Standard errors come from influence values, so every estimator has one: by leaving out one row at a time, or for
+subsets from the gradient at the full sums. They describe sampling of sequences, with the update direction and the
+reference held fixed.
 """
 
 from __future__ import annotations

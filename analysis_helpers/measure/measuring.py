@@ -49,7 +49,7 @@ from .._checks import (
 from ..runs import RESULTS_FILE, Run, write_run
 from ..synthetic import Baseline, Steps
 from .direction import direction_from_optimizer
-from .resuming import Arrays, digest, resumed
+from .resuming import Arrays, inputs_digest, resumed
 from .sampling import Batch, called, drawn_prompts, output_layer, sample, undisturbed
 from .truncation import warn_if_truncated
 
@@ -142,7 +142,7 @@ def measure(
     if keep is not None:
         ids = np.concatenate(batch.sequences)
         inputs = (model, fingerprint(policy.direction), ids, batch.prompt_lengths, batch.token_counts)
-        policy.kept = str(Path(keep) / f"pass-{digest(*inputs, batch.temperature, microbatch)}")
+        policy.kept = str(Path(keep) / f"pass-{inputs_digest(*inputs, batch.temperature, microbatch)}")
     sums = policy.steps.sums
     steps = [checked_eta(eta, "etas") for eta in etas]
     fixed = None if baseline is None else checked_array(baseline, "baseline")

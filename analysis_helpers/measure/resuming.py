@@ -72,7 +72,7 @@ def _append(file: BinaryIO, content: bytes, path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def digest(*parts: Any) -> str:
+def inputs_digest(*parts: Any) -> str:
     """Return a digest of models, arrays and what JSON can hold: a name for the computation that they enter."""
     found = hashlib.sha256()
     for part in parts:

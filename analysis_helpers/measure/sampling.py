@@ -34,7 +34,7 @@ from .._checks import (
     checked_prompts,
     warn_about_runs,
 )
-from .resuming import Arrays, digest, resumed
+from .resuming import Arrays, inputs_digest, resumed
 
 IntArray = NDArray[np.int64]
 
@@ -234,7 +234,7 @@ def sample(
     order = np.argsort(lengths, kind="stable")  # neighbours are of similar length
     groups = [order[k : k + microbatch] for k in range(0, len(rows), microbatch)]
     given = (np.concatenate(rows), lengths, entropy, max_new_tokens, ends, temperature, microbatch)
-    path = None if keep is None else Path(keep) / f"sample-{digest(model, *given)}.values"
+    path = None if keep is None else Path(keep) / f"sample-{inputs_digest(model, *given)}.values"
 
     def drawn(group: IntArray) -> Arrays:
         streams = np.array([np.random.default_rng([*entropy, i]).random(max_new_tokens) for i in group])

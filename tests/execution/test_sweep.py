@@ -81,7 +81,7 @@ def test_every_combination_is_planned_once_in_the_order_given_and_named_by_its_p
     assert [job.parameters for job in jobs[:2]] == [{"etas": [3.2e-6]}, {"etas": [1.6e-6]}]
     pairs = [(job.parameters["eta"], job.parameters["subset_size"]) for job in jobs[2:]]
     assert pairs == [(3.2e-6, 256), (3.2e-6, 100), (1.6e-6, 256), (1.6e-6, 100)]
-    assert jobs[2].name == "tiny_eta=3.2e-06_subset_size=256_etas=3.2e-06"
+    assert jobs[2].name == "tiny_eta=3.2e-06_subset_size=256"
     assert [execution.job.name for execution in skipped] == ["other"]
     jobs, skipped = plan("report", find_notebooks(folder), {"subset_size": ["256"]})
     assert {job.name: job.parameters for job in jobs} == {"list": {}, "other": {}, "tiny": {"subset_size": 256}}
@@ -148,7 +148,7 @@ def test_a_sweep_writes_notebooks_pages_tables_and_nothing_else(tmp_path: Path) 
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[-1] == str(tmp_path / "out" / "index.html")
     made = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    stems = [f"tiny_eta={eta}_subset_size=8_etas={eta}" for eta in ("1e-06", "2e-06")]
+    stems = [f"tiny_eta={eta}_subset_size=8" for eta in ("1e-06", "2e-06")]
     kinds = (("notebooks", "ipynb"), ("pages", "html"), ("figures", "png"))
     files = {f"{place}/{stem}.{ending}" for stem in stems for place, ending in kinds}
     assert {name for name in made if not name.startswith(".")} == {"index.html", "results.csv", "runlog.csv", *files}
@@ -209,7 +209,7 @@ def test_a_second_sweep_of_other_values_adds_its_rows_and_leaves_out_what_has_ch
         assert sweep(tmp_path / "out", folder, "--eta", eta).exit_code == 0
     assert pd.read_csv(tmp_path / "out" / "results.csv")["param.eta"].dropna().unique().tolist() == [2e-6, 1e-6]
     assert runlog(tmp_path / "out")["status"].tolist() == ["done", "unchanged"]
-    pages = [f"pages/tiny_eta={eta}_etas={eta}.html" for eta in ("1e-06", "2e-06")]
+    pages = [f"pages/tiny_eta={eta}.html" for eta in ("1e-06", "2e-06")]
     assert set(pages) <= set(links(tmp_path / "out" / "index.html"))
     write_notebook(path, BODY + "\n# changed")
     log = run_copies("sweep", folder, tmp_path / "out", {"eta": ["2e-6"]})
