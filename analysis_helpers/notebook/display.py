@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from html import escape
 from itertools import zip_longest
@@ -47,11 +47,11 @@ class ReadableTable:
             return f"<p>{_NO_ROWS}</p>"
         names = list(self.table.columns)
         words = [not all(map(_NUMBER.match, column)) for _, column in self.table.items()]
-        long = bool(self.table.map(len).gt(_LONG_TEXT).any(axis=None))
-        blocks = long or len(self.table) <= _FEW_ROWS
+        long = [bool(column.map(len).max() > _LONG_TEXT) for _, column in self.table.items()]
+        blocks = any(long) or len(self.table) <= _FEW_ROWS
         head = _row("th", names, words)
-        body = "\n".join(_row("td", row, words, names if blocks else ()) for row in self.table.to_numpy())
-        kind = f' class="blocks{" long" * long}"' if blocks else ""
+        body = "\n".join(_row("td", row, words, long, names if blocks else ()) for row in self.table.to_numpy())
+        kind = ' class="blocks"' if blocks else ""
         return f"<table{kind}>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>{self._rest()}"
 
     def _rest(self) -> str:
@@ -160,11 +160,14 @@ def _noted(messages: Iterable[str]) -> list[str]:
     return [f"- **Note:** {message}." for message in messages]
 
 
-def _row(tag: str, texts: Iterable[str], words: Iterable[bool], labels: Sequence[str] = ()) -> str:
+def _row(
+    tag: str, texts: Iterable[str], words: Iterable[bool], long: Iterable[bool] = (), labels: Iterable[str] = ()
+) -> str:
     """Return a row of cells, words aligned to the left; names at the top may break at underscores."""
     cells = []
-    for text, left, label in zip_longest(texts, words, labels):
+    for text, left, is_long, label in zip_longest(texts, words, long, labels):
         style = " style='text-align: left'" if left else ""  # in the cell: JupyterLab and GitHub keep no style sheet
+        style += ' class="long"' if is_long else ""
         style += f' data-label="{escape(label)}"' if label else ""
         whole = _UNBROKEN.sub(r"<span style='white-space: nowrap'>\g<0></span>", escape(text))
         cells.append(f"<{tag}{style}>{whole.replace('_', '_<wbr>') if tag == 'th' else whole}</{tag}>")

@@ -91,7 +91,9 @@ def plot_nonlinearity(table: pd.DataFrame, *, tolerance: float) -> Figure:
     reach = 1.1 * max(tolerance, min(seen, 4 * tolerance))
     ax.set_ylim(-reach, reach)
     title = f"nonlinearity at eta {etas[-1]:g}: {'; '.join(estimates)}"
-    style.describe(ax, title, "step size eta", f"nonlinearity (line − true)\n{style.TRUE_CHANGES}", columns=2)
+    style.describe(
+        ax, title, "step size eta", f"nonlinearity (line − true)\n{style.TRUE_CHANGES}", columns=1 if several else 2
+    )
     return figure
 
 
