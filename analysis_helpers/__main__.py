@@ -16,7 +16,6 @@ from textwrap import fill
 from typing import Any
 
 import click
-import pandas as pd
 
 from . import __version__, inventory, load_runs, merge_runs, verdict, write_run, write_sample_data
 from ._checks import RunWarning, notes_on_runs
@@ -91,7 +90,7 @@ def _of_run(row: dict[Hashable, Any]) -> str:
     """Return what the inventory says of a run."""
     etas = row["etas"]
     said = {
-        "{} sequences": "" if pd.isna(row["sequences"]) else f"{row['sequences']:,}",
+        "{} sequences": f"{row['sequences']:,}" if etas else "",
         "etas {}": shown(etas) if len(etas) <= _MANY_ETAS else f"{etas[0]:g} to {etas[-1]:g} ({len(etas)})",
         "records {}": row["supports"],
         "the same content as {}": row["same_as"],
