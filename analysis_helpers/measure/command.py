@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,9 +71,12 @@ class Command:
         return self.device if self.device != "cuda" else f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
     def _require_room(self, given: Batch | list[Any]) -> None:
-        """Raise a ValueError if the responses exceed the model's positions, or its parameters the memory."""
-        config = transformers.AutoConfig.from_pretrained(self.model)
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None) or 2**63
+        """Raise a ValueError if responses exceed the model's positions, or what is loaded at once the memory."""
+        try:
+            config = transformers.AutoConfig.from_pretrained(self.model)
+        except ValueError:  # the folder of an adapter
+            return
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
         prompt = max(map(len, given)) if isinstance(given, list) else 0
         if isinstance(given, list) and prompt + self.max_new_tokens > positions:
             rule = (
@@ -81,17 +85,15 @@ class Command:
             raise ValueError(f"max_new_tokens {rule}, got {self.max_new_tokens}")
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-        copies = 4 if self.before else 3  # the model, after (or moved), the direction
-        needed = 4 * copies * sum(p.numel() for p in model.parameters())
+        needed, memory = 4 * sum(p.numel() for p in model.parameters()), math.inf
         if self._device.startswith("cuda"):
             memory = torch.cuda.mem_get_info(self._device)[1]
-        else:
+        elif hasattr(os, "sysconf"):
+            needed *= 2 if self.before is None else 3  # with the models before and after the step
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > memory:
-            sizes = (
-                f"{needed / 2**30:,.1f} GiB for {copies} float32 copies of its parameters, got {memory / 2**30:,.1f}"
-            )
-            raise ValueError(f"memory of {self._device} must hold the model: {sizes} GiB")
+            sizes = f"{needed / 2**30:,.1f} GiB of parameters in float32, got {memory / 2**30:,.1f} GiB"
+            raise ValueError(f"memory of {self._device} must hold the models: {sizes}")
 
     def _measured(self, given: Batch | list[Any], work: Path) -> Run:
         policy = load_model(self.model)

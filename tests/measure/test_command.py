@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from analysis_helpers import read_run, synthetic_runs, write_run
 from analysis_helpers.__main__ import main
@@ -89,6 +91,21 @@ def test_responses_of_another_sampler_are_measured(saved: Path, tmp_path: Path) 
     assert both.exit_code == 2
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_of_peft_are_measured(saved: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    lora = LoraConfig(target_modules=["c_attn"], r=2, init_lora_weights=False, fan_in_fan_out=True)
+    model: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(saved / "before"), lora)
+    for name in ("before", "after"):
+        model.save_pretrained(tmp_path / name)
+        tokenizer().save_pretrained(tmp_path / name)
+        for p in model.parameters():
+            p.data += 1e-3 * torch.randn(p.shape) * p.requires_grad
+    given = ["--model", tmp_path / "before", "--after", tmp_path / "after", "--eta", "1e-5"]
+    run = read_run(written(call(*options(saved, tmp_path, *given))))
+    assert np.std(known(run.measurements[0].log_weights)) > 0
+
+
 def test_what_can_fail_fails_before_a_model_is_loaded(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +117,10 @@ def test_what_can_fail_fails_before_a_model_is_loaded(
     (tmp_path / "words.txt").write_text("Say d\n", encoding="utf-8")
     for more, message in (
         (["--prompts", tmp_path / "words.txt"], "words.txt, line 1: must be JSON"),
-        (["--max-new-tokens", 62], "max_new_tokens must be at most 61, for prompts of up to 3 tokens and 64 positions"),
+        (
+            ["--max-new-tokens", 62],
+            "max_new_tokens must be at most 61, for prompts of up to 3 tokens and 64 positions",
+        ),
         (["--device", "nowhere"], "nowhere"),
         (["--rank", 2, "--world-size", 2], "rank must be below the world size, 2, got 2"),
         (["--out", tmp_path / "file"], "file"),
@@ -110,7 +130,7 @@ def test_what_can_fail_fails_before_a_model_is_loaded(
         assert message in result.output
     monkeypatch.setattr(os, "sysconf", lambda _: 2)
     result = call(*options(saved, tmp_path / "out"))
-    assert "memory of cpu must hold the model: 0.0 GiB for 3 float32 copies of its parameters" in result.output
+    assert "memory of cpu must hold the models: 0.0 GiB of parameters in float32, got 0.0 GiB" in result.output
     assert not (tmp_path / "out").exists()
 
 
