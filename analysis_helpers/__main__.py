@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from . import __version__, inventory, load_runs, merge_runs, verdict, write_run, write_sample_data
+from . import __version__, inventory, load_runs, merge_runs, read_run, verdict, write_run, write_sample_data
 from ._checks import RunWarning, notes_on_runs
 from .notebook import read_parameters, readable, shown
 from .runs import RESULTS_FILE
@@ -230,6 +230,7 @@ def simulate(root: Path) -> None:
     "--sample-microbatch", type=click.IntRange(1), default=64, show_default=True, help="Responses sampled at once."
 )
 @click.option("--microbatch", type=click.IntRange(1), default=16, show_default=True, help="Responses measured at once.")
+@click.option("--change", type=click.Choice(["midpoint", "difference"]), default="midpoint", help="How: see `measure`.")
 @click.option("--device", default="cpu", show_default=True, help="Device to measure on, such as cuda.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the responses.")
 @click.option(
@@ -246,7 +247,7 @@ def measure_command(demo: Path | None, out: Path | None, **options: Any) -> None
     "content": "text"}]}, or token ids, {"prompt": [1, 15043]}. A line of --responses has token ids, and optionally the
     sampler's log-probability: {"prompt": [1, 15043], "response": [3186, 2], "sampler_logp": -4.25}.
 
-    The last line is the path of the run; with --demo, the verdict is printed instead. A command that was stopped goes
+    The last lines are the changes and the path of the run; with --demo, the verdict is printed instead. A command that was stopped goes
     on where it was if it is repeated. Started several times, with --rank or by torchrun, each process measures a slice,
     and the last one merges them. Needs the extra "measure".
     """
@@ -272,6 +273,8 @@ def measure_command(demo: Path | None, out: Path | None, **options: Any) -> None
     except KeyboardInterrupt:
         click.echo(f"stopped; repeat the command to go on ({out})", err=True)
         sys.exit(130)
+    if path is not None:
+        click.echo(measure.summary(read_run(path)))
     click.echo(path or "this process is done; the last one of the others merges the run")
 
 

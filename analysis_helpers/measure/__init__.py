@@ -36,12 +36,17 @@ except ImportError as error:
     raise ImportError(f"{error}; {hint}", name=error.name) from error
 
 from .command import Command as Command
-from .direction import difference as difference, direction_from_optimizer as direction_from_optimizer
+from .direction import (
+    NoStepError as NoStepError,
+    difference as difference,
+    direction_from_optimizer as direction_from_optimizer,
+)
 from .measuring import (
     MeasureEntropy as MeasureEntropy,
     entropy_baseline as entropy_baseline,
     measure as measure,
     measured_steps as measured_steps,
+    summary as summary,
 )
 from .sampling import (
     Batch as Batch,

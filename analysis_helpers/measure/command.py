@@ -13,6 +13,7 @@ import transformers
 
 from .._checks import FloatArray
 from ..runs import Run
+from .checks import Change
 from .direction import difference
 from .measuring import entropy_baseline, measure
 from .resuming import claimed
@@ -37,6 +38,7 @@ class Command:
     temperature: float
     sample_microbatch: int
     microbatch: int
+    change: Change
     device: str
     seed: int
     rank: int
@@ -104,7 +106,8 @@ class Command:
         baseline = self._baseline(policy, given) if self.world_size > 1 else None
         seed = [self.seed, self.rank] if self.world_size > 1 else self.seed
         batch = self._responses(policy, given, slice(self.rank, None, self.world_size), seed, work)
-        return measure(policy, batch, v, self.etas, microbatch=self.microbatch, baseline=baseline, keep=work)
+        options: dict[str, Any] = {"microbatch": self.microbatch, "change": self.change}
+        return measure(policy, batch, v, self.etas, baseline=baseline, keep=work, **options)
 
     def _baseline(self, policy: Any, given: Batch | list[Any]) -> FloatArray:
         """Return a baseline that all processes make alike, from responses that none measures if it samples them."""

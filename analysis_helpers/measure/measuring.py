@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,13 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.autograd import forward_ad
-from torch.func import functional_call
 from torch.nn import Module
-from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from .._checks import (
     FloatArray,
@@ -46,17 +39,16 @@ from .._checks import (
     checked_eta,
     warn_about_runs,
 )
+from ..estimators import columns
+from ..inference import change_by_origin, effective_share, plus_minus
 from ..runs import RESULTS_FILE, Run, write_run
 from ..synthetic import Baseline, Steps
-from .direction import direction_from_optimizer
-from .resuming import Arrays, inputs_digest, resumed
-from .sampling import Batch, called, drawn_prompts, output_layer, sample, undisturbed
+from .checks import Change, nodes_of, require_same_policy, self_test
+from .derivatives import Tensors, TokenPolicy
+from .direction import NoStepError, direction_from_optimizer
+from .resuming import inputs_digest
+from .sampling import Batch, drawn_prompts, sample, undisturbed
 from .truncation import warn_if_truncated
-
-Tensors = Mapping[str, Tensor]
-
-_CHUNK = 2**24  # logits at once
-_WIDE = 0.2  # SD of log weights above which the step is measured at two points instead of its midpoint
 
 
 def measure(
@@ -66,7 +58,7 @@ def measure(
     etas: Sequence[float],
     *,
     microbatch: int = 16,
-    change: Literal["midpoint", "difference"] = "midpoint",
+    change: Change = "midpoint",
     baseline: FloatArray | None = None,
     keep: str | os.PathLike[str] | None = None,
 ) -> Run:
@@ -136,9 +128,7 @@ def measure(
     (64, (0.001, 0.002), ('baseline_entropy', 'linear', 'score', 'logp', 'prompts'))
     """
     checked_choice(change, "change", ("midpoint", "difference"))
-    if change == "difference":
-        _refuse_low_precision(model)
-    policy = _Policy(model, batch, microbatch, _checked_direction(model, v))
+    policy = TokenPolicy(model, batch, microbatch, v)
     if keep is not None:
         ids = np.concatenate(batch.sequences)
         inputs = (model, fingerprint(policy.direction), ids, batch.prompt_lengths, batch.token_counts)
@@ -155,14 +145,16 @@ def measure(
         warn_if_truncated(model, batch)
     h_new, log_weights = {}, {}
     with undisturbed(model):
+        change = self_test(policy, steps, change)
         start = policy.tokens(0.0)
         logp, entropy, d_logp, d_entropy = start
         score = sums(d_logp)
+        require_same_policy(policy, sums(logp))
         for eta in steps:
             if change == "difference":
                 made = policy.tokens(eta, derivatives=False)[:2] - start[:2]
             else:
-                nodes = (0.5 - 12**-0.5, 0.5 + 12**-0.5) if eta * np.std(score) > _WIDE else (0.5,)
+                nodes = nodes_of(eta * float(np.std(score)))
                 made = eta * np.mean([policy.tokens(eta * node)[2:] for node in nodes], axis=0)
                 if sums(entropy + made[1]).min() < 0:  # much too far; the other etas are still good
                     made[1] = policy.tokens(eta, derivatives=False)[1] - entropy
@@ -178,6 +170,8 @@ def measure(
         jH_sum=sums(d_entropy),
         logp=sums(logp),
         sampler_logp=batch.sampler_logp,
+        min_logp=np.minimum.reduceat(logp, policy.steps.starts),
+        vocabulary=policy.vocabulary,
         prompt_ids=batch.prompt_ids,
         direction=fingerprint(policy.direction),
         source="measured run",
@@ -221,9 +215,9 @@ def entropy_baseline(
     """
     checked_count(positions, "positions")
     checked_choice(kind, "kind", ("centred", "entropy_to_go"))
-    policy = _Policy(model, batch, microbatch)
+    policy = TokenPolicy(model, batch, microbatch)
     with undisturbed(model):
-        return policy.steps.baseline(policy.tokens(0.0)[1], positions, kind)
+        return policy.steps.baseline(policy.tokens(0.0, derivatives=False)[1], positions, kind)
 
 
 def _leave_one_out(steps: Steps, entropy: FloatArray) -> FloatArray:
@@ -252,9 +246,12 @@ class MeasureEntropy(transformers.TrainerCallback):
     """Measures the entropy change of optimizer steps while a transformers or TRL trainer makes them.
 
     Before every ``every``-th step it takes the direction of that step, samples a fresh batch from the current model,
-    and writes a run to ``out/E_<n>/step_<steps made>/results.json``. Training is unaffected: same random numbers, same
-    weights. In distributed training the first process measures; the others wait for it at their next collective
-    operation, at most until its timeout. Parameters must not be sharded. It raises what `measure` raises.
+    and writes a run to ``out/E_<sequences>/step_<steps made>/results.json``. Training is unaffected: same random
+    numbers, same weights. In distributed training the first process measures; the others wait for it at their next
+    collective operation, at most until its timeout. Parameters must not be sharded.
+
+    With `add_to`, the trainer's next log holds the true and the linear change, the true change on the same states
+    (nats per token) and the nonlinearity (in units of the true change), at each eta, and ``report_to`` receives them.
 
     Parameters
     ----------
@@ -263,18 +260,25 @@ class MeasureEntropy(transformers.TrainerCallback):
     etas
         Step sizes (learning rates).
     n
-        Sequences in a batch.
+        Prompts in a batch.
     every
         Steps between two runs.
     out
         Folder to create the batch folder in.
+    responses, temperature
+        Responses to each prompt of a batch; T of the policy ``softmax(logits / T)`` that is sampled and measured.
     max_new_tokens, eos, seed, microbatch
         As for `sample`; every step draws its own prompts and responses.
+    change
+        As for `measure`.
+    on_error
+        "warn": what goes wrong is a RunWarning, and training goes on. "raise": it raises what `measure` raises. A step
+        that the optimizer does not make (gradients that are 0 or overflowed, rate 0) is skipped with a warning always.
 
     Examples
     --------
     >>> callback = MeasureEntropy([[1, 5]], [1e-6, 2e-6], 2048, 100, "my_runs", max_new_tokens=256, eos=0)
-    >>> # trainer = GRPOTrainer(..., callbacks=[callback])
+    >>> # callback.add_to(GRPOTrainer(...))
     """
 
     prompts: Sequence[Sequence[int]]
@@ -285,23 +289,95 @@ class MeasureEntropy(transformers.TrainerCallback):
     _: KW_ONLY
     max_new_tokens: int
     eos: int | Collection[int] | None
+    responses: int = 1
+    temperature: float = 1.0
     seed: int = 0
     microbatch: int = 16
+    change: Change = "midpoint"
+    on_error: Literal["warn", "raise"] = "warn"
 
     def __post_init__(self) -> None:
-        checked_count(self.n, "n")
-        checked_count(self.every, "every")
+        for name in ("n", "every", "responses"):
+            checked_count(getattr(self, name), name)
+        checked_choice(self.on_error, "on_error", ("warn", "raise"))
+        self._unlogged: dict[str, float] = {}
+
+    def add_to(self, trainer: Any) -> None:
+        """Add this callback to a trainer, in front of those that report what it logs."""
+        trainer.callback_handler.callbacks.insert(0, self)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Measure the step that is about to be made; called by the trainer."""
         if state.global_step % self.every or not state.is_world_process_zero:
             return
-        model, seed = getattr(given["model"], "module", given["model"]), [self.seed, state.global_step]
-        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "eos": self.eos, "seed": seed}
-        v = direction_from_optimizer(model, given["optimizer"])
-        batch = sample(model, drawn_prompts(self.prompts, self.n, seed), microbatch=self.microbatch, **options)
-        run = measure(model, batch, v, self.etas, microbatch=self.microbatch)
-        write_run(Path(self.out) / f"E_{self.n}" / f"step_{state.global_step:06d}" / RESULTS_FILE, run)
+        try:
+            self._unlogged = _as_logged(self._measured(state.global_step, given["model"], given["optimizer"]))
+        except Exception as error:  # whatever it is, it must not end a training
+            if self.on_error == "raise" and not isinstance(error, NoStepError):
+                raise
+            warn_about_runs(f"step {state.global_step} is not measured: {error}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+        """Add what was measured to the log; called by the trainer."""
+        for log in (logs, state.log_history[-1] if state.log_history else None):
+            if log is not None:
+                log.update(self._unlogged)
+        self._unlogged = {}
+
+    def _measured(self, step: int, model: Module, optimizer: Any) -> Run:
+        """Return the run of the step that is about to be made, written to its folder."""
+        model, seed = getattr(model, "module", model), [self.seed, step]
+        v = direction_from_optimizer(model, optimizer)
+        prompts = [prompt for prompt in drawn_prompts(self.prompts, self.n, seed) for _ in range(self.responses)]
+        options = {name: getattr(self, name) for name in ("max_new_tokens", "eos", "temperature", "microbatch")}
+        batch = sample(model, prompts, seed=seed, **options)
+        run = measure(model, batch, v, self.etas, microbatch=self.microbatch, change=self.change)
+        write_run(Path(self.out) / f"E_{len(batch)}" / f"step_{step:06d}" / RESULTS_FILE, run)
+        return run
+
+
+def _as_logged(run: Run) -> dict[str, float]:
+    """Return the entries that a run adds to a trainer's log."""
+    logged = dict[str, float]()
+    for eta in run.etas:
+        total, same = (_part(run, eta, part) for part in ("total", "same states"))
+        numbers = {"true": total["true"], "linear": total["linear"], "same_states": same["true"]}
+        numbers["nonlinearity"] = columns(run, eta, "matched").error.value / total["true"]
+        logged |= {f"entropy_change/{name}/{eta:g}": float(number) for name, number in numbers.items()}
+    return logged
+
+
+def _part(run: Run, eta: float, part: str) -> dict[str, float]:
+    """Return the numbers of a part of the change."""
+    table = change_by_origin({"run": run}, [eta])
+    [row] = table[(table["part"] == part) & (table["run"] == "run")].to_dict("records")
+    return {str(name): value for name, value in row.items()}
+
+
+def summary(run: Run) -> str:
+    """Return a run in a few lines: entropy, sequences, and at each eta the ESS and both changes with both parts.
+
+    Examples
+    --------
+    >>> from analysis_helpers import synthetic_runs
+    >>> print(summary(synthetic_runs(1, 256, [1.6e-6])["run_01"]))
+    256 sequences of 114.3 tokens, entropy 0.6012 nats per token; changes in nats per token:
+    eta 1.6e-06, effective sample size 100%
+      true   -0.00125 ± 0.00018: -0.000836 ± 0.000014 on the same states, -0.00042 ± 0.00018 by visiting others
+      linear -0.00109 ± 0.00060: -0.000836 ± 0.000014 on the same states, -0.00025 ± 0.00059 by visiting others
+    """
+    entropy = run.measurements[0].base_entropy
+    mean = f"{run.n:,} sequences of {run.total_tokens / run.n:.1f} tokens"
+    lines = [f"{mean}, entropy {entropy:.4f} nats per token; changes in nats per token:"]
+    for m in run.measurements:
+        lines.append(f"eta {m.eta:g}, effective sample size {effective_share(m):.0%}")
+        for name in ("true", "linear"):
+            total, same, other = (
+                plus_minus(row[name], row[f"{name}_se"])
+                for row in (_part(run, m.eta, part) for part in ("total", "same states", "other states"))
+            )
+            lines.append(f"  {name:6} {total}: {same} on the same states, {other} by visiting others")
+    return "\n".join(lines)
 
 
 def measured_steps(
@@ -364,160 +440,7 @@ def reinforce(model: Module, batch: Batch, *, microbatch: int = 16) -> None:
     """
     rewards = np.asarray(batch.sampler_logp) / batch.token_counts
     advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-8) / len(batch)
-    policy, by_token = _Policy(model, batch, microbatch), np.repeat(advantages, batch.token_counts)
+    policy, by_token = TokenPolicy(model, batch, microbatch), np.repeat(advantages, batch.token_counts)
     for places, tokens in policy.groups:
         logp = policy(*(x.to(policy.device) for x in tokens))[0]
         logp.backward(torch.from_numpy(-by_token[places]).to(logp))
-
-
-# --- derivatives of every response token -----------------------------------------------------------------------------
-
-
-class _Policy(Module):
-    """A model and N responses; as a module, it returns log pi and entropy of their tokens.
-
-    Arrays concatenate the tokens of the responses, so that a single long response does not make them large.
-
-    Hidden states are captured at the input of the output layer, which then gets one position per sequence; those of the
-    response pass through it in chunks. If the model changes logits after that layer, the full logits are used.
-    """
-
-    def __init__(self, model: Module, batch: Batch, microbatch: int, v: Tensors | None = None) -> None:
-        super().__init__()
-        _refuse_what_has_no_forward_mode(model)
-        self.model, self.direction, self.whole, self.temperature = model, v or {}, False, batch.temperature
-        self.kept: str | None = None  # how the names of files with computed values begin
-        self.device = next(model.parameters()).device
-        self.steps, counts = Steps(batch.token_counts), batch.token_counts
-        starts, positions = self.steps.starts, self.steps.positions
-        self.groups = []
-        order = np.argsort(batch.prompt_lengths + counts, kind="stable")
-        for first in range(0, len(batch), checked_count(microbatch, "microbatch")):
-            group = order[first : first + microbatch]
-            rows = np.repeat(np.arange(len(group)), counts[group])
-            places = np.concatenate([starts[i] + np.arange(counts[i]) for i in group])
-            columns = batch.prompt_lengths[group][rows] + positions[places]
-            # Padded on the right, where causal attention never looks: no mask, no position ids.
-            ids = pad_sequence([torch.from_numpy(batch.sequences[i]) for i in group], batch_first=True)
-            # The token before predicts the one at this place.
-            tokens = (ids, *map(torch.from_numpy, (rows, columns - 1)), ids[rows, columns])
-            self.groups.append((places, tokens))
-        with undisturbed(model):
-            head, hidden, logits = self._caught(self.groups[0][1][0][:1].to(self.device))
-            self.whole = not torch.equal(head(hidden[:, :1]), logits[:, :1])  # it changes them afterwards
-
-    def forward(self, ids: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:
-        """Return log pi of ``targets`` and entropy (nats), each after the token at a row and column of ``ids``."""
-        head, states, logits = self._caught(ids)
-        chunk = max(1, _CHUNK // logits.shape[-1])
-        parts = []
-        for state, target in zip(states[rows, columns].split(chunk), targets.split(chunk), strict=True):
-            values = head(state) / self.temperature
-            if torch.isneginf(values).any():  # of a padded vocabulary; 0 * inf is no entropy
-                values = values.clamp(min=torch.finfo(values.dtype).min)
-            log_probs = torch.log_softmax(values, dim=-1, dtype=torch.promote_types(values.dtype, torch.float32))
-            entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-            parts.append(torch.stack((log_probs.gather(1, target[:, None])[:, 0], entropy)))
-        return torch.cat(parts, dim=1)
-
-    def _caught(self, ids: Tensor) -> tuple[Module, Tensor, Tensor]:
-        """Return the output layer, what enters it, and the model's logits; or a layer that does nothing, and logits."""
-        captured: list[Tensor] = []
-
-        def keep(_: Module, inputs: tuple[Tensor, ...]) -> Tensor:
-            captured.append(inputs[0])
-            return inputs[0][:, :1]
-
-        head = None if self.whole else output_layer(self.model)
-        with nullcontext() if head is None else head.register_forward_pre_hook(keep):
-            logits = called(self.model, ids, {"use_cache": False}).logits
-        return (torch.nn.Identity(), logits, logits) if head is None else (head, captured[0], logits)
-
-    def tokens(self, step: float, *, derivatives: bool = True) -> FloatArray:
-        """Return log pi and entropy of every token at ``theta + step * v``, and the derivatives of both along v.
-
-        Shape ``(4, tokens)``; the derivatives are 0 if not requested.
-        """
-        moved, out = self._moved(step), np.zeros((4, self.steps.lengths.sum()))
-        along = self.direction if derivatives else {}
-        tangents = {f"model.{name}": values.to(moved[f"model.{name}"]) for name, values in along.items()}
-
-        def computed(group: tuple[NDArray[np.int64], tuple[Tensor, ...]]) -> Arrays:
-            with forward_ad.dual_level():
-                duals = {name: forward_ad.make_dual(moved[name], tangent) for name, tangent in tangents.items()}
-                try:
-                    result = functional_call(self, moved | duals, tuple(x.to(self.device) for x in group[1]))
-                except NotImplementedError as error:
-                    rule = "consist of operations that have a forward mode (experts_implementation: 'eager')"
-                    raise ValueError(f"model must {rule}: {error}") from error
-                pair = forward_ad.unpack_dual(result)
-            parts = [pair.primal] if pair.tangent is None else [pair.primal, pair.tangent]
-            return (torch.cat(parts).double().cpu().numpy(),)
-
-        bar = tqdm(self.groups, desc=f"step {step:g}", unit="microbatch", disable=None, leave=False)
-        path = None if self.kept is None else Path(f"{self.kept}-{step!r}-{len(tangents)}.values")
-        for (places, _), [values] in resumed(path, bar, computed):
-            out[: len(values), places] = values
-        return out
-
-    def _moved(self, step: float) -> dict[str, Tensor]:
-        """Return the parameters that v names at ``theta + step * v``, or raise if rounding removes most of the step."""
-        moved, lost, made = {}, 0.0, 0.0
-        for name, values in self.direction.items():
-            p = self.model.get_parameter(name).detach()
-            wanted = step * values.to(p.device).double()
-            moved[f"model.{name}"] = p + wanted.to(p.dtype)
-            rounding = moved[f"model.{name}"].double() - p.double() - wanted
-            lost, made = lost + float(rounding.square().sum()), made + float(wanted.square().sum())
-        if lost > made / 4:
-            dtype = str(p.dtype).removeprefix("torch.")
-            raise ValueError(
-                f"eta must be large enough to move the parameters: a step of {step:g} v is lost in the rounding of "
-                f"{dtype} (error {(lost / made) ** 0.5:.0%} of the step); load the model in float32"
-            )
-        return moved
-
-
-# --- what is refused -------------------------------------------------------------------------------------------------
-
-
-def _checked_direction(model: Module, v: Tensors) -> dict[str, Tensor]:
-    """Return ``v`` by the first name of each parameter: tied weights have several."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    first = {p: name for name, p in model.named_parameters()}
-    direction = {}
-    for name, values in v.items():
-        if name not in parameters:
-            raise ValueError(f"v must name parameters of the model; it has no {name!r}")
-        shape = tuple(parameters[name].shape)
-        if values.shape != shape:
-            raise ValueError(f"v[{name!r}] must have shape {shape}, got {tuple(values.shape)}")
-        if not values.isfinite().all():
-            raise ValueError(f"v[{name!r}] must be finite")
-        direction[first[parameters[name]]] = values.detach()
-    if not any(values.any() for values in direction.values()):
-        raise ValueError("v must move something; it is zero everywhere")
-    return direction
-
-
-def _refuse_what_has_no_forward_mode(model: Module) -> None:
-    if getattr(model, "is_quantized", False) or not all(p.is_floating_point() for p in model.parameters()):
-        raise ValueError("model must not be quantised: rounded weights have no derivative; load it in float32")
-    kind = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    if kind not in (None, "eager", "sdpa"):
-        raise ValueError(
-            f"model must use attention that has a forward mode, 'eager' or 'sdpa', got {kind!r}; "
-            'load it with attn_implementation="sdpa"'
-        )
-
-
-def _refuse_low_precision(model: Module) -> None:
-    p = min(model.parameters(), key=lambda p: p.dtype.itemsize)
-    autocast = torch.is_autocast_enabled(p.device.type)
-    tf32 = torch.backends.cuda.matmul.fp32_precision.replace("none", torch.backends.fp32_precision) == "tf32"  # type: ignore[attr-defined]
-    if p.dtype.itemsize < 4 or autocast or tf32:
-        raise ValueError(
-            'change="difference" must not be used in low precision, where rounding exceeds a difference of log-'
-            f"probabilities; got {p.dtype}, autocast {autocast}, TF32 {tf32} (which torch.set_float32_matmul_precision"
-            '("high") turns on even after allow_tf32 = False): use change="midpoint"'
-        )

@@ -517,15 +517,26 @@ def _digest(prompt: IntArray) -> int:
 
 @contextmanager
 def undisturbed(model: Module) -> Iterator[None]:
-    """Inspect the model without dropout or gradients, with attention that has a forward mode; then restore it."""
-    modes = {module: module.training for module in model.modules()}
+    """Inspect the model without dropout or gradients, with attention that has a forward mode; then restore it.
+
+    Compiled parts run as written, as compiled code has no forward mode. Restored are training mode, buffers and plain
+    attributes of modules, which some change in a pass (rope scaling), and PyTorch's random numbers.
+    """
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    kept = [({k: x for k, x in vars(m).items() if k[0] != "_"}, dict(m._buffers), m) for m in model.modules()]
+    buffers = [(x, x.clone()) for x in model.buffers()]
     try:
         model.train(False)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        eager, attention = torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH)
+        with torch.random.fork_rng(devices), eager, torch.no_grad(), attention:
             yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for attributes, names, module in kept:
+            vars(module).update(attributes)
+            module._buffers.update(names)
+        for buffer, values in buffers:
+            buffer.copy_(values)
 
 
 def output_layer(model: Module) -> Module | None:
@@ -536,6 +547,8 @@ def output_layer(model: Module) -> Module | None:
 
 def called(model: Module, ids: Tensor, options: Mapping[str, Any]) -> Any:
     """Return what the model returns, an object with ``logits``; only models of transformers take options."""
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        options = {"use_cache": False}  # it puts its soft prompt in front again at every call
     try:
         output = model(input_ids=ids, **(options if hasattr(model, "generation_config") else {}))
     except IndexError as error:

@@ -80,6 +80,19 @@ class Plain(torch.nn.Module):
         return self.cap * torch.tanh(self.inner(input_ids=input_ids).logits / self.cap)
 
 
+class Clipped(torch.optim.SGD):
+    """SGD that clips the norm of all its gradients inside its step."""
+
+    def __init__(self, params: Any, lr: float, most: float) -> None:
+        super().__init__(params, lr)
+        self.most = most
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Clip, then step."""
+        torch.nn.utils.clip_grad_norm_([p for group in self.param_groups for p in group["params"]], self.most)
+        super().step(closure)
+
+
 def as_batch(policy: Policy, drawn: Sequences) -> Batch:
     """Return the synthetic policy's sequences for `TabularPolicy`."""
     actions = np.split(drawn.actions, np.cumsum(drawn.lengths)[:-1])
