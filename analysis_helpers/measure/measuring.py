@@ -65,7 +65,9 @@ def measure(
     """Return the run that a batch of responses gives: true change at each eta, and linear terms with their parts.
 
     The model is differentiated on its own device (CPU or GPU) and left unchanged. Cost in forward passes over the
-    batch: 3 to 5, and as many for each eta (twice that where two points are needed). Memory: the hidden states of a
+    batch: 3 to 5, and as many for each eta (twice that where two points are needed). Before, self-tests on 16 sequences
+    hold log-probabilities against the sampler's, derivatives against central differences, and the change along the step
+    against its difference (see `checks`); for a 16-bit model they take a copy of it in float32. Memory: the hidden states of a
     microbatch and a chunk of logits, twice; the updated parameters are stored as a second copy. Only logits of response
     tokens are computed. A progress bar is shown if standard error is a terminal.
 
@@ -74,8 +76,7 @@ def measure(
     model
         The policy theta; see `sample` for what it must accept. Float32 is advised; log-softmax is computed in at least
         that. Attention runs in PyTorch's own operations ("eager" or "sdpa", there the math kernel), as no faster kernel
-        has a forward mode. Operations made by ``torch.library.custom_op`` silently drop derivatives: if a model has
-        some, compare with ``change="difference"``.
+        has a forward mode. Compiled parts run as written.
     batch
         Responses of this very policy, from `sample` or `Batch.from_sequences`.
     v
@@ -88,8 +89,8 @@ def measure(
     change
         "midpoint": log weights and entropies after the step by derivatives in the middle of it, or at the two points of
         Gauss where the SD of log weights passes 0.2. "difference": by subtraction, an independent check where float32
-        is exact enough: not with TF32, autocast or a 16-bit model. Only it captures the jumps of a mixture of experts
-        when a token changes experts.
+        is exact enough: not with TF32, autocast or a 16-bit model. Only it captures the jumps of a mixture when a token
+        changes experts, and is taken where the self-test finds some.
     baseline
         b_t by position (nats), shape of at least the longest response, that does not depend on this batch: then
         parts of a batch, measured by several processes, merge into exactly the run of the whole. From
@@ -102,19 +103,21 @@ def measure(
     -------
     Run
         Columns of shape ``(N,)`` in float64: entropies, log weights and log-probabilities in nats; linear terms in
-        nats per unit step size. `logp`, `sampler_logp`, `prompt_ids` and the fingerprint of v are recorded.
+        nats per unit step size. `logp`, `sampler_logp`, `min_logp`, `prompt_ids`, the size of the vocabulary, the
+        fingerprint of v and the method are recorded.
 
     Raises
     ------
     ValueError
         If the model cannot be differentiated this way (quantised, an attention kernel without forward mode), v names a
-        parameter that the model lacks or is not finite, eta is so small that the step is lost in rounding, or
-        ``change`` needs a higher precision than the model's.
+        parameter that the model lacks, is not finite or does not change the policy, eta is so small that the step is
+        lost in rounding, the responses come from another policy, or derivatives fail the self-test, or ``change`` needs
+        differences, in a precision too low for these.
 
     Warns
     -----
     RunWarning
-        If the effective sample size is below half of the batch at an eta, or the sampler of a batch from elsewhere
+        If derivatives fail the self-test and central differences are taken, or the change jumps; if the effective sample size is below half of the batch at an eta, or the sampler of a batch from elsewhere
         seems to have truncated (p < 0.0001).
 
     Examples
@@ -172,6 +175,7 @@ def measure(
         sampler_logp=batch.sampler_logp,
         min_logp=np.minimum.reduceat(logp, policy.steps.starts),
         vocabulary=policy.vocabulary,
+        method=change + (", derivatives by central differences" if policy.by_difference else ""),
         prompt_ids=batch.prompt_ids,
         direction=fingerprint(policy.direction),
         source="measured run",

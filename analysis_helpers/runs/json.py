@@ -92,6 +92,7 @@ class Approx(msgspec.Struct, omit_defaults=True):
     per_sequence_meta: Meta | None = None
     direction: str | None = None  # fingerprint of the update direction
     vocabulary: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    method: str | None = None
 
 
 class Results(msgspec.Struct, rename={"true_": "true"}):
@@ -131,6 +132,7 @@ def parse_run(data: bytes, source: str) -> Run:
             scale=None if meta.scale is None else checked_number(meta.scale, "approx.per_sequence_meta.scale"),
             direction=approx.direction,
             vocabulary=approx.vocabulary,
+            method=approx.method,
             source=source,
             **arrays,
         )
@@ -261,7 +263,8 @@ def _results(run: Run) -> Results:
     columns = {_key(column): getattr(run, column.name) for column in _PLAIN} | {"extras": _rows(_Written, extras)}
     place = {"index": np.arange(run.n), "length": tokens}
     meta = Meta(run.scale, run.total_tokens, run.h_base_mean)
-    approx = Approx(run.delta_h_per_lr, _rows(Sequence, columns, place), meta, run.direction, run.vocabulary)
+    rows = _rows(Sequence, columns, place)
+    approx = Approx(run.delta_h_per_lr, rows, meta, run.direction, run.vocabulary, run.method)
     entries = []
     for m in run.measurements:
         arrays = {column.path: getattr(m, column.name) for column in MEASURED_COLUMNS}

@@ -160,6 +160,8 @@ class Run:
         Fingerprint of the update direction: equal for equal directions; None if not recorded.
     vocabulary
         Tokens that the policy chooses from at each position; None if not recorded.
+    method
+        How the change was taken, in words; None if not recorded.
     source
         Origin of the run, for messages; not compared.
     gdotv, wjlogp_sum, jH_sum, denom_corr_unscaled, logp, sampler_logp, min_logp, prompt_ids
@@ -174,6 +176,7 @@ class Run:
     scale: float | None = None
     direction: str | None = None
     vocabulary: int | None = None
+    method: str | None = None
     source: str = field(default="run in memory", compare=False)
     gdotv: FloatArray | None = _column(
         "gdotv", "linear terms, which sum to the linear change per unit eta (nats per token)", support="linear"
@@ -212,6 +215,7 @@ class Run:
         delta_h_per_lr: float | None = None,
         direction: str | None = None,
         vocabulary: int | None = None,
+        method: str | None = None,
         source: str = "run in memory",
         **columns: ArrayLike | None,
     ) -> Run:
@@ -234,6 +238,8 @@ class Run:
             Fingerprint of the update direction, by which `merge_runs` recognises shards of one batch.
         vocabulary
             Tokens that the policy chooses from at each position.
+        method
+            How the change was taken, in words.
         source
             Name of the run in messages.
         {columns}
@@ -289,6 +295,7 @@ class Run:
                 scale=1.0 / total,
                 direction=direction,
                 vocabulary=None if vocabulary is None else checked_count(vocabulary, "vocabulary"),
+                method=method,
                 source=source,
                 **arrays,
             )
@@ -500,6 +507,7 @@ def merge_runs(runs: Mapping[str, Run]) -> Run:
         score=joined(FIELDS_BEHIND["score"], lambda run: run.score),
         direction=first.direction,
         vocabulary=first.vocabulary,
+        method=" + ".join(dict.fromkeys(run.method for run in shards if run.method)) or None,
         source=" + ".join(runs),
         **{
             name: joined(column.path, attrgetter(name), required=False)

@@ -96,6 +96,7 @@ def batch_of(run: Run, first: int, size: int) -> Run:
         source=run.source,
         direction=run.direction,
         vocabulary=run.vocabulary,
+        method=run.method,
         **{
             name: values[part]
             for name in {column.name for column in SEQUENCE_COLUMNS} - {"gdotv", "denom_corr_unscaled"}  # made anew

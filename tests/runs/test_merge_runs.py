@@ -17,7 +17,7 @@ def whole_run(size: int = 60) -> Run:
     run = synthetic_runs(1, size)["run_01"]
     rng = np.random.default_rng(0)
     recorded: dict[str, Any] = {name: -rng.exponential(size=size) for name in ("logp", "sampler_logp", "min_logp")}
-    return replace(run, direction="1f3a", vocabulary=24, prompt_ids=np.arange(size) // 4, **recorded)
+    return replace(run, direction="1f3a", vocabulary=24, method="midpoint", prompt_ids=np.arange(size) // 4, **recorded)
 
 
 def test_merged_shards_are_the_whole_run(tmp_path: Path) -> None:
@@ -33,6 +33,7 @@ def test_merged_shards_are_the_whole_run(tmp_path: Path) -> None:
         np.testing.assert_allclose(m.weights, wanted.weights, rtol=1e-12)
     assert merged.delta_h_per_lr == pytest.approx(run.delta_h_per_lr, rel=1e-12)
     assert (merged.direction, merged.vocabulary, merged.source) == ("1f3a", 24, "0 + 1 + 2")
+    assert merged.method == "midpoint"
     assert merged.supports == run.supports
     write_run(tmp_path / "results.json", merged)
     assert read_run(tmp_path / "results.json") == merged
