@@ -247,9 +247,9 @@ def measure_command(demo: Path | None, out: Path | None, **options: Any) -> None
     "content": "text"}]}, or token ids, {"prompt": [1, 15043]}. A line of --responses has token ids, and optionally the
     sampler's log-probability: {"prompt": [1, 15043], "response": [3186, 2], "sampler_logp": -4.25}.
 
-    The last lines are the changes and the path of the run; with --demo, the verdict is printed instead. A command that was stopped goes
-    on where it was if it is repeated. Started several times, with --rank or by torchrun, each process measures a slice,
-    and the last one merges them. Needs the extra "measure".
+    The last lines are the changes and the path of the run; with --demo, the verdict is printed instead. A command that
+    was stopped goes on where it was if it is repeated. Started several times, with --rank or by torchrun, each process
+    measures a slice, and the last one merges them. Needs the extra "measure".
     """
     from . import measure
 

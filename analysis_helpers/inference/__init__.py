@@ -3,6 +3,7 @@
 from .decomposition import decompose_err_rel as decompose_err_rel, decomposition_table as decomposition_table
 from .health import (
     OFF_POLICY_CHECKS as OFF_POLICY_CHECKS,
+    effective_share as effective_share,
     findings as findings,
     run_health as run_health,
     sampler_mismatch as sampler_mismatch,

@@ -67,9 +67,9 @@ def measure(
     The model is differentiated on its own device (CPU or GPU) and left unchanged. Cost in forward passes over the
     batch: 3 to 5, and as many for each eta (twice that where two points are needed). Before, self-tests on 16 sequences
     hold log-probabilities against the sampler's, derivatives against central differences, and the change along the step
-    against its difference (see `checks`); for a 16-bit model they take a copy of it in float32. Memory: the hidden states of a
-    microbatch and a chunk of logits, twice; the updated parameters are stored as a second copy. Only logits of response
-    tokens are computed. A progress bar is shown if standard error is a terminal.
+    against its difference (see `checks`); for a 16-bit model they take a copy of it in float32. Memory: the hidden
+    states of a microbatch and a chunk of logits, twice; the updated parameters are stored as a second copy. Only logits
+    of response tokens are computed. A progress bar is shown if standard error is a terminal.
 
     Parameters
     ----------
@@ -117,8 +117,9 @@ def measure(
     Warns
     -----
     RunWarning
-        If derivatives fail the self-test and central differences are taken, or the change jumps; if the effective sample size is below half of the batch at an eta, or the sampler of a batch from elsewhere
-        seems to have truncated (p < 0.0001).
+        If derivatives fail the self-test and central differences are taken, or the change jumps; if the effective
+        sample size is below half of the batch at an eta, or the sampler of a batch from elsewhere seems to have
+        truncated (p < 0.0001).
 
     Examples
     --------
