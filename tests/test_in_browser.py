@@ -92,7 +92,7 @@ BROKEN = """() => {
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
         const node = walker.currentNode;
-        if (!node.parentElement.closest("td, th")) continue;
+        if (!node.parentElement.closest("td, th, li")) continue;
         for (const found of node.data.matchAll(/[-+]?\\d[\\d.,]*(e[-+]\\d+)?/g)) {
             const range = document.createRange();
             range.setStart(node, found.index);

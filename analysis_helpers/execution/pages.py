@@ -41,6 +41,7 @@ _NO_PAGE = f"""<!doctype html>
 <body>{_HEADER}{_END_OF_HEADER}<p>No page could be made of this notebook.</p>{_LINKS}</body></html>
 """
 _LINK = re.compile(r'<a href="(?![a-z]+:|#)([^"]*)">(.*?)</a>', re.DOTALL)  # to a file, in a text
+_NUMBER = re.compile(r"(?:[-+±]|\b\d)[\d.,]*\d(?:e[-+]\d+)?%?(?![^<>]*>)")  # outside tags
 _MAPPED = {  # columns of results that are shown by step size and batch size
     "linear": QUESTIONS["linear"],
     "linear_enough": "Is one batch enough for that?",
@@ -110,7 +111,9 @@ def page_exporter() -> Any:
     left_out = {"enabled": True, "remove_cell_tags": [REPEATED_TAG]}
     config = Config({"NbConvertBase": {"display_data_priority": shown}, "TagRemovePreprocessor": left_out})
     own: dict[str, Any] = {"extra_loaders": [PackageLoader("analysis_helpers")], "template_file": "notebook.html"}
-    return HTMLExporter(config=config, require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="", **own)
+    exporter = HTMLExporter(config=config, require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="", **own)
+    exporter.register_filter("whole", lambda html: _NUMBER.sub(r'<span class="whole">\g<0></span>', html))
+    return exporter
 
 
 def key_figure(notebook: Mapping[str, Any]) -> tuple[bytes, str] | None:

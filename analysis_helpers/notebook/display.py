@@ -81,7 +81,7 @@ class Listed:
         return "\n".join(f"- {sentence}" for sentence in self.sentences)
 
     def _repr_html_(self) -> str:
-        return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in self.sentences)}</ul>"
+        return f"<ul>{''.join(f'<li>{_whole(sentence)}</li>' for sentence in self.sentences)}</ul>"
 
 
 def readable(table: pd.DataFrame, digits: int = 3) -> ReadableTable:
@@ -169,9 +169,14 @@ def _row(
         style = " style='text-align: left'" if left else ""  # in the cell: JupyterLab and GitHub keep no style sheet
         style += ' class="long"' if is_long else ""
         style += f' data-label="{escape(label)}"' if label else ""
-        whole = _UNBROKEN.sub(r"<span style='white-space: nowrap'>\g<0></span>", escape(text))
+        whole = _whole(text)
         cells.append(f"<{tag}{style}>{whole.replace('_', '_<wbr>') if tag == 'th' else whole}</{tag}>")
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _whole(text: str) -> str:
+    """Return a text as HTML in which no number and no interval is broken."""
+    return _UNBROKEN.sub(r"<span style='white-space: nowrap'>\g<0></span>", escape(text))
 
 
 def _text(value: Any, digits: int) -> str:
