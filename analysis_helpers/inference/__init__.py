@@ -29,7 +29,6 @@ from .standard_errors import (
     moments_over_runs as moments_over_runs,
     spread_by_size as spread_by_size,
     subset_moments as subset_moments,
-    typical_standard_error as typical_standard_error,
 )
 from .tables import (
     health_of_batches as health_of_batches,

@@ -97,11 +97,6 @@ def err_rel_standard_error(
     return math.hypot(first, second_order_spread(batch) / abs(scale) * left)
 
 
-def typical_standard_error(runs: Mapping[str, Run], eta: float, n: int, *, reference: float) -> float:
-    """Return the root mean square over runs of the standard error of err_rel on a fresh batch of n sequences."""
-    return _root_mean_square(err_rel_standard_error(run, eta, n, reference=reference) for run in runs.values())
-
-
 def subset_moments(
     runs: Mapping[str, Run],
     etas: Sequence[float],
@@ -198,7 +193,9 @@ def spread_by_size(
     reference, smallest = reference_total(usable, measured), min(run.n for run in usable.values())
     rows = []
     for size in sizes_around(n, smallest) if sizes is None else sizes:
-        fresh = typical_standard_error(usable, measured, size, reference=reference)
+        fresh = _root_mean_square(
+            err_rel_standard_error(run, measured, size, reference=reference) for run in usable.values()
+        )
         subset = drawn = math.nan
         if size < smallest:
             moments = subset_moments(usable, [measured], size, references={measured: reference})

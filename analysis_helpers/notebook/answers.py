@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,16 +14,15 @@ from ..inference import (
     OFF_POLICY_CHECKS,
     QUESTIONS,
     Answer,
+    Prediction,
     Verdict,
     counted,
     percent,
     percent_range,
     plus_minus,
     sizes,
-    typical_standard_error,
     words,
 )
-from ..runs import Run
 
 _SUBJECTS = {"linear": "a straight line", "recorded": "the recorded linear change"}
 _NO_SIZE = "no size is enough"
@@ -162,10 +160,8 @@ def describe_linearity(
     return sentences
 
 
-def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: Mapping[str, Run]) -> list[str]:
+def describe_comparison(partial_sum: Comparison, ratio: Comparison, predicted: Prediction) -> list[str]:
     """Return the standard error on one batch of the subset's size, the spread over subsets, and the actual runs."""
-    large = {name: large_runs[name] for name in ratio.synthetic["run"].unique()}
-    error = typical_standard_error(large, ratio.eta, ratio.sample_size, reference=ratio.reference_total)
     subsets, values = ratio.synthetic["err_rel"], ratio.actual["err_rel"]
     by_ratio = f"{plus_minus(subsets.mean(), subsets.std())} (mean ± SD) by the ratio"
     by_sum = f"the partial sum (± {partial_sum.synthetic['err_rel'].std():.3g}) is not comparable with actual runs"
@@ -174,7 +170,7 @@ def describe_comparison(partial_sum: Comparison, ratio: Comparison, large_runs: 
         near = f"Actual runs have {', '.join(map(str, others))} sequences, not {ratio.sample_size}"
     actual = f"{near}: {', '.join(f'{value:+.2g}' for value in values)}"
     return [
-        f"At eta {ratio.eta:g}, the SE of err_rel on one fresh batch of {ratio.sample_size} is {error:.2g}.",
+        f"At eta {ratio.eta:g}, the SE of err_rel on a fresh batch of {predicted.n:g} is {predicted.sampling_sd:.2g}.",
         f"Over subsets, err_rel is {by_ratio}; {by_sum}.",
         f"{actual if len(values) else 'No actual runs to compare with'}.",
     ]

@@ -2,7 +2,6 @@
 
 from .err_rel import (
     plot_err_rel_comparison as plot_err_rel_comparison,
-    plot_err_rel_comparisons as plot_err_rel_comparisons,
     plot_err_rel_histograms as plot_err_rel_histograms,
     plot_prediction as plot_prediction,
     plot_spread_by_size as plot_spread_by_size,

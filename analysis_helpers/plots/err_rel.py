@@ -64,14 +64,6 @@ def plot_err_rel_comparison(
     return target
 
 
-def plot_err_rel_comparisons(comparisons: Sequence[Comparison]) -> Figure:
-    """Return a figure with comparisons one below the other on one scale, so that their widths can be compared."""
-    figure, axes = style.panels(len(comparisons), share_x=True, height=3.1)
-    for ax, comparison in zip(axes, comparisons, strict=True):
-        plot_err_rel_comparison(comparison, ax=ax)
-    return figure
-
-
 def plot_err_rel_histograms(
     df: pd.DataFrame,
     eta_values: Sequence[float],
