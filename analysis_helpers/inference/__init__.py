@@ -53,6 +53,7 @@ from .wording import (
     QUESTIONS as QUESTIONS,
     Doubt as Doubt,
     Note as Note,
+    allowed as allowed,
     counted as counted,
     explained as explained,
     low_to_high as low_to_high,

@@ -107,6 +107,11 @@ def percent_range(low: float, high: float) -> str:
     return f"{low:+z.{decimals}%} to {high:+z.{decimals}%}"
 
 
+def allowed(tolerance: float) -> str:
+    """Return a tolerance in per cent of the true change."""
+    return f"±{100 * tolerance:.3g}%"
+
+
 def sizes(n: int | None, low: int | None, high: int | None) -> str:
     """Return required sequences with their interval, where there is one."""
     if (n if high is None else high) == LEAST:
@@ -232,6 +237,7 @@ _PARTS: dict[str, Callable[[_Values], Any]] = {
     "flag": _flag,
     "same_states": _same_states,
     "cause_words": lambda values: _CAUSES[values["cause"]].format_map(values),
+    "allowed": lambda values: allowed(values["tolerance"]),
     "remedy": lambda values: _REMEDIES[values["cause"]],
     "mismatch": lambda _: _MISMATCH,
     "options": lambda _: _OPTIONS,
@@ -289,7 +295,7 @@ WORDS = {
     "larger_etas": "measure larger etas on the same sequences: this makes nonlinearity more precise at every eta",
     "use_matched": (
         "use the matched linear change (the exact derivative on the same sequences), not the recorded one: knowing its "
-        "error to ±{tolerance:.0%} takes {matched_size} sequences, not {ratio_n:,}"
+        "error to {allowed} takes {matched_size} sequences, not {ratio_n:,}"
     ),
     "record_score": "record score, wjlogp_sum and jH_sum of each sequence in every run, in place of gdotv",
     "other_updates": "measure other updates (prompts may be the same): one run shows only its own",

@@ -16,6 +16,7 @@ from ..inference import (
     Answer,
     Prediction,
     Verdict,
+    allowed,
     counted,
     percent,
     percent_range,
@@ -65,6 +66,7 @@ def describe_verdict(verdict: Verdict) -> list[str]:
         at = "" if answers else f" (step size {verdict.eta:g})"
         heading = f"**{QUESTIONS[question]} {answer.answer.capitalize()}{at}.**"
         why, batch = _reason(question, answer, verdict), _batch(answer, verdict)
+        why = "for the same reason" if answers and answer.doubts == verdict.linear.doubts != () else why
         answers.append(f"{heading} {_sentences(why, batch)}")
     settled = all(answer.answer != "cannot tell" for answer in verdict.answers.values())
     nothing = "nothing more is needed at this step size" if settled else "see the reasons below"
@@ -81,17 +83,18 @@ def describe_sampler(verdict: Verdict) -> list[str]:
 
 def describe_health(verdict: Verdict) -> list[str]:
     """Return the flagged checks that concern an answer; those of the sampler are in `describe_sampler`."""
+    if any(doubt.code == "unsound" for doubt in verdict.linear.doubts):
+        return ["no: see the answer above"]
     notes = [note for note in verdict.notes if note.code == "health" and note.values["check"] not in OFF_POLICY_CHECKS]
-    doubts = {words(doubt) for answer in verdict.answers.values() for doubt in answer.doubts if doubt.code == "unsound"}
-    return [*sorted(doubts), *map(words, notes)] or ["no check that concerns an answer is flagged"]
+    return [*map(words, notes)] or ["no check that concerns an answer is flagged"]
 
 
 def describe_origin(table: pd.DataFrame, verdict: Verdict) -> list[str]:
     """Return the mean true change, and where it comes from by `change_by_origin`."""
     known = [words(note) for note in verdict.notes if note.code == "true_change"]
     pooled = table[(table["run"] == "pooled") & table["true"].notna()].set_index("part")
-    if pooled.empty:
-        return [*known, "where it comes from is not known: h_base is not recorded"]
+    if pooled.empty or not known:  # h_base is not recorded, or a run is unsound
+        return [*known, "where it comes from is not known"]
     same, other = (
         plus_minus(*(1e3 * pooled.loc[part, ["true", "true_se"]])) for part in ("same states", "other states")
     )
@@ -100,20 +103,20 @@ def describe_origin(table: pd.DataFrame, verdict: Verdict) -> list[str]:
 
 def _reason(question: str, answer: Answer, verdict: Verdict) -> str:
     """Return one sentence: what is known of the error, or why there is no answer."""
-    allowed = f"the allowed ±{verdict.tolerance:.0%}"
+    limit = f"the allowed {allowed(verdict.tolerance)}"
     misses = f"{_SUBJECTS[question]} misses the true change by"
     mean = f"{misses} {percent(answer.mean, answer.se)}"
     if answer.doubts:
         return "; ".join(map(words, answer.doubts))
     if np.isnan(answer.low):
         alone = "; one run shows only its own update" if question == "linear" else ""
-        return f"in this update {mean}, against {allowed}{alone}"
+        return f"in this update {mean}, against {limit}{alone}"
     if answer.answer == "no":
         differ = [words(note) for note in answer.notes if note.code == "updates_differ"]
-        return "; ".join([f"on average {mean}, against {allowed}", *differ])
+        return "; ".join([f"on average {mean}, against {limit}", *differ])
     reach = f"{percent_range(answer.low, answer.high)} ({verdict.probability:.0%} interval)"
     settled = "," if answer.answer == "yes" else ": these runs do not settle whether that is"
-    return f"at the next update {misses} {reach}{settled} within {allowed}"
+    return f"at the next update {misses} {reach}{settled} within {limit}"
 
 
 def _batch(answer: Answer, verdict: Verdict) -> str:
@@ -122,7 +125,7 @@ def _batch(answer: Answer, verdict: Verdict) -> str:
         return ""
     size = sizes(answer.required_n, answer.required_low, answer.required_high)
     enough = {"yes": "are enough", "no": "are not enough", "cannot tell": "may be enough"}[answer.enough]
-    return f"one batch of {size} sequences measures this error to ±{verdict.tolerance:.0%}: {verdict.n:,} {enough}"
+    return f"one batch of {size} sequences measures this error to {allowed(verdict.tolerance)}: {verdict.n:,} {enough}"
 
 
 def _sentences(*parts: str) -> str:

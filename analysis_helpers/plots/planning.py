@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ..inference import QUESTIONS, counted, low_to_high, percent_range, sizes
+from ..inference import QUESTIONS, allowed, counted, low_to_high, percent_range, sizes
 from . import style
 
 _NO_SIZE = "no size is enough"
@@ -123,7 +123,7 @@ def plot_forest(table: pd.DataFrame, *, tolerance: float) -> Figure:
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         hidden = len(every) - len(rows)
         note = f"; {counted(hidden, 'run')} not shown" if hidden else ""
-        label = f"error (% of the true change); band: tolerance ±{tolerance:.0%}{note}"
+        label = f"error (% of the true change); band: tolerance {allowed(tolerance)}{note}"
         style.describe(ax, _forest_title(question, rows), label)
     return figure
 

@@ -141,8 +141,11 @@ def test_the_sampler_and_checks_that_concern_an_answer_are_told_apart(large_runs
     assert "not checked" in describe_sampler(ah.verdict(without, ETAS[0]))[0]
     noisy = ah.verdict(small_runs, 8e-7)  # flagged by noise_share and step_error, which concern no answer
     assert describe_health(noisy) == describe_health(ah.verdict(large_runs, ETAS[0]))
-    still = {
-        name: with_log_weights(run, {m.eta: -2 * np.asarray(m.log_weights) for m in run.measurements})
-        for name, run in small_runs.items()
-    }
-    assert "log_weight_slope" in describe_health(ah.verdict(still, ETAS[0]))[0]
+
+
+def test_an_unsound_run_is_explained_once_and_gives_no_number(small_runs: Runs) -> None:
+    logs = {name: {m.eta: -2 * np.asarray(m.log_weights) for m in run.measurements} for name, run in small_runs.items()}
+    found = ah.verdict({name: with_log_weights(run, logs[name]) for name, run in small_runs.items()}, ETAS[0])
+    said = [*describe_verdict(found), *describe_health(found)]
+    assert ["log_weight_slope" in sentence for sentence in said] == [True, False, False, False]
+    assert numbers(describe_origin(inference.change_by_origin(small_runs, ETAS[:1]), found)) == []
