@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -242,7 +242,8 @@ def data_digest(root: Path, state: tuple[tuple[str, int, int], ...]) -> str:
     """Return a digest of the contents of the results files of a data root, listed by `data_state`."""
     content = sha256()
     for name, *_ in state:
-        content.update(name.encode() + sha256((root / name).read_bytes()).digest())
+        with (root / name).open("rb") as file:
+            content.update(name.encode() + file_digest(file, "sha256").digest())
     return content.hexdigest()
 
 
