@@ -14,7 +14,7 @@ from ..inference import plus_minus
 from . import style
 
 _PAIR = (("o", -0.12), ("D", 0.12))  # marker and shift of two values side by side
-_MOST_PANELS = 8
+_MOST_PANELS, _MOST_NAMES = 8, 8
 _POINTS: dict[str, Any] = {"markersize": 5.5, "elinewidth": 1.2}
 
 
@@ -35,7 +35,8 @@ def plot_totals(totals: pd.DataFrame) -> Figure:
         for name, (marker, shift) in zip(("true", "linear"), _PAIR, strict=True):
             values, errors, colour = rows[name] * 1e3, rows[f"{name}_se"] * 1e3, style.COLOURS[name]
             ax.errorbar(places + shift, values, errors, fmt=marker, color=colour, label=name, **_POINTS)
-        ax.set_xticks(places, rows["batch"] + "\n" + rows["run"], fontsize=7)
+        named = style.evenly(len(rows), _MOST_NAMES)
+        ax.set_xticks(named, (rows["batch"] + "\n" + rows["run"]).iloc[named], fontsize=7)
         ax.set_xlim(-0.5, len(rows) - 0.5)
         style.zero_line(ax, upright=False)
         means = rows.groupby("group")[["linear", "true"]].mean()
@@ -95,7 +96,8 @@ def plot_decomposition(table: pd.DataFrame) -> Figure:
             ax.errorbar(np.arange(len(rows)) + shift, rows[part], rows[f"{part}_se"], label=label, **look)
         style.zero_line(ax, upright=False)
         ax.axvline(len(raw) - 1.5, color=style.COLOURS["guide"], linewidth=0.8, linestyle=":")
-        ax.set_xticks(range(len(raw)), raw["run"], fontsize=8)
+        named = style.evenly(len(raw), _MOST_NAMES)
+        ax.set_xticks(named, raw["run"].iloc[named], fontsize=8)
         pooled = raw.iloc[-1]
         title = f"{name}, eta {eta:g}: {plus_minus(pooled[part], pooled[f'{part}_se'])} pooled"
         style.describe(ax, title, y=f"part of err_rel\n{style.TRUE_CHANGES}", columns=2)
