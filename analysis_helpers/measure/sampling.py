@@ -431,21 +431,20 @@ def _generate(
     ids = torch.nn.functional.pad(ids, (0, most))
     counts, logp, cache = torch.zeros_like(lengths), 0 * draws[:, 0], _Cache(model)
     rows, alive = torch.arange(len(prompts), device=device), torch.ones_like(lengths, dtype=torch.bool)
-    head = output_layer(model)
-    with nullcontext() if head is None else head.register_forward_pre_hook(lambda _, inputs: inputs[0][:, -1:]):
-        for at in range(first, ids.shape[1]):
-            logits = cache.logits(ids[rows, :at]) / temperature
-            token, chance = _drawn(logits, draws[rows, (at - lengths[rows]).clamp(0, most - 1)])
-            drawing = alive[rows] & (at >= lengths[rows])
-            ids[rows, at] = torch.where(drawing, token, ids[rows, at])
-            counts[rows] += drawing
-            logp[rows] += torch.where(drawing, chance, 0)
-            ended = drawing & (torch.isin(token, ends) | (counts[rows] == most))
-            if ended.any():
-                alive[rows] &= ~ended
-                rows = cache.without_finished(rows, alive)
-            if not alive.any():
-                break
+    for at in range(first, ids.shape[1]):
+        drawing = alive[rows] & (at >= lengths[rows])
+        logits = cache.logits(ids[rows, :at], drawing) / temperature
+        drawn = rows[drawing]
+        token, chance = _drawn(logits, draws[drawn, at - lengths[drawn]])
+        ids[drawn, at] = token
+        counts[drawn] += 1
+        logp[drawn] += chance
+        ended = torch.isin(token, ends) | (counts[drawn] == most)
+        if ended.any():
+            alive[drawn[ended]] = False
+            rows = cache.without_finished(rows, alive)
+        if not alive.any():
+            break
     kept = (lengths + counts).tolist()
     return [row[:k] for row, k in zip(ids.cpu().numpy(), kept, strict=True)], counts.cpu().numpy(), logp.cpu().numpy()
 
@@ -470,16 +469,19 @@ class _Cache:
         forward = getattr(model, "get_base_model", lambda: model)().forward  # of an adapter
         self.takes_positions = "position_ids" in inspect.signature(forward).parameters
 
-    def logits(self, ids: Tensor) -> Tensor:
-        """Return the logits after the last of the tokens, the first of which the model may have read before."""
+    def logits(self, ids: Tensor, rows: Tensor) -> Tensor:
+        """Return the logits after the last token of some rows; the model may have read the first tokens before."""
         given = dict(self.given)
         if self.given and self.takes_positions:  # some hybrids count from 0 again
             given["position_ids"] = torch.arange(self.read, ids.shape[1], device=ids.device)[None]
-        output = called(self.model, ids[:, self.read :], {"use_cache": True, **given})
+        head = output_layer(self.model)
+        last = None if head is None else head.register_forward_pre_hook(lambda _, inputs: inputs[0][rows, -1:])
+        with nullcontext() if last is None else last:
+            output = called(self.model, ids[:, self.read :], {"use_cache": True, **given})
         name = "cache" if hasattr(output, "cache") else "past_key_values"  # before transformers 5.x
         if (cache := getattr(output, name, None)) is not None:
             self.given, self.read = {name: cache}, ids.shape[1]
-        return cast(Tensor, output.logits[:, -1])
+        return cast(Tensor, (output.logits[rows] if head is None else output.logits)[:, -1])
 
     def without_finished(self, rows: Tensor, alive: Tensor) -> Tensor:
         """Return the rows that go on, and forget the others; all rows where the cache cannot forget some."""
