@@ -25,7 +25,13 @@ and finally, when all processes have finished::
     write_run("my_runs/E_2048/run_01/results.json", merge_runs(load_runs("shards")))
 
 torchrun sets ``RANK`` and ``WORLD_SIZE``; in a Slurm array they are ``SLURM_ARRAY_TASK_ID`` and
-``SLURM_ARRAY_TASK_COUNT``; with Ray or Dask they are arguments of a task. The processes need not communicate.
+``SLURM_ARRAY_TASK_COUNT``; with Ray or Dask they are arguments of a task. The processes need not communicate. The
+command ``measure`` does the same with ``--rank`` and ``--world-size``.
+
+**Responses of another sampler**, such as vLLM; the policy is measured at their temperature::
+
+    outputs = llm.generate(texts, SamplingParams(temperature=0.7, top_k=-1, top_p=1.0, min_p=0.0, max_tokens=256))
+    run = measure(model, Batch.from_vllm(outputs, temperature=0.7), v, etas)
 """
 
 try:

@@ -78,13 +78,16 @@ class Command:
             config = transformers.AutoConfig.from_pretrained(self.model)
         except ValueError:  # the folder of an adapter
             return
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
-        prompt = max(map(len, given)) if isinstance(given, list) else 0
-        if isinstance(given, list) and prompt + self.max_new_tokens > positions:
-            rule = (
-                f"must be at most {positions - prompt}, for prompts of up to {prompt} tokens and {positions} positions"
-            )
-            raise ValueError(f"max_new_tokens {rule}, got {self.max_new_tokens}")
+        text = config.get_text_config()
+        rotary = any(hasattr(text, name) for name in ("rope_parameters", "rope_theta"))  # has no last position
+        positions = math.inf if rotary else getattr(text, "max_position_embeddings", math.inf)
+        if isinstance(given, Batch):
+            longest = int((given.prompt_lengths + given.token_counts).max())
+        else:
+            longest = max(map(len, given)) + self.max_new_tokens
+        if longest > positions:
+            rule = f"must fit the model's {positions} positions, got up to {longest}"
+            raise ValueError(f"tokens of prompt and response (max_new_tokens) {rule}")
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
         needed, memory = 4 * sum(p.numel() for p in model.parameters()), math.inf

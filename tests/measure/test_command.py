@@ -119,7 +119,7 @@ def test_what_can_fail_fails_before_a_model_is_loaded(
         (["--prompts", tmp_path / "words.txt"], "words.txt, line 1: must be JSON"),
         (
             ["--max-new-tokens", 62],
-            "max_new_tokens must be at most 61, for prompts of up to 3 tokens and 64 positions",
+            "tokens of prompt and response (max_new_tokens) must fit the model's 64 positions, got up to 65",
         ),
         (["--device", "nowhere"], "nowhere"),
         (["--rank", 2, "--world-size", 2], "rank must be below the world size, 2, got 2"),
