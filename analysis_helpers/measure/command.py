@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,12 @@ class Command:
         return self.device if self.device != "cuda" else f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
     def _require_room(self, given: Batch | list[Any]) -> None:
-        """Raise a ValueError if responses exceed the model's positions, or what is loaded at once the memory."""
-        try:
-            config = transformers.AutoConfig.from_pretrained(self.model)
-        except ValueError:  # the folder of an adapter
+        """Raise if a model is missing, responses exceed its positions, or what is loaded at once exceeds the memory."""
+        configs: dict[str, Any] = {}
+        for name in filter(None, (self.after, self.before, self.model)):
+            with suppress(ValueError):  # the folder of an adapter
+                configs[name] = transformers.AutoConfig.from_pretrained(name)
+        if (config := configs.get(self.model)) is None:
             return
         text = config.get_text_config()
         rotary = any(hasattr(text, name) for name in ("rope_parameters", "rope_theta"))  # has no last position

@@ -122,6 +122,7 @@ def test_what_can_fail_fails_before_a_model_is_loaded(
             "tokens of prompt and response (max_new_tokens) must fit the model's 64 positions, got up to 65",
         ),
         (["--device", "nowhere"], "nowhere"),
+        (["--after", tmp_path / "nothing"], "nothing"),
         (["--rank", 2, "--world-size", 2], "rank must be below the world size, 2, got 2"),
         (["--out", tmp_path / "file"], "file"),
     ):
