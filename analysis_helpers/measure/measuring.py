@@ -118,7 +118,7 @@ def measure(
     -----
     RunWarning
         If derivatives fail the self-test and central differences are taken, or the change jumps; if the effective
-        sample size is below half of the batch at an eta, or the sampler of a batch from elsewhere seems to have
+        sample size is below half of the batch at an eta; if the sampler of a batch from elsewhere seems to have
         truncated (p < 0.0001).
 
     Examples
