@@ -37,15 +37,16 @@ def self_test(policy: TokenPolicy, etas: Sequence[float], change: Change) -> Cha
     Raises ValueError if the responses are not the policy's, v does not change it, or it has no derivative that passes.
     """
     precisions = tuple(dict.fromkeys((policy.dtype, torch.float64)))
-    start = policy.probed(0.0, precisions[0])
     rows = np.searchsorted(policy.steps.starts, policy.probe[0], side="right") - 1
     chosen = np.unique(rows)
-    require_same_policy(policy, np.bincount(rows, start[0])[chosen].astype(float), chosen)
+    logp = policy.probed(0.0, None, derivatives=False)[0]
+    require_same_policy(policy, np.bincount(rows, logp)[chosen].astype(float), chosen)
+    start = policy.probed(0.0, precisions[0])
     _require_derivatives(policy, start, precisions)
     if change == "difference":
         refuse_low_precision(policy.model)
         return change
-    error = _change_error(policy, etas, precisions, rows)
+    error = _change_error(policy, etas, precisions, rows, start)
     if error < MOST_CHANGE_ERROR:
         return change
     try:
@@ -130,7 +131,7 @@ def _central(policy: TokenPolicy, size: float, width: float, dtype: torch.dtype 
 
 
 def _change_error(
-    policy: TokenPolicy, etas: Sequence[float], precisions: tuple[torch.dtype, ...], rows: np.ndarray[Any, Any]
+    policy: TokenPolicy, etas: Sequence[float], precisions: tuple[torch.dtype, ...], rows: IntArray, start: FloatArray
 ) -> float:
     """Return by how much of the change, by sequence, derivatives miss it at the largest eta.
 
@@ -142,12 +143,13 @@ def _change_error(
 
     error = math.inf
     for dtype in precisions:
-        start = policy.probed(0.0, dtype)
+        if policy.by_difference or dtype != precisions[0]:
+            start = policy.probed(0.0, dtype)
         unit = _scale(start[2])
         eta = float(np.clip(max(etas), 1e-3 * unit, 0.1 * unit))
         nodes = nodes_of(eta * float(np.std(by_sequence(start[2:])[0])))
         taken = eta * np.mean([policy.probed(eta * node, dtype)[2:] for node in nodes], axis=0)
-        made = policy.probed(eta, dtype)[:2] - start[:2]
+        made = policy.probed(eta, dtype, derivatives=False)[:2] - start[:2]
         error = min(error, _rms(by_sequence(taken - made)) / _rms(by_sequence(made)))
         if error < MOST_CHANGE_ERROR:
             break

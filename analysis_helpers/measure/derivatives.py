@@ -133,11 +133,13 @@ class TokenPolicy(Module):
             out[: len(values), places] = values
         return out
 
-    def probed(self, step: float, dtype: torch.dtype) -> FloatArray:
+    def probed(self, step: float, dtype: torch.dtype | None, *, derivatives: bool = True) -> FloatArray:
         """Return `tokens` of the probe alone, computed in ``dtype``; derivatives that are missing are 0."""
         given, moved = self.probe[1], self._moved(step, dtype)
-        values, slopes = self._passed(given, moved, {} if self.by_difference else self._along(moved))
-        if self.by_difference:
+        values, slopes = self._passed(
+            given, moved, self._along(moved) if derivatives and not self.by_difference else {}
+        )
+        if derivatives and self.by_difference:
             slopes = self.differences(given, step, self.width, dtype)
         return np.concatenate((values, np.zeros_like(values) if slopes is None else slopes))
 
