@@ -660,6 +660,14 @@ def _steps(evidence: Evidence, goal: Goal, linear: Answer, recorded: Answer) -> 
         yield replace(each, code="fix_sampler")
     if any(doubt.code == "weak_reference" for doubt in (*linear.doubts, *recorded.doubts)):
         yield Note("clear_change")
+    behind = {"linear": (linear, evidence.nonlinearity.get(linear.estimator)), "recorded": (recorded, evidence.ratio)}
+    unsettled = {
+        question: estimate
+        for question, (answer, estimate) in behind.items()
+        if answer.answer == "cannot tell" and estimate is not None and not answer.doubts
+    }
+    if unsettled and len(evidence.runs) == 1:
+        yield Note("other_updates")
     trend, matched = evidence.nonlinearity.get("trend"), evidence.nonlinearity.get("matched")
     few = max(len(run.etas) for run in evidence.runs.values()) < _FEW_ETAS
     weak = trend is None or (matched is not None and trend.fixed_effect_error > matched.fixed_effect_error / 2)
@@ -673,15 +681,7 @@ def _steps(evidence: Evidence, goal: Goal, linear: Answer, recorded: Answer) -> 
             yield Note("use_matched", values={"tolerance": goal.tolerance, **sizes})
     if evidence.adjusted is None:
         yield Note("record_score")
-    behind = {"linear": (linear, evidence.nonlinearity.get(linear.estimator)), "recorded": (recorded, evidence.ratio)}
-    unsettled = {
-        question: estimate
-        for question, (answer, estimate) in behind.items()
-        if answer.answer == "cannot tell" and estimate is not None and not answer.doubts
-    }
-    if unsettled and len(evidence.runs) == 1:
-        yield Note("other_updates")
-    else:
+    if len(evidence.runs) > 1:
         yield from (_more_runs(question, estimate, goal) for question, estimate in unsettled.items())
 
 
