@@ -1,12 +1,17 @@
 """The original's numbers in notebooks 02 and 03, recomputed by the second implementation."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 
+from analysis_helpers import synthetic_runs, write_run
+from analysis_helpers.execution import RunOptions, run_notebooks
 from analysis_helpers.execution.pages import collected_result
+from tests.building import without_score
 from tests.conftest import REPOSITORY
 from tests.plain import estimates
 from tests.plain.reading import mean_true_total, read_batches
@@ -65,3 +70,21 @@ def test_on_real_runs_with_other_parameters_and_from_another_folder_too(
     parameters = {"data_root": str(research_root), "subset_size": 64.0, "seed": 7}
     papermill.execute_notebook(source, target, parameters=parameters, progress_bar=False, cwd=tmp_path)
     assert assert_recomputed(target, research_root)["seed"] == 7
+
+
+@pytest.mark.slow  # two kernels each
+@pytest.mark.parametrize("kind", ["one eta", "one eta, no score", "one run", "one run, totals alone"])
+def test_runs_that_record_little_have_an_answer_and_notebook_04(tmp_path: Path, kind: str) -> None:
+    runs = synthetic_runs(1 if "one run" in kind else 3, 256, [1.6e-6] if "one eta" in kind else [1.6e-6, 3.2e-6])
+    for name, run in runs.items():
+        made = without_score(run) if "no score" in kind else run
+        made = replace(without_score(run), gdotv=None) if "totals" in kind else made
+        write_run(tmp_path / "data" / "E_256" / name / "results.json", made)
+    notebooks = [NOTEBOOKS / f"{name}.ipynb" for name in ("00_start_here", "04_linearity")]
+    _, failed = run_notebooks(
+        "report", notebooks, {"data_root": [str(tmp_path / "data")]}, tmp_path / "out", RunOptions()
+    )
+    log = pd.read_csv(tmp_path / "out" / "runlog.csv").set_index("notebook")
+    assert failed == 0, log["reason"].tolist()
+    assert log.loc["00_start_here", "status"] == "done"
+    assert log.loc["04_linearity", "status"] == "done"
