@@ -77,7 +77,8 @@ def inputs_digest(*parts: Any) -> str:
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, torch.nn.Module):
-            for name, values in sorted(part.state_dict().items()):
+            tensors = {name: x for name, x in part.state_dict().items() if isinstance(x, torch.Tensor)}
+            for name, values in sorted(tensors.items()):
                 found.update(name.encode())
                 found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         else:
