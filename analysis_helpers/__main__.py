@@ -262,7 +262,7 @@ def measure_command(demo: Path | None, out: Path | None, **options: Any) -> None
         or not all(options[name] for name in needed)
         or bool(options["prompts"]) == bool(options["responses"])
     ):
-        rule = "--model, --prompts (or --responses), --after, --lr, --eta and --out"
+        rule = "--model, one of --prompts and --responses, --after, --lr, --eta and --out"
         raise click.UsageError(f"give {rule}, or --demo")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

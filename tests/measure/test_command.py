@@ -73,7 +73,7 @@ def test_saved_models_are_measured_from_the_command_line(saved: Path, tmp_path: 
     assert "Note: eta 10: the effective sample size is" in far.stderr
     result = call("--model", "x")
     assert result.exit_code == 2
-    assert "give --model, --prompts (or --responses), --after, --lr, --eta and --out, or --demo" in result.output
+    assert "give --model, one of --prompts and --responses, --after, --lr, --eta and --out, or --demo" in result.output
 
 
 def test_responses_of_another_sampler_are_measured(saved: Path, tmp_path: Path) -> None:
