@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -50,17 +51,22 @@ def resumed(path: Path | None, items: Iterable[_T], compute: Callable[[_T], Arra
         file.seek(0)
         for item in items:
             start = file.tell()
-            size = int.from_bytes(file.read(8))
-            content = file.read(size)
-            if size and len(content) == size:
-                with np.load(io.BytesIO(content)) as stored:
-                    values = tuple(stored.values())
-            else:
+            if (values := _read(file)) is None:
                 values, made = compute(item), io.BytesIO()
                 np.savez(made, *values)
                 file.truncate(start)
                 _append(file, made.tell().to_bytes(8) + made.getvalue(), path)
             yield item, values
+
+
+def _read(file: BinaryIO) -> Arrays | None:
+    """Return the arrays of the next record, or None if there is none or it is damaged."""
+    try:
+        content = file.read(int.from_bytes(file.read(8)))
+        with np.load(io.BytesIO(content)) as stored:
+            return tuple(stored.values())
+    except (BadZipFile, EOFError, MemoryError, OverflowError, ValueError):
+        return None
 
 
 def _append(file: BinaryIO, content: bytes, path: Path) -> None:
@@ -80,7 +86,7 @@ def inputs_digest(*parts: Any) -> str:
             tensors = {name: x for name, x in part.state_dict().items() if isinstance(x, torch.Tensor)}
             for name, values in sorted(tensors.items()):
                 found.update(name.encode())
-                found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+                found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         else:
             found.update(part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part).encode())
     return found.hexdigest()[:16]

@@ -190,6 +190,29 @@ def test_a_killed_command_goes_on_where_it_was(sent: signal.Signals, saved: Path
     assert written(call(*options(saved, tmp_path))).read_bytes() == wanted.read_bytes()
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "size"])
+def test_a_damaged_record_is_computed_again_and_what_stands_before_it_is_not(damage: str, tmp_path: Path) -> None:
+    path, computed = tmp_path / "some.values", list[int]()
+
+    def squared(k: int) -> tuple[Any, ...]:
+        computed.append(k)
+        return np.full(5, k * k), np.array(k)
+
+    sizes = [path.stat().st_size for _ in resuming.resumed(path, [1, 2, 3], squared)]
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[-1]
+    elif damage == "flipped":
+        content[sizes[1] + 100 :] = bytes(255 - x for x in content[sizes[1] + 100 :])
+    else:
+        content[sizes[1] : sizes[1] + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    for _ in range(2):
+        found = list(resuming.resumed(path, [1, 2, 3], squared))
+        assert [(values[0].tolist(), int(values[1])) for _, values in found] == [([k * k] * 5, k) for k in (1, 2, 3)]
+    assert computed == [1, 2, 3, 3]
+
+
 def test_commands_side_by_side_take_different_numbers_and_leave_none_that_failed(tmp_path: Path) -> None:
     given = {"seed": "0"}
     with resuming.claimed(tmp_path, given) as one, resuming.claimed(tmp_path, given) as two:
