@@ -195,10 +195,19 @@ def test_a_direction_that_changes_no_probability_is_refused() -> None:
 # --- jumps, and responses of another policy --------------------------------------------------------------------------
 
 
+def test_a_mixture_of_many_experts_has_derivatives_though_some_tokens_jump_at_any_step() -> None:
+    model = tiny("qwen2_moe")
+    model.set_experts_implementation("eager")
+    with pytest.warns(RunWarning, match="it jumps, as in a mixture") as notes:
+        run = measure(model, responses(model), normal_direction(model, 1e-2), [0.1])
+    assert len([note for note in notes if note.category is RunWarning]) == 1
+    assert run.method == "difference"
+
+
 def test_a_mixture_in_16_bits_is_refused_as_differences_would_be_lost() -> None:
     model = tiny("mixtral").bfloat16()
     model.set_experts_implementation("eager")
-    with pytest.raises(ValueError, match=r"log pi jumps along the step .* low precision"):
+    with pytest.raises(ValueError, match=r"it jumps, .*; differences take float32: load the model"):
         measure(model, responses(model), normal_direction(model), [0.05])
 
 
