@@ -99,14 +99,16 @@ def _require_derivatives(policy: TokenPolicy, start: FloatArray, precisions: tup
             policy.width = policy.width or width
             if least < MOST_DERIVATIVE_ERROR:
                 return
-    widths = [policy.width * size / _SIZES[0] for size in _SIZES]
-    taken = [policy.differences(policy.probe[1], 0.0, width, None) for width in widths]
-    error, width = min((_error(*pair), width) for pair, width in zip(pairwise(taken), widths, strict=False))
     found = f"forward mode is off by {least:.0%} from central differences"
+    if min(p.dtype.itemsize for p in policy.model.parameters()) < 4:
+        raise ValueError(f"model must have derivatives: {found}, which are lost in 16 bits: load it in float32")
+    widths = [policy.width * size / _SIZES[0] for size in _SIZES]
+    taken = [policy.differences(policy.probe[1], 0.0, width, policy.dtype) for width in widths]
+    error, width = min((_error(*pair), width) for pair, width in zip(pairwise(taken), widths, strict=False))
     if not error < MOST_DIFFERENCE_ERROR:
         raise ValueError(
-            f"model must have derivatives: {found}, and these by {error:.0%} among themselves: it rounds (load it in "
-            "float32, without TF32 and autocast), or jumps (straight-through estimators, quantisation)"
+            f"model must have derivatives: {found}, and these by {error:.0%} among themselves: it rounds (TF32 or "
+            "autocast are on?), or jumps (straight-through estimators, quantisation)"
         )
     policy.width, policy.by_difference = width, True
     warn_about_runs(
@@ -122,7 +124,8 @@ def _central(policy: TokenPolicy, size: float, width: float, dtype: torch.dtype 
         made = width * _rms(differences[0])
         if size / 3 <= made <= 3 * size:
             break
-        width *= float(np.clip(size / made, 1e-3, 1e3)) if made else 1e3
+        factor = size / made if made else 1e3
+        width *= float(np.clip(factor, 1e-3, 1e3)) if math.isfinite(made) else 1e-3
     if size == _SIZES[0] and width > _size_of(dict(policy.model.named_parameters())) / _size_of(policy.direction):
         rule = "where it moves parameters by more than their own size, log pi changes by"
         raise ValueError(f"v must change the policy: {rule} {made:.1g} nats per token")
