@@ -162,8 +162,11 @@ def _entropy_slope(run: Run) -> list[Finding]:
         return [replace(finding, detail="Entropies do not vary beside their lengths.")]
     variance = float(entropy @ entropy)
     slope = float(entropy @ surprise) / variance
-    error = float(np.linalg.norm(entropy * (surprise - slope * entropy))) / variance  # the sandwich
-    return [replace(finding, value=slope, limit=LEAST_ENTROPY_SLOPE - CLEAR_Z * error)]
+    parts = entropy * (surprise - slope * entropy)
+    if run.prompt_ids is not None:
+        parts = np.bincount(np.unique(run.prompt_ids, return_inverse=True)[1], parts)
+    error = float(np.linalg.norm(parts)) / variance  # the sandwich
+    return [replace(finding, value=slope, limit=LEAST_ENTROPY_SLOPE - _clear_z(run) * error)]
 
 
 def _support(run: Run) -> list[Finding]:

@@ -157,11 +157,13 @@ def test_false_answers_are_rare() -> None:
     assert max(equal, different) <= 0.01 + 4 * math.sqrt(0.01 / 1250)
 
 
-def test_the_readme_states_the_power_of_a_yes() -> None:
-    overview = answer_overview(STORED["answers"]).set_index(["question", "runs"])["true_yes"]
+def test_the_readme_states_the_power_of_a_yes_and_the_rates_of_false_answers() -> None:
+    four = answer_overview(STORED["answers"]).query("runs == 4").set_index("question")
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    power = [round(100 * overview[question, 4]) for question in ("linear", "recorded")]
-    assert re.findall(r"in (\d+) % \(question 1\) and (\d+) %", readme) == [tuple(map(str, power))]
+    power = [round(100 * four["true_yes"][question]) for question in ("linear", "recorded")]
+    false = [math.ceil(100 * four[name].max()) for name in ("false_yes", "false_no")]
+    stated = r'in (\d+) % \(question 1\) and (\d+) % \(question 2\) of cases; false ones: "yes" (\d+) %, "no" (\d+) %'
+    assert re.findall(stated, readme) == [tuple(map(str, power + false))]
 
 
 def test_chances_of_an_answer_come_true_about_as_often_as_they_say() -> None:
@@ -196,7 +198,7 @@ def test_a_truncating_sampler_is_told_from_another_temperature_and_biases_the_li
     assert (large["flagged"].drop("all tokens") == 1).all()  # found in every run of 2048
     cut = ["top_k 50", "top_k 20", "top_p 0.995"]
     assert (table["truncated"].loc[cut] == table["flagged"].loc[cut]).all()  # and always for its true cause
-    assert (table["truncated"].loc[["temperature 0.97"]] == 0).all()
+    assert (table["truncated"].loc["temperature 0.97"] <= [0.1, 0]).all()  # one run of 256 gives a rough figure
     assert table["support_high"].loc[cut].max() < 1000 / 15 < table["support_low"].drop(cut, level="sampler").min()
     # True and matched changes are hardly affected, the linear change is clearly too large.
     assert large.loc[cut, ["true", "matched"]].to_numpy() == pytest.approx(1, abs=0.03)
