@@ -43,8 +43,8 @@ def test_without_extras_all_works_that_needs_no_notebook(fresh: Path) -> None:
     assert call(fresh, "analysis-helpers", "simulate", "mine") == "mine\n"
     assert "run_04" in call(fresh, "analysis-helpers", "inventory", "mine")
     assert "Is the step linear?" in call(fresh, "analysis-helpers", "verdict", "mine", "--eta", "3.2e-6", "-n", "64")
-    code = "from analysis_helpers.synthetic import read_calibration; print(len(read_calibration()))"
-    assert call(fresh, "python", "-c", code) == "12\n"
+    code = "from analysis_helpers.synthetic import read_calibration; print(*read_calibration())"
+    assert {"answers", "flags", "samplers"} <= set(call(fresh, "python", "-c", code).split())
     for command in (["report"], ["sweep", "--out", "sweep"]):
         assert "pip install" in call(fresh, "analysis-helpers", *command, status=1)
 

@@ -197,11 +197,11 @@ def verdict(
     the mean error lies beyond it, or updates differ too much for any mean. One run describes only its own update and
     never gives a "yes". The error that runs share through their prompts is added once to the variance of their mean.
 
-    The answer is also "cannot tell" if a run is unsound (`run_health`). For *linear*: if its two estimates differ
-    beyond z = 3 and by more than a fourth of the tolerance, or a parabola does not describe the changes and there is no
-    score. For *recorded*: if the reference is within 3 standard errors of 0, linear terms lack the denominator
-    correction or are in another unit, or ``small_runs`` contradict their prediction at p < 0.01. The rates of false
-    answers are measured in ``notebooks/06_known_truth.ipynb``.
+    The answer is also "cannot tell" if a run is unsound (`run_health`), or the reference is within 3 standard errors of
+    0. For *linear*: if its two estimates differ beyond z = 3 and by more than a fourth of the tolerance, or a parabola
+    does not describe the changes and there is no score. For *recorded*: if linear terms lack the denominator correction
+    or are in another unit, or ``small_runs`` contradict their prediction at p < 0.01. The rates of false answers are
+    measured in ``notebooks/06_known_truth.ipynb``.
 
     Parameters
     ----------

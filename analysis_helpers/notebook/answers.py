@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from ..inference import (
 _SUBJECTS = {"linear": "a straight line", "recorded": "the recorded linear change"}
 _NO_SIZE = "no size is enough"
 _OF_SAMPLER = ("off_policy",)  # codes of notes
+_NINETY = NormalDist().inv_cdf(0.95)  # standard errors on either side of a 90 % interval
 _AS_ETA = 0.25  # an SD counts as inversely proportional to eta if its fall differs from that by less than this share
 
 
@@ -109,13 +111,14 @@ def _reason(question: str, answer: Answer, verdict: Verdict) -> str:
     if answer.doubts:
         return "; ".join(map(words, answer.doubts))
     if np.isnan(answer.low):
-        alone = "; one run shows only its own update" if question == "linear" else ""
-        return f"in this update {mean}, against {limit}{alone}"
+        alone = "; one run does not answer for other updates" if question == "linear" else ""
+        ends = percent_range(*(answer.mean + sign * _NINETY * answer.se for sign in (-1, 1)))
+        return f"in this update {misses} {ends} (90% interval), against {limit}{alone}"
     if answer.answer == "no":
         differ = [words(note) for note in answer.notes if note.code == "updates_differ"]
         return "; ".join([f"on average {mean}, against {limit}", *differ])
     reach = f"{percent_range(answer.low, answer.high)} ({verdict.probability:.0%} interval)"
-    settled = "," if answer.answer == "yes" else ": these runs do not settle whether that is"
+    settled = "," if answer.answer == "yes" else ": these runs do not settle whether it stays"
     return f"at the next update {misses} {reach}{settled} within {limit}"
 
 
@@ -125,7 +128,8 @@ def _batch(answer: Answer, verdict: Verdict) -> str:
         return ""
     size = sizes(answer.required_n, answer.required_low, answer.required_high)
     enough = {"yes": "are enough", "no": "are not enough", "cannot tell": "may be enough"}[answer.enough]
-    return f"one batch of {size} sequences measures this error to {allowed(verdict.tolerance)}: {verdict.n:,} {enough}"
+    points = f"{100 * verdict.tolerance:.3g} points"
+    return f"knowing this error to within {points} takes one batch of {size} sequences: {verdict.n:,} {enough}"
 
 
 def _sentences(*parts: str) -> str:

@@ -11,13 +11,12 @@ import pandas as pd
 from analysis_helpers import entropy_trend
 from analysis_helpers._checks import FloatArray
 from analysis_helpers.estimators import columns, true_total
-from analysis_helpers.inference import findings, pooled_err_rel, predict, unsound_flags
+from analysis_helpers.inference import answers_alone, findings, pooled_err_rel, predict, unsound_flags
 from analysis_helpers.inference.decision import Goal, chances, within
 from analysis_helpers.inference.health import OFF_POLICY_CHECKS
 from analysis_helpers.inference.prediction import PooledEstimate
 from analysis_helpers.inference.random_effects import normal_quantile
 from analysis_helpers.inference.trend import nonlinearity_estimates
-from analysis_helpers.inference.verdicts import evidence_of, linear_answer, recorded_answer
 from analysis_helpers.runs import Run, Runs
 from tests.calibration.drawing import named, probability_within, shifted
 from tests.calibration.worlds import ASKED, ETAS, WORLDS, chosen, population, updates
@@ -94,13 +93,8 @@ def _answers(
 ) -> Rows:
     rows = Rows()
     for count in counts:
-        # As `verdict`, without its outlook on more runs, which takes most of its time.
-        evidence, goal = (
-            evidence_of(Runs(named(runs[:count])), Runs({}), ASKED),
-            Goal(runs[0].n, tolerance, PROBABILITY),
-        )
-        for question, decided in (("linear", linear_answer), ("recorded", recorded_answer)):
-            answer = decided(evidence, goal).answer
+        found = answers_alone(named(runs[:count]), ASKED, runs[0].n, tolerance=tolerance, probability=PROBABILITY)
+        for question, answer in (("linear", found.linear.answer), ("recorded", found.recorded.answer)):
             within = abs(own[question][0]) <= tolerance if count == 1 else share[question] >= PROBABILITY
             truth = "yes" if within else "no"
             rows.append({"question": question, **setting, "runs": count, "truth": truth, "answer": answer})
